@@ -1,0 +1,183 @@
+"""fork: write-protect both sides and share, or copy what is pinned (kernel/fork.c, mm/mmap.c, mm/memory.c)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .memory import OutOfMemory
+from .mm import (
+    MKOLD,
+    PMD_HUGE,
+    PMD_NONE,
+    PTE_DIRTY,
+    PTE_PRESENT,
+    PTE_SPECIAL,
+    PTE_WRITE,
+    PTE_YOUNG,
+    VM_DONTCOPY,
+    VM_WIPEONFORK,
+    VM_WRITE,
+    WRPROTECT,
+    Mm,
+    Run,
+    Vma,
+)
+from .rmap import folio_add_new_anon_rmap, folio_dup_anon_rmap_pmd, folio_dup_anon_rmap_ptes
+
+if TYPE_CHECKING:
+    from .memory import Memory
+
+
+class ForkFailed(Exception):
+    """fork ran out of something on the way: what it had shared stays write-protected and maybe shared."""
+
+
+def dup_mmap(mm: Mm, child: Mm, *, fail_at: Vma | None = None, fail_after_pages: int | None = None) -> None:
+    """Copy the VMAs of `mm` and what they map, lowest first (`dup_mmap`, 6.1-7.2).
+
+    MADV_DONTFORK leaves a VMA out, MADV_WIPEONFORK copies it empty. A VMA that never held an anonymous page has
+    nothing to copy (`vma_needs_copy`): its zero-page entries do not appear in the child.
+
+    Parameters
+    ----------
+    fail_at : Vma, optional
+        Fail when this VMA's turn comes, as `security_vm_enough_memory_mm` does.
+    fail_after_pages : int, optional
+        Fault injection: fail after that many entries were copied, wherever that is. No kernel since 6.9 fails
+        inside a run of equal entries of one folio.
+
+    Raises
+    ------
+    ForkFailed
+        The child is unfinished; the caller tears it down.
+    """
+    budget = _Budget(fail_after_pages)
+    for vma in mm.vmas:
+        if vma.flags & VM_DONTCOPY:
+            continue
+        if vma is fail_at:
+            raise ForkFailed(f"no memory for mapping {vma.start}..{vma.end - 1}")
+        copy = vma.copy()
+        child.insert_vma(copy)
+        if vma.flags & VM_WIPEONFORK:
+            copy.anon_vma, copy.chain = 0, frozenset()
+            continue
+        if not vma.anon_vma:
+            continue
+        copy.anon_vma = child.new_anon_vma()
+        copy.chain = vma.chain | {copy.anon_vma}
+        copy_page_range(mm, child, vma, budget)
+    budget.spend(0)
+
+
+class _Budget:
+    """Entries that may still be copied before the injected failure; None for no failure."""
+
+    def __init__(self, pages: int | None) -> None:
+        self.pages = pages
+
+    def spend(self, wanted: int) -> int:
+        """How many of `wanted` entries may be copied now; ForkFailed when the budget is used up."""
+        if self.pages is None:
+            return wanted
+        if self.pages == 0:
+            raise ForkFailed("injected failure")
+        granted = min(wanted, self.pages)
+        self.pages -= granted
+        return granted
+
+
+def copy_page_range(mm: Mm, child: Mm, vma: Vma, budget: _Budget) -> None:
+    """Share what one VMA maps, PMD by PMD (`copy_page_range`). The child has page tables where the parent has."""
+    for start, end in mm.pmd_ranges(vma.start, vma.end):
+        if mm.pmd[start >> 9] == PMD_NONE:
+            continue
+        if mm.is_huge(start) and copy_huge_pmd(mm, child, start, end, budget):
+            continue
+        child.pte_alloc(start)
+        copy_pte_range(mm, child, vma, start, end, budget)
+
+
+def copy_huge_pmd(mm: Mm, child: Mm, start: int, end: int, budget: _Budget) -> bool:
+    """Share a PMD mapping whole; False after splitting it, because a pin asks for a copy (`copy_huge_pmd`)."""
+    memory = mm.memory
+    if budget.pages is not None and budget.pages < end - start:
+        mm.split_huge_pmd(start)
+        return False
+    if not mm.pte[start] & PTE_SPECIAL:
+        folio = int(memory.folio_of[mm.pfn[start]])
+        if folio_needs_cow_for_dma(mm, folio) and memory.anon_exclusive[mm.pfn[start]]:
+            mm.split_huge_pmd(start)
+            return False
+        memory.folio_get(folio)
+        folio_dup_anon_rmap_pmd(memory, folio, child.id)
+        child.rss_pages += end - start
+    budget.spend(end - start)
+    _share_entries(mm, child, start, end)
+    child.pmd[start >> 9] = PMD_HUGE
+    return True
+
+
+def copy_pte_range(mm: Mm, child: Mm, vma: Vma, start: int, end: int, budget: _Budget) -> None:
+    """Share the entries of one page table: zero pages as they are, folios run by run (`copy_pte_range`)."""
+    if budget.pages is not None:
+        mapped = [vpn for vpn in range(start, end) if mm.pte[vpn]]
+        granted = budget.spend(len(mapped)) if mapped else 0
+        if granted < len(mapped):
+            copy_pte_range(mm, child, vma, start, mapped[granted], _Budget(None))
+            raise ForkFailed("injected failure")
+    for run in mm.folio_runs(start, end):
+        copy_present_ptes(mm, child, vma, run)
+    zero = (mm.pte[start:end] & PTE_SPECIAL) > 0
+    child.pfn[start:end][zero] = mm.pfn[start:end][zero]
+    child.pte[start:end][zero] = mm.pte[start:end][zero] & MKOLD
+
+
+def copy_present_ptes(mm: Mm, child: Mm, vma: Vma, run: Run) -> None:
+    """Share a run of entries of one folio, or copy its exclusive pages if the folio is pinned (`copy_present_ptes`).
+
+    The pin test is per folio: one pinned page makes the child copy every exclusive page of it. Pages that are
+    maybe shared cannot be pinned, and are shared further.
+    """
+    exclusive = mm.memory.anon_exclusive[run.pfn : run.pfn + run.pages]
+    if not (exclusive.any() and folio_needs_cow_for_dma(mm, run.folio)):
+        _share_run(mm, child, run)
+        return
+    for at, is_exclusive in enumerate(exclusive.tolist()):
+        page = Run(run.vpn + at, run.pfn + at, 1, run.folio)
+        if is_exclusive:
+            copy_present_page(child, vma, page, mm.memory)
+        else:
+            _share_run(mm, child, page)
+
+
+def folio_needs_cow_for_dma(mm: Mm, folio: int) -> bool:
+    """Whether this process ever pinned anything and the folio may be pinned now (`folio_needs_cow_for_dma`)."""
+    return mm.has_pinned and mm.memory.maybe_dma_pinned(folio)
+
+
+def copy_present_page(child: Mm, vma: Vma, page: Run, memory: Memory) -> None:
+    """The child gets a page of its own, exclusive and writable; the parent keeps its page as it is (`copy_present_page`)."""
+    folio = memory.folio_alloc(0)
+    if folio is None:
+        raise OutOfMemory(f"no frame is free for the child's copy of pinned page {page.vpn}")
+    pfn = int(memory.head[folio])
+    memory.content[pfn] = memory.content[page.pfn]
+    folio_add_new_anon_rmap(memory, folio, child.id)
+    writable = PTE_WRITE if vma.flags & VM_WRITE else 0
+    child.set_ptes(page.vpn, pfn, 1, PTE_PRESENT | PTE_YOUNG | PTE_DIRTY | writable)
+    child.rss_pages += 1
+
+
+def _share_run(mm: Mm, child: Mm, run: Run) -> None:
+    mm.memory.folio_get(run.folio, run.pages)
+    folio_dup_anon_rmap_ptes(mm.memory, run.folio, run.pfn, run.pages, child.id)
+    _share_entries(mm, child, run.vpn, run.vpn + run.pages)
+    child.rss_pages += run.pages
+
+
+def _share_entries(mm: Mm, child: Mm, start: int, end: int) -> None:
+    """`__copy_present_ptes`: the parent's entries lose the write bit, the child's are the same and not young."""
+    mm.pte[start:end] &= WRPROTECT
+    child.pfn[start:end] = mm.pfn[start:end]
+    child.pte[start:end] = mm.pte[start:end] & MKOLD

@@ -1,0 +1,461 @@
+"""A machine with one kernel's policy: processes, and everything they can do to their memory.
+
+The one place where arguments are checked. Misuse raises `ValueError` (or `SegmentationFault`, as the hardware
+would) before anything changes. What the kernel itself refuses is an `Outcome` that is false and names the errno.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from . import fork as _fork
+from . import gup, mmap
+from .faults import READ, WRITE, handle_mm_fault
+from .memory import Memory, OutOfMemory
+from .mm import (
+    MAX_VPN,
+    PTE_DIRTY,
+    PTE_PRESENT,
+    PTE_WRITE,
+    PTE_YOUNG,
+    PTRS_PER_PMD,
+    VM_DONTCOPY,
+    VM_HUGEPAGE,
+    VM_NOHUGEPAGE,
+    VM_READ,
+    VM_WRITE,
+    Mm,
+    Vma,
+)
+from .policy import LINUX_6_15, Policy, check_orders, policy_named
+from .record import NO_FAULT, PF_PROT, PF_USER, PF_WRITE, SIGSEGV, Counters, Fault, Trail
+
+if TYPE_CHECKING:
+    from .picture import Picture
+    from .snapshot import Snapshot
+
+ADVICE = ("dontneed", *mmap.ADVICE)
+PROTECTIONS = {1: VM_READ, 3: VM_READ | VM_WRITE}
+"""mprotect's argument -> VMA access bits: PROT_READ, and PROT_READ | PROT_WRITE."""
+
+
+class SegmentationFault(Exception):
+    """The access hits a hole, or writes where the mapping is read-only: SIGSEGV. `fault` is its record."""
+
+    def __init__(self, message: str, fault: Fault) -> None:
+        super().__init__(message)
+        self.fault = fault
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a system call returned: true, or false with the errno and the reason."""
+
+    ok: bool = True
+    errno: str = ""
+    why: str = ""
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+
+class Machine:
+    """Memory, a policy, and the processes that use both.
+
+    Parameters
+    ----------
+    policy : Policy or str
+        Which kernel; a `Policy`, or the name of one.
+    orders : iterable of int
+        The ``hugepages-*kB/enabled`` knobs that are on. Policies that know no such knob for an order ignore it.
+    thp : {"always", "madvise"}
+        What the knobs are set to: ``madvise`` needs MADV_HUGEPAGE on the mapping.
+    use_zero_page : bool
+        Whether a read may map the huge zero page.
+    frames : int
+        Base pages of physical memory.
+
+    Attributes
+    ----------
+    processes : list of Process
+        All there ever were; an exited one has ``alive`` false.
+    counters : Counters
+        What was done so far.
+    faults : list of Fault
+        The faults of the latest operation.
+    """
+
+    def __init__(
+        self,
+        policy: Policy | str = LINUX_6_15,
+        *,
+        orders: Iterable[int] = (2, 3, 4),
+        thp: str = "always",
+        use_zero_page: bool = True,
+        frames: int = 1 << 20,
+    ) -> None:
+        self.policy = policy_named(policy) if isinstance(policy, str) else policy
+        enabled = tuple(orders)
+        check_orders(enabled, "orders")
+        if thp not in ("always", "madvise"):
+            raise ValueError(f"thp={thp!r} is neither 'always' nor 'madvise'")
+        self.orders = tuple(sorted(set(enabled)))
+        self.knob_orders = frozenset(self.orders) & frozenset(self.policy.knob_orders)
+        self.thp = thp
+        self.use_zero_page = use_zero_page
+        self.memory = Memory(frames)
+        self.counters = Counters()
+        self.processes: list[Process] = []
+        self.faults: list[Fault] = []
+
+    def spawn(self) -> Process:
+        """A new process with an empty address space."""
+        process = Process(self, Mm(len(self.processes) + 1, self.memory, self.policy))
+        self.processes.append(process)
+        return process
+
+    def process(self, number: int) -> Process:
+        """The process of that number; ValueError when there is none."""
+        if not 0 <= number < len(self.processes):
+            raise ValueError(f"there is no process {number}; there are {len(self.processes)}, numbered from 0")
+        return self.processes[number]
+
+    def live(self) -> list[Process]:
+        """The processes that have not exited."""
+        return [process for process in self.processes if process.alive]
+
+    def copy(self) -> Self:
+        """An independent machine in the same state."""
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin.memory = self.memory.copy()
+        twin.counters = self.counters.copy()
+        twin.faults = []
+        twin.processes = [process.copy(twin) for process in self.processes]
+        return twin
+
+    def snapshot(self) -> Snapshot:
+        """What everything holds now, detached from the machine."""
+        from .snapshot import snapshot
+
+        return snapshot(self)
+
+    def show(self) -> Picture:
+        """The picture of this state: text in a terminal, SVG in a notebook."""
+        from .picture import Picture
+
+        return Picture(self.snapshot())
+
+
+class Process:
+    """One process and the system calls it can make. Pages are virtual page numbers, contents one byte a page.
+
+    Made by `Machine.spawn` and `Process.fork`.
+    """
+
+    def __init__(self, machine: Machine, mm: Mm) -> None:
+        self.machine = machine
+        self.mm = mm
+        self.alive = True
+        self._held: dict[tuple[str, int], gup.Pin] = {}
+
+    def __repr__(self) -> str:
+        return f"<process {self.number}{'' if self.alive else ' (exited)'}: {self.mm.rss_pages} pages>"
+
+    @property
+    def number(self) -> int:
+        """0 for the first process of the machine."""
+        return self.mm.id - 1
+
+    @property
+    def rss_pages(self) -> int:
+        """Anonymous pages mapped, each counted once per mapping; the zero page not at all."""
+        return self.mm.rss_pages
+
+    # --- mappings -----------------------------------------------------------------------------------------------
+
+    def mmap(self, pages: int, at: int | None = None, advice: str | None = None) -> range:
+        """Map anonymous private memory; returns its page numbers.
+
+        Without `at` the first mapping starts at page 0 and each further one at the next 2 MiB boundary. `advice`
+        is given to the whole mapping before anything touches it (``"hugepage"`` or ``"nohugepage"``).
+        """
+        self._begin()
+        if at is None:
+            last = self.mm.vmas[-1].end if self.mm.vmas else 0
+            at = -(-last // PTRS_PER_PMD) * PTRS_PER_PMD
+        self._check_range(at, pages)
+        if self.mm.vmas_in(at, at + pages):
+            raise ValueError(f"pages {at}..{at + pages - 1} overlap a mapping; mmap takes free addresses")
+        if advice not in (None, "hugepage", "nohugepage"):
+            raise ValueError(f"advice={advice!r}: a new mapping takes 'hugepage', 'nohugepage' or None")
+        flags = VM_READ | VM_WRITE | {None: 0, "hugepage": VM_HUGEPAGE, "nohugepage": VM_NOHUGEPAGE}[advice]
+        like = Vma(at, at + pages, flags, pgoff=at)
+        if self.mm.vma_merge_new_range(like, at, at + pages, at) is None:
+            self.mm.insert_vma(like)
+        return range(at, at + pages)
+
+    def munmap(self, vpn: int, pages: int = 1) -> Outcome:
+        """Unmap a range; holes in it are no error."""
+        self._begin()
+        self._check_range(vpn, pages)
+        mmap.do_munmap(self.mm, vpn, vpn + pages)
+        return Outcome()
+
+    def mremap(self, vpn: int, pages: int, new_vpn: int) -> Outcome:
+        """Move a range to a fixed place, unmapping what was there (MREMAP_FIXED)."""
+        self._begin()
+        self._check_range(vpn, pages)
+        self._check_range(new_vpn, pages)
+        return _outcome(mmap.do_mremap, self.mm, vpn, pages, new_vpn)
+
+    def mprotect(self, vpn: int, pages: int, prot: int) -> Outcome:
+        """Allow reading only (``prot=1``) or reading and writing (``prot=3``)."""
+        self._begin()
+        self._check_range(vpn, pages)
+        if prot not in PROTECTIONS:
+            raise ValueError(f"prot={prot!r} is neither 1 (read) nor 3 (read and write)")
+        return _outcome(mmap.do_mprotect, self.mm, vpn, vpn + pages, PROTECTIONS[prot])
+
+    def madvise(self, vpn: int, pages: int, advice: str) -> Outcome:
+        """Advise a range: one of `ADVICE`."""
+        self._begin()
+        self._check_range(vpn, pages)
+        if advice not in ADVICE:
+            raise ValueError(f"there is no advice {advice!r}; there are {', '.join(ADVICE)}")
+        return _outcome(mmap.do_madvise, self.mm, vpn, vpn + pages, advice)
+
+    # --- accesses -----------------------------------------------------------------------------------------------
+
+    def read(self, vpn: int) -> int:
+        """Read a page's byte. Its fault, if any, is ``machine.faults[-1]``. SegmentationFault in a hole."""
+        self._begin()
+        self._access(vpn, READ)
+        return int(self.machine.memory.content[self.mm.pfn[vpn]])
+
+    def write(self, vpn: int, value: int = 1) -> Fault:
+        """Write a page's byte; returns the fault it took (false, path ``no fault``, when there was none)."""
+        self._begin()
+        if not 0 <= value <= 255:
+            raise ValueError(f"value={value} is not a byte (0..255)")
+        fault = self._access(vpn, WRITE)
+        self.machine.memory.content[self.mm.pfn[vpn]] = value
+        # The hardware sets accessed and dirty; under a PMD there is one entry for the whole block.
+        touched = slice(*self.mm.block_of(vpn)) if self.mm.is_huge(vpn) else slice(vpn, vpn + 1)
+        self.mm.pte[touched] |= PTE_DIRTY | PTE_YOUNG
+        return fault
+
+    # --- processes ----------------------------------------------------------------------------------------------
+
+    def fork(self) -> Process:
+        """A child that shares every page copy-on-write, but for what advice or a pin says otherwise."""
+        self._begin()
+        child = Mm(len(self.machine.processes) + 1, self.machine.memory, self.machine.policy)
+        try:
+            _fork.dup_mmap(self.mm, child)
+        except OutOfMemory:
+            mmap.exit_mmap(child)
+            raise
+        process = Process(self.machine, child)
+        self.machine.processes.append(process)
+        return process
+
+    def fork_fails(self, vpn: int) -> Outcome:
+        """A fork that fails when the mapping with page `vpn` would be copied; mappings below were already shared.
+
+        What `security_vm_enough_memory_mm` does to a fork in real life. No process comes of it.
+        """
+        self._begin()
+        vma = self.mm.find_vma(vpn)
+        if vma is None:
+            raise ValueError(f"page {vpn} is in no mapping of process {self.number}; name one at which fork may fail")
+        if vma.flags & VM_DONTCOPY:
+            raise ValueError(f"the mapping of page {vpn} is MADV_DONTFORK: fork leaves it out and cannot fail there")
+        return self._failing_fork(fail_at=vma)
+
+    def fork_fails_after(self, pages: int) -> Outcome:
+        """Fault injection: a fork that fails after `pages` entries were copied, even in the middle of a folio.
+
+        When fewer are mapped, it fails at the end. No process comes of it.
+        """
+        self._begin()
+        if pages < 0:
+            raise ValueError(f"pages={pages}: a fork cannot fail before it begins")
+        return self._failing_fork(fail_after_pages=pages)
+
+    def exit(self) -> None:
+        """Let go of everything: memory, pins, references."""
+        self._begin()
+        mmap.exit_mmap(self.mm)
+        self._held.clear()
+        self.alive = False
+
+    # --- pins and references ------------------------------------------------------------------------------------
+
+    def pin(self, vpn: int, pages: int = 1, id: int = 0, *, write: bool = True) -> Outcome:
+        """A long-term pin for a device, for writing (io_uring fixed buffer) or for reading (unshares first).
+
+        Refused (EFAULT) at the first page that is not mapped or, for writing, is read-only.
+        """
+        self._begin()
+        self._check_range(vpn, pages)
+        self._check_free("pin", id)
+        try:
+            held = gup.pin_user_pages(
+                self.machine, self.mm, vpn, pages, write=write, longterm=True, faults=self.machine.faults
+            )
+        except gup.BadAddress as refusal:
+            return Outcome(False, "EFAULT", str(refusal))
+        self._hold("pin", id, held)
+        return Outcome()
+
+    def unpin(self, id: int = 0) -> Outcome:
+        """Let go of a pin; refused (ENXIO) when there is none of that number."""
+        return self._release("pin", id)
+
+    def ref(self, vpn: int, id: int = 0) -> Outcome:
+        """A plain reference to one page (FOLL_GET, as vmsplice takes it)."""
+        self._begin()
+        self._check_free("reference", id)
+        try:
+            held = gup.get_user_page(self.machine, self.mm, vpn, self.machine.faults)
+        except gup.BadAddress as refusal:
+            return Outcome(False, "EFAULT", str(refusal))
+        self._hold("reference", id, held)
+        return Outcome()
+
+    def unref(self, id: int = 0) -> Outcome:
+        """Let go of a plain reference; refused (ENXIO) when there is none of that number."""
+        return self._release("reference", id)
+
+    def gup(self, vpn: int) -> int | None:
+        """A short-term read pin, taken and dropped (process_vm_readv): the byte read, or None when refused."""
+        self._begin()
+        try:
+            held = gup.pin_user_pages(
+                self.machine, self.mm, vpn, 1, write=False, longterm=False, faults=self.machine.faults
+            )
+        except gup.BadAddress:
+            return None
+        value = int(self.machine.memory.content[held.frames[0]])
+        gup.unpin_user_pages(self.machine.memory, held)
+        return value
+
+    def dma_write(self, id: int, page: int, value: int) -> None:
+        """The device writes a byte into page `page` of a pin: into the frame, whatever is mapped now."""
+        self._begin()
+        held = self._pinned(id, page)
+        if not held.writable:
+            raise ValueError(f"pin {id} of process {self.number} is for reading; the device may not write through it")
+        if not 0 <= value <= 255:
+            raise ValueError(f"value={value} is not a byte (0..255)")
+        self.machine.memory.content[held.frames[page]] = value
+
+    def dma_read(self, id: int, page: int) -> int:
+        """The device reads the byte in page `page` of a pin."""
+        self._begin()
+        return int(self.machine.memory.content[self._pinned(id, page).frames[page]])
+
+    def pins(self) -> dict[tuple[str, int], gup.Pin]:
+        """What this process holds: ``("pin", id)`` and ``("reference", id)`` to the frames."""
+        return dict(self._held)
+
+    def copy(self, machine: Machine) -> Process:
+        """The same process on a copied machine."""
+        twin = Process(machine, self.mm.copy(machine.memory))
+        twin.alive = self.alive
+        twins = dict(zip(map(id, self.mm.pins), twin.mm.pins, strict=True))
+        twin._held = {key: twins[id(held)] for key, held in self._held.items()}
+        return twin
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        if not self.alive:
+            raise ValueError(f"process {self.number} has exited; live ones are {[p.number for p in self.machine.live()]}")
+        self.machine.faults = []
+
+    def _check_range(self, vpn: int, pages: int) -> None:
+        if pages < 1:
+            raise ValueError(f"pages={pages}: a range has at least one page")
+        if not 0 <= vpn <= MAX_VPN - pages:
+            raise ValueError(f"pages {vpn}..{vpn + pages - 1} are outside the address space 0..{MAX_VPN - 1}")
+
+    def _access(self, vpn: int, access: str) -> Fault:
+        vma = self.mm.find_vma(vpn)
+        if vma is None or (access == WRITE and not vma.flags & VM_WRITE):
+            raise self._sigsegv(vpn, access, vma)
+        wanted = PTE_WRITE if access == WRITE else PTE_PRESENT
+        faults = self.machine.faults
+        while not self.mm.pte[vpn] & wanted:
+            faults.append(handle_mm_fault(self.machine, self.mm, vma, vpn, access))
+        return faults[-1] if faults else self._no_fault(vpn, access)
+
+    def _no_fault(self, vpn: int, access: str) -> Fault:
+        trail = Trail()
+        trail("pte_write" if access == WRITE else "pte_present", True, "the hardware asks nobody")
+        trail.decide()
+        folio = int(self.machine.memory.folio_of[self.mm.pfn[vpn]])
+        return Fault(
+            self.number, vpn, access, NO_FAULT, 0, pages=range(vpn, vpn), checks=tuple(trail),
+            folio=folio if folio >= 0 else None,
+        )  # fmt: skip
+
+    def _sigsegv(self, vpn: int, access: str, vma: Vma | None) -> SegmentationFault:
+        present = vma is not None and bool(self.mm.pte[vpn])
+        code = PF_USER | (PF_WRITE if access == WRITE else 0) | (PF_PROT if present else 0)
+        trail = Trail()
+        trail("vma_lookup", vma is not None, "" if vma else "a hole")
+        if vma is not None:
+            trail("VM_WRITE", False, "the mapping is read-only")
+        trail.decide()
+        fault = Fault(self.number, vpn, access, SIGSEGV, code, pages=range(vpn, vpn), checks=tuple(trail))
+        self.machine.faults.append(fault)
+        reason = "the mapping is read-only" if vma else "no mapping contains it"
+        return SegmentationFault(f"SIGSEGV: process {self.number} {access}s page {vpn}: {reason}", fault)
+
+    def _failing_fork(self, fail_at: Vma | None = None, fail_after_pages: int | None = None) -> Outcome:
+        # A child that never lives takes no process number, but an mm_id of its own while it is torn down.
+        child = Mm(len(self.machine.processes) + 1, self.machine.memory, self.machine.policy)
+        try:
+            _fork.dup_mmap(self.mm, child, fail_at=fail_at, fail_after_pages=fail_after_pages)
+        except (_fork.ForkFailed, OutOfMemory) as failure:
+            mmap.exit_mmap(child)
+            return Outcome(False, "ENOMEM", str(failure))
+        raise AssertionError("a fork that was to fail did not")
+
+    def _check_free(self, kind: str, id: int) -> None:
+        if (kind, id) in self._held:
+            raise ValueError(f"process {self.number} holds {kind} {id} already; choose another id or let go first")
+
+    def _hold(self, kind: str, id: int, held: gup.Pin) -> None:
+        self._held[kind, id] = held
+        self.mm.pins.append(held)
+
+    def _release(self, kind: str, id: int) -> Outcome:
+        self._begin()
+        held = self._held.pop((kind, id), None)
+        if held is None:
+            return Outcome(False, "ENXIO", f"process {self.number} holds no {kind} {id}")
+        # By identity: two pins of the same pages are equal.
+        self.mm.pins = [other for other in self.mm.pins if other is not held]
+        gup.unpin_user_pages(self.machine.memory, held)
+        return Outcome()
+
+    def _pinned(self, id: int, page: int) -> gup.Pin:
+        held = self._held.get(("pin", id))
+        if held is None:
+            raise ValueError(f"process {self.number} holds no pin {id}; it holds {sorted(i for k, i in self._held if k == 'pin')}")
+        if not 0 <= page < len(held.frames):
+            raise ValueError(f"pin {id} has pages 0..{len(held.frames) - 1}, not {page}")
+        return held
+
+
+def _outcome(call: object, *arguments: object) -> Outcome:
+    try:
+        call(*arguments)  # type: ignore[operator]
+    except mmap.Refused as refusal:
+        return Outcome(False, refusal.errno, refusal.why)
+    return Outcome()

@@ -1,0 +1,260 @@
+"""munmap, mremap, mprotect, madvise, exit: what takes mappings away or changes them (mm/mmap.c and its neighbours).
+
+Each function is one system call, returns None when the kernel would return 0, and raises `Refused` with the errno
+otherwise; what it did before it was refused stays done, as in the kernel.
+"""
+
+from __future__ import annotations
+
+
+from .gup import unpin_user_pages
+from .mm import (
+    PMD_HUGE,
+    PMD_NONE,
+    PMD_TABLE,
+    PTE_DIRTY,
+    PTE_PRESENT,
+    PTE_SPECIAL,
+    PTE_WRITE,
+    PTRS_PER_PMD,
+    VM_ACCESS_FLAGS,
+    VM_DONTCOPY,
+    VM_HUGEPAGE,
+    VM_NOHUGEPAGE,
+    VM_WIPEONFORK,
+    VM_WRITE,
+    WRPROTECT,
+    Mm,
+    Vma,
+)
+from .rmap import folio_remove_rmap_pmd, folio_remove_rmap_ptes
+
+ADVICE: dict[str, tuple[int, int]] = {
+    "wipeonfork": (VM_WIPEONFORK, 0),
+    "keeponfork": (0, VM_WIPEONFORK),
+    "dontfork": (VM_DONTCOPY, 0),
+    "dofork": (0, VM_DONTCOPY),
+    "hugepage": (VM_HUGEPAGE, VM_NOHUGEPAGE),
+    "nohugepage": (VM_NOHUGEPAGE, VM_HUGEPAGE),
+}
+"""Advice that changes a VMA's flags -> (flags set, flags cleared) (`madvise_vma_behavior`)."""
+
+
+class Refused(Exception):
+    """The kernel says no. `errno` names the error; the partial effects of the call stay."""
+
+    def __init__(self, errno: str, why: str) -> None:
+        super().__init__(f"{errno}: {why}")
+        self.errno = errno
+        self.why = why
+
+
+def zap_page_range(mm: Mm, start: int, end: int) -> None:
+    """Unmap what [start, end) maps: rmap, references, RSS; a huge mapping that is not covered whole is split first.
+
+    (`zap_pte_range`, `zap_present_folio_ptes`, `zap_huge_pmd`; 6.1-7.2.)
+    """
+    for pin in mm.pins:
+        pin.forget(start, end)
+    for first, stop in mm.pmd_ranges(start, end):
+        if mm.is_huge(first) and stop - first < PTRS_PER_PMD:
+            mm.split_huge_pmd(first)
+        if mm.is_huge(first):
+            _zap_huge_pmd(mm, first)
+        elif mm.pmd[first >> 9] == PMD_TABLE:
+            for run in mm.folio_runs(first, stop):
+                folio_remove_rmap_ptes(mm.memory, run.folio, run.pfn, run.pages, mm.id)
+                mm.memory.folio_put(run.folio, run.pages)
+                mm.rss_pages -= run.pages
+        mm.pte[first:stop] = 0
+
+
+def _zap_huge_pmd(mm: Mm, start: int) -> None:
+    mm.pmd[start >> 9] = PMD_NONE
+    if mm.pte[start] & PTE_SPECIAL:
+        return
+    folio = int(mm.memory.folio_of[mm.pfn[start]])
+    folio_remove_rmap_pmd(mm.memory, folio, mm.id)
+    mm.memory.folio_put(folio)
+    mm.rss_pages -= PTRS_PER_PMD
+
+
+def exit_mmap(mm: Mm) -> None:
+    """The process is gone: everything unmapped, its pins and references released (`exit_mmap`, then its files)."""
+    for vma in mm.vmas:
+        zap_page_range(mm, vma.start, vma.end)
+    mm.vmas.clear()
+    mm.pmd[:] = PMD_NONE
+    for pin in mm.pins:
+        unpin_user_pages(mm.memory, pin)
+    mm.pins.clear()
+
+
+def do_munmap(mm: Mm, start: int, end: int) -> None:
+    """Take the range out of the VMAs it meets; holes are no error (`do_vmi_munmap`)."""
+    for vma in mm.vmas_in(start, end):
+        if vma.start < start:
+            vma = mm.split_vma(vma, start)
+        if vma.end > end:
+            mm.split_vma(vma, end)
+        zap_page_range(mm, vma.start, vma.end)
+        mm.vmas.remove(vma)
+    mm.free_pgtables(start, end)
+
+
+def do_mremap(mm: Mm, start: int, pages: int, new_start: int) -> None:
+    """Move a range to a fixed place (mremap with MREMAP_MAYMOVE and MREMAP_FIXED, the size unchanged).
+
+    Before 6.17 a range that leaves its VMA is refused after the target was unmapped (`mremap_to`, 6.12). From 6.17
+    every VMA in it moves, keeping the gaps between them, each unmapping only its own target (`remap_move`).
+    """
+    if start < new_start + pages and new_start < start + pages:
+        raise Refused("EINVAL", f"the new place {new_start}..{new_start + pages - 1} overlaps the old one")
+    vma = mm.find_vma(start)
+    if vma is None:
+        raise Refused("EFAULT", f"nothing is mapped at page {start}")
+    end = start + pages
+    if not mm.policy.moves_many_vmas:
+        do_munmap(mm, new_start, new_start + pages)
+        vma = mm.find_vma(start)
+        if vma is None or vma.end < end:
+            raise Refused("EFAULT", f"{start}..{end - 1} is not inside one mapping")
+        move_vma(mm, vma, start, end, new_start)
+        return
+    last_end = start
+    target = new_start
+    for piece in [piece.copy() for piece in mm.vmas_in(start, end)]:
+        first, stop = max(piece.start, start), min(piece.end, end)
+        target += max(0, piece.start - last_end)
+        last_end = piece.end
+        do_munmap(mm, target, target + stop - first)
+        source = mm.find_vma(first)
+        assert source is not None
+        move_vma(mm, source, first, stop, target)
+        target += stop - first
+
+
+def move_vma(mm: Mm, vma: Vma, start: int, end: int, new_start: int) -> None:
+    """Move [start, end) of one VMA, entries and all (`move_vma`, `copy_vma`, `move_page_tables`).
+
+    Frames, exclusivity and counts stay as they are. The page offset stays too when there is an anon_vma, so that
+    reverse mapping still finds the pages; without one it restarts at the new place.
+    """
+    pages = end - start
+    pgoff = vma.pgoff + start - vma.start if vma.anon_vma else new_start
+    like = vma.copy()
+    new = mm.vma_merge_new_range(like, new_start, new_start + pages, pgoff)
+    if new is None:
+        mm.insert_vma(Vma(new_start, new_start + pages, like.flags, pgoff, like.anon_vma, like.chain))
+    _move_page_tables(mm, start, end, new_start)
+    do_munmap(mm, start, end)
+
+
+def _move_page_tables(mm: Mm, start: int, end: int, new_start: int) -> None:
+    for pin in mm.pins:
+        pin.forget(start, end)
+    while start < end:
+        # The extent stops at the next PMD boundary of either side (`get_extent`).
+        extent = min(mm.block_of(start)[1], mm.block_of(new_start)[1] - new_start + start, end) - start
+        state = mm.pmd[start >> 9]
+        if state == PMD_HUGE and extent == PTRS_PER_PMD:
+            mm.pmd[new_start >> 9] = PMD_HUGE
+            mm.pmd[start >> 9] = PMD_NONE
+        elif state == PMD_HUGE:
+            mm.split_huge_pmd(start)
+        if state != PMD_NONE:
+            mm.pte_alloc(new_start)
+            mm.pfn[new_start : new_start + extent] = mm.pfn[start : start + extent]
+            mm.pte[new_start : new_start + extent] = mm.pte[start : start + extent]
+            mm.pte[start : start + extent] = 0
+        start += extent
+        new_start += extent
+
+
+def do_mprotect(mm: Mm, start: int, end: int, flags: int) -> None:
+    """Give the range other access bits, VMA by VMA, up to the first hole (`do_mprotect_pkey`)."""
+    vma = mm.find_vma(start)
+    if vma is None:
+        raise Refused("ENOMEM", f"nothing is mapped at page {start}")
+    while start < end:
+        vma = mm.find_vma(start)
+        if vma is None:
+            raise Refused("ENOMEM", f"nothing is mapped at page {start}")
+        start = mprotect_fixup(mm, vma, start, min(vma.end, end), flags)
+
+
+def mprotect_fixup(mm: Mm, vma: Vma, start: int, end: int, flags: int) -> int:
+    """Change one VMA and its entries; returns where to go on (`mprotect_fixup`).
+
+    A VMA that has the access already is left alone: no split.
+    """
+    if vma.flags & VM_ACCESS_FLAGS == flags:
+        return end
+    vma = mm.vma_modify_flags(vma, start, end, vma.flags & ~VM_ACCESS_FLAGS | flags)
+    change_protection(mm, start, end, writable=bool(flags & VM_WRITE))
+    return vma.end
+
+
+def change_protection(mm: Mm, start: int, end: int, *, writable: bool) -> None:
+    """Write-protect entries, or make those of exclusive pages writable at once (`change_pte_range`, `change_huge_pmd`).
+
+    `can_change_private_pte_writable` (6.12) asks only for PageAnonExclusive; `can_change_pte_writable` (6.1) also
+    for a dirty entry, and 6.1 never makes a PMD writable here.
+    """
+    for first, stop in mm.pmd_ranges(start, end):
+        if mm.pmd[first >> 9] == PMD_NONE:
+            continue
+        if mm.is_huge(first) and stop - first < PTRS_PER_PMD:
+            mm.split_huge_pmd(first)
+        bits = mm.pte[first:stop]
+        if not writable:
+            bits &= WRPROTECT
+            continue
+        candidates = (bits & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT
+        if mm.policy.mprotect_needs_dirty:
+            candidates &= (bits & PTE_DIRTY) > 0
+        if mm.is_huge(first):
+            exclusive = bool(mm.memory.anon_exclusive[mm.pfn[first]]) and not mm.policy.mprotect_needs_dirty
+            candidates &= exclusive
+        else:
+            candidates[candidates] = mm.memory.anon_exclusive[mm.pfn[first:stop][candidates]]
+        bits[candidates] |= PTE_WRITE
+
+
+def do_madvise(mm: Mm, start: int, end: int, advice: str) -> None:
+    """Advise every mapping in the range; holes are passed over and reported at the end (`madvise_walk_vmas`)."""
+    hole: int | None = None
+    while start < end:
+        vma = next(iter(mm.vmas_in(start, end)), None)
+        if hole is None and (vma is None or vma.start > start):
+            hole = start
+        if vma is None:
+            break
+        start = madvise_vma_behavior(mm, vma, max(vma.start, start), min(vma.end, end), advice)
+    if hole is not None:
+        raise Refused("ENOMEM", f"nothing is mapped at page {hole}")
+
+
+def madvise_vma_behavior(mm: Mm, vma: Vma, start: int, end: int, advice: str) -> int:
+    """Advise a part of one VMA; returns where to go on. Advice that changes nothing splits nothing."""
+    if advice == "dontneed":
+        madvise_dontneed(mm, start, end)
+        return end
+    on, off = ADVICE[advice]
+    flags = vma.flags & ~off | on
+    if flags == vma.flags:
+        return vma.end
+    return mm.vma_modify_flags(vma, start, end, flags).end
+
+
+def madvise_dontneed(mm: Mm, start: int, end: int) -> None:
+    """Drop the pages, keep the mapping (`madvise_dontneed_single_vma`).
+
+    Since 6.14 a page table that this leaves empty over its whole 2 MiB goes too (PT_RECLAIM, `try_get_and_clear_pmd`).
+    """
+    zap_page_range(mm, start, end)
+    if not mm.policy.reclaims_page_tables:
+        return
+    first = -(-start // PTRS_PER_PMD)
+    last = end // PTRS_PER_PMD
+    mm.pmd[first : max(first, last)] = PMD_NONE

@@ -1,0 +1,193 @@
+"""Which kernel: one frozen `Policy` per behaviour that the suite compares.
+
+What differs between kernels is data here and never a version test inside a fault path. Three rows were
+confirmed on running kernels (6.1 for ``linux-6.3``, 6.12 for ``linux-6.9``, 6.18 and 7.3 for ``linux-6.15``),
+``linux-6.8`` by its source only. The two RFC rows model a proposal of April 2023 that no kernel runs: what its
+mails leave open is a field with a default and the reason for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+PMD_ORDER = 9
+"""A PMD maps 512 base pages of 4 KiB: the largest folio that a page fault allocates."""
+
+ANON_ORDERS = (2, 3, 4, 5, 6, 7, 8, 9)
+"""Orders that an anonymous folio may have besides 0. Order 1 is excluded (THP_ORDERS_ALL_ANON, huge_mm.h, 6.8+)."""
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "zero_page_write": ("page", "first_touch"),
+    "zero_neighbours": ("none_or_zero", "none_only"),
+    "copy_extent": ("page", "source_order"),
+    "unshare_extent": ("page", "source_order"),
+    "large_reuse": ("refcount_one", "never", "mm_id", "scan"),
+    "reuse_extent": ("page", "range"),
+    "huge_zero_write": ("page", "huge"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """How one kernel backs anonymous memory. Make your own with ``LINUX_6_15.but(name="mine", …)``.
+
+    Parameters
+    ----------
+    name : str
+        What pictures, errors and the command line call it.
+    about : str
+        One sentence for the reader: which kernel, and how sure we are.
+    fixed_orders : tuple of int
+        Orders a first touch may use whatever sysfs and madvise say (RFC v2: hard-coded up to order 4).
+    knob_orders : tuple of int
+        Orders that a ``hugepages-*kB/enabled`` knob can switch on (only PMD size before 6.8).
+    zero_page_write : {"page", "first_touch"}
+        What replaces the shared zero page on a write: one base page, or a folio chosen as for a first touch.
+    zero_neighbours : {"none_or_zero", "none_only"}
+        Open in the sources: whether zero-page neighbours may lie in the block that replaces a zero page. Default
+        ``none_or_zero``, the literal reading of "as if the write fault had happened without the previous read
+        fault" (RFC v2 patch 15, message only). Used only with ``zero_page_write="first_touch"``.
+    copy_extent : {"page", "source_order"}
+        How far a copy-on-write reaches: one page (every released kernel), or up to the order of the source folio.
+    copy_max_order : int
+        Open in the sources: the ceiling of a copy whose source is larger than order 4. Default 4, the ceiling the
+        RFC uses everywhere else.
+    copy_requires_maybe_shared : bool
+        Whether a copy refuses a block in which any page is exclusive. False as posted: that is the bug.
+    copy_requires_ro : bool
+        Open in the sources: whether the RFC's range scans (for copy and for reuse) stop at writable PTEs. Default
+        False: the mails name no such test, one recollection of the posted code does.
+    unshare_extent : {"page", "source_order"}
+        Open in the sources: how far an unshare (before a read-only pin) copies. Default one page, as mainline.
+    large_reuse : {"refcount_one", "never", "mm_id", "scan"}
+        When a page of a PTE-mapped large folio that is not marked exclusive may be reused all the same.
+    reuse_extent : {"page", "range"}
+        How many pages one reuse makes writable: the faulting one, or the run around it.
+    huge_zero_write : {"page", "huge"}
+        What a write on the huge zero page gets: one base page after a split, or a PMD-sized folio.
+    mprotect_needs_dirty : bool
+        Whether mprotect to writable skips clean PTEs (`can_change_pte_writable`, 6.1).
+    split_keeps_dirty : bool
+        Whether a PMD split hands its dirty bit to the 512 PTEs (`__split_huge_pmd_locked`; 6.1 does not).
+    reclaims_page_tables : bool
+        Whether MADV_DONTNEED over a whole PMD range frees the page table too (PT_RECLAIM, 6.14 on x86-64).
+    moves_many_vmas : bool
+        Whether mremap moves a range that spans several VMAs (`remap_move`, 6.17); else EFAULT.
+    merges_into_unfaulted : bool
+        Whether a VMA with an anon_vma merges into a neighbour that has none (`is_mergeable_anon_vma`, from 6.16;
+        before, `list_is_singular` of the neighbour's empty chain said no).
+    """
+
+    name: str
+    about: str = ""
+    fixed_orders: tuple[int, ...] = ()
+    knob_orders: tuple[int, ...] = ANON_ORDERS
+    zero_page_write: str = "page"
+    zero_neighbours: str = "none_or_zero"
+    copy_extent: str = "page"
+    copy_max_order: int = 4
+    copy_requires_maybe_shared: bool = True
+    copy_requires_ro: bool = False
+    unshare_extent: str = "page"
+    large_reuse: str = "mm_id"
+    reuse_extent: str = "page"
+    huge_zero_write: str = "huge"
+    mprotect_needs_dirty: bool = False
+    split_keeps_dirty: bool = True
+    reclaims_page_tables: bool = True
+    moves_many_vmas: bool = True
+    merges_into_unfaulted: bool = True
+
+    def __post_init__(self) -> None:
+        for field, choices in _CHOICES.items():
+            value = getattr(self, field)
+            if value not in choices:
+                raise ValueError(f"policy {self.name!r}: {field}={value!r} is none of {', '.join(choices)}")
+        for field in ("fixed_orders", "knob_orders"):
+            check_orders(getattr(self, field), f"policy {self.name!r}: {field}")
+
+    def but(self, **changes: Any) -> Policy:
+        """This policy with some fields changed: ``LINUX_6_15.but(name="mine", copy_extent="source_order")``."""
+        known = {field.name for field in fields(self)}
+        for field in changes:
+            if field not in known:
+                raise ValueError(f"a policy has no field {field!r}; it has {', '.join(sorted(known))}")
+        return replace(self, **changes)
+
+
+def check_orders(orders: tuple[int, ...], whose: str) -> None:
+    """Raise ValueError unless every order is one that an anonymous folio can have."""
+    for order in orders:
+        if order not in ANON_ORDERS:
+            raise ValueError(f"{whose}: there is no anonymous folio of order {order!r}; orders are 2 to 9")
+
+
+LINUX_6_15 = Policy(
+    name="linux-6.15",
+    about="6.15 and later: enabled sizes, one page per copy and per reuse, the mm_id test (1da190f4d0a6).",
+)
+LINUX_6_9 = LINUX_6_15.but(
+    name="linux-6.9",
+    about="6.9 to 6.14: enabled sizes; a page of a large folio is reused only when it is marked exclusive.",
+    large_reuse="never",
+    huge_zero_write="page",
+    reclaims_page_tables=False,
+    moves_many_vmas=False,
+    merges_into_unfaulted=False,
+)
+LINUX_6_8 = LINUX_6_9.but(
+    name="linux-6.8",
+    about="6.8: enabled sizes; the last page that is left of a folio may be reused (by source, not recorded).",
+    large_reuse="refcount_one",
+)
+LINUX_6_3 = LINUX_6_8.but(
+    name="linux-6.3",
+    about="Up to 6.7: base pages or PMD size. Checked on 6.1, whose mprotect also asks for a dirty PTE.",
+    knob_orders=(PMD_ORDER,),
+    mprotect_needs_dirty=True,
+    split_keeps_dirty=False,
+)
+RFC_V2 = LINUX_6_3.but(
+    name="rfc-v2",
+    about="RFC v2 of April 2023 as posted, on 6.3-rc6: a proposal, never merged. Its copy may take exclusive pages.",
+    fixed_orders=(2, 3, 4),
+    zero_page_write="first_touch",
+    copy_extent="source_order",
+    copy_requires_maybe_shared=False,
+    large_reuse="scan",
+    reuse_extent="range",
+)
+RFC_V2_FIXED = RFC_V2.but(
+    name="rfc-v2-fixed",
+    about="RFC v2 with the check from the review: a copy takes only maybe-shared pages. Never merged.",
+    copy_requires_maybe_shared=True,
+)
+
+POLICIES: dict[str, Policy] = {
+    policy.name: policy for policy in (LINUX_6_3, LINUX_6_8, LINUX_6_9, LINUX_6_15, RFC_V2, RFC_V2_FIXED)
+}
+
+
+def policy_named(name: str) -> Policy:
+    """The policy of that name; ValueError lists the names there are."""
+    if name not in POLICIES:
+        raise ValueError(f"there is no policy {name!r}; there are {', '.join(POLICIES)}")
+    return POLICIES[name]
+
+
+def policy_for_kernel(version: str) -> Policy:
+    """The policy that models a kernel version such as ``"6.12.117"``.
+
+    6.1-6.7 linux-6.3, 6.8 linux-6.8, 6.9-6.14 linux-6.9, 6.15 and later linux-6.15. Checked on 6.1, 6.12, 6.18
+    and 7.3 running; the bounds between them by source. ValueError for older or unreadable versions.
+    """
+    try:
+        major, minor = (int("".join(ch for ch in part if ch.isdigit())) for part in version.split(".")[:2])
+    except (ValueError, AttributeError):
+        raise ValueError(f"cannot read {version!r} as a kernel version; name a policy instead") from None
+    since = [((6, 15), LINUX_6_15), ((6, 9), LINUX_6_9), ((6, 8), LINUX_6_8), ((6, 1), LINUX_6_3)]
+    for start, policy in since:
+        if (major, minor) >= start:
+            return policy
+    raise ValueError(f"kernel {version} is older than any that was checked (6.1); name a policy instead")

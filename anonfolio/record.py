@@ -1,0 +1,163 @@
+"""What a fault says of itself, and what a machine counts. Pictures, quizzes and costs read these; nobody recomputes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import NamedTuple, Self
+
+FIRST_TOUCH = "first touch"
+ZERO_READ = "zero page read"
+ZERO_COPY = "zero page copy"
+COW_COPY = "cow copy"
+REUSE = "exclusive reuse"
+UNSHARE_REUSE = "unshare in place"
+NO_FAULT = "no fault"
+SIGSEGV = "sigsegv"
+
+PATHS = {
+    FIRST_TOUCH: "alloc",
+    ZERO_READ: "zeroread",
+    ZERO_COPY: "zero",
+    COW_COPY: "copy",
+    REUSE: "reuse",
+    UNSHARE_REUSE: "unshare",
+    NO_FAULT: "nf",
+    SIGSEGV: "sigsegv",
+}
+"""Every path a fault can take, with its short code. The four that the suite is about are alloc, zero, copy, reuse."""
+
+PF_PROT, PF_WRITE, PF_USER = 1, 2, 4
+"""x86 page-fault error code: the page was present, the access a write, the access from user space."""
+
+
+class Check(NamedTuple):
+    """One question that the kernel asked: its name there, the answer, what it saw, and whether it settled the path."""
+
+    what: str
+    outcome: bool
+    saw: str = ""
+    decides: bool = False
+
+    def __str__(self) -> str:
+        mark = "=>" if self.decides else "  "
+        return f"{mark} {self.what}: {'yes' if self.outcome else 'no'}{f' ({self.saw})' if self.saw else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One page fault, explained.
+
+    Attributes
+    ----------
+    process, vpn : int
+        Who faulted, and on which page number.
+    access : str
+        ``"read"``, ``"write"``, or ``"unshare"`` (before a read-only pin).
+    path : str
+        One of `PATHS`.
+    error_code : int
+        As the x86 tracepoint reports it: 4 read, 6 write, 7 write on a present page.
+    order : int
+        log2 of the pages it acted on as one folio (of the folio it allocated, for the copying paths).
+    pages : range
+        The pages whose entries it changed.
+    checks : tuple of Check
+        What was asked, in order.
+    folio, old_folio : int or None
+        The folio that the page maps afterwards, and the one it mapped before.
+    zeroed, copied, scanned, flushed : int
+        Pages zeroed and copied, page-table entries read to find a range, entries flushed from the TLB.
+    user : bool
+        False for faults that the kernel raised on a process's behalf (pins and other GUP).
+    """
+
+    process: int
+    vpn: int
+    access: str
+    path: str
+    error_code: int
+    order: int = 0
+    pages: range = range(0)
+    checks: tuple[Check, ...] = ()
+    folio: int | None = None
+    old_folio: int | None = None
+    zeroed: int = 0
+    copied: int = 0
+    scanned: int = 0
+    flushed: int = 0
+    user: bool = True
+
+    def __bool__(self) -> bool:
+        """Whether there was a fault at all."""
+        return self.path != NO_FAULT
+
+    @property
+    def code(self) -> str:
+        """The result as the worked scenarios write it: alloc4, zero0, copy0, reuse16, nf."""
+        short = PATHS[self.path]
+        if self.path == REUSE:
+            return f"{short}{len(self.pages)}"
+        if self.path in (FIRST_TOUCH, ZERO_COPY, COW_COPY):
+            return f"{short}{self.order}"
+        return short
+
+    @property
+    def decided_by(self) -> Check | None:
+        """The check that settled which path was taken."""
+        return next((check for check in self.checks if check.decides), None)
+
+    def __str__(self) -> str:
+        pages = f"{self.pages.start}..{self.pages.stop - 1}" if len(self.pages) > 1 else f"{self.vpn}"
+        head = f"process {self.process} {self.access} page {self.vpn}: {self.path} [{self.code}] pages {pages}"
+        return "\n".join([head, *(f"  {check}" for check in self.checks)])
+
+
+class Trail(list[Check]):
+    """Collects checks while a fault is handled: ``if check("PageAnonExclusive", …): …``."""
+
+    def __call__(self, what: str, outcome: bool, saw: str = "") -> bool:
+        self.append(Check(what, bool(outcome), saw))
+        return bool(outcome)
+
+    def decide(self) -> None:
+        """The last check asked is the one that settled the path."""
+        if self and not any(check.decides for check in self):
+            self[-1] = self[-1]._replace(decides=True)
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a machine has done so far, in pages unless said otherwise.
+
+    `faults` counts by path; `pgreuse` is the vm event; `anon_fault_alloc` and `anon_fault_fallback` count by order,
+    as ``hugepages-*kB/stats`` do.
+    """
+
+    faults: Counter[str] = field(default_factory=Counter)
+    zeroed: int = 0
+    copied: int = 0
+    scanned: int = 0
+    flushed: int = 0
+    pgreuse: int = 0
+    anon_fault_alloc: Counter[int] = field(default_factory=Counter)
+    anon_fault_fallback: Counter[int] = field(default_factory=Counter)
+
+    def add(self, fault: Fault) -> None:
+        """Count one fault."""
+        self.faults[fault.path] += 1
+        self.zeroed += fault.zeroed
+        self.copied += fault.copied
+        self.scanned += fault.scanned
+        self.flushed += fault.flushed
+        if fault.path == REUSE:
+            self.pgreuse += 1
+        if fault.path == FIRST_TOUCH:
+            self.anon_fault_alloc[fault.order] += 1
+
+    def copy(self) -> Self:
+        """An independent copy."""
+        return type(self)(
+            self.faults.copy(), self.zeroed, self.copied, self.scanned, self.flushed, self.pgreuse,
+            self.anon_fault_alloc.copy(), self.anon_fault_fallback.copy(),
+        )  # fmt: skip
