@@ -1,1 +1,61 @@
-"""Large folios for anonymous memory in Linux: a model checked against real page tables."""
+"""anonfolio: how Linux backs anonymous memory with large folios, as a small model checked against real kernels."""
+
+from .invariants import INVARIANTS, Violation, check
+from .machine import Machine, Outcome, Process, SegmentationFault
+from .memory import OutOfMemory
+from .policy import (
+    LINUX_6_3,
+    LINUX_6_8,
+    LINUX_6_9,
+    LINUX_6_15,
+    POLICIES,
+    RFC_V2,
+    RFC_V2_FIXED,
+    Policy,
+    policy_for_kernel,
+    policy_named,
+)
+from .record import Check, Counters, Fault
+from .recording import Recorded, Recording, RecordingError, read_recording, replay, write_recording
+from .scenario import Scenario, ScenarioError, Timeline, scenario_names
+from .snapshot import Snapshot
+from .witness import Difference, compare
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "INVARIANTS",
+    "LINUX_6_3",
+    "LINUX_6_8",
+    "LINUX_6_9",
+    "LINUX_6_15",
+    "POLICIES",
+    "RFC_V2",
+    "RFC_V2_FIXED",
+    "Check",
+    "Counters",
+    "Difference",
+    "Fault",
+    "Machine",
+    "Outcome",
+    "OutOfMemory",
+    "Policy",
+    "Process",
+    "Recorded",
+    "Recording",
+    "RecordingError",
+    "Scenario",
+    "ScenarioError",
+    "SegmentationFault",
+    "Snapshot",
+    "Timeline",
+    "Violation",
+    "check",
+    "compare",
+    "policy_for_kernel",
+    "policy_named",
+    "read_recording",
+    "replay",
+    "scenario_names",
+    "write_recording",
+]

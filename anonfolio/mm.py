@@ -330,7 +330,7 @@ class Mm:
 
     def free_pgtables(self, start: int, end: int) -> None:
         """Free the page tables under which no VMA is left (`free_pgtables`)."""
-        for first, _ in self.pmd_ranges(start & -PTRS_PER_PMD, end):
+        for first, _ in self.pmd_ranges(start & -PTRS_PER_PMD, min(end, len(self.pte))):
             if not self.vmas_in(*self.block_of(first)):
                 self.pmd[first >> 9] = PMD_NONE
 
