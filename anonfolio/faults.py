@@ -49,6 +49,8 @@ from .rmap import folio_add_new_anon_rmap, folio_remove_rmap_ptes
 if TYPE_CHECKING:
     from .machine import Machine
 
+Entries = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
 READ, WRITE, UNSHARE = "read", "write", "unshare"
 ZERO_BITS = PTE_PRESENT | PTE_YOUNG | PTE_SPECIAL
 
@@ -137,7 +139,7 @@ def do_anonymous_page(vmf: VmFault) -> None:
 
 
 def alloc_anon_folio(
-    vmf: VmFault, usable: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.bool_]], usable_name: str = "pte_range_none"
+    vmf: VmFault, usable: Callable[[Entries], Mask], usable_name: str = "pte_range_none"
 ) -> tuple[int, int]:
     """A zeroed folio of the largest order that fits around the page, and its first page (`alloc_anon_folio`, 6.8+).
 
@@ -166,7 +168,7 @@ def alloc_anon_folio(
 
 
 def thp_vma_allowable_orders(vmf: VmFault) -> list[int]:
-    """Orders below PMD size that a first touch of this VMA may use, largest first (`thp_vma_allowable_orders`, 6.8+)."""
+    """Orders below PMD size that a first touch may use here, largest first (`thp_vma_allowable_orders`, 6.8+)."""
     orders = set(vmf.policy.fixed_orders)
     if _knobs_apply(vmf):
         orders |= vmf.machine.knob_orders
@@ -203,12 +205,14 @@ def _knobs_apply(vmf: VmFault) -> bool:
     return vmf.machine.thp == "always" or bool(vmf.vma.flags & VM_HUGEPAGE)
 
 
-def _pte_range_none(block: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-    return block == 0
+def _pte_range_none(block: Entries) -> Mask:
+    none: Mask = block == 0
+    return none
 
 
-def _pte_range_none_or_zero(block: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-    return (block == 0) | (block & PTE_SPECIAL > 0)
+def _pte_range_none_or_zero(block: Entries) -> Mask:
+    none_or_zero: Mask = (block == 0) | (block & PTE_SPECIAL > 0)
+    return none_or_zero
 
 
 def _map_new_folio(vmf: VmFault, folio: int, start: int) -> None:
@@ -302,9 +306,9 @@ def _copy_zero_page(vmf: VmFault) -> None:
     _map_new_folio(vmf, folio, start)
 
 
-def _pte_range_none_but(vpn: int) -> Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.bool_]]:
-    def usable(block: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-        good = block == 0
+def _pte_range_none_but(vpn: int) -> Callable[[Entries], Mask]:
+    def usable(block: Entries) -> Mask:
+        good: Mask = block == 0
         good[vpn % len(block)] = True
         return good
 
@@ -452,13 +456,13 @@ def _copy_may_cover(vmf: VmFault, order: int) -> bool:
     return vmf.check("no page PageAnonExclusive", not exclusive, saw)
 
 
-def _maps_folio_in_step(vmf: VmFault, start: int, end: int) -> npt.NDArray[np.bool_]:
+def _maps_folio_in_step(vmf: VmFault, start: int, end: int) -> Mask:
     """Per page of [start, end): does it map the page of the folio that lies as far from the faulting one?"""
     pfn = int(vmf.mm.pfn[vmf.vpn])
     frames = vmf.memory.frames_of(_old(vmf))
     expected = np.arange(pfn - (vmf.vpn - start), pfn + (end - vmf.vpn))
     bits = vmf.mm.pte[start:end]
-    good: npt.NDArray[np.bool_] = (
+    good: Mask = (
         ((bits & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT)
         & (vmf.mm.pfn[start:end] == expected)
         & (expected >= frames.start)

@@ -157,7 +157,7 @@ def folio_needs_cow_for_dma(mm: Mm, folio: int) -> bool:
 
 
 def copy_present_page(child: Mm, vma: Vma, page: Run, memory: Memory) -> None:
-    """The child gets a page of its own, exclusive and writable; the parent keeps its page as it is (`copy_present_page`)."""
+    """The child gets a page of its own, exclusive and writable; the parent's stays as it is (`copy_present_page`)."""
     folio = memory.folio_alloc(0)
     if folio is None:
         raise OutOfMemory(f"no frame is free for the child's copy of pinned page {page.vpn}")

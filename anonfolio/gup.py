@@ -142,7 +142,7 @@ def _exclusive_index(memory: Memory, pfn: int) -> int:
 
 
 def _fault_in(machine: Machine, mm: Mm, vpn: int, *, write: bool, pin: bool, longterm: bool) -> list[Fault]:
-    """Fault until the page may be taken (`__get_user_pages`, `faultin_page`); raises BadAddress where that cannot be."""
+    """Fault until the page may be taken (`__get_user_pages`, `faultin_page`); BadAddress where that cannot be."""
     vma = mm.find_vma(vpn)
     if vma is None or not vma.flags & (VM_WRITE if write else VM_READ):
         raise BadAddress(f"page {vpn} of process {mm.id - 1} is {'read-only' if vma else 'not mapped'}")

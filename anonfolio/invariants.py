@@ -40,7 +40,8 @@ class Invariant(NamedTuple):
 
 def check(machine: Machine, invariants: Iterable[Invariant] | None = None) -> list[Violation]:
     """Everything that is broken now; by default of all invariants."""
-    return [violation for rule in (INVARIANTS.values() if invariants is None else invariants) for violation in rule.broken(machine)]
+    rules = INVARIANTS.values() if invariants is None else invariants
+    return [violation for rule in rules for violation in rule.broken(machine)]
 
 
 # --- promises of the kernel -----------------------------------------------------------------------------------------
@@ -69,9 +70,9 @@ def _exclusive_is_mapped_once(machine: Machine) -> Iterable[Violation]:
     for process in machine.live():
         mm = process.mm
         for vpn in np.flatnonzero(_maps_folio(mm)).tolist():
-            pfn = int(mm.pfn[vpn])
-            if memory.anon_exclusive[_flag_index(mm, vpn)] and memory.total_mapcount(pfn) != 1:
-                where = f"process {process.number} page {vpn} is marked exclusive and mapped {memory.total_mapcount(pfn)} times"
+            mapped = memory.total_mapcount(int(mm.pfn[vpn]))
+            if memory.anon_exclusive[_flag_index(mm, vpn)] and mapped != 1:
+                where = f"process {process.number} page {vpn} is marked exclusive and mapped {mapped} times"
                 yield Violation("exclusive_is_mapped_once", where, process.number, vpn)
 
 
@@ -119,7 +120,9 @@ def _huge_mappings_are_whole(machine: Machine) -> Iterable[Violation]:
             start, end = block << 9, (block + 1) << 9
             vma = mm.find_vma(start)
             if vma is None or vma.end < end:
-                yield Violation(name, f"process {process.number} block {block}: a mapping ends inside it", process.number)
+                yield Violation(
+                    name, f"process {process.number} block {block}: a mapping ends inside it", process.number
+                )
             if len(set(mm.pte[start:end].tolist())) != 1:
                 yield Violation(name, f"process {process.number} block {block}: entries differ", process.number)
 
@@ -142,15 +145,20 @@ def _mapcounts_match(machine: Machine) -> Iterable[Violation]:
         frames = memory.frames_of(folio)
         total = int(mapcount[frames].sum() + entire[folio])
         if entire[folio] != memory.entire_mapcount[folio]:
-            yield Violation(name, f"folio {folio}: {entire[folio]} PMD mappings, its count says {memory.entire_mapcount[folio]}")
+            yield Violation(
+                name, f"folio {folio}: {entire[folio]} PMD mappings, its count says {memory.entire_mapcount[folio]}"
+            )
         if memory.is_large(folio) and total != memory.large_mapcount[folio]:
-            yield Violation(name, f"folio {folio}: {total} mappings, large_mapcount says {memory.large_mapcount[folio]}")
+            yield Violation(
+                name, f"folio {folio}: {total} mappings, large_mapcount says {memory.large_mapcount[folio]}"
+            )
         if int(np.count_nonzero(mapcount[frames])) != memory.nr_mapped[folio]:
             yield Violation(name, f"folio {folio}: nr_mapped says {memory.nr_mapped[folio]}")
 
 
 def _references_match(machine: Machine) -> Iterable[Violation]:
     memory = machine.memory
+    name = "references_match"
     expected = np.zeros(len(memory.head), np.int64)
     pins = np.zeros(len(memory.head), np.int64)
     for folio in memory.live_folios().tolist():
@@ -163,9 +171,9 @@ def _references_match(machine: Machine) -> Iterable[Violation]:
                 expected[folio] += GUP_PIN_COUNTING_BIAS if pin.pinned and not memory.is_large(folio) else 1
                 pins[folio] += pin.pinned and memory.is_large(folio)
     for folio in np.flatnonzero(expected != memory.refcount).tolist():
-        yield Violation("references_match", f"folio {folio}: {expected[folio]} references, refcount says {memory.refcount[folio]}")
+        yield Violation(name, f"folio {folio}: {expected[folio]} references, refcount says {memory.refcount[folio]}")
     for folio in np.flatnonzero(pins != memory.pincount).tolist():
-        yield Violation("references_match", f"folio {folio}: {pins[folio]} pins, pincount says {memory.pincount[folio]}")
+        yield Violation(name, f"folio {folio}: {pins[folio]} pins, pincount says {memory.pincount[folio]}")
 
 
 def _slots_never_lie(machine: Machine) -> Iterable[Violation]:
@@ -186,18 +194,25 @@ def _slots_never_lie(machine: Machine) -> Iterable[Violation]:
             continue
         by_mm = mappers.get(folio, {})
         if len(by_mm) > 1 and not memory.maybe_mapped_shared[folio]:
-            yield Violation(name, f"folio {folio} is mapped by processes {sorted(mm - 1 for mm in by_mm)} and says not shared")
+            several = sorted(mm - 1 for mm in by_mm)
+            yield Violation(name, f"folio {folio} is mapped by processes {several} and says not shared")
         for mm_id, count in zip(memory.mm_id[folio].tolist(), memory.mm_id_mapcount[folio].tolist(), strict=True):
             # A slot that was taken while its mm had untracked mappings may count too few, never too many.
             if mm_id and count > by_mm.get(mm_id, 0):
-                yield Violation(name, f"folio {folio}: slot of process {mm_id - 1} says {count}, maps {by_mm.get(mm_id, 0)}")
+                yield Violation(
+                    name, f"folio {folio}: slot of process {mm_id - 1} says {count}, maps {by_mm.get(mm_id, 0)}"
+                )
 
 
 def _rss_matches(machine: Machine) -> Iterable[Violation]:
     for process in machine.live():
         rss = int(np.count_nonzero(_maps_folio(process.mm)))
         if rss != process.rss_pages:
-            yield Violation("rss_matches", f"process {process.number} maps {rss} pages, RSS says {process.rss_pages}", process.number)
+            yield Violation(
+                "rss_matches",
+                f"process {process.number} maps {rss} pages, RSS says {process.rss_pages}",
+                process.number,
+            )
 
 
 def _frames_are_accounted_for(machine: Machine) -> Iterable[Violation]:
@@ -215,7 +230,9 @@ def _frames_are_accounted_for(machine: Machine) -> Iterable[Violation]:
     for folio in memory.live_folios().tolist():
         frames = memory.frames_of(folio)
         if frames.start % (frames.stop - frames.start):
-            yield Violation(name, f"folio {folio} of order {memory.order[folio]} starts at frame {frames.start}, not aligned")
+            yield Violation(
+                name, f"folio {folio} of order {memory.order[folio]} starts at frame {frames.start}, not aligned"
+            )
         if (memory.folio_of[frames] != folio).any():
             yield Violation(name, f"folio {folio} does not own its frames")
     if int(np.count_nonzero(memory.folio_of >= 0)) != memory.held_pages():
@@ -225,7 +242,9 @@ def _frames_are_accounted_for(machine: Machine) -> Iterable[Violation]:
 def _dead_hold_nothing(machine: Machine) -> Iterable[Violation]:
     for process in machine.processes:
         if not process.alive and (process.mm.pte.any() or process.mm.vmas or process.pins()):
-            yield Violation("dead_hold_nothing", f"process {process.number} has exited and still holds memory", process.number)
+            yield Violation(
+                "dead_hold_nothing", f"process {process.number} has exited and still holds memory", process.number
+            )
 
 
 INVARIANTS: dict[str, Invariant] = {
@@ -282,5 +301,7 @@ INVARIANTS: dict[str, Invariant] = {
     )
 }
 
-KERNEL_PROMISES = tuple(INVARIANTS[name] for name in ("pinned_page_stays", "writable_is_exclusive", "exclusive_is_mapped_once"))
+KERNEL_PROMISES = tuple(
+    INVARIANTS[name] for name in ("pinned_page_stays", "writable_is_exclusive", "exclusive_is_mapped_once")
+)
 """The rules that a policy can break; what the search looks for."""

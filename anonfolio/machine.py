@@ -6,13 +6,14 @@ would) before anything changes. What the kernel itself refuses is an `Outcome` t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from . import fork as _fork
 from . import gup, mmap
 from .faults import READ, WRITE, handle_mm_fault
+from .gup import Pin
 from .memory import Memory, OutOfMemory
 from .mm import (
     MAX_VPN,
@@ -159,7 +160,7 @@ class Process:
         self.machine = machine
         self.mm = mm
         self.alive = True
-        self._held: dict[tuple[str, int], gup.Pin] = {}
+        self._held: dict[tuple[str, int], Pin] = {}
 
     def __repr__(self) -> str:
         return f"<process {self.number}{'' if self.alive else ' (exited)'}: {self.mm.rss_pages} pages>"
@@ -358,7 +359,7 @@ class Process:
         self._begin()
         return int(self.machine.memory.content[self._pinned(id, page).frames[page]])
 
-    def pins(self) -> dict[tuple[str, int], gup.Pin]:
+    def pins(self) -> dict[tuple[str, int], Pin]:
         """What this process holds: ``("pin", id)`` and ``("reference", id)`` to the frames."""
         return dict(self._held)
 
@@ -374,7 +375,8 @@ class Process:
 
     def _begin(self) -> None:
         if not self.alive:
-            raise ValueError(f"process {self.number} has exited; live ones are {[p.number for p in self.machine.live()]}")
+            live = [process.number for process in self.machine.live()]
+            raise ValueError(f"process {self.number} has exited; live ones are {live}")
         self.machine.faults = []
 
     def _check_range(self, vpn: int, pages: int) -> None:
@@ -430,7 +432,7 @@ class Process:
         if (kind, id) in self._held:
             raise ValueError(f"process {self.number} holds {kind} {id} already; choose another id or let go first")
 
-    def _hold(self, kind: str, id: int, held: gup.Pin) -> None:
+    def _hold(self, kind: str, id: int, held: Pin) -> None:
         self._held[kind, id] = held
         self.mm.pins.append(held)
 
@@ -444,18 +446,19 @@ class Process:
         gup.unpin_user_pages(self.machine.memory, held)
         return Outcome()
 
-    def _pinned(self, id: int, page: int) -> gup.Pin:
+    def _pinned(self, id: int, page: int) -> Pin:
         held = self._held.get(("pin", id))
         if held is None:
-            raise ValueError(f"process {self.number} holds no pin {id}; it holds {sorted(i for k, i in self._held if k == 'pin')}")
+            pins = sorted(number for kind, number in self._held if kind == "pin")
+            raise ValueError(f"process {self.number} holds no pin {id}; it holds {pins}")
         if not 0 <= page < len(held.frames):
             raise ValueError(f"pin {id} has pages 0..{len(held.frames) - 1}, not {page}")
         return held
 
 
-def _outcome(call: object, *arguments: object) -> Outcome:
+def _outcome(call: Callable[..., None], *arguments: object) -> Outcome:
     try:
-        call(*arguments)  # type: ignore[operator]
+        call(*arguments)
     except mmap.Refused as refusal:
         return Outcome(False, refusal.errno, refusal.why)
     return Outcome()

@@ -6,7 +6,6 @@ otherwise; what it did before it was refused stays done, as in the kernel.
 
 from __future__ import annotations
 
-
 from .gup import unpin_user_pages
 from .mm import (
     PMD_HUGE,
@@ -84,7 +83,7 @@ def exit_mmap(mm: Mm) -> None:
     for vma in mm.vmas:
         zap_page_range(mm, vma.start, vma.end)
     mm.vmas.clear()
-    mm.pmd[:] = PMD_NONE
+    mm.pfn, mm.pte, mm.pmd = mm.pfn[:0], mm.pte[:0], mm.pmd[:0]
     for pin in mm.pins:
         unpin_user_pages(mm.memory, pin)
     mm.pins.clear()

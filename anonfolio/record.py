@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import NamedTuple, Self
 
@@ -134,14 +134,14 @@ class Counters:
     as ``hugepages-*kB/stats`` do.
     """
 
-    faults: Counter[str] = field(default_factory=Counter)
+    faults: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     zeroed: int = 0
     copied: int = 0
     scanned: int = 0
     flushed: int = 0
     pgreuse: int = 0
-    anon_fault_alloc: Counter[int] = field(default_factory=Counter)
-    anon_fault_fallback: Counter[int] = field(default_factory=Counter)
+    anon_fault_alloc: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
+    anon_fault_fallback: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
 
     def add(self, fault: Fault) -> None:
         """Count one fault."""

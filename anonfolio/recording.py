@@ -77,8 +77,10 @@ class Replay:
                 f"  model:    {difference.mine}",
                 f"  recorded: {difference.theirs} (kernel {recorded.kernel})",
                 f"  orders {list(scenario.orders)}, {scenario.pages} pages, skew {scenario.skew}; the steps up to it:",
-                *(f"  {at:3} {' '.join(map(str, step))}" for at, step in enumerate(scenario.steps[: difference.number + 1])),
+                *(f"  {at:3} {' '.join(map(str, step))}" for at, step in enumerate(scenario.steps)),
             ]
+            # What comes after the first difference explains nothing.
+            del lines[6 + difference.number :]
         return "\n".join(lines)
 
 
@@ -125,9 +127,8 @@ def read_recording(path: str | Path) -> Recording:
         raise RecordingError(f"{path}: kernel is {kernel!r}, not a version such as '6.18.44'")
     if not isinstance(programs, list):
         raise RecordingError(f"{path}: programs is {type(programs).__name__}, not a list")
-    return Recording(
-        kernel, tuple(_program(kernel, program, f"{path}, program {at}") for at, program in enumerate(programs)), str(path)
-    )
+    recorded = (_program(kernel, program, f"{path}, program {at}") for at, program in enumerate(programs))
+    return Recording(kernel, tuple(recorded), str(path))
 
 
 def _program(kernel: str, program: Any, where: str) -> Recorded:

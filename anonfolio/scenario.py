@@ -173,6 +173,13 @@ class Scenario:
         machine.spawn().mmap(self.pages, at=self.first_vpn, advice="hugepage" if self.orders else "nohugepage")
         return machine
 
+    def end(self, policy: Policy | str = LINUX_6_15, *, frames: int = 1 << 20) -> Machine:
+        """The machine after the last step, to go on from."""
+        machine = self.machine(policy, frames=frames)
+        for step in self.steps:
+            do_step(machine, step, self.first_vpn)
+        return machine
+
     def run(
         self,
         policy: Policy | str = LINUX_6_15,
@@ -207,7 +214,8 @@ class Scenario:
     def text(self) -> str:
         """The scenario as a small readable file (see `Scenario.parse`)."""
         head = [f"# {line}" for line in self.about.splitlines()]
-        head += [f"scenario {self.name or 'unnamed'}", f"pages {self.pages}", f"orders {' '.join(map(str, self.orders))}".strip()]
+        head += [f"scenario {self.name or 'unnamed'}", f"pages {self.pages}"]
+        head.append(" ".join(map(str, ("orders", *self.orders))))
         if self.skew:
             head.append(f"skew {self.skew}")
         return "\n".join([*head, "", *(" ".join(map(str, step)) for step in self.steps)]) + "\n"
@@ -272,18 +280,24 @@ def scenario_names() -> list[str]:
 # --- running --------------------------------------------------------------------------------------------------------
 
 
+Answer = tuple[bool, int | None, str]
+"""Whether a step was done, the value it returned, and why it was not."""
+
+
 def run_step(machine: Machine, step: Step, base: int = 0) -> Result:
-    """Do one step; `base` is added to page arguments. What the kernel refuses is a result, misuse an exception."""
-    op, number, *arguments = step
-    process = machine.process(number)
-    try:
-        ok, value, why = _RUN[op](process, base, *arguments)
-    except SegmentationFault as fault:
-        ok, value, why = False, None, str(fault)
+    """Do one step and look: what it did, and what everything holds afterwards."""
+    ok, value, why = do_step(machine, step, base)
     return Result(step, ok, value, why, tuple(machine.faults), machine.snapshot())
 
 
-Answer = tuple[bool, int | None, str]
+def do_step(machine: Machine, step: Step, base: int = 0) -> Answer:
+    """Do one step; `base` is added to page arguments. What the kernel refuses is an answer, misuse an exception."""
+    op, number, *arguments = step
+    process = machine.process(number)
+    try:
+        return _RUN[op](process, base, *arguments)
+    except SegmentationFault as fault:
+        return False, None, str(fault)
 
 
 DONE: Answer = (True, None, "")

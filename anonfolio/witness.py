@@ -125,13 +125,14 @@ def compare(mine: Timeline, other: Timeline | Recorded) -> list[Difference]:
 def iter_differences(mine: Timeline, other: Timeline | Recorded) -> Iterator[Difference]:
     """As `compare`, one at a time."""
     scenario = mine.scenario
+    base = scenario.first_vpn
     window = _huge_once_window(getattr(other, "kernel", None))
-    mine_before = model_view(mine.start, scenario.first_vpn, scenario.pages)
+    mine_before = model_view(mine.start, base, scenario.pages)
     theirs_before: dict[int, PageView] = {}
     theirs_all = _seen_steps(other)
     for number, (result, theirs) in enumerate(zip(mine, theirs_all, strict=True)):
-        seen = seen_by_model(result, scenario.first_vpn, scenario.pages)
-        difference = _first_difference(result.step, seen, theirs, mine_before, theirs_before, window, scenario.first_vpn)
+        seen = seen_by_model(result, base, scenario.pages)
+        difference = _first_difference(result.step, seen, theirs, mine_before, theirs_before, window, base)
         if difference:
             yield Difference(number, result.step, *difference)
         mine_before, theirs_before = seen.view, theirs.view
@@ -198,7 +199,7 @@ def _first_difference(
 
 
 def _once_as_seen(view: PageView, base: int) -> npt.NDArray[np.bool_]:
-    """"Mapped once" as a window that asks only the first page of each PMD would show it."""
+    """ "Mapped once" as a window that asks only the first page of each PMD would show it."""
     if not view.huge.any():
         return view.once
     once = view.once.copy()
