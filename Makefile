@@ -1,0 +1,71 @@
+# The environment makes itself: every target that needs it depends on the stamp, and the stamp on what decides its content.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+UV     := $(shell command -v uv 2>/dev/null)
+BOOKS   = $(wildcard notebooks/*.ipynb)
+
+# Jupyter refuses to start as root, which is who one is in a container.
+LAB_FLAGS ?= $(if $(filter 0,$(shell id -u)),--allow-root)
+
+.DEFAULT_GOAL := help
+.PHONY: help lab test lint format notebooks mutants lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+lab: $(STAMP) ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab $(LAB_FLAGS) --notebook-dir=notebooks
+
+test: lint ## lint, types, tests, and every notebook's outputs
+	$(BIN)/mypy
+	$(BIN)/pytest -q
+ifneq ($(BOOKS),)
+	$(BIN)/pytest -q --nbval --nbval-current-env --nbval-sanitize-with tests/nbval-sanitize.cfg notebooks
+else
+	@echo "notebooks/ holds no notebook yet: nothing to compare"
+endif
+
+lint: $(STAMP) ## ruff, without changing anything
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: $(STAMP) ## ruff, in place
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+notebooks: $(STAMP) ## execute every notebook and store its outputs in normal form
+	$(BIN)/python tools/notebooks.py execute
+
+mutants: $(STAMP) ## break the model on purpose, one way at a time: each must fail a test
+	$(BIN)/python tools/mutants.py
+
+# The universal resolution serves every Python from 3.11 on and every system; uv is the one tool that makes it.
+lock: ## pin the newest versions anew (needs uv)
+	@command -v uv >/dev/null || { echo "error: make lock needs uv on the PATH" >&2; exit 1; }
+	uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
+		--extra lab --extra test --group build pyproject.toml --output-file requirements.lock
+
+clean: ## remove the environment and everything generated
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -name .ipynb_checkpoints -type d -prune -exec rm -rf {} +
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "error: $(PYTHON) is not Python 3.11 or newer; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
+ifneq ($(UV),)
+	@$(BIN)/python -c '' 2>/dev/null || \
+		uv venv --quiet --clear --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV)
+	uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+else
+# A venv that failed half-way can hold a pip that answers: nothing of it may be left for the next run.
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || \
+		$(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+endif
+	@touch $@

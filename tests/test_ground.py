@@ -1,0 +1,275 @@
+"""The ground the project stands on: what is pinned, what is listed, what is imported, what is stored."""
+
+from __future__ import annotations
+
+import configparser
+import gzip
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from types import ModuleType
+
+import nbformat
+import pytest
+import yaml
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from rattler import MatchSpec, Version, VersionSpec
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+LOCK = (ROOT / "requirements.lock").read_text()
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("notebooks_tool", ROOT / "tools" / "notebooks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def files() -> list[Path]:
+    """What is committed or would be."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    # A container's checkout often belongs to somebody else than who runs the tests.
+    command = ["git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [path for name in names.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+# environment.yml
+
+
+def environment() -> tuple[list[str], list[dict[str, list[str]]]]:
+    listed = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert listed["channels"] == ["conda-forge"]
+    lines = listed["dependencies"]
+    return [x for x in lines if isinstance(x, str)], [x for x in lines if not isinstance(x, str)]
+
+
+def test_every_line_of_the_environment_parses() -> None:
+    lines, _ = environment()
+    assert [str(MatchSpec(line).name.normalized) for line in lines] == ["python", "pip"]
+
+
+def test_the_environment_takes_its_dependencies_from_the_project() -> None:
+    assert environment()[1] == [{"pip": ["-e .[lab]"]}]
+
+
+def test_the_environments_python_is_one_the_project_supports() -> None:
+    spec = next(MatchSpec(line) for line in environment()[0] if line.startswith("python"))
+    required = SpecifierSet(PROJECT["project"]["requires-python"])
+    candidates = [f"3.{minor}.{micro}" for minor in range(30) for micro in (0, 1, 9, 20)]
+    assert spec.version is not None, "any Python at all"
+    taken = [v for v in candidates if VersionSpec(spec.version).matches(Version(v))]
+    assert taken
+    assert [v for v in taken if v not in required] == []
+
+
+# requirements.lock
+
+
+def listed_requirements() -> list[Requirement]:
+    extras = PROJECT["project"]["optional-dependencies"]
+    groups = [PROJECT["project"]["dependencies"], PROJECT["build-system"]["requires"], *extras.values()]
+    return [Requirement(line) for group in groups for line in group]
+
+
+def test_numpy_is_the_only_dependency() -> None:
+    assert [Requirement(line).name for line in PROJECT["project"]["dependencies"]] == ["numpy"]
+
+
+def test_the_lock_names_no_host() -> None:
+    assert "://" not in LOCK
+    assert "file:" not in LOCK
+
+
+def test_every_pin_has_a_hash() -> None:
+    pins = re.split(r"\n(?=\S)", LOCK.strip())
+    assert len(pins) > 50
+    assert [p.split()[0] for p in pins if not re.match(r"[\w.-]+==\S+", p) or "--hash=sha256:" not in p] == []
+
+
+def test_the_lock_has_a_fitting_pin_for_everything_the_project_names() -> None:
+    pinned: dict[str, list[str]] = {}
+    for name, version in re.findall(r"^([\w.-]+)==([^\s;\\]+)", LOCK, flags=re.MULTILINE):
+        pinned.setdefault(canonicalize_name(name), []).append(version)
+    listed = {canonicalize_name(r.name): r for r in listed_requirements()}
+    assert sorted(listed.keys() - pinned.keys()) == []
+    assert [str(r) for name, r in listed.items() if not all(v in r.specifier for v in pinned[name])] == []
+
+
+def test_the_build_backend_is_locked_as_it_is_required() -> None:
+    assert PROJECT["dependency-groups"]["build"] == PROJECT["build-system"]["requires"]
+
+
+# the package
+
+CORE_ALONE = """
+import importlib, pkgutil, sys
+
+allowed = set(sys.stdlib_module_names) | {"numpy", "anonfolio"}
+
+class OnlyNumpy:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] not in allowed:
+            raise ModuleNotFoundError(f"blocked: {name}", name=name)
+
+sys.meta_path.insert(0, OnlyNumpy())
+import anonfolio
+
+for module in pkgutil.walk_packages(anonfolio.__path__, "anonfolio."):
+    if not module.name.startswith("anonfolio.view") and not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+print(*sorted(name for name in sys.modules if name.startswith("anonfolio.view")))
+"""
+
+
+def test_the_core_imports_with_numpy_alone_and_never_a_view() -> None:
+    run = subprocess.run([sys.executable, "-c", CORE_ALONE], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == ""
+
+
+def test_the_import_guard_guards() -> None:
+    code = CORE_ALONE.replace("import anonfolio\n", "import anonfolio\nimport yaml\n")
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert "blocked: yaml" in run.stderr
+
+
+# the Makefile
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make on this machine")
+def test_make_alone_lists_every_target() -> None:
+    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    assert phony is not None
+    said = subprocess.run(["make", "-s"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = re.findall(r"^make (\w+) +\S", said, flags=re.MULTILINE)
+    assert sorted(listed) == sorted(phony[1].split())
+
+
+# what is committed
+
+# Where this checkout and its interpreter live, homes in general, and hosts that packages come from.
+PLACES = "|".join(re.escape(str(place)) for place in (ROOT, Path(sys.base_prefix)) if len(place.parts) > 2)
+HOMES = r"(?<![\w.~])/(?:home|root|Users|work)/\w"
+HOSTS = r"\bpy" + r"pi\.org|python" + r"hosted\."
+MACHINE = re.compile("|".join(filter(None, (PLACES, HOMES, HOSTS))))
+
+
+def test_no_file_names_a_machine() -> None:
+    naming = []
+    for path in files():
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+        found = MACHINE.search(content.decode("utf-8", errors="ignore"))
+        if found:
+            naming.append(f"{path.relative_to(ROOT)}: {found[0]}")
+    assert naming == []
+
+
+# notebooks
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_stored_notebooks_are_executed_and_normal(tool: ModuleType, path: Path) -> None:
+    assert tool.check(path) is None
+
+
+def test_nbval_and_the_tool_forget_the_same_addresses(tool: ModuleType) -> None:
+    sanitize = configparser.RawConfigParser()
+    sanitize.read(ROOT / "tests" / "nbval-sanitize.cfg")
+    assert sanitize.sections() == ["regex1"]
+    assert sanitize["regex1"]["regex"] == tool.ADDRESS.pattern
+    assert tool.clean_text("<A at 0x7f00dead>") == "<A at 0x000000000000>"
+    assert tool.clean_text("SIGSEGV at 0x7f00dead000") == "SIGSEGV at 0x7f00dead000"
+
+
+STEPPER = """
+import sys, warnings
+import anywidget, ipywidgets, traitlets
+
+class Stepper(anywidget.AnyWidget):
+    _esm = "export default { render({ model, el }) { el.textContent = model.get('frames')[0]; } }"
+    frames = traitlets.List(["one", "two"]).tag(sync=True)
+
+    def __repr__(self):
+        return "Stepper: one"
+
+    def _repr_mimebundle_(self, **kwargs):
+        bundle = super()._repr_mimebundle_(**kwargs)
+        data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
+        return data | {"image/svg+xml": "<svg/>", "text/plain": repr(self)}, metadata
+
+Stepper()
+"""
+SLIDERS = """
+a, b = ipywidgets.IntSlider(description="a"), ipywidgets.IntSlider(description="b")
+unseen = ipywidgets.Text("unseen")
+link = ipywidgets.jslink((a, "value"), (b, "value"))
+ipywidgets.VBox([b, a])
+"""
+NOISE = """
+for i in range(3):
+    print(i, flush=True)
+    print("careful", file=sys.stderr, flush=True)
+warnings.warn("here", stacklevel=1)
+object()
+"""
+
+
+@pytest.fixture
+def throwaway(tmp_path: Path) -> Path:
+    code = (STEPPER, SLIDERS, NOISE, "1 / 0", "1 / 0")
+    cells = [new_markdown_cell("# A notebook"), *map(new_code_cell, code)]
+    for cell in cells[-2:]:
+        cell.metadata = {"tags": ["raises-exception"], "collapsed": True}
+    path = tmp_path / "throwaway.ipynb"
+    nbformat.write(new_notebook(cells=cells), path)
+    return path
+
+
+def test_two_executions_store_the_same_bytes(tool: ModuleType, throwaway: Path) -> None:
+    assert "never executed" in tool.check(throwaway)
+    assert tool.execute(throwaway) is None
+    first = throwaway.read_bytes()
+    assert tool.check(throwaway) is None
+    assert tool.execute(throwaway) is None
+    assert throwaway.read_bytes() == first
+
+    nb = nbformat.read(throwaway, as_version=4)
+    stepper, box = [cell.outputs[-1].data for cell in nb.cells[1:3]]
+    assert stepper["text/plain"] == "Stepper: one"
+    assert stepper["image/svg+xml"] == "<svg/>"
+    state = nb.metadata.widgets[tool.STATE].state
+    assert state[stepper[tool.VIEW].model_id].state.frames == ["one", "two"]
+    inside = tool.references(state[box[tool.VIEW].model_id].state.children)
+    children = [state[model] for model in inside]
+    assert [child.state.description for child in children] == ["b", "a"]
+    kinds = [model.model_name for model in state.values()]
+    assert "LinkModel" in kinds
+    assert "TextModel" not in kinds
+    for output, place in [(o, f"cell {n}") for n, c in enumerate(nb.cells[3:], 3) for o in c.outputs]:
+        assert str(throwaway.parent) not in str(output), place
+        assert "ipykernel_" not in str(output), place
+
+
+def test_a_failing_cell_leaves_the_file_as_it_was(tool: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "failing.ipynb"
+    nbformat.write(new_notebook(cells=[new_code_cell("1 / 0")]), path)
+    before = path.read_bytes()
+    assert "ZeroDivisionError" in tool.execute(path)
+    assert path.read_bytes() == before
