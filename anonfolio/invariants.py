@@ -59,27 +59,29 @@ def _pinned_page_stays(machine: Machine) -> Iterable[Violation]:
 def _writable_is_exclusive(machine: Machine) -> Iterable[Violation]:
     for process in machine.live():
         mm = process.mm
-        for vpn in np.flatnonzero(mm.pte & PTE_WRITE).tolist():
-            if not machine.memory.anon_exclusive[_flag_index(mm, vpn)]:
-                where = f"process {process.number} may write page {vpn}, which is not marked exclusive"
-                yield Violation("writable_is_exclusive", where, process.number, vpn)
+        vpns = np.flatnonzero(mm.pte & PTE_WRITE)
+        for vpn in vpns[~machine.memory.anon_exclusive[_flag_index(mm, vpns)]].tolist():
+            where = f"process {process.number} may write page {vpn}, which is not marked exclusive"
+            yield Violation("writable_is_exclusive", where, process.number, vpn)
 
 
 def _exclusive_is_mapped_once(machine: Machine) -> Iterable[Violation]:
     memory = machine.memory
     for process in machine.live():
         mm = process.mm
-        for vpn in np.flatnonzero(_maps_folio(mm)).tolist():
-            mapped = memory.total_mapcount(int(mm.pfn[vpn]))
-            if memory.anon_exclusive[_flag_index(mm, vpn)] and mapped != 1:
-                where = f"process {process.number} page {vpn} is marked exclusive and mapped {mapped} times"
-                yield Violation("exclusive_is_mapped_once", where, process.number, vpn)
+        vpns = np.flatnonzero(_maps_folio(mm))
+        vpns = vpns[memory.anon_exclusive[_flag_index(mm, vpns)]]
+        pfns = mm.pfn[vpns]
+        mapped = memory.mapcount[pfns] + memory.entire_mapcount[memory.folio_of[pfns]]
+        for vpn, times in zip(vpns[mapped != 1].tolist(), mapped[mapped != 1].tolist(), strict=True):
+            where = f"process {process.number} page {vpn} is marked exclusive and mapped {times} times"
+            yield Violation("exclusive_is_mapped_once", where, process.number, vpn)
 
 
-def _flag_index(mm: Mm, vpn: int) -> int:
-    """Whose PageAnonExclusive counts for this page: its own, or the head's under a PMD mapping."""
-    pfn = int(mm.pfn[vpn])
-    return int(mm.memory.head[mm.memory.folio_of[pfn]]) if mm.is_huge(vpn) else pfn
+def _flag_index(mm: Mm, vpns: npt.NDArray[np.intp]) -> npt.NDArray[np.int32]:
+    """Whose PageAnonExclusive counts for these pages: their own, or the head's under a PMD mapping."""
+    pfns = mm.pfn[vpns]
+    return np.where(mm.pmd[vpns >> 9] == PMD_HUGE, mm.memory.head[mm.memory.folio_of[pfns]], pfns)
 
 
 def _maps_folio(mm: Mm) -> npt.NDArray[np.bool_]:
@@ -253,7 +255,7 @@ INVARIANTS: dict[str, Invariant] = {
         Invariant(
             "pinned_page_stays",
             "A page that a device has pinned stays mapped where it was, as long as its owner does not unmap it: else "
-            "process and device work on different pages (KERNEL.md F.5, F.9; mm/gup.c).",
+            "process and device work on different pages (the comments of `gup_must_unshare`, mm/internal.h).",
             _pinned_page_stays,
         ),
         Invariant(

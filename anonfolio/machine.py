@@ -365,8 +365,12 @@ class Process:
 
     def copy(self, machine: Machine) -> Process:
         """The same process on a copied machine."""
+        if not self.alive:
+            # Nothing of an exited process can change any more.
+            twin = Process(machine, self.mm)
+            twin.alive = False
+            return twin
         twin = Process(machine, self.mm.copy(machine.memory))
-        twin.alive = self.alive
         twins = dict(zip(map(id, self.mm.pins), twin.mm.pins, strict=True))
         twin._held = {key: twins[id(held)] for key, held in self._held.items()}
         return twin

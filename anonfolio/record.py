@@ -116,14 +116,17 @@ class Fault:
 class Trail(list[Check]):
     """Collects checks while a fault is handled: ``if check("PageAnonExclusive", …): …``."""
 
+    decided = False
+
     def __call__(self, what: str, outcome: bool, saw: str = "") -> bool:
         self.append(Check(what, bool(outcome), saw))
         return bool(outcome)
 
     def decide(self) -> None:
-        """The last check asked is the one that settled the path."""
-        if self and not any(check.decides for check in self):
+        """The last check asked is the one that settled the path, unless an earlier one did."""
+        if self and not self.decided:
             self[-1] = self[-1]._replace(decides=True)
+            self.decided = True
 
 
 @dataclass(slots=True)

@@ -14,19 +14,19 @@ from itertools import permutations
 
 from .invariants import KERNEL_PROMISES, Invariant, Violation, check
 from .machine import Machine, Process
-from .memory import Memory
 from .mm import PTE_PRESENT, PTE_SPECIAL, PTE_WRITE
 from .mmap import ADVICE
 from .policy import Policy, policy_named
 from .scenario import Scenario, Step, do_step
 
 OPERATIONS = ("write", "fork", "exit", "wipeonfork", "keeponfork", "pin", "unpin")
-"""What programs are made of by default: KERNEL.md §H's ingredients, two processes, no injected failures."""
+"""What programs are made of by default. Nothing in it needs a failure to be injected."""
 
 EXTRA_OPERATIONS = ("read", "dontfork", "dofork", "dontneed", "munmap", "mprotect", "gup", "pin_ro", "forkfail_after")
 """More that can be asked for. `forkfail_after` is fault injection: a fork that fails inside a folio."""
 
 DEVICE_BYTE = 0xDD
+_FRAMES = 128
 _SEEN_BITS = PTE_PRESENT | PTE_WRITE | PTE_SPECIAL
 
 
@@ -135,7 +135,7 @@ def counterexample(
     scenario = Scenario(pages, (), orders)
     search = _Search(scenario, operations, processes, invariants, progress)
     try:
-        found = search.run(scenario.machine(policy, frames=256), steps)
+        found = search.run(scenario.machine(policy, frames=_FRAMES), steps)
     except KeyboardInterrupt:
         return Exhausted(
             policy.name, pages, search.depth, operations, search.states, search.transitions, interrupted=True
@@ -245,42 +245,39 @@ def packed(machine: Machine, live: Sequence[Process], pages: int) -> bytes:
     of the searched operations reads them.
     """
     memory = machine.memory
-    mms = {process.mm.id: at for at, process in enumerate(live, 1)}
+    folio_of, head = memory.folio_of.tolist(), memory.head.tolist()
     anon_vmas: dict[int, int] = {0: 0}
     folios: dict[int, int] = {}
-    flat: list[int] = [len(live)]
+    flat: list[int] = []
     for process in live:
         mm = process.mm
         flat += (len(mm.vmas), mm.has_pinned)
         for vma in mm.vmas:
             anon_vma = anon_vmas.setdefault(vma.anon_vma, len(anon_vmas))
-            flat += (vma.start, vma.end, vma.flags, vma.pgoff, anon_vma, vma.is_fork_child)
+            flat += (vma.start, vma.end, vma.flags, vma.pgoff, anon_vma, len(vma.chain) > 1)
         for bits, pfn in zip(mm.pte[:pages].tolist(), mm.pfn[:pages].tolist(), strict=True):
             flat.append(bits & _SEEN_BITS)
             if bits and not bits & PTE_SPECIAL:
-                flat += _frame(memory, pfn, folios)
-        pins = process.pins()
-        flat.append(len(pins))
-        for (kind, number), pin in pins.items():
+                folio = folio_of[pfn]
+                flat += (folios.setdefault(folio, len(folios)), pfn - head[folio])
+        flat.append(len(process.pins()))
+        for (kind, number), pin in process.pins().items():
             flat += (kind == "pin", number, pin.vpn, pin.writable, len(pin.frames))
             for at, pfn in enumerate(pin.frames):
-                flat += (*_frame(memory, pfn, folios), pin.vpn + at in pin.expected)
+                folio = folio_of[pfn]
+                # The zero page belongs to no folio; nothing of it needs a name.
+                flat += (folios.setdefault(folio, len(folios)), pfn - head[folio]) if folio >= 0 else (-1, 0)
+                flat.append(pin.vpn + at in pin.expected)
+    mms = {process.mm.id: at for at, process in enumerate(live, 1)}
     for folio in folios:
         frames = memory.frames_of(folio)
-        flat += (column.item(folio) for column in (memory.order, memory.refcount, memory.pincount))
-        flat.append(memory.maybe_mapped_shared.item(folio))
         flat += memory.mapcount[frames].tolist()
         flat += memory.anon_exclusive[frames].tolist()
-        for mm_id, count in zip(memory.mm_id[folio].tolist(), memory.mm_id_mapcount[folio].tolist(), strict=True):
-            flat += (mms.get(mm_id, 0), count)
+        flat += (mms.get(mm_id, 0) for mm_id in memory.mm_id[folio].tolist())
+        flat += memory.mm_id_mapcount[folio].tolist()
+        flat += (column.item(folio) for column in (memory.order, memory.refcount, memory.pincount))
+        flat.append(memory.maybe_mapped_shared.item(folio))
     return array("h", flat).tobytes()
-
-
-def _frame(memory: Memory, pfn: int, folios: dict[int, int]) -> tuple[int, int]:
-    folio = int(memory.folio_of[pfn])
-    if folio < 0:
-        return -1, 0
-    return folios.setdefault(folio, len(folios)), pfn - int(memory.head[folio])
 
 
 def _explain(
