@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from .memory import ZERO_PFN, OutOfMemory
+from .memory import NO_FOLIO, ZERO_PFN, OutOfMemory
 from .mm import (
     PMD_HUGE,
     PMD_NONE,
@@ -72,8 +72,7 @@ class VmFault:
         self.path = ""
         self.order = 0
         self.pages = range(vpn, vpn + 1)
-        self.folio: int | None = None
-        self.old_folio: int | None = None
+        self.folio = self.old_folio = NO_FOLIO
         self.zeroed = self.copied = self.scanned = self.flushed = 0
 
     @property
@@ -102,11 +101,15 @@ def handle_mm_fault(machine: Machine, mm: Mm, vma: Vma, vpn: int, access: str, *
     if not (create_huge_pmd(vmf) or wp_huge_pmd(vmf)):
         handle_pte_fault(vmf)
     fault = Fault(
-        mm.id - 1, vpn, access, vmf.path, vmf.error_code, vmf.order, vmf.pages, tuple(vmf.check), vmf.folio,
-        vmf.old_folio, vmf.zeroed, vmf.copied, vmf.scanned, vmf.flushed, user,
+        mm.id - 1, vpn, access, vmf.path, vmf.error_code, vmf.order, vmf.pages, tuple(vmf.check), _or_none(vmf.folio),
+        _or_none(vmf.old_folio), vmf.zeroed, vmf.copied, vmf.scanned, vmf.flushed, user,
     )  # fmt: skip
     machine.counters.add(fault)
     return fault
+
+
+def _or_none(folio: int) -> int | None:
+    return None if folio == NO_FOLIO else folio
 
 
 def handle_pte_fault(vmf: VmFault) -> None:
@@ -241,15 +244,14 @@ def do_wp_page(vmf: VmFault) -> None:
         vmf.check.decide()
         wp_page_reuse(vmf, reuse_range(vmf, exclusive=True))
         return
-    sole = WP_CAN_REUSE[vmf.policy.large_reuse if _scans_or_large(vmf) else "refcount_one"](vmf)
-    if sole:
-        vmf.check.decide()
-        first = int(vmf.mm.pfn[sole.start])
-        vmf.memory.anon_exclusive[first : first + len(sole)] = True
-        wp_page_reuse(vmf, sole)
-        return
+    sole = wp_can_reuse_anon_folio(vmf)
     vmf.check.decide()
-    wp_page_copy(vmf)
+    if not sole:
+        wp_page_copy(vmf)
+        return
+    first = int(vmf.mm.pfn[sole.start])
+    vmf.memory.anon_exclusive[first : first + len(sole)] = True
+    wp_page_reuse(vmf, sole)
 
 
 def wp_page_reuse(vmf: VmFault, pages: range) -> None:
@@ -278,8 +280,6 @@ def wp_page_copy(vmf: VmFault) -> None:
         _copy_zero_page(vmf)
         vmf.done(ZERO_COPY)
         return
-    old = vmf.old_folio
-    assert old is not None
     folio, start = alloc_copy_folio(vmf)
     pages = vmf.memory.nr_pages(folio)
     head, source = int(vmf.memory.head[folio]), int(vmf.mm.pfn[start])
@@ -288,8 +288,8 @@ def wp_page_copy(vmf: VmFault) -> None:
     vmf.flushed += pages
     vmf.mm.rss_pages -= pages
     _map_new_folio(vmf, folio, start)
-    folio_remove_rmap_ptes(vmf.memory, old, source, pages, vmf.mm.id)
-    vmf.memory.folio_put(old, pages)
+    folio_remove_rmap_ptes(vmf.memory, vmf.old_folio, source, pages, vmf.mm.id)
+    vmf.memory.folio_put(vmf.old_folio, pages)
     vmf.done(COW_COPY)
 
 
@@ -326,21 +326,22 @@ def _seen_page(vmf: VmFault) -> str:
 # --- may this page be reused? ---------------------------------------------------------------------------------------
 
 
-def _scans_or_large(vmf: VmFault) -> bool:
-    return vmf.policy.large_reuse == "scan" or vmf.memory.is_large(_old(vmf))
+def wp_can_reuse_anon_folio(vmf: VmFault) -> range:
+    """The pages that may be reused although nothing marks them exclusive; none says copy (`wp_can_reuse_anon_folio`).
 
-
-def _old(vmf: VmFault) -> int:
-    assert vmf.old_folio is not None
-    return vmf.old_folio
+    A small folio with one reference is this process's alone, in every kernel. For large ones the policy decides.
+    """
+    if not vmf.memory.is_large(vmf.old_folio):
+        return _reuse_if_refcount_one(vmf)
+    return CAN_REUSE_LARGE[vmf.policy.large_reuse](vmf)
 
 
 def _reuse_if_refcount_one(vmf: VmFault) -> range:
-    """`wp_can_reuse_anon_folio` for small folios everywhere, and for large ones up to 6.8 (6.1: inline).
+    """Small folios in every kernel, large ones up to 6.8 (in 6.1 inline in `do_wp_page`): one reference is left.
 
     For a large folio the one reference is that of its last mapped page; the rest of it stays allocated.
     """
-    refcount = int(vmf.memory.refcount[_old(vmf)])
+    refcount = int(vmf.memory.refcount[vmf.old_folio])
     if vmf.check("folio_ref_count == 1", refcount == 1, f"refcount {refcount}"):
         return reuse_range(vmf, exclusive=False)
     return range(0)
@@ -348,15 +349,15 @@ def _reuse_if_refcount_one(vmf: VmFault) -> range:
 
 def _reuse_never(vmf: VmFault) -> range:
     """6.9-6.14: a page of a large folio is never reused ("mm: prohibit the last subpage from reusing …", 6.9-rc1)."""
-    vmf.check("!folio_test_large", False, f"order {vmf.memory.order[_old(vmf)]}")
+    vmf.check("!folio_test_large", False, f"order {vmf.memory.order[vmf.old_folio]}")
     return range(0)
 
 
 def _reuse_if_one_mm(vmf: VmFault) -> range:
     """`__wp_can_reuse_large_anon_folio` (1da190f4d0a6, 6.15): all mappings and references are this mm's."""
-    memory, folio = vmf.memory, _old(vmf)
+    memory, folio = vmf.memory, vmf.old_folio
     mapcount, refcount = int(memory.large_mapcount[folio]), int(memory.refcount[folio])
-    if not vmf.check("folio_large_mapcount > 1", mapcount > 1, f"{mapcount} mappings: a last page is copied"):
+    if not vmf.check("folio_large_mapcount > 1", mapcount > 1, f"{mapcount} mappings"):
         return range(0)
     if vmf.check("folio_test_large_maybe_mapped_shared", bool(memory.maybe_mapped_shared[folio]), _seen_slots(vmf)):
         return range(0)
@@ -372,24 +373,22 @@ def _reuse_if_scan_finds_all(vmf: VmFault) -> range:
     A hole, a VMA boundary or a moved half ends the scan, so a sole owner can be missed, but never a sharer.
     """
     pages = reuse_range(vmf, exclusive=False)
-    refcount = int(vmf.memory.refcount[_old(vmf)])
-    if vmf.check("folio_ref_count == pages of the range", refcount == len(pages), f"{refcount} != {len(pages)}"
-                 if refcount != len(pages) else f"{refcount}"):  # fmt: skip
-        return pages
-    return range(0)
+    refcount = int(vmf.memory.refcount[vmf.old_folio])
+    saw = f"{refcount} references, {len(pages)} pages"
+    return pages if vmf.check("folio_ref_count == pages of the range", refcount == len(pages), saw) else range(0)
 
 
-WP_CAN_REUSE: dict[str, Callable[[VmFault], range]] = {
+CAN_REUSE_LARGE: dict[str, Callable[[VmFault], range]] = {
     "refcount_one": _reuse_if_refcount_one,
     "never": _reuse_never,
     "mm_id": _reuse_if_one_mm,
     "scan": _reuse_if_scan_finds_all,
 }
-"""`Policy.large_reuse` -> the test; it returns the pages that may be reused, none for "copy"."""
+"""`Policy.large_reuse` -> the test that a PTE-mapped large folio must pass; it returns the pages that may be reused."""
 
 
 def _seen_slots(vmf: VmFault) -> str:
-    folio = _old(vmf)
+    folio = vmf.old_folio
     slots = zip(vmf.memory.mm_id[folio], vmf.memory.mm_id_mapcount[folio], strict=True)
     return "tracked: " + (", ".join(f"process {mm - 1} {count}" for mm, count in slots if mm) or "nobody")
 
@@ -406,7 +405,7 @@ def reuse_range(vmf: VmFault, *, exclusive: bool) -> range:
     if vmf.policy.reuse_extent == "page":
         return range(vmf.vpn, vmf.vpn + 1)
     pfn = int(vmf.mm.pfn[vmf.vpn])
-    frames = vmf.memory.frames_of(_old(vmf))
+    frames = vmf.memory.frames_of(vmf.old_folio)
     block_start, block_end = vmf.mm.block_of(vmf.vpn)
     start = max(vmf.vma.start, block_start, vmf.vpn - (pfn - frames.start))
     end = min(vmf.vma.end, block_end, vmf.vpn + (frames.stop - pfn))
@@ -433,7 +432,7 @@ def alloc_copy_folio(vmf: VmFault) -> tuple[int, int]:
     extent = vmf.policy.unshare_extent if vmf.unshare else vmf.policy.copy_extent
     if extent == "page":
         return folio_prealloc(vmf, need_zero=False), vmf.vpn
-    for order in range(min(int(vmf.memory.order[_old(vmf)]), vmf.policy.copy_max_order), 1, -1):
+    for order in range(min(int(vmf.memory.order[vmf.old_folio]), vmf.policy.copy_max_order), 1, -1):
         if not thp_vma_suitable_order(vmf, order) or not _copy_may_cover(vmf, order):
             continue
         folio = vmf.memory.folio_alloc(order)
@@ -459,7 +458,7 @@ def _copy_may_cover(vmf: VmFault, order: int) -> bool:
 def _maps_folio_in_step(vmf: VmFault, start: int, end: int) -> Mask:
     """Per page of [start, end): does it map the page of the folio that lies as far from the faulting one?"""
     pfn = int(vmf.mm.pfn[vmf.vpn])
-    frames = vmf.memory.frames_of(_old(vmf))
+    frames = vmf.memory.frames_of(vmf.old_folio)
     expected = np.arange(pfn - (vmf.vpn - start), pfn + (end - vmf.vpn))
     bits = vmf.mm.pte[start:end]
     good: Mask = (

@@ -26,7 +26,7 @@ NO_FOLIO = -1
 
 
 class OutOfMemory(MemoryError):
-    """No free frame is left; raised before the fault that needed it has changed anything."""
+    """No free frame is left; raised before the fault that needed it has mapped, copied or counted any page."""
 
 
 class Buddy:
