@@ -67,7 +67,7 @@ def dup_mmap(mm: Mm, child: Mm, *, fail_at: Vma | None = None, fail_after_pages:
         copy.anon_vma = child.new_anon_vma()
         copy.chain = vma.chain | {copy.anon_vma}
         copy_page_range(mm, child, vma, budget)
-    budget.spend(0)
+    budget.fail()
 
 
 class _Budget:
@@ -81,10 +81,15 @@ class _Budget:
         if self.pages is None:
             return wanted
         if self.pages == 0:
-            raise ForkFailed("injected failure")
+            self.fail()
         granted = min(wanted, self.pages)
         self.pages -= granted
         return granted
+
+    def fail(self) -> None:
+        """Raise ForkFailed if this fork was to fail at all."""
+        if self.pages is not None:
+            raise ForkFailed("injected failure")
 
 
 def copy_page_range(mm: Mm, child: Mm, vma: Vma, budget: _Budget) -> None:
@@ -125,7 +130,7 @@ def copy_pte_range(mm: Mm, child: Mm, vma: Vma, start: int, end: int, budget: _B
         granted = budget.spend(len(mapped)) if mapped else 0
         if granted < len(mapped):
             copy_pte_range(mm, child, vma, start, mapped[granted], _Budget(None))
-            raise ForkFailed("injected failure")
+            budget.fail()
     for run in mm.folio_runs(start, end):
         copy_present_ptes(mm, child, vma, run)
     zero = (mm.pte[start:end] & PTE_SPECIAL) > 0

@@ -123,16 +123,16 @@ def unpin_user_pages(memory: Memory, pin: Pin) -> None:
     pin.expected = {}
 
 
-def gup_must_unshare(memory: Memory, pfn: int, *, write: bool, longterm: bool) -> bool:
-    """Whether a read-only pin must first make the page exclusive (`gup_must_unshare`, 6.2 and later).
+def gup_must_unshare(mm: Mm, pfn: int, *, write: bool, longterm: bool) -> bool:
+    """Whether a read-only pin must first make the page exclusive (`gup_must_unshare`, 6.1-7.2).
 
-    An anonymous page unless it is exclusive; the zero page only for a long-term pin.
+    An anonymous page unless it is exclusive; the zero page only for a long-term pin, and not in 6.1.
     """
     if write:
         return False
-    if memory.folio_of[pfn] < 0:
-        return longterm
-    return not memory.anon_exclusive[_exclusive_index(memory, pfn)]
+    if mm.memory.folio_of[pfn] < 0:
+        return longterm and mm.policy.unshares_zero_page
+    return not mm.memory.anon_exclusive[_exclusive_index(mm.memory, pfn)]
 
 
 def _exclusive_index(memory: Memory, pfn: int) -> int:
@@ -151,7 +151,7 @@ def _fault_in(machine: Machine, mm: Mm, vpn: int, *, write: bool, pin: bool, lon
         bits = mm.pte[vpn]
         if not bits & PTE_PRESENT or (write and not bits & PTE_WRITE):
             access = WRITE if write else READ
-        elif pin and gup_must_unshare(mm.memory, int(mm.pfn[vpn]), write=write, longterm=longterm):
+        elif pin and gup_must_unshare(mm, int(mm.pfn[vpn]), write=write, longterm=longterm):
             access = UNSHARE
         else:
             return faults

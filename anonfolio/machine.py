@@ -263,18 +263,20 @@ class Process:
         self.machine.processes.append(process)
         return process
 
+    def may_fork_fail_at(self, vpn: int) -> bool:
+        """Whether page `vpn` is in a mapping that fork copies, so that fork can fail there."""
+        vma = self.mm.find_vma(vpn)
+        return vma is not None and not vma.flags & VM_DONTCOPY
+
     def fork_fails(self, vpn: int) -> Outcome:
         """A fork that fails when the mapping with page `vpn` would be copied; mappings below were already shared.
 
         What `security_vm_enough_memory_mm` does to a fork in real life. No process comes of it.
         """
         self._begin()
-        vma = self.mm.find_vma(vpn)
-        if vma is None:
-            raise ValueError(f"page {vpn} is in no mapping of process {self.number}; name one at which fork may fail")
-        if vma.flags & VM_DONTCOPY:
-            raise ValueError(f"the mapping of page {vpn} is MADV_DONTFORK: fork leaves it out and cannot fail there")
-        return self._failing_fork(fail_at=vma)
+        if not self.may_fork_fail_at(vpn):
+            raise ValueError(f"page {vpn} is in no mapping that process {self.number} copies at fork; name one in one")
+        return self._failing_fork(fail_at=self.mm.find_vma(vpn))
 
     def fork_fails_after(self, pages: int) -> Outcome:
         """Fault injection: a fork that fails after `pages` entries were copied, even in the middle of a folio.

@@ -60,6 +60,8 @@ class Policy:
         False: the mails name no such test, one recollection of the posted code does.
     unshare_extent : {"page", "source_order"}
         Open in the sources: how far an unshare (before a read-only pin) copies. Default one page, as mainline.
+    unshares_zero_page : bool
+        Whether a long-term pin for reading replaces the zero page first (`gup_must_unshare`; not in 6.1, from 6.2 on).
     large_reuse : {"refcount_one", "never", "mm_id", "scan"}
         When a page of a PTE-mapped large folio that is not marked exclusive may be reused all the same.
     reuse_extent : {"page", "range"}
@@ -90,6 +92,7 @@ class Policy:
     copy_requires_maybe_shared: bool = True
     copy_requires_ro: bool = False
     unshare_extent: str = "page"
+    unshares_zero_page: bool = True
     large_reuse: str = "mm_id"
     reuse_extent: str = "page"
     huge_zero_write: str = "huge"
@@ -143,8 +146,9 @@ LINUX_6_8 = LINUX_6_9.but(
 )
 LINUX_6_3 = LINUX_6_8.but(
     name="linux-6.3",
-    about="Up to 6.7: base pages or PMD size. Checked on 6.1, whose mprotect also asks for a dirty PTE.",
+    about="Up to 6.7: base pages or PMD size. Checked on 6.1; what changed between 6.1 and 6.7 follows 6.1.",
     knob_orders=(PMD_ORDER,),
+    unshares_zero_page=False,
     mprotect_needs_dirty=True,
     split_keeps_dirty=False,
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -322,15 +323,42 @@ def _exit(process: Process, base: int) -> Answer:
     return DONE
 
 
+def _pin(process: Process, base: int, page: int, n: int, id: int, *, write: bool = True) -> Answer:
+    if ("pin", id) in process.pins():
+        return False, None, f"EBUSY: process {process.number} holds pin {id} already"
+    return _answer(process.pin(base + page, n, id, write=write))
+
+
+def _ref(process: Process, base: int, page: int, id: int) -> Answer:
+    if ("reference", id) in process.pins():
+        return False, None, f"EBUSY: process {process.number} holds reference {id} already"
+    return _answer(process.ref(base + page, id))
+
+
+def _forkfail(process: Process, base: int, page: int) -> Answer:
+    if not process.may_fork_fail_at(base + page):
+        return False, None, f"fork does not come past page {page}: it is in no mapping that fork copies"
+    return _answer(process.fork_fails(base + page))
+
+
 def _gup(process: Process, base: int, page: int) -> Answer:
     value = process.gup(base + page)
     return value is not None, value, "" if value is not None else "EFAULT"
 
 
-def _dma(process: Process, id: int, act: Callable[[], int | None]) -> Answer:
-    if ("pin", id) not in process.pins():
-        return False, None, f"process {process.number} holds no pin {id}"
-    return True, act(), ""
+def _dma_write(process: Process, base: int, id: int, k: int, byte: int) -> Answer:
+    pin = process.pins().get(("pin", id))
+    if pin is None or not pin.writable or k >= len(pin.frames):
+        return False, None, f"process {process.number} holds no pin {id} for writing with a page {k}"
+    process.dma_write(id, k, byte)
+    return DONE
+
+
+def _dma_read(process: Process, base: int, id: int, k: int) -> Answer:
+    pin = process.pins().get(("pin", id))
+    if pin is None or k >= len(pin.frames):
+        return False, None, f"process {process.number} holds no pin {id} with a page {k}"
+    return True, process.dma_read(id, k), ""
 
 
 _RUN: dict[str, Callable[..., Answer]] = {
@@ -342,15 +370,15 @@ _RUN: dict[str, Callable[..., Answer]] = {
     "mremap": lambda p, base, page, n, new: _answer(p.mremap(base + page, n, base + new)),
     "mprotect": lambda p, base, page, n, prot: _answer(p.mprotect(base + page, n, prot)),
     "madvise": lambda p, base, page, n, advice: _answer(p.madvise(base + page, n, advice)),
-    "pin": lambda p, base, page, n, id: _answer(p.pin(base + page, n, id)),
-    "pin_ro": lambda p, base, page, n, id: _answer(p.pin(base + page, n, id, write=False)),
+    "pin": _pin,
+    "pin_ro": partial(_pin, write=False),
     "unpin": lambda p, base, id: _answer(p.unpin(id)),
     "gup": _gup,
-    "ref": lambda p, base, page, id: _answer(p.ref(base + page, id)),
+    "ref": _ref,
     "unref": lambda p, base, id: _answer(p.unref(id)),
-    "dma_write": lambda p, base, id, k, byte: _dma(p, id, lambda: p.dma_write(id, k, byte)),
-    "dma_read": lambda p, base, id, k: _dma(p, id, lambda: p.dma_read(id, k)),
-    "forkfail": lambda p, base, page: _answer(p.fork_fails(base + page)),
+    "dma_write": _dma_write,
+    "dma_read": _dma_read,
+    "forkfail": _forkfail,
     "forkfail_after": lambda p, base, pages: _answer(p.fork_fails_after(pages)),
 }
 

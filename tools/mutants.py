@@ -2,7 +2,7 @@
 
     python tools/mutants.py [WORD …]     only the mutants whose name contains one of the words
 
-A mutant (tools/mutants.txt) replaces one piece of text that occurs exactly once. It runs in a copy of the tree, with the
+A mutant (tools/mutants.txt) replaces one text that occurs exactly once. It runs in a copy of the tree, with the
 tests that need no browser, until the first failure. Survivors are tests that are missing; the exit code is then 1.
 """
 

@@ -1,0 +1,148 @@
+"""The search finds the RFC's corruption by itself, says honestly what it exhausted, and can be stopped."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import anonfolio as af
+from anonfolio.invariants import INVARIANTS
+from anonfolio.search import DEVICE_BYTE, Counterexample, Exhausted, counterexample, packed, possible_steps
+
+CORRECT = [policy for policy in af.POLICIES if policy != "rfc-v2"]
+
+
+@pytest.fixture(scope="module")
+def found() -> Counterexample:
+    result = counterexample("rfc-v2", steps=6)
+    assert isinstance(result, Counterexample)
+    return result
+
+
+def test_rfc_v2_loses_a_pinned_page_within_six_steps(found: Counterexample) -> None:
+    assert found.steps == 6
+    assert found.violation.invariant == "pinned_page_stays"
+    assert found.written == DEVICE_BYTE
+    assert found.read != found.written
+
+
+def test_the_program_can_be_run_by_anyone(found: Counterexample) -> None:
+    text = str(found)
+    scenario = af.Scenario.parse(found.scenario.text())
+    assert scenario.steps == found.scenario.steps
+    for step in scenario.steps:
+        assert " ".join(map(str, step)) in text
+    assert f"the device wrote {found.written:#04x}, the process reads {found.read:#04x}" in text
+    assert scenario.run("rfc-v2")[-1].value == found.read
+
+
+def test_the_counterexample_is_a_shortest_one(found: Counterexample) -> None:
+    assert isinstance(counterexample("rfc-v2", steps=found.steps - 1), Exhausted)
+
+
+@pytest.mark.parametrize("policy", CORRECT)
+def test_other_policies_read_what_the_device_wrote(found: Counterexample, policy: str) -> None:
+    timeline = found.scenario.run(policy)
+    assert all(result.ok for result in timeline)
+    assert timeline[-1].value == found.written
+
+
+@pytest.mark.parametrize("policy", CORRECT)
+def test_other_policies_are_exhausted_without_a_find(policy: str) -> None:
+    """Two steps short of the find, to be fast; `make search` goes one step beyond it, which takes minutes."""
+    result = counterexample(policy, steps=4)
+    assert isinstance(result, Exhausted)
+    assert not result.interrupted
+    # Fewer would mean that states were pruned that are not the same.
+    assert result.states > 1_000
+    assert f"{result.states:,} distinct states" in str(result)
+    assert "4 steps over 4 pages and write, fork, exit, wipeonfork, keeponfork, pin, unpin" in str(result)
+
+
+def test_a_policy_of_ones_own_is_searched() -> None:
+    mine = af.LINUX_6_15.but(name="mine", copy_extent="source_order", copy_requires_maybe_shared=False)
+    result = counterexample(mine, steps=6)
+    assert isinstance(result, Counterexample)
+    assert result.policy == "mine"
+
+
+def test_an_injected_failure_shortens_the_program() -> None:
+    """A fork that fails inside the folio leaves the mix at once: no advice is needed. No kernel does that by itself."""
+    result = counterexample("rfc-v2", steps=4, operations=("write", "pin", "forkfail_after"))
+    assert isinstance(result, Counterexample)
+    assert result.steps == 4
+    assert "forkfail_after" not in str(counterexample("rfc-v2", steps=1))
+
+
+def test_a_weaker_invariant_finds_nothing() -> None:
+    rules = (INVARIANTS["writable_is_exclusive"],)
+    assert not counterexample("rfc-v2", steps=3, invariants=rules)
+
+
+def test_symmetric_states_are_one() -> None:
+    """Two children of one process are alike until one of them does something (a child and its parent are not)."""
+    left = af.Scenario(4, (("write", 0, 0, 1), ("fork", 0), ("fork", 0), ("exit", 0)), ()).end()
+    right = left.copy()
+    left.processes[1].write(1, 7)
+    right.processes[2].write(1, 9)
+    assert packed(left, left.live(), 4) != packed(right, right.live(), 4)
+    assert packed(left, left.live()[::-1], 4) == packed(right, right.live(), 4)
+    # The bytes differ, the states do not; a pin more makes another state.
+    before = packed(left, left.live(), 4)
+    left.processes[1].pin(1)
+    assert packed(left, left.live(), 4) != before
+
+
+def test_only_steps_that_can_change_something_are_tried() -> None:
+    machine = af.Scenario(4, (("write", 0, 0, 1),), (2,)).end()
+    steps = list(possible_steps(machine, 4, ("write", "keeponfork", "wipeonfork", "unpin", "exit"), 2))
+    assert steps == [("madvise", 0, 0, 2, "wipeonfork"), ("madvise", 0, 2, 2, "wipeonfork")]
+
+
+def test_ctrl_c_ends_a_search_with_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+
+    def interrupt(depth: int, states: int, transitions: int) -> None:
+        told.append(transitions)
+        raise KeyboardInterrupt
+
+    ticks = iter(range(0, 10_000, 2))
+    monkeypatch.setattr("anonfolio.search.time.monotonic", lambda: next(ticks))
+    result = counterexample("linux-6.15", steps=6, progress=interrupt)
+    assert isinstance(result, Exhausted)
+    assert result.interrupted
+    assert told == [1]
+    assert "stopped early" in str(result)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"steps": 0}, "steps=0: the search needs at least one"),
+        ({"pages": 0}, "pages=0: the search needs at least one"),
+        ({"processes": 0}, "processes=0: the search needs at least one"),
+        ({"operations": ("write", "swap")}, "cannot search over 'swap'"),
+        ({"orders": (1,)}, "there is no anonymous folio of order 1"),
+    ],
+)
+def test_a_bound_that_makes_no_sense_is_refused(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        counterexample("rfc-v2", **arguments)
+
+
+def test_command_line_prints_the_program_and_exits_1() -> None:
+    command = [sys.executable, "-m", "anonfolio", "search", "--policy", "rfc-v2", "--steps", "4"]
+    injected = [*command, "--operations", "write", "pin", "forkfail_after"]
+    done = subprocess.run(injected, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "4 steps break pinned_page_stays" in done.stdout
+    assert "dma_write" in done.stdout
+    nothing = subprocess.run([*command, "--operations", "write", "fork"], capture_output=True, text=True, check=False)
+    assert nothing.returncode == 0
+    assert "nothing found; exhausted" in nothing.stdout
+    bad = subprocess.run([*command, "--operations", "swap"], capture_output=True, text=True, check=False)
+    assert bad.returncode == 2
+    assert bad.stderr.startswith("anonfolio: cannot search over 'swap'")
+    assert "Traceback" not in bad.stderr
