@@ -1,0 +1,71 @@
+"""What several test files need: the whole state of a machine as one comparable value, and a machine with a folio."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+import anonfolio as af
+from anonfolio.mm import Mm, Vma
+
+
+def freeze(thing: Any) -> Any:
+    """Everything a machine holds, visible or not, as a value that can be compared: nothing is left out by name."""
+    return _freeze(thing, {})
+
+
+def _freeze(thing: Any, seen: dict[int, int]) -> Any:
+    if isinstance(thing, np.ndarray):
+        return ("array", thing.dtype.str, thing.shape, thing.tobytes())
+    if isinstance(thing, dict):
+        # Counters that were only looked at hold zeros; they say the same as if they were absent.
+        return ("dict", tuple((_freeze(k, seen), _freeze(v, seen)) for k, v in sorted(thing.items(), key=repr) if v != 0 or k != 0))
+    if isinstance(thing, (set, frozenset)):
+        return ("set", tuple(sorted(map(repr, thing))))
+    if isinstance(thing, (list, tuple)):
+        return ("list", tuple(_freeze(item, seen) for item in thing))
+    if isinstance(thing, random.Random):
+        return ("random", thing.getstate())
+    if thing is None or isinstance(thing, (int, float, str, bool, range, np.generic)):
+        return thing
+    if id(thing) in seen:
+        return ("again", seen[id(thing)])
+    seen[id(thing)] = len(seen)
+    names: Iterable[str] = getattr(thing, "__dict__", None) or getattr(type(thing), "__slots__", ())
+    if isinstance(thing, Mm):
+        # The machine's memory is frozen once, on its own: it is the same for all.
+        names = set(names) - {"memory"}
+    return (type(thing).__name__, tuple((name, _freeze(getattr(thing, name), seen)) for name in sorted(names)))
+
+
+def machine_with_folio(
+    policy: af.Policy | str = af.LINUX_6_15, pages: int = 16, **knobs: Any
+) -> tuple[af.Machine, af.Process]:
+    """One process with a mapping of `pages`, every page written with its number plus one."""
+    machine = af.Machine(policy, **knobs)
+    process = machine.spawn()
+    process.mmap(pages)
+    for page in range(pages):
+        process.write(page, (page + 1) % 256)
+    return machine, process
+
+
+def folio(machine: af.Machine, process: af.Process, vpn: int) -> int:
+    """The number of the folio that a page maps."""
+    assert process.mm.pte[vpn], f"page {vpn} is not mapped"
+    return int(machine.memory.folio_of[process.mm.pfn[vpn]])
+
+
+def layout(process: af.Process) -> list[tuple[int, int]]:
+    """The mappings of a process as (first page, end)."""
+    return [(vma.start, vma.end) for vma in process.mm.vmas]
+
+
+def vma_at(process: af.Process, vpn: int) -> Vma:
+    """The mapping that contains a page, which must be one."""
+    vma = process.mm.find_vma(vpn)
+    assert vma is not None
+    return vma

@@ -1,0 +1,343 @@
+"""The picture says what the state is: in text, in SVG, and in a sentence."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import textwrap
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+
+from anonfolio.drawing import WIDTH, lean, measure, wrap
+from anonfolio.machine import Machine
+from anonfolio.picture import (
+    FOLD_ROWS,
+    Picture,
+    folio_letters,
+    letter,
+    letter_number,
+    pictures,
+    recorded_pictures,
+    sentence,
+    spans,
+)
+from anonfolio.policy import POLICIES
+from anonfolio.recording import DATA_DIR, read_recording
+from anonfolio.scenario import Scenario, Timeline
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+COPY = Scenario(8, (("write", 0, 0, 7), ("fork", 0), ("write", 1, 2, 9), ("exit", 0)), orders=(3,), name="copy")
+HUGE = Scenario(512, (("write", 0, 0, 1), ("fork", 0), ("write", 0, 5, 105), ("exit", 1)), orders=(9,), name="huge")
+PINNED = Scenario(
+    16,
+    (("write", 0, 0, 1), ("pin", 0, 2, 3, 0), ("ref", 0, 3, 0), ("dma_write", 0, 0, 1, 77), ("fork", 0)),
+    orders=(4,),
+)
+
+
+def titles(picture: Picture) -> list[str]:
+    """What every cell and frame of the SVG says of itself."""
+    root = ET.fromstring(picture.svg())
+    return [found.text or "" for found in root.iter(f"{SVG}title")][1:]
+
+
+def cells(picture: Picture) -> dict[int, str]:
+    """Page -> what its cell says, for a picture of one process."""
+    return {int(found[1]): found[2] for said in titles(picture) if (found := re.match(r"page (\d+): (.*)", said))}
+
+
+def outlined(picture: Picture, what: str) -> bool:
+    """Whether the cell or frame that says `what` of itself has the outline of something that changed."""
+    piece = next(piece for piece in picture.fragments() if f"<title>{what}" in piece)
+    return 'class="afp-new"' in piece
+
+
+# --- letters --------------------------------------------------------------------------------------------------------
+
+
+def test_letters_count_as_spreadsheets_do() -> None:
+    assert [letter(number) for number in (0, 25, 26, 51, 52, 701, 702)] == ["A", "Z", "AA", "AZ", "BA", "ZZ", "AAA"]
+    assert all(letter_number(letter(number)) == number for number in range(1000))
+
+
+def test_a_folio_keeps_its_letter_and_no_other_gets_it() -> None:
+    # Every drop frees a folio: its number comes back, its letter does not.
+    steps = (("write", 0, 1, 1), *[("write", 0, 0, 1), ("madvise", 0, 0, 1, "dontneed")] * 3, ("write", 0, 0, 2))
+    timeline = Scenario(2, steps, orders=()).run("linux-6.15")
+    assert [set(names.values()) for names in folio_letters(timeline)] == [
+        set(), {"A"}, {"A", "B"}, {"A"}, {"A", "C"}, {"A"}, {"A", "D"}, {"A"}, {"A", "E"},
+    ]  # fmt: skip
+    assert {folio.id for result in timeline for folio in result.snapshot.folios} == {0, 1}
+
+
+def test_a_number_that_comes_back_within_one_step_is_another_folio() -> None:
+    # The pin copies page by page; once folio A has no page left, its number goes to the copy of page 4.
+    steps = (("write", 0, 0, 1), ("write", 0, 4, 1), ("fork", 0), ("exit", 0), ("pin", 1, 0, 8, 0))
+    timeline = Scenario(8, steps, orders=(2,)).run("linux-6.9")
+    before, now = folio_letters(timeline)[-2:]
+    assert set(before.values()) == {"A", "B"}
+    assert set(now.values()) == set("CDEFGHIJ")
+    assert set(before) & set(now)
+
+
+# --- text -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_text_picture_of_a_copy() -> None:
+    assert Picture.of(COPY.run("linux-6.15"), 2).text() == textwrap.dedent("""\
+        linux-6.15 · step 3 of 4 · write 1 2 9
+        Process 1 writes page 2: the folio may be mapped by more than one process, so one page is copied
+        into a new folio of order 0.
+        P0  RSS 8
+           0  A0-  A1-  A2-  A3-  A4-  A5-  A6-  A7-
+        P1  RSS 8
+           0  A0-  A1-  >Bw  A3-  A4-  A5-  A6-  A7-
+        memory
+          A  order 3  refs 16→15, mapped 16→15×, mm_id P0:8 P1:7, maybe mapped shared
+               mapcount  2 2 1 2×5
+               exclusive none
+               bytes     7 0×7
+          B  order 0  refs 1, mapped 1×, exclusive, byte 9, new
+        faults: first touch 1, cow copy 1 (+1)
+        pages zeroed 8, pages copied 1 (+1), pages scanned 8, pages flushed 1 (+1), RSS 16, held 9 (+1),
+          waste 0
+        why: process 1 write page 2: cow copy [copy0]
+             pte_none: no
+             vm_normal_page: yes (page 2 of a folio of order 3)
+             PageAnonExclusive: no
+             folio_large_mapcount > 1: yes (16 mappings)
+          => folio_test_large_maybe_mapped_shared: yes (tracked: process 0 8, process 1 8)
+        [w writable, - read-only, z zero page, . nothing mapped, > faulted, * changed by this step]""")
+
+
+def test_a_machine_shows_itself() -> None:
+    machine = Machine("linux-6.15", orders=(2,))
+    process = machine.spawn()
+    assert "nothing is mapped yet" in repr(machine.show())
+    process.mmap(4)
+    process.write(1, 5)
+    assert "A1w" in repr(machine.show())
+    assert set(machine.show()._repr_mimebundle_()) == {"image/svg+xml", "text/plain"}
+
+
+# --- the SVG --------------------------------------------------------------------------------------------------------
+
+
+def everything() -> list[Timeline]:
+    programs = read_recording(DATA_DIR / "named-6.18.json.gz").programs
+    return [program.scenario.run("rfc-v2") for program in programs]
+
+
+@pytest.mark.parametrize("timeline", everything(), ids=lambda timeline: timeline.scenario.name)
+def test_every_moment_is_well_formed_and_complete(timeline: Timeline) -> None:
+    for picture in pictures(timeline)[-6:]:
+        root = ET.fromstring(picture.svg())
+        assert root.findtext(f"{SVG}title") == picture.sentence
+        assert root.findtext(f"{SVG}desc") == picture.text()
+        assert max(map(len, picture.text().splitlines())) <= 100
+        said = titles(picture)
+        for folio in picture.snapshot.folios:
+            if folio.pages <= 32 and len(picture.snapshot.folios) <= 16:
+                name = picture.letters[folio.id]
+                names = [f"{name}{at}" if folio.order else name for at in range(folio.pages)]
+                assert all(sum(words.startswith(f"{page}: byte ") for words in said) == 1 for page in names)
+
+
+def test_every_page_has_a_cell_that_tells_its_state() -> None:
+    scenario = Scenario(
+        12, (("read", 0, 9), ("write", 0, 1, 5), ("munmap", 0, 5, 2), ("mprotect", 0, 0, 1, 1)), orders=(2,)
+    )
+    seen = cells(Picture.of(scenario.run("linux-6.15")))
+    assert seen == {
+        0: "A0, read-only", 1: "A1, writable", 2: "A2, writable", 3: "A3, writable", 4: "nothing mapped",
+        7: "nothing mapped", 8: "nothing mapped", 9: "the zero page, read-only", 10: "nothing mapped",
+        11: "nothing mapped",
+    }  # fmt: skip
+
+
+def test_mapping_boundaries_carry_their_flags() -> None:
+    steps = (("madvise", 0, 2, 3, "wipeonfork"), ("madvise", 0, 8, 1, "dontfork"), ("mprotect", 0, 12, 4, 1))
+    svg = Picture.of(Scenario(16, steps, orders=(2,)).run("linux-6.15")).svg()
+    labels = re.findall(r"<g><title>([a-z -]+)</title><text[^>]*>([^<]+)</text>", svg)
+    # One page is too narrow for the words; they are in the tooltip.
+    assert labels == [("wipe-on-fork", "wipe-on-fork"), ("dont-fork", "dont"), ("read-only", "read-only")]
+
+
+def test_what_a_step_changed_is_outlined_and_nothing_else() -> None:
+    picture = Picture.of(COPY.run("linux-6.15"), 2)
+    assert outlined(picture, "page 2: B, writable")
+    assert not outlined(picture, "page 2: A2")
+    assert not outlined(picture, "page 1: A1")
+    assert outlined(picture, "A2: byte 0, mapped 1×")
+    assert not outlined(picture, "A1: byte 0")
+    assert [cell.vpn for strip in picture.strips(16) for row in strip.rows for cell in row.cells if cell.faulting] == [
+        2
+    ]
+
+
+def test_a_fork_changes_both_sides() -> None:
+    picture = Picture.of(COPY.run("linux-6.15"), 1)
+    assert [cell.changed for strip in picture.strips(16) for row in strip.rows for cell in row.cells] == [True] * 16
+
+
+def test_a_device_write_shows_in_the_frame_only() -> None:
+    picture = Picture.of(PINNED.run("linux-6.15"), 3)
+    assert outlined(picture, "A3: byte 77, mapped 1×, exclusive (PageAnonExclusive), pinned 1×, referenced 1×")
+    assert not any(cell.changed for strip in picture.strips(16) for row in strip.rows for cell in row.cells)
+    assert picture.strips(16)[0].holdings == ("pin 0: A2–A4", "ref 0: A3")
+
+
+def test_freed_folios_are_named() -> None:
+    scenario = Scenario(8, (("write", 0, 0, 1), ("write", 0, 4, 1), ("madvise", 0, 0, 4, "dontneed")), orders=(2,))
+    picture = Picture.of(scenario.run("linux-6.15"))
+    assert picture.freed == ["A"]
+    assert "freed by this step: A" in picture.svg()
+
+
+def test_classes_and_ids_are_its_own() -> None:
+    svg = Picture.of(HUGE.run("linux-6.15")).svg()
+    assert re.findall(r'\bid="', svg) == []
+    assert all(name.startswith("afp") for names in re.findall(r'class="([^"]*)"', svg) for name in names.split())
+    style = re.search("<style>(.*)</style>", svg)
+    assert style
+    assert all(".afp" in rule for rule in re.findall(r"(?:^|[{}])([^{}@]+)\{", style[1]) if "prefers" not in rule)
+
+
+def test_without_the_style_sheet_the_light_theme_remains() -> None:
+    svg = Picture.of(COPY.run("linux-6.15")).svg()
+    body = re.sub("<style>.*</style>", "", svg)
+    assert all('fill="' in tag or 'stroke="' in tag for tag in re.findall(r"<(?:rect|text|path|circle)[^>]*>", body))
+    assert "var(" not in body
+    assert 'fill="' not in re.sub("<style>.*</style>", "", lean(svg))
+
+
+def test_equal_runs_draw_equal_bytes() -> None:
+    assert Picture.of(COPY.run("rfc-v2")).svg() == Picture.of(COPY.run("rfc-v2")).svg()
+
+
+def test_nothing_leaves_the_drawing() -> None:
+    for timeline in (COPY.run("linux-6.15"), HUGE.run("linux-6.15"), PINNED.run("rfc-v2")):
+        for picture in pictures(timeline):
+            root = ET.fromstring(picture.svg())
+            # Text that starts at its x; the others are centred on short names.
+            for text in root.iter(f"{SVG}text"):
+                if text.get("text-anchor") is None and text.get("font-family") is None:
+                    size = float(text.get("font-size", "0px")[:-2])
+                    width = measure(text.text or "", size, text.get("font-weight") is not None)
+                    assert float(text.get("x", "0")) + width <= WIDTH, text.text
+
+
+# --- folding --------------------------------------------------------------------------------------------------------
+
+
+def test_a_huge_mapping_is_one_bar_and_a_copy_opens_its_row() -> None:
+    timeline = HUGE.run("linux-6.15")
+    whole = Picture.of(timeline, 1).strips(16)[0]
+    assert [(row.pages, row.folded, row.huge) for row in whole.rows] == [(512, True, True)]
+    opened = Picture.of(timeline, 2)
+    rows = opened.strips(16)[0].rows
+    assert [(row.pages, row.folded) for row in rows] == [(16, False), (496, True)]
+    assert [cell.name for cell in rows[0].cells[4:7]] == ["A4", "B", "A6"]
+    assert [(rows[1].cells[0].name, rows[1].cells[-1].name)] == [("A16", "A511")]
+    assert "A16–A511  ×496" in opened.svg()
+    assert outlined(opened, "page 5: B, writable")
+
+
+def test_folding_keeps_rows_that_differ_inside() -> None:
+    index, keys = np.arange(160), np.zeros((160, 1), np.int64)
+    keys[70] = 1
+    found = spans(index, keys, 16)
+    assert [(span.lo, span.hi, span.folded) for span in found] == [(0, 64, True), (64, 80, False), (80, 160, True)]
+
+
+def test_few_rows_are_not_folded_and_holes_end_a_run() -> None:
+    few = 16 * (FOLD_ROWS - 1)
+    assert not any(span.folded for span in spans(np.arange(few), np.zeros((few, 1), np.int64), 16))
+    index = np.r_[np.arange(0, 64), np.arange(100, 196)]
+    found = spans(index, np.zeros((160, 1), np.int64), 16)
+    assert [(int(index[span.lo]), int(index[span.hi - 1]), span.folded) for span in found] == [
+        (0, 63, True), (100, 195, True),
+    ]  # fmt: skip
+
+
+def test_rows_are_aligned_to_the_page_number() -> None:
+    strip = Picture.of(Scenario(16, (), orders=(), skew=3).run("linux-6.15"), None).strips(16)[0]
+    assert [(row.cells[0].vpn, row.cells[-1].vpn) for row in strip.rows] == [(3, 15), (16, 18)]
+
+
+# --- sentences ------------------------------------------------------------------------------------------------------
+
+SENTENCES = [
+    (COPY, "linux-6.15", 0, "so a new folio of order 3 (8 pages) is zeroed and mapped at pages 0–7."),
+    (COPY, "linux-6.15", 1, "makes process 1: 8 pages are shared, read-only in both and no longer exclusive."),
+    (
+        COPY,
+        "linux-6.15",
+        2,
+        "may be mapped by more than one process, so one page is copied into a new folio of order 0.",
+    ),
+    (COPY, "linux-6.9", 2, "this kernel never reuses a page of a large folio then, so one page is copied"),
+    (COPY, "rfc-v2", 2, "8 pages are copied into a new folio of order 3 (8 pages)."),
+    (COPY, "linux-6.15", 3, "Process 0 exits: its mappings, pins and references are gone."),
+    (PINNED, "linux-6.15", 1, "Process 0 pins pages 2–4 for a device (pin 0)."),
+    (PINNED, "linux-6.15", 3, "The device writes byte 77 into page 1 of pin 0 of process 0."),
+    (PINNED, "linux-6.15", 4, "no page is shared, and 16 pages of a pinned folio are copied."),
+]
+
+
+@pytest.mark.parametrize(("scenario", "policy", "step", "words"), SENTENCES)
+def test_sentences(scenario: Scenario, policy: str, step: int, words: str) -> None:
+    assert words in sentence(scenario.run(policy)[step])
+
+
+def test_a_refusal_says_why() -> None:
+    scenario = Scenario(4, (("munmap", 0, 1, 1), ("write", 0, 1, 1), ("pin", 0, 0, 2, 0)), orders=(), skew=5)
+    timeline = scenario.run("linux-6.15")
+    assert sentence(timeline[1], 5) == "Process 0 writes page 6: SIGSEGV, no mapping contains it."
+    assert sentence(timeline[2], 5).startswith("Process 0 pins pages 5–6 for a device (pin 0): refused, page 6 ")
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_no_sentence_falls_back_to_a_bare_check(policy: str) -> None:
+    """Every reason for a copy or a reuse that the named scenarios meet has words of its own."""
+    for program in read_recording(DATA_DIR / "named-6.18.json.gz").programs:
+        for result in program.scenario.run(policy):
+            said = sentence(result)
+            assert said.endswith(".")
+            assert " is true" not in said
+            assert " is false" not in said
+
+
+# --- recordings, and the house --------------------------------------------------------------------------------------
+
+
+def test_a_recording_shows_what_user_space_sees() -> None:
+    recorded = read_recording(DATA_DIR / "named-6.18.json.gz").named("fork-both-write")
+    shown = recorded_pictures(recorded)
+    assert len(shown) == len(recorded.steps) + 1
+    assert shown[0].sentence == "Nothing is mapped yet."
+    last = shown[-1]
+    assert "refs" not in last.svg()
+    assert "writable" not in last.svg()
+    # The same cells as the model's, letter for letter.
+    model = pictures(recorded.scenario.run("linux-6.15"))[-1]
+    names = [[[cell.name for row in strip.rows for cell in row.cells] for strip in p.strips(16)] for p in (last, model)]
+    assert names[0] == names[1]
+
+
+def test_wrapping_keeps_words_and_room() -> None:
+    lines = wrap("folio_test_large_maybe_mapped_shared and some words", 120)
+    assert lines == ["folio_test_large_", "maybe_mapped_", "shared and some", "words"]
+    assert all(measure(line) <= 120 for line in lines)
+
+
+def test_the_core_imports_no_view() -> None:
+    code = "import sys, anonfolio.picture, anonfolio.drawing; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"matplotlib", "ipywidgets", "anywidget", "IPython", "traitlets"} & {
+        name.split(".")[0] for name in loaded
+    }
