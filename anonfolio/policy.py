@@ -8,6 +8,7 @@ mails leave open is a field with a default and the reason for it.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -180,18 +181,23 @@ def policy_named(name: str) -> Policy:
     return POLICIES[name]
 
 
+def kernel_number(version: str) -> tuple[int, int]:
+    """The first two numbers of a kernel version, whatever follows (``"6.8-rc1"``, ``"6.18.44-cloud"``)."""
+    match = re.match(r"(\d+)\.(\d+)(?!\d)", version)
+    if not match:
+        raise ValueError(f"cannot read {version!r} as a kernel version; name a policy instead")
+    return int(match[1]), int(match[2])
+
+
 def policy_for_kernel(version: str) -> Policy:
     """The policy that models a kernel version such as ``"6.12.117"``.
 
     6.1-6.7 linux-6.3, 6.8 linux-6.8, 6.9-6.14 linux-6.9, 6.15 and later linux-6.15. Checked on 6.1, 6.12, 6.18
     and 7.3 running; the bounds between them by source. ValueError for older or unreadable versions.
     """
-    try:
-        major, minor = (int("".join(ch for ch in part if ch.isdigit())) for part in version.split(".")[:2])
-    except (ValueError, AttributeError):
-        raise ValueError(f"cannot read {version!r} as a kernel version; name a policy instead") from None
+    number = kernel_number(version)
     since = [((6, 15), LINUX_6_15), ((6, 9), LINUX_6_9), ((6, 8), LINUX_6_8), ((6, 1), LINUX_6_3)]
     for start, policy in since:
-        if (major, minor) >= start:
+        if number >= start:
             return policy
     raise ValueError(f"kernel {version} is older than any that was checked (6.1); name a policy instead")

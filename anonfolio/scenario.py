@@ -115,12 +115,11 @@ class Timeline:
             if result.step[0] in ("write", "read")
         ]
 
-    def show(self, step: int = -1) -> Picture:
-        """The picture after a step (the last by default)."""
+    def show(self, step: int | None = -1) -> Picture:
+        """The picture after a step (the last by default; None for the state before the first), changes marked."""
         from .picture import Picture
 
-        result = self.results[step]
-        return Picture(result.snapshot, result)
+        return Picture.of(self, step)
 
     def compare(self, other: Timeline | Recorded) -> list[Difference]:
         """Where another witness of the same scenario differs, step by step; empty when it agrees."""

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .mm import PTRS_PER_PMD
+from .policy import kernel_number
 from .scenario import Result, Step, Timeline
 from .snapshot import ProcessView, Snapshot
 
@@ -150,10 +151,7 @@ def _huge_once_window(kernel: str | None) -> bool:
 
     6.11 to 6.14 ask for each page (`pagemap_pmd_range`); 6.1 and 6.18 for the first only. A model always knows.
     """
-    if kernel is None:
-        return False
-    major, minor = (int("".join(ch for ch in part if ch.isdigit()) or 0) for part in (*kernel.split("."), "0")[:2])
-    return not (6, 11) <= (major, minor) <= (6, 14)
+    return kernel is not None and not (6, 11) <= kernel_number(kernel) <= (6, 14)
 
 
 def _first_difference(

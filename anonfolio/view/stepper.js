@@ -19,7 +19,7 @@ function render({ model, el }) {
   const root = element("section", {
     class: "afs", tabindex: "0", "aria-label": `${title}: use the arrow keys, Home and End to step`,
     // JupyterLab must not take our keys for shortcuts of its own.
-    "data-x": "true",
+    "data-lm-suppress-shortcuts": "true",
   });
   const bar = element("div", { class: "afs-bar" });
   const name = element("strong", { class: "afs-title" }, title);
@@ -78,7 +78,7 @@ function render({ model, el }) {
   };
   on(root, "keydown", (event) => {
     if (event.altKey || event.ctrlKey || event.metaKey) return;
-    if (event.key !== "Tab" && event.key !== "Escape") ;
+    if (event.key !== "Tab" && event.key !== "Escape") event.stopPropagation();
     const target = keys[event.key];
     // Up and down belong to the slider; elsewhere they scroll the page.
     if (!target || (event.target !== slider && (event.key === "ArrowUp" || event.key === "ArrowDown"))) return;
