@@ -91,14 +91,13 @@ def _run(chosen: argparse.Namespace) -> int:
         return 0
     scenario = Scenario.load(chosen.scenario)
     timeline = scenario.run(chosen.policy)
-    for number, result in enumerate(timeline):
-        print(f"--- step {number}: {' '.join(map(str, result.step))}")
-        print(timeline.show(number))
+    for number in range(len(timeline)):
+        print(timeline.show(number), end="\n\n")
     if not chosen.against:
         return 0
     other = scenario.run(chosen.against) if chosen.against in POLICIES else scenario.recorded(chosen.against)
     differences = timeline.compare(other)
-    print(f"--- {chosen.policy} against {chosen.against}: {len(differences)} of {len(timeline)} steps differ")
+    print(f"{chosen.policy} against {chosen.against}: {len(differences)} of {len(timeline)} steps differ")
     for difference in differences:
         print(difference)
     return 1 if differences else 0

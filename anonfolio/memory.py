@@ -41,15 +41,14 @@ class Buddy:
 
     def alloc(self, order: int) -> int | None:
         """The first frame of a block of 2**order frames, or None when no free block is large enough."""
-        for size in range(order, MAX_BUDDY_ORDER + 1):
-            head = self._pop(size)
-            if head is not None:
-                return self._split(head, size, order)
-        while self._carve():
-            head = self.alloc(order)
-            if head is not None:
-                return head
-        return None
+        while True:
+            for size in range(order, MAX_BUDDY_ORDER + 1):
+                head = self._pop(size)
+                if head is not None:
+                    return self._split(head, size, order)
+            if not self._may_carve(order):
+                return None
+            self._carve()
 
     def free(self, head: int, order: int) -> None:
         """Give a block back and merge it with its buddy as long as that one is free too."""
@@ -109,17 +108,20 @@ class Buddy:
             self._push(head + (1 << size), size)
         return head
 
-    def _carve(self) -> bool:
-        """Bring the next untouched stretch of memory into the free lists; False when there is none."""
+    def _may_carve(self, order: int) -> bool:
+        """Whether memory never used before can still give a block of that order."""
         if self.untouched >= self.frames:
             return False
+        return self._fragmentation is None or self._fragmentation[1] < 1 or order <= self._fragmentation[0]
+
+    def _carve(self) -> None:
+        """Bring the next untouched stretch of memory into the free lists."""
         head = self.untouched
         order = MAX_BUDDY_ORDER
         while head + (1 << order) > self.frames:
             order -= 1
         self.untouched += 1 << order
         self._push_fragmented(head, order)
-        return True
 
     def _push_fragmented(self, head: int, order: int) -> None:
         if self._fragmentation is None or order <= self._fragmentation[0]:

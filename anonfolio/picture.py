@@ -485,11 +485,9 @@ class Picture:
         if not live:
             return "No process is alive."
         mapped = any(view.present.any() for process in self.snapshot.processes for view in process.mappings)
-        what = (
-            f"{len(self.snapshot.folios)} folios hold {self.snapshot.held_pages} pages"
-            if mapped
-            else "nothing is mapped yet"
-        )
+        folios, held = len(self.snapshot.folios), self.snapshot.held_pages
+        holds = f"1 folio holds {held} pages" if folios == 1 else f"{folios} folios hold {held} pages"
+        what = holds if mapped else "nothing is mapped yet"
         return f"{live} process{'es' if live > 1 else ''}; {what}."
 
     # --- what to draw -------------------------------------------------------------------------------------------

@@ -46,8 +46,7 @@ class Check(NamedTuple):
         return f"{mark} {self.what}: {'yes' if self.outcome else 'no'}{f' ({self.saw})' if self.saw else ''}"
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(NamedTuple):
     """One page fault, explained.
 
     Attributes

@@ -73,11 +73,11 @@ class Replay:
             name = f" ({recorded.scenario.name})" if recorded.scenario.name else ""
             scenario = recorded.scenario
             lines += [
-                f"first: program {number}{name}, {difference.what}",
+                f"first: program {number}{name}, step {difference.number + 1}, {difference.what}",
                 f"  model:    {difference.mine}",
                 f"  recorded: {difference.theirs} (kernel {recorded.kernel})",
                 f"  orders {list(scenario.orders)}, {scenario.pages} pages, skew {scenario.skew}; the steps up to it:",
-                *(f"  {at:3} {' '.join(map(str, step))}" for at, step in enumerate(scenario.steps)),
+                *(f"  {at:3} {' '.join(map(str, step))}" for at, step in enumerate(scenario.steps, 1)),
             ]
             # What comes after the first difference explains nothing.
             del lines[6 + difference.number :]

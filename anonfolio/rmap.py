@@ -23,7 +23,7 @@ def folio_add_new_anon_rmap(memory: Memory, folio: int, mm_id: int, *, pmd: bool
         memory.anon_exclusive[frames] = True
         memory.nr_mapped[folio] = pages
     if pages > 1:
-        _folio_add_large_mapcount(memory, folio, mm_id, 1 if pmd else pages)
+        folio_set_large_mapcount(memory, folio, mm_id, 1 if pmd else pages)
 
 
 def folio_dup_anon_rmap_ptes(memory: Memory, folio: int, pfn: int, pages: int, mm_id: int) -> None:
@@ -34,14 +34,14 @@ def folio_dup_anon_rmap_ptes(memory: Memory, folio: int, pfn: int, pages: int, m
     memory.mapcount[pfn : pfn + pages] += 1
     memory.anon_exclusive[pfn : pfn + pages] = False
     if memory.is_large(folio):
-        _folio_add_large_mapcount(memory, folio, mm_id, pages)
+        folio_add_large_mapcount(memory, folio, mm_id, pages)
 
 
 def folio_dup_anon_rmap_pmd(memory: Memory, folio: int, mm_id: int) -> None:
     """Fork shares a PMD mapping with the child `mm_id` (`folio_try_dup_anon_rmap_pmd`)."""
     memory.entire_mapcount[folio] += 1
     memory.anon_exclusive[memory.head[folio]] = False
-    _folio_add_large_mapcount(memory, folio, mm_id, 1)
+    folio_add_large_mapcount(memory, folio, mm_id, 1)
 
 
 def folio_remove_rmap_ptes(memory: Memory, folio: int, pfn: int, pages: int, mm_id: int) -> None:
@@ -55,7 +55,7 @@ def folio_remove_rmap_ptes(memory: Memory, folio: int, pfn: int, pages: int, mm_
     if not memory.is_large(folio):
         memory.nr_mapped[folio] = 0 if mapcount[0] == 0 else 1
         return
-    _folio_sub_large_mapcount(memory, folio, mm_id, pages)
+    folio_sub_large_mapcount(memory, folio, mm_id, pages)
     unmapped = pages - int(mapcount.astype(bool).sum())
     if not unmapped:
         return
@@ -67,7 +67,7 @@ def folio_remove_rmap_ptes(memory: Memory, folio: int, pfn: int, pages: int, mm_
 def folio_remove_rmap_pmd(memory: Memory, folio: int, mm_id: int) -> None:
     """An mm no longer maps the folio by PMD (`__folio_remove_rmap`, RMAP_LEVEL_PMD)."""
     memory.entire_mapcount[folio] -= 1
-    _folio_sub_large_mapcount(memory, folio, mm_id, 1)
+    folio_sub_large_mapcount(memory, folio, mm_id, 1)
     if not memory.entire_mapcount[folio] and 0 < memory.nr_mapped[folio] < memory.nr_pages(folio):
         memory.partially_mapped[folio] = True
 
@@ -85,10 +85,17 @@ def folio_split_rmap_pmd(memory: Memory, folio: int, mm_id: int) -> None:
     memory.mapcount[frames] += 1
     memory.entire_mapcount[folio] -= 1
     memory.nr_mapped[folio] = pages
-    _folio_add_large_mapcount(memory, folio, mm_id, pages - 1)
+    folio_add_large_mapcount(memory, folio, mm_id, pages - 1)
 
 
-def _folio_add_large_mapcount(memory: Memory, folio: int, mm_id: int, mappings: int) -> None:
+def folio_set_large_mapcount(memory: Memory, folio: int, mm_id: int, mappings: int) -> None:
+    """A new folio is mapped by one mm, which takes slot 0 (`folio_set_large_mapcount`, 6.17)."""
+    memory.large_mapcount[folio] = mappings
+    memory.mm_id[folio, 0] = mm_id
+    memory.mm_id_mapcount[folio, 0] = mappings
+
+
+def folio_add_large_mapcount(memory: Memory, folio: int, mm_id: int, mappings: int) -> None:
     """`folio_add_return_large_mapcount` (6.17): the mm's slot grows, or it takes a free one, or it stays untracked."""
     others = memory.large_mapcount[folio] > 0
     memory.large_mapcount[folio] += mappings
@@ -105,7 +112,7 @@ def _folio_add_large_mapcount(memory: Memory, folio: int, mm_id: int, mappings: 
             return
 
 
-def _folio_sub_large_mapcount(memory: Memory, folio: int, mm_id: int, mappings: int) -> None:
+def folio_sub_large_mapcount(memory: Memory, folio: int, mm_id: int, mappings: int) -> None:
     """`folio_sub_return_large_mapcount` (6.17): the shared bit clears only when one tracked mm has all mappings.
 
     An mm that came third is in no slot, so when it alone survives nothing clears the bit: the blind spot.

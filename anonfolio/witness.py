@@ -28,7 +28,7 @@ NONE, ZERO = -1, -2
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One step at which two witnesses differ: its number from 0, the step, and what each says."""
+    """One step at which two witnesses differ: its index, the step, and what each says. Printed, steps count from 1."""
 
     number: int
     step: Step
@@ -37,7 +37,7 @@ class Difference:
     theirs: str
 
     def __str__(self) -> str:
-        return f"step {self.number} {list(self.step)}: {self.what}: {self.mine} against {self.theirs}"
+        return f"step {self.number + 1} {list(self.step)}: {self.what}: {self.mine} against {self.theirs}"
 
 
 class PageView(NamedTuple):
@@ -186,7 +186,7 @@ def _first_difference(
         ):
             if not np.array_equal(left, right):
                 page = int(np.flatnonzero(left != right)[0])
-                return f"process {number} page {page}: {what}", str(left[page]), str(right[page])
+                return f"process {number} page {page}: {what}", _word(left[page]), _word(right[page])
         if number in mine_before and number in theirs_before:
             left, right = _same_frame(mine_before[number], here), _same_frame(theirs_before[number], there)
             if not np.array_equal(left, right):
@@ -194,6 +194,10 @@ def _first_difference(
                 words = {True: "the same frame as before", False: "another frame than before"}
                 return f"process {number} page {page}: maps", words[bool(left[page])], words[bool(right[page])]
     return _sharing_difference(mine.view, theirs.view)
+
+
+def _word(value: np.generic) -> str:
+    return {True: "yes", False: "no"}[bool(value)] if value.dtype == np.bool_ else str(value)
 
 
 def _once_as_seen(view: PageView, base: int) -> npt.NDArray[np.bool_]:

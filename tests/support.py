@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,9 +21,13 @@ def freeze(thing: Any) -> Any:
 def _freeze(thing: Any, seen: dict[int, int]) -> Any:
     if isinstance(thing, np.ndarray):
         return ("array", thing.dtype.str, thing.shape, thing.tobytes())
+    if isinstance(thing, (list, tuple, dict)) and _plain(thing):
+        if isinstance(thing, defaultdict):
+            # Counters that were only looked at hold zeros; they say the same as if they were absent.
+            return tuple(sorted(item for item in thing.items() if item[1]))
+        return tuple(sorted(thing.items())) if isinstance(thing, dict) else tuple(thing)
     if isinstance(thing, dict):
-        # Counters that were only looked at hold zeros; they say the same as if they were absent.
-        return ("dict", tuple((_freeze(k, seen), _freeze(v, seen)) for k, v in sorted(thing.items(), key=repr) if v != 0 or k != 0))
+        return ("dict", tuple((_freeze(key, seen), _freeze(value, seen)) for key, value in thing.items()))
     if isinstance(thing, (set, frozenset)):
         return ("set", tuple(sorted(map(repr, thing))))
     if isinstance(thing, (list, tuple)):
@@ -39,6 +44,11 @@ def _freeze(thing: Any, seen: dict[int, int]) -> Any:
         # The machine's memory is frozen once, on its own: it is the same for all.
         names = set(names) - {"memory"}
     return (type(thing).__name__, tuple((name, _freeze(getattr(thing, name), seen)) for name in sorted(names)))
+
+
+def _plain(thing: Any) -> bool:
+    kinds = set(map(type, thing.values() if isinstance(thing, dict) else thing))
+    return kinds <= {int, float, str, bool}
 
 
 def machine_with_folio(

@@ -32,7 +32,7 @@ faults = Number(
     mistakes=(
         Mistake(
             lambda: _faults(LINUX_6_3),
-            "One fault a page is right up to 6.7 (and today where no size is enabled).",
+            "One fault a page is right up to 6.7 without 2 MiB pages, and today where no size is enabled.",
         ),
         Mistake(
             lambda: _faults(orders=(9,)), "That is what 2 MiB pages would do; here the largest enabled size is 64 KiB."

@@ -1,0 +1,140 @@
+"""The shape every notebook keeps, so that a reader finds the same things in the same places, and strict nbval holds."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parent.parent
+PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+BOOKS: dict[str, Any] = {path.stem: nbformat.read(path, as_version=4) for path in PATHS}
+LAB = {
+    Requirement(line).name
+    for line in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["lab"]
+}
+each = pytest.mark.parametrize("name", BOOKS)
+
+
+def words(name: str) -> str:
+    return "\n\n".join(cell.source for cell in BOOKS[name].cells if cell.cell_type == "markdown")
+
+
+def code(name: str) -> list[Any]:
+    return [cell for cell in BOOKS[name].cells if cell.cell_type == "code"]
+
+
+def section(name: str, heading: str) -> str:
+    found = re.search(rf"^## {heading}.*?\n(.*?)(?=^## |\Z)", words(name), re.DOTALL | re.MULTILINE)
+    assert found, f"no section {heading!r}"
+    return found[1]
+
+
+@each
+def test_it_is_neither_long_nor_dense(name: str) -> None:
+    assert 25 <= len(BOOKS[name].cells) <= 40
+    assert len(words(name).split()) <= 1300
+    for cell in code(name):
+        assert len(cell.source.splitlines()) <= 12, cell.source
+        # Longer lines are cut off where the notebook is read as a page.
+        assert max(map(len, cell.source.splitlines())) <= 106, cell.source
+
+
+@each
+def test_it_says_how_long_it_takes_and_what_for(name: str) -> None:
+    first = BOOKS[name].cells[0].source
+    assert first.startswith("# ")
+    assert re.search(r"About \d+ minutes", first)
+    assert "Afterwards you can" in first
+
+
+@each
+def test_a_question_comes_first_and_a_picture_within_five_cells(name: str) -> None:
+    early = BOOKS[name].cells[:5]
+    assert any(".predict(" in cell.source for cell in early if cell.cell_type == "code")
+    assert any("image/svg+xml" in output.get("data", {}) for cell in early for output in cell.get("outputs", []))
+
+
+@each
+def test_predictions_come_back_and_nothing_is_answered(name: str) -> None:
+    sources = "\n".join(cell.source for cell in code(name))
+    predicted = re.findall(r"q\.(\w+)\.predict\((.*?)\)", sources)
+    assert len(predicted) >= 3
+    for question, answer in predicted:
+        assert answer == "..."
+        assert sources.index(f"q.{question}.predict(") < sources.index(f"q.{question}.compare()")
+    assert 2 <= len(re.findall(r"q\.\w+\.check\(", sources)) <= 3
+    assert ".solution()" not in sources
+
+
+@each
+def test_it_steps_compares_policies_and_asks_the_kernels(name: str) -> None:
+    sources = "\n".join(cell.source for cell in code(name))
+    assert "Stepper(" in sources
+    assert re.search(r"Stepper\(.*other=\w+\.run\(", sources)
+    assert ".recorded(" in sources
+
+
+@each
+def test_it_ends_with_kernel_limits_and_five_lines(name: str) -> None:
+    table = section(name, "Where in the kernel")
+    assert re.search(r"\b[0-9a-f]{12}\b", table)
+    assert "mm/memory.c" in table
+    assert len(section(name, "What the model leaves out").split()) > 10
+    assert len(re.findall(r"^\d\. ", section(name, "Five lines to remember"), re.MULTILINE)) == 5
+
+
+@each
+def test_the_proposal_is_never_shown_without_saying_that_it_is_one(name: str) -> None:
+    for cell in BOOKS[name].cells:
+        if cell.cell_type == "markdown" and re.search(r"RFC v2|rfc-v2", cell.source):
+            assert re.search(r"never merged|proposal|RFC to mainline", cell.source), cell.source
+    if "RFC_V2" in "\n".join(cell.source for cell in code(name)):
+        assert "never merged" in words(name)
+
+
+@each
+def test_links_lead_somewhere(name: str) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", words(name)):
+        assert (ROOT / "notebooks" / target).is_file(), target
+
+
+@each
+def test_it_imports_only_what_the_lab_has(name: str) -> None:
+    allowed = set(sys.stdlib_module_names) | {"anonfolio", "numpy"} | LAB
+    for cell in code(name):
+        for node in ast.walk(ast.parse(cell.source)):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert {module.partition(".")[0] for module in modules} <= allowed
+
+
+@each
+def test_outputs_are_small_stored_and_compared(name: str) -> None:
+    for cell in code(name):
+        assert cell.execution_count is not None
+        assert not cell.source.rstrip().endswith(";")
+        assert not {"Output(", "interact(", "%%", "time.time"} & set(
+            re.findall(r"Output\(|interact\(|%%|time\.time", cell.source)
+        )
+        assert not any("nbval" in tag.lower() or "raises" in tag for tag in cell.metadata.get("tags", []))
+        for output in cell.outputs:
+            assert output.output_type != "error"
+            text = output.get("text") or output.data["text/plain"]
+            assert "NBVAL" not in cell.source
+            assert len(text.splitlines()) <= 60
+
+
+@each
+def test_a_widget_leaves_a_picture_where_none_runs(name: str) -> None:
+    for cell in code(name):
+        for output in cell.outputs:
+            if "application/vnd.jupyter.widget-view+json" in output.get("data", {}):
+                assert output.data["image/svg+xml"].startswith("<svg")

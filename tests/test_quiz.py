@@ -1,0 +1,368 @@
+"""What protects a reader's answers: they are kept, judged against the model, and a wrong one is told why."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pytest
+
+from anonfolio import exercises
+from anonfolio.exercises import first_touch, start_here
+from anonfolio.quiz import Asked, Case, Cases, Choice, Function, Mistake, Note, Number, Pages, Question, Sizes, runs
+
+BANKS = [
+    importlib.import_module(f"anonfolio.exercises.{found.name}") for found in pkgutil.iter_modules(exercises.__path__)
+]
+ASKED: dict[str, Asked] = {
+    f"{bank.__name__.rpartition('.')[2]}.{name}": value
+    for bank in BANKS
+    for name, value in vars(bank).items()
+    if isinstance(value, Asked)
+}
+QUESTIONS = {name: asked for name, asked in ASKED.items() if isinstance(asked, Question)}
+
+
+@pytest.fixture(autouse=True)
+def nobody_has_answered() -> Iterator[None]:
+    for asked in ASKED.values():
+        asked.forget()
+    yield
+    for asked in ASKED.values():
+        asked.forget()
+
+
+def given(mistake: Mistake) -> Any:
+    return mistake.answer() if callable(mistake.answer) else mistake.answer
+
+
+class Balanced(HTMLParser):
+    """Fails on a tag that is closed wrongly or not at all."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.tags.add(tag)
+        self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+# --- every question of every notebook -------------------------------------------------------------------------------
+
+
+def test_the_banks_are_found() -> None:
+    assert {"start_here.eight", "first_touch.order"} <= ASKED.keys()
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_it_is_called_what_the_notebook_calls_it(name: str) -> None:
+    assert ASKED[name].name == f"q.{name.rpartition('.')[2]}"
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_there_is_more_than_one_hint_or_it_is_a_one_liner(name: str) -> None:
+    asked = ASKED[name]
+    assert len(asked.hints) >= (1 if isinstance(asked, Number) else 2)
+    told = [asked.hint().lines[0] for _ in asked.hints]
+    assert tuple(told) == asked.hints
+    assert asked.hint().lines[0] == asked.hints[-1]
+    assert asked.hint(1).lines[0] == asked.hints[0]
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_its_own_answer_is_right_and_every_mistake_is_wrong_and_named(name: str) -> None:
+    question = QUESTIONS[name]
+    assert question.check(question.answer).kind == "right"
+    assert question.mistakes
+    seen = set()
+    for mistake in question.mistakes:
+        said = question.check(given(mistake))
+        assert said.kind == "wrong", given(mistake)
+        assert said.lines[0] == mistake.says
+        seen.add(mistake.says)
+    assert len(seen) == len(question.mistakes)
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_a_wrong_answer_is_not_told_the_right_one(name: str) -> None:
+    question = QUESTIONS[name]
+    for mistake in question.mistakes:
+        assert question._say(question.answer) not in repr(question.check(given(mistake)))
+
+
+@pytest.mark.parametrize("name", ASKED)
+@pytest.mark.parametrize("answer", [..., None])
+def test_an_unanswered_one_asks_in_a_friendly_line_and_keeps_nothing(name: str, answer: Any) -> None:
+    asked = ASKED[name]
+    said = asked.check(**dict.fromkeys(asked.cases, answer)) if isinstance(asked, Cases) else asked.check(answer)
+    assert said.kind == "ask"
+    assert said.head == asked.prompt
+    assert "runs on without it" in said.lines[-1]
+    assert not getattr(asked, "kept", None)
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_what_it_says_is_sound_html_and_text_that_fits(name: str) -> None:
+    asked = ASKED[name]
+    for said in (asked._asked(), asked.hint(), asked.solution()):
+        Balanced(said._repr_html_())
+        if not said.code:
+            assert max(map(len, repr(said).splitlines())) <= 100
+    assert "details" in Balanced(asked.solution()._repr_html_()).tags
+
+
+def test_asking_twice_says_the_same() -> None:
+    for asked in ASKED.values():
+        assert repr(asked) == repr(copy.deepcopy(asked))
+        assert repr(asked.solution()) == repr(asked.solution())
+
+
+# --- answers --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def number() -> Number:
+    return Number(
+        name="q.n", prompt="How many?", unit="pages", truth=lambda: 16, because="Because.", hints=("Think.",),
+        mistakes=(Mistake(lambda: 1, "One is not enough."),),
+    )  # fmt: skip
+
+
+def test_a_prediction_is_kept_and_compared(number: Number) -> None:
+    assert "16" not in repr(number.predict(64))
+    said = number.compare()
+    assert said.head == "You said 64 pages; it is 16 pages."
+    assert said.lines[-1] == "Because."
+
+
+def test_the_last_prediction_counts(number: Number) -> None:
+    number.predict(1)
+    number.predict(16)
+    assert number.compare().head == "As you said: 16 pages."
+    assert number.kept == [1, 16]
+
+
+def test_a_prediction_with_a_known_mistake_is_told_which(number: Number) -> None:
+    number.predict(1)
+    assert number.compare().lines[0] == "One is not enough."
+
+
+def test_without_a_prediction_the_answer_is_shown_all_the_same(number: Number) -> None:
+    assert number.compare().head.startswith("It is 16 pages.")
+
+
+def test_another_wrong_number_is_told_the_direction(number: Number) -> None:
+    assert number.check(99).lines[0].startswith("Fewer")
+    assert number.check(2).lines[0].startswith("More")
+
+
+@pytest.mark.parametrize("answer", [16, 16.0, np.int64(16)])
+def test_sixteen_is_sixteen(number: Number, answer: Any) -> None:
+    assert number.check(answer).kind == "right"
+
+
+@pytest.mark.parametrize("answer", ["16", 1.5, True, [16], object])
+def test_what_is_no_number_is_told_so_and_not_kept(number: Number, answer: Any) -> None:
+    said = number.check(answer)
+    assert said.head.startswith("Cannot read that answer")
+    assert number.kept == []
+
+
+def test_the_answer_is_computed_once_and_late() -> None:
+    calls: list[int] = []
+    late = Number(name="q.n", prompt="?", truth=lambda: calls.append(1) or 3)
+    late.predict(3)
+    assert calls == []
+    late.compare()
+    late.check(3)
+    assert calls == [1]
+
+
+def test_a_choice_takes_its_letter_or_its_words() -> None:
+    choice = Choice(name="q.c", prompt="Which?", options={"a": "reuse", "b": "copy"}, truth=lambda: "a")
+    assert [choice.check(said).kind for said in ("a", "A ", "reuse", "b")] == ["right", "right", "right", "wrong"]
+    assert "none of 'a', 'b'" in choice.check("c").head
+
+
+def test_pages_may_come_as_set_list_or_range() -> None:
+    pages = Pages(name="q.p", prompt="Which?", truth=lambda: {8, 9})
+    assert [pages.check(said).kind for said in ({8, 9}, [9, 8, 8], range(8, 10))] == ["right"] * 3
+    assert pages.check({9, 10, 11}).lines[0].startswith("2 too many and 1 missing")
+    assert pages.check(8).head.startswith("Cannot read")
+    assert pages.check(set()).head == "Not no page."
+
+
+def test_sizes_are_told_how_far_they_are_right() -> None:
+    sizes = Sizes(name="q.s", prompt="Which?", truth=lambda: [1, 4, 8])
+    assert sizes.check((1, 4, 8)).kind == "right"
+    assert sizes.check([1, 4, 4]).lines[0].startswith("The first 2 are right; look again at number 3")
+    assert "there are more" in sizes.check([1, 4]).lines[0]
+    assert sizes.check([1, 4, 8, 1]).lines[0].startswith("The first 3 are right; look again at number 4")
+    assert sizes.check({1, 4, 8}).head.startswith("Cannot read")
+
+
+def test_runs_of_pages_in_words() -> None:
+    assert runs({0, 1, 2, 9}) == "0–2, 9"
+    assert runs([]) == ""
+
+
+# --- several cases --------------------------------------------------------------------------------------------------
+
+
+def test_eight_cases_know_their_answers() -> None:
+    eight = start_here.eight
+    right = {letter: case.truth() for letter, case in eight.cases.items()}
+    assert len(right) == 8
+    assert set(right.values()) == set(eight.answers), "every answer is right somewhere"
+    assert eight.check(**right).head == "8 of 8 right."
+
+
+def test_some_cases_may_stay_open() -> None:
+    said = start_here.eight.check(a="no fault", b=..., c=None)
+    assert said.kind == "right"
+    assert said.head == "1 of 8 right."
+    assert said.lines == ("Still open: b, c, d, e, f, g, h.",)
+
+
+def test_the_first_wrong_case_is_told_its_mistake_and_drawn() -> None:
+    said = start_here.eight.check(a="nf", b="first touch", f="copy")
+    assert said.head == "1 of 8 right."
+    assert "A read takes no memory" in said.lines[1]
+    assert said.lines[2] == "Not right either: f."
+    assert said.picture is not None
+    assert "reads page 5" in said.picture.text()
+
+
+def test_the_wrong_answers_of_a_case_are_possible_and_wrong() -> None:
+    for case in start_here.eight.cases.values():
+        assert set(case.wrong) <= set(start_here.eight.answers)
+        assert case.truth() not in case.wrong
+
+
+@pytest.mark.parametrize(("answer", "told"), [({"a": "magic"}, "a='magic' is none of"), ({"z": "nf"}, "no case 'z'")])
+def test_an_unknown_case_or_answer_is_told(answer: dict[str, str], told: str) -> None:
+    assert told in start_here.eight.check(**answer).head
+
+
+def test_a_case_needs_no_picture() -> None:
+    cases = Cases(name="q.c", prompt="?", cases={"a": Case("one", lambda: "x")}, answers={"x": (), "y": ()})
+    assert cases.check(a="y").picture is None
+
+
+# --- functions ------------------------------------------------------------------------------------------------------
+
+
+def test_the_worked_order_choice_is_the_librarys() -> None:
+    assert first_touch.order.check(first_touch.choose_order).head == "Right: the same as the library on all 300 cases."
+
+
+def test_a_wrong_function_is_shown_its_first_failing_case() -> None:
+    said = first_touch.order.check(lambda page, mapping, used, enabled: 0)
+    at, (case, right) = next((at, found) for at, found in enumerate(first_touch.order.cases) if found[1] != 0)
+    assert all(answer == 0 for _, answer in first_touch.order.cases[:at])
+    assert f"page={case['page']}," in said.lines[0]
+    assert said.lines[1] == f"The library says {right}; yours says 0."
+    assert said.picture is not None
+    assert f"writes page {case['page']}" in said.picture.text()
+
+
+@pytest.mark.parametrize("says", first_touch.order.wrong)
+def test_a_function_with_a_known_mistake_is_told_which(says: str) -> None:
+    said = first_touch.order.check(first_touch.order.wrong[says])
+    assert said.kind == "wrong"
+    assert said.lines[-1] == says
+
+
+def test_known_mistakes_differ_from_each_other() -> None:
+    answers = {
+        says: tuple(wrong(**copy.deepcopy(case)) for case, _ in first_touch.order.cases)
+        for says, wrong in first_touch.order.wrong.items()
+    }
+    assert len(set(answers.values())) == len(answers)
+
+
+def test_a_function_that_raises_is_shown_where() -> None:
+    def broken(page: int, mapping: range, used: set[int], enabled: tuple[int, ...]) -> int:
+        return enabled[0] // (page - page)
+
+    said = first_touch.order.check(broken)
+    assert said.head == "It fails on case 1 of 300."
+    assert "ZeroDivisionError" in said.lines[1]
+
+
+def test_a_function_cannot_change_the_cases() -> None:
+    def greedy(page: int, mapping: range, used: set[int], enabled: tuple[int, ...]) -> int:
+        used.clear()
+        return 0
+
+    before = copy.deepcopy(first_touch.order.cases)
+    first_touch.order.check(greedy)
+    assert first_touch.order.cases == before
+
+
+def test_an_unwritten_function_is_no_error() -> None:
+    def unwritten(page: int, mapping: range, used: set[int], enabled: tuple[int, ...]) -> int: ...  # type: ignore[empty-body]
+
+    said = first_touch.order.check(unwritten)
+    assert said.kind == "ask"
+    assert "Not written yet" in said.lines[-1]
+
+
+def test_what_is_no_function_is_told_so() -> None:
+    assert first_touch.order.check(4).head == "That is int, not a function."
+
+
+def test_the_cases_are_the_same_every_time_and_of_every_kind() -> None:
+    again = copy.deepcopy(first_touch.order)
+    again.__dict__.pop("cases", None)
+    assert again.cases == first_touch.order.cases
+    assert {right for _, right in again.cases} == {0, 2, 3, 4}
+
+
+def test_the_solution_is_the_function_that_was_checked() -> None:
+    assert "def choose_order(" in first_touch.order.solution().code
+
+
+def test_a_function_without_known_mistakes_just_fails() -> None:
+    double = Function(
+        name="q.f", prompt="Double it.", truth=lambda x: 2 * x, case=lambda source: {"x": source.randint(1, 9)},
+        worked=lambda x: 2 * x, count=5,
+    )  # fmt: skip
+    assert double.check(lambda x: x + x).kind == "right"
+    assert len(double.check(lambda x: x).lines) == 2
+
+
+# --- how it looks ---------------------------------------------------------------------------------------------------
+
+
+def test_a_note_escapes_what_it_quotes() -> None:
+    html = Note("wrong", "a < b & `x << 2`", ("- one", "- two", "then `<script>`"), code="1 < 2")._repr_html_()
+    Balanced(html)
+    assert "<script>" not in html
+    assert "<code>x &lt;&lt; 2</code>" in html
+    assert html.count("<li>") == 2
+
+
+def test_colours_are_borders_only_so_that_both_themes_can_be_read() -> None:
+    html = Note("right", "Right.")._repr_html_()
+    assert "color:" not in html.replace("border", "")
+    assert "background" not in html
+
+
+def test_the_figure_of_four_paths_has_all_four() -> None:
+    figure = start_here.figure(start_here.four_paths.run())
+    for path in ("first touch", "zero page copy", "cow copy", "exclusive reuse"):
+        assert path in figure
+    assert "5 write 1 8   cow copy          ...a....bbbbbbbb  ...a....Cbbbbbbb" in figure.splitlines()

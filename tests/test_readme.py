@@ -1,0 +1,63 @@
+"""What the README says is so: its picture, its code, its commands, its list of the house."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import anonfolio as af
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PICTURE = ROOT / "docs" / "picture.svg"
+
+
+def picture() -> str:
+    """The step that the README describes: RFC v2 copies a block that holds a pinned page."""
+    return af.Scenario.load("pinned-beside-shared").run("rfc-v2").show(-2).svg()
+
+
+def test_picture_is_what_the_model_draws() -> None:
+    assert PICTURE.read_text(encoding="utf-8") == picture(), "make it anew with: python tests/test_readme.py"
+
+
+def test_what_the_picture_is_said_to_show_happens() -> None:
+    timeline = af.Scenario.load("pinned-beside-shared").run("rfc-v2")
+    fault = timeline[-2].faults[0]
+    assert (fault.process, fault.vpn, fault.code) == (0, 2, "copy4")
+    assert 10 in fault.pages
+    machine = timeline.scenario.end("rfc-v2")
+    assert [violation.invariant for violation in af.check(machine)] == ["pinned_page_stays"]
+
+
+def test_code_runs_as_printed() -> None:
+    code = re.search(r"```python\n(.*?)```", README, re.S)
+    assert code
+    names: dict[str, object] = {}
+    exec(code[1], names)
+    fault = names["fault"]
+    assert isinstance(fault, af.Fault)
+    assert fault.code == "alloc4"
+    scenario = names["s"]
+    assert isinstance(scenario, af.Scenario)
+    assert scenario.run(af.RFC_V2).compare(scenario.recorded("6.18"))
+    assert not scenario.run(af.LINUX_6_15).compare(scenario.recorded("6.18"))
+
+
+def test_policies_commands_and_modules_are_all_named() -> None:
+    for policy in af.POLICIES:
+        assert f"`{policy}`" in README
+    for command in ("run", "replay", "search"):
+        assert f"python -m anonfolio {command} " in README
+    house = README[README.index("## The house") :]
+    for module in (ROOT / "anonfolio").glob("*.py"):
+        assert module.name.startswith("__") or module.name in house, module.name
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+if __name__ == "__main__":
+    PICTURE.write_text(picture(), encoding="utf-8")
