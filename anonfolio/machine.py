@@ -32,10 +32,10 @@ from .mm import (
 )
 from .policy import LINUX_6_15, Policy, check_orders, policy_named
 from .record import NO_FAULT, PF_PROT, PF_USER, PF_WRITE, SIGSEGV, Counters, Fault, Trail
+from .snapshot import Snapshot, snapshot
 
 if TYPE_CHECKING:
     from .picture import Picture
-    from .snapshot import Snapshot
 
 ADVICE = ("dontneed", *mmap.ADVICE)
 PROTECTIONS = {1: VM_READ, 3: VM_READ | VM_WRITE}
@@ -139,8 +139,6 @@ class Machine:
 
     def snapshot(self) -> Snapshot:
         """What everything holds now, detached from the machine."""
-        from .snapshot import snapshot
-
         return snapshot(self)
 
     def show(self) -> Picture:

@@ -14,6 +14,7 @@ import numpy as np
 
 from .memory import Memory
 from .policy import Policy
+from .rmap import folio_split_rmap_pmd
 
 if TYPE_CHECKING:
     from .gup import Pin
@@ -290,8 +291,6 @@ class Mm:
 
         6.1 leaves the entries clean, whatever the PMD's dirty bit said; 6.12 and later hand it on.
         """
-        from .rmap import folio_split_rmap_pmd
-
         start, end = self.block_of(vpn)
         self.pmd[vpn >> 9] = PMD_TABLE
         if self.pte[start] & PTE_SPECIAL:

@@ -90,7 +90,7 @@ def test_two_policies_are_told_apart_at_the_first_step_they_differ() -> None:
     stepper = Stepper(mine, other=other)
     assert list(stepper.differences) == [difference.number + 1 for difference in mine.compare(other)]
     assert min(stepper.differences) == 3
-    assert stepper.differences[3] == "process 0 page 0: mapped exactly once: linux-6.15 False, rfc-v2 True"
+    assert stepper.differences[3] == "process 0 page 0: mapped exactly once: linux-6.15 no, rfc-v2 yes"
     assert "first at step 3" in repr(stepper)
 
 
