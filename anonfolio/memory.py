@@ -7,7 +7,7 @@ dtypes, so that a terabyte fits in a few GiB. Per folio: the wide counters. Both
 from __future__ import annotations
 
 import heapq
-import random
+import zlib
 from typing import Self
 
 import numpy as np
@@ -37,7 +37,7 @@ class Buddy:
         self.untouched = 0
         self._order_of: dict[int, int] = {}
         self._heaps: list[list[int]] = [[] for _ in range(MAX_BUDDY_ORDER + 1)]
-        self._fragmentation: tuple[int, float, random.Random] | None = None
+        self._fragmentation: tuple[int, float, int] | None = None
 
     def alloc(self, order: int) -> int | None:
         """The first frame of a block of 2**order frames, or None when no free block is large enough."""
@@ -66,7 +66,7 @@ class Buddy:
         """
         if not 0 <= largest_order < MAX_BUDDY_ORDER:
             raise ValueError(f"largest_order={largest_order} must lie in 0..{MAX_BUDDY_ORDER - 1}")
-        self._fragmentation = (largest_order, fraction, random.Random(seed))
+        self._fragmentation = (largest_order, fraction, seed)
         for head, order in sorted(self._order_of.items()):
             del self._order_of[head]
             self._push_fragmented(head, order)
@@ -127,9 +127,10 @@ class Buddy:
         if self._fragmentation is None or order <= self._fragmentation[0]:
             self._push(head, order)
             return
-        largest_order, fraction, rng = self._fragmentation
+        largest_order, fraction, seed = self._fragmentation
         for part in range(head, head + (1 << order), 2 << largest_order):
-            if rng.random() < fraction:
+            # A number of its own for each place: copies of this allocator go on alike, without a generator to share.
+            if zlib.crc32(f"{seed} {part}".encode()) < fraction * (1 << 32):
                 # One frame taken leaves a free block of each smaller order.
                 for smaller in range(largest_order + 1):
                     self._push(part + (1 << smaller), smaller)

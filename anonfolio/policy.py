@@ -123,7 +123,7 @@ class Policy:
 def check_orders(orders: tuple[int, ...], whose: str) -> None:
     """Raise ValueError unless every order is one that an anonymous folio can have."""
     for order in orders:
-        if order not in ANON_ORDERS:
+        if type(order) is not int or order not in ANON_ORDERS:
             raise ValueError(f"{whose}: there is no anonymous folio of order {order!r}; orders are 2 to 9")
 
 

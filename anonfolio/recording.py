@@ -143,7 +143,8 @@ def _program(kernel: str, program: Any, where: str) -> Recorded:
     if len(program["program"]) != len(program["steps"]):
         raise RecordingError(f"{where}: {len(program['program'])} operations but {len(program['steps'])} steps")
     for at, step in enumerate(program["program"]):
-        if not isinstance(step, list) or not step or step[0] not in OPS or step[0] == "forkfail_after":
+        known = isinstance(step, list) and step and isinstance(step[0], str) and step[0] in OPS
+        if not known or step[0] == "forkfail_after":
             raise RecordingError(f"{where}, step {at}: {step!r:.60} is no operation of {FORMAT}")
     try:
         scenario = Scenario(
@@ -164,7 +165,7 @@ def _check_seen(seen: Any, pages: int, where: str) -> None:
         if key not in seen or not isinstance(seen[key], kinds):
             raise RecordingError(f"{where}: {key!r} is missing or {seen.get(key)!r:.40}")
     for fault in seen["faults"]:
-        if not (isinstance(fault, list) and len(fault) == 2 and all(isinstance(part, int) for part in fault)):
+        if not (isinstance(fault, list) and len(fault) == 2 and all(_is_number(part) for part in fault)):
             raise RecordingError(f"{where}: fault {fault!r:.40} is not [page, error code]")
     for number, cells in seen["view"].items():
         if not number.isdecimal() or not isinstance(cells, list) or len(cells) != pages:
@@ -172,10 +173,14 @@ def _check_seen(seen: Any, pages: int, where: str) -> None:
         for page, cell in enumerate(cells):
             if cell == 0 or cell == "z":
                 continue
-            if not (isinstance(cell, list) and len(cell) == 4 and all(isinstance(part, int) for part in cell)):
+            if not (isinstance(cell, list) and len(cell) == 4 and all(_is_number(part) for part in cell)):
                 raise RecordingError(
                     f"{where}: process {number} page {page} is {cell!r:.40}, not 0, 'z' or [folio, offset, size, once]"
                 )
+
+
+def _is_number(part: Any) -> bool:
+    return type(part) is int and 0 <= part < 1 << 62
 
 
 def write_recording(path: str | Path, kernel: str, timelines: Iterable[Timeline], **notes: Any) -> None:
