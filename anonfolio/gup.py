@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 from .faults import READ, UNSHARE, WRITE, handle_mm_fault
-from .memory import GUP_PIN_COUNTING_BIAS, Memory
+from .memory import GUP_PIN_COUNTING_BIAS, Memory, OutOfMemory
 from .mm import PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, VM_READ, VM_WRITE, Mm
 from .record import Fault
 
@@ -75,7 +75,7 @@ def pin_user_pages(
             pin.frames.append(pfn)
             if not mm.pte[page] & PTE_SPECIAL:
                 pin.expected[page] = pfn
-    except BadAddress:
+    except (BadAddress, OutOfMemory):
         unpin_user_pages(mm.memory, pin)
         raise
     return pin

@@ -6,6 +6,7 @@ would) before anything changes. What the kernel itself refuses is an `Outcome` t
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -106,7 +107,7 @@ class Machine:
         self.knob_orders = frozenset(self.orders) & frozenset(self.policy.knob_orders)
         self.thp = thp
         self.use_zero_page = use_zero_page
-        self.memory = Memory(frames)
+        self.memory = Memory(_whole("frames", frames))
         self.counters = Counters()
         self.processes: list[Process] = []
         self.faults: list[Fault] = []
@@ -185,7 +186,7 @@ class Process:
         if at is None:
             last = self.mm.vmas[-1].end if self.mm.vmas else 0
             at = -(-last // PTRS_PER_PMD) * PTRS_PER_PMD
-        self._check_range(at, pages)
+        at, pages = self._checked_range(at, pages)
         if self.mm.vmas_in(at, at + pages):
             raise ValueError(f"pages {at}..{at + pages - 1} overlap a mapping; mmap takes free addresses")
         if advice not in (None, "hugepage", "nohugepage"):
@@ -199,21 +200,21 @@ class Process:
     def munmap(self, vpn: int, pages: int = 1) -> Outcome:
         """Unmap a range; holes in it are no error."""
         self._begin()
-        self._check_range(vpn, pages)
+        vpn, pages = self._checked_range(vpn, pages)
         mmap.do_munmap(self.mm, vpn, vpn + pages)
         return Outcome()
 
     def mremap(self, vpn: int, pages: int, new_vpn: int) -> Outcome:
         """Move a range to a fixed place, unmapping what was there (MREMAP_FIXED)."""
         self._begin()
-        self._check_range(vpn, pages)
-        self._check_range(new_vpn, pages)
+        vpn, pages = self._checked_range(vpn, pages)
+        new_vpn, _ = self._checked_range(new_vpn, pages)
         return _outcome(mmap.do_mremap, self.mm, vpn, pages, new_vpn)
 
     def mprotect(self, vpn: int, pages: int, prot: int) -> Outcome:
         """Allow reading only (``prot=1``) or reading and writing (``prot=3``)."""
         self._begin()
-        self._check_range(vpn, pages)
+        vpn, pages = self._checked_range(vpn, pages)
         if prot not in PROTECTIONS:
             raise ValueError(f"prot={prot!r} is neither 1 (read) nor 3 (read and write)")
         return _outcome(mmap.do_mprotect, self.mm, vpn, vpn + pages, PROTECTIONS[prot])
@@ -221,7 +222,7 @@ class Process:
     def madvise(self, vpn: int, pages: int, advice: str) -> Outcome:
         """Advise a range: one of `ADVICE`."""
         self._begin()
-        self._check_range(vpn, pages)
+        vpn, pages = self._checked_range(vpn, pages)
         if advice not in ADVICE:
             raise ValueError(f"there is no advice {advice!r}; there are {', '.join(ADVICE)}")
         return _outcome(mmap.do_madvise, self.mm, vpn, vpn + pages, advice)
@@ -231,14 +232,14 @@ class Process:
     def read(self, vpn: int) -> int:
         """Read a page's byte. Its fault, if any, is ``machine.faults[-1]``. SegmentationFault in a hole."""
         self._begin()
+        vpn = _whole("page", vpn)
         self._access(vpn, READ)
         return int(self.machine.memory.content[self.mm.pfn[vpn]])
 
     def write(self, vpn: int, value: int = 1) -> Fault:
         """Write a page's byte; returns the fault it took (false, path ``no fault``, when there was none)."""
         self._begin()
-        if not 0 <= value <= 255:
-            raise ValueError(f"value={value} is not a byte (0..255)")
+        vpn, value = _whole("page", vpn), _byte(value)
         fault = self._access(vpn, WRITE)
         self.machine.memory.content[self.mm.pfn[vpn]] = value
         # The hardware sets accessed and dirty; under a PMD there is one entry for the whole block.
@@ -282,7 +283,7 @@ class Process:
         When fewer are mapped, it fails at the end. No process comes of it.
         """
         self._begin()
-        if pages < 0:
+        if _whole("pages", pages) < 0:
             raise ValueError(f"pages={pages}: a fork cannot fail before it begins")
         return self._failing_fork(fail_after_pages=pages)
 
@@ -301,7 +302,7 @@ class Process:
         Refused (EFAULT) at the first page that is not mapped or, for writing, is read-only.
         """
         self._begin()
-        self._check_range(vpn, pages)
+        vpn, pages = self._checked_range(vpn, pages)
         self._check_free("pin", id)
         try:
             held = gup.pin_user_pages(
@@ -319,6 +320,7 @@ class Process:
     def ref(self, vpn: int, id: int = 0) -> Outcome:
         """A plain reference to one page (FOLL_GET, as vmsplice takes it)."""
         self._begin()
+        vpn = _whole("page", vpn)
         self._check_free("reference", id)
         try:
             held = gup.get_user_page(self.machine, self.mm, vpn, self.machine.faults)
@@ -334,6 +336,7 @@ class Process:
     def gup(self, vpn: int) -> int | None:
         """A short-term read pin, taken and dropped (process_vm_readv): the byte read, or None when refused."""
         self._begin()
+        vpn = _whole("page", vpn)
         try:
             held = gup.pin_user_pages(
                 self.machine, self.mm, vpn, 1, write=False, longterm=False, faults=self.machine.faults
@@ -347,11 +350,9 @@ class Process:
     def dma_write(self, id: int, page: int, value: int) -> None:
         """The device writes a byte into page `page` of a pin: into the frame, whatever is mapped now."""
         self._begin()
-        held = self._pinned(id, page)
+        held, value = self._pinned(id, page), _byte(value)
         if not held.writable:
             raise ValueError(f"pin {id} of process {self.number} is for reading; the device may not write through it")
-        if not 0 <= value <= 255:
-            raise ValueError(f"value={value} is not a byte (0..255)")
         self.machine.memory.content[held.frames[page]] = value
 
     def dma_read(self, id: int, page: int) -> int:
@@ -383,11 +384,13 @@ class Process:
             raise ValueError(f"process {self.number} has exited; live ones are {live}")
         self.machine.faults = []
 
-    def _check_range(self, vpn: int, pages: int) -> None:
+    def _checked_range(self, vpn: int, pages: int) -> tuple[int, int]:
+        vpn, pages = _whole("page", vpn), _whole("pages", pages)
         if pages < 1:
             raise ValueError(f"pages={pages}: a range has at least one page")
         if not 0 <= vpn <= MAX_VPN - pages:
             raise ValueError(f"pages {vpn}..{vpn + pages - 1} are outside the address space 0..{MAX_VPN - 1}")
+        return vpn, pages
 
     def _access(self, vpn: int, access: str) -> Fault:
         vma = self.mm.find_vma(vpn)
@@ -455,9 +458,22 @@ class Process:
         if held is None:
             pins = sorted(number for kind, number in self._held if kind == "pin")
             raise ValueError(f"process {self.number} holds no pin {id}; it holds {pins}")
-        if not 0 <= page < len(held.frames):
+        if not 0 <= _whole("page", page) < len(held.frames):
             raise ValueError(f"pin {id} has pages 0..{len(held.frames) - 1}, not {page}")
         return held
+
+
+def _whole(name: str, value: int) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name}={value!r} is not a whole number") from None
+
+
+def _byte(value: int) -> int:
+    if not 0 <= _whole("value", value) <= 255:
+        raise ValueError(f"value={value} is not a byte (0..255)")
+    return int(value)
 
 
 def _outcome(call: Callable[..., None], *arguments: object) -> Outcome:

@@ -66,6 +66,8 @@ class Buddy:
         """
         if not 0 <= largest_order < MAX_BUDDY_ORDER:
             raise ValueError(f"largest_order={largest_order} must lie in 0..{MAX_BUDDY_ORDER - 1}")
+        if not 0 <= fraction <= 1:
+            raise ValueError(f"fraction={fraction} must lie between 0 and 1")
         self._fragmentation = (largest_order, fraction, seed)
         for head, order in sorted(self._order_of.items()):
             del self._order_of[head]

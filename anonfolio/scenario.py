@@ -230,7 +230,7 @@ class Scenario:
         """
         fields: dict[str, Any] = {"orders": (4, 3, 2), "skew": 0, "name": "", "pages": None}
         about: list[str] = []
-        steps: list[Step] = []
+        steps: list[tuple[int, Step]] = []
         seen_any = False
         for number, line in enumerate(text.splitlines(), 1):
             words = line.split("#", 1)[0].split()
@@ -241,11 +241,12 @@ class Scenario:
             seen_any = True
             try:
                 if words[0] in OPS:
-                    steps.extend(_parse_step(words))
+                    steps.extend((number, step) for step in _parse_step(words))
                 elif words[0] == "scenario" and len(words) == 2:
                     fields["name"] = words[1]
                 elif words[0] == "orders":
                     fields["orders"] = tuple(_number(word, "an order") for word in words[1:])
+                    _check_mapping(1, 0, fields["orders"])
                 elif words[0] in ("pages", "skew") and len(words) == 2:
                     fields[words[0]] = _number(words[1], words[0])
                 else:
@@ -254,8 +255,14 @@ class Scenario:
                 raise ScenarioError(f"{source}, line {number}: {error}") from None
         if fields["pages"] is None:
             raise ScenarioError(f"{source}: no line says how many pages the mapping has (pages 16)")
+        alive = [True]
+        for number, step in steps:
+            try:
+                check_step(step, fields["pages"], alive)
+            except ScenarioError as error:
+                raise ScenarioError(f"{source}, line {number}: {error}") from None
         try:
-            return cls(steps=tuple(steps), about="\n".join(about), **fields)
+            return cls(steps=tuple(step for _, step in steps), about="\n".join(about), **fields)
         except ScenarioError as error:
             raise ScenarioError(f"{source}: {error}") from None
 
@@ -386,14 +393,7 @@ _RUN: dict[str, Callable[..., Answer]] = {
 
 
 def _check_scenario(scenario: Scenario) -> None:
-    if not isinstance(scenario.pages, int) or scenario.pages < 1:
-        raise ScenarioError(f"pages={scenario.pages!r}: a mapping has at least one page")
-    if not isinstance(scenario.skew, int) or not 0 <= scenario.skew < PTRS_PER_PMD:
-        raise ScenarioError(f"skew={scenario.skew!r} must lie in 0..{PTRS_PER_PMD - 1}")
-    try:
-        check_orders(scenario.orders, "orders")
-    except ValueError as error:
-        raise ScenarioError(str(error)) from None
+    _check_mapping(scenario.pages, scenario.skew, scenario.orders)
     alive = [True]
     for number, step in enumerate(scenario.steps):
         try:
@@ -402,9 +402,20 @@ def _check_scenario(scenario: Scenario) -> None:
             raise ScenarioError(f"step {number} {list(step)}: {error}") from None
 
 
+def _check_mapping(pages: int, skew: int, orders: tuple[int, ...]) -> None:
+    if not isinstance(pages, int) or pages < 1:
+        raise ScenarioError(f"pages={pages!r}: a mapping has at least one page")
+    if not isinstance(skew, int) or not 0 <= skew < PTRS_PER_PMD:
+        raise ScenarioError(f"skew={skew!r} must lie in 0..{PTRS_PER_PMD - 1}")
+    try:
+        check_orders(orders, "orders")
+    except ValueError as error:
+        raise ScenarioError(str(error)) from None
+
+
 def check_step(step: Step, pages: int, alive: list[bool]) -> None:
     """Raise ScenarioError unless the step makes sense for a mapping of `pages`; keeps `alive` up to date."""
-    if not step or step[0] not in OPS:
+    if not step or not isinstance(step[0], str) or step[0] not in OPS:
         raise ScenarioError(f"there is no operation {step[0] if step else ''!r}; there are {', '.join(OPS)}")
     op, names = step[0], OPS[step[0]]
     if len(step) != 2 + len(names):
@@ -456,6 +467,8 @@ def _parse_step(words: Sequence[str]) -> list[Step]:
     op, *rest = words
     if op in ("write", "read") and len(rest) == 2 and (span := re.fullmatch(r"(\d+)\.\.(\d+)", rest[1])):
         process, first, last = _number(rest[0], "process"), int(span[1]), int(span[2])
+        if last < first:
+            raise ScenarioError(f"{rest[1]} holds no page; a span goes from the lower page to the higher")
         pages = range(first, last + 1)
         return [(op, process, page, (page + 1) % 256) if op == "write" else (op, process, page) for page in pages]
     names = ("process", *OPS[op])

@@ -475,9 +475,7 @@ PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink) if THOROUGH
 
 
 def test_case(name: str, huge: bool, examples: int, steps: int) -> Any:
-    machine = type(
-        f"Programs_{name}", (Programs,), {"policy": POLICIES[name], "huge": huge, "__module__": __name__}
-    )
+    machine = type(f"Programs_{name}", (Programs,), {"policy": POLICIES[name], "huge": huge, "__module__": __name__})
     case = machine.TestCase  # type: ignore[attr-defined]
     case.settings = settings(
         max_examples=settings().max_examples if THOROUGH else examples,

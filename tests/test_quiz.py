@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from anonfolio import exercises
-from anonfolio.exercises import first_touch, start_here
+from anonfolio.exercises import first_touch, start_here, zero_page_copy
 from anonfolio.quiz import Asked, Case, Cases, Choice, Function, Mistake, Note, Number, Pages, Question, Sizes, runs
+from anonfolio.scenario import Scenario
 
 BANKS = [
     importlib.import_module(f"anonfolio.exercises.{found.name}") for found in pkgutil.iter_modules(exercises.__path__)
@@ -342,6 +343,84 @@ def test_a_function_without_known_mistakes_just_fails() -> None:
     )  # fmt: skip
     assert double.check(lambda x: x + x).kind == "right"
     assert len(double.check(lambda x: x).lines) == 2
+
+
+# --- programs -------------------------------------------------------------------------------------------------------
+
+
+def reading_loop() -> list[Any]:
+    return zero_page_copy.reading_loop()
+
+
+@pytest.mark.parametrize("name", ["cheap", "sparse"])
+def test_a_worked_program_is_right_and_the_given_one_is_not_yet_changed(name: str) -> None:
+    asked = getattr(zero_page_copy, name)
+    assert asked.check(asked.worked()).kind == "right"
+    said = asked.check([list(step) for step in asked.given()])
+    assert said.kind == "ask"
+    assert "Not changed yet" in said.lines[-1]
+
+
+@pytest.mark.parametrize("name", ["cheap", "sparse"])
+def test_the_solution_shown_is_the_one_that_was_checked(name: str) -> None:
+    asked = getattr(zero_page_copy, name)
+    names: dict[str, Any] = {}
+    exec(asked.solution().code, names)
+    assert names["steps"] == asked.worked()
+
+
+def test_the_reading_loop_cannot_be_cheaper_than_the_writes_alone() -> None:
+    writes = Scenario(1024, tuple(zero_page_copy.reading_loop(())))
+    assert zero_page_copy.cheap.limits == (zero_page_copy.run(writes).faults.total(), 1024)
+
+
+@pytest.mark.parametrize(
+    ("program", "told", "drawn"),
+    [
+        ([step for both in zip(reading_loop()[:1024], reading_loop()[1024:], strict=True) for step in both],
+         "1,024 writes met a zero page", True),
+        ([*reading_loop()[:1024], ("madvise", 0, 0, 1024, "dontneed"), *reading_loop()[1024:]],
+         "1,024 reads mapped the zero page all the same", False),
+        ([*(("write", 0, page, 0) for page in range(0, 1024, 32)), *reading_loop()],
+         "512 writes met a zero page", True),
+        ([("read", 0, 0), *(("write", 0, page, 0) for page in range(1, 1024)), ("madvise", 0, 0, 1, "dontneed"),
+          ("write", 0, 0, 0), *reading_loop()], "4 first touches got one page", False),
+        (reading_loop()[1024:], "must read page 0 while a zero is there", False),
+        (reading_loop()[:1024], "page 0 holds 0; it must hold 1", False),
+    ],
+    ids=["page by page", "given back between", "every other block", "one read too many", "no reads", "no writes"],
+)  # fmt: skip
+def test_a_program_that_does_not_do_is_told_why(program: list[Any], told: str, drawn: bool) -> None:
+    said = zero_page_copy.cheap.check(program)
+    assert said.kind == "wrong"
+    assert told in " ".join(said.lines)
+    assert (said.picture is not None) == drawn
+    Balanced(said._repr_html_())
+
+
+def test_a_program_that_takes_memory_for_nothing_is_told_so() -> None:
+    said = zero_page_copy.sparse.check(zero_page_copy.cheap.worked())
+    assert said.kind == "wrong"
+    assert "768 pages too many are held" in " ".join(said.lines)
+    assert said.picture is not None
+
+
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [
+        (7, "int is not a list of steps"),
+        ("read", "str is not a list of steps"),
+        ([3], "step 0 is 3;"),
+        ([("read", 0, 1), ("fork", 0)], "step 1 is ('fork', 0);"),
+        ([("read", 0)], "read takes process, page"),
+        ([("read", 0, 1024)], "outside the mapping"),
+        ([()], "no operation"),
+    ],
+)
+def test_what_is_no_program_is_told_so(program: Any, told: str) -> None:
+    said = zero_page_copy.cheap.check(program)
+    assert said.kind == "wrong"
+    assert told in said.head
 
 
 # --- how it looks ---------------------------------------------------------------------------------------------------

@@ -105,7 +105,9 @@ TABLE = [
 TABLE += [
     Row(row.number, row.scenario, {name: row.codes[A] for name in (L8, L9) if name not in row.codes}, row.orders)
     for row in TABLE
-    if A in row.codes and row.scenario not in ("huge-zero-page", "third-process-alone") and not re.search(r"reuse1\b", row.codes[A])
+    if A in row.codes
+    and row.scenario not in ("huge-zero-page", "third-process-alone")
+    and not re.search(r"reuse1\b", row.codes[A])
 ]
 # The same rule, applied to a reuse of several pages' folio by hand: 6.9 never, 6.8 at the last page.
 TABLE += [
@@ -147,13 +149,8 @@ def is_fill(step: tuple[object, ...]) -> bool:
 
 def codes_after_fill(timeline: af.Timeline) -> list[str]:
     steps = timeline.scenario.steps
-    fill = sum(1 for _ in iter_while(steps)) if len(steps) > 15 and is_fill(steps[0]) and is_fill(steps[15]) else 0
-    return timeline.codes()[fill:]
-
-
-def iter_while(steps: tuple[tuple[object, ...], ...]) -> list[tuple[object, ...]]:
-    end = next((at for at, step in enumerate(steps) if not is_fill(step)), len(steps))
-    return list(steps[:end])
+    filled = len(steps) >= 16 and all(is_fill(step) for step in steps[:16])
+    return timeline.codes()[16:] if filled else timeline.codes()
 
 
 def at_end(timeline: af.Timeline) -> af.Snapshot:
@@ -270,7 +267,7 @@ def one_fault_moved_the_counters(fault: af.Fault, before: af.Snapshot, now: af.S
     if fault.path == COW_COPY:
         old = next(folio for folio in before.folios if folio.id == fault.old_folio)
         left = next((folio for folio in now.folios if folio.id == fault.old_folio and folio.head == old.head), None)
-        split = (511 if old.order == 9 and old.refcount < 4 else 0)  # a PMD mapping became 512 entries on the way
+        split = 511 if old.order == 9 and old.refcount < 4 else 0  # a PMD mapping became 512 entries on the way
         assert old.refcount + split - (left.refcount if left else 0) == pages
         if old.order:
             assert old.large_mapcount + split - (left.large_mapcount if left else 0) == pages
@@ -400,11 +397,7 @@ def test_row_16_only_the_rfc_as_posted_replaces_the_page_under_the_pin(policy: s
     (pin,) = at_end(timeline).processes[0].pins
     stays = page(at_end(timeline), 0, 10)[1] == pin.frames[0]
     assert stays == (policy not in (R, "none_only"))
-    machine = af.Scenario.load("pinned-beside-shared").machine(POLICIES[policy])
-    for step in af.Scenario.load("pinned-beside-shared").steps:
-        from anonfolio.scenario import run_step
-
-        run_step(machine, step)
+    machine = af.Scenario.load("pinned-beside-shared").end(POLICIES[policy])
     broken = [violation for violation in af.check(machine) if violation.invariant == "pinned_page_stays"]
     assert [(v.process, v.vpn, v.pin) for v in broken] == ([] if stays else [(0, 10, 0)])
     # The device's byte is lost, and the device is sent the old byte: wrong data, not a flag.
@@ -469,7 +462,9 @@ def test_row_21_the_pin_itself_takes_the_write_fault(policy: str, code: str) -> 
 
 def test_row_22_the_pipe_keeps_the_old_page() -> None:
     for policy in (A, R):
-        before_close = [result.snapshot for result in run("reference-blocks-reuse", policy) if result.step[0] != "unref"]
+        before_close = [
+            result.snapshot for result in run("reference-blocks-reuse", policy) if result.step[0] != "unref"
+        ]
         snapshot = before_close[-2]
         (reference,) = snapshot.processes[0].pins
         assert page(snapshot, 0, 3)[1] != reference.frames[0]
@@ -481,7 +476,10 @@ def test_row_22_the_pipe_keeps_the_old_page() -> None:
 def test_row_24_frees_the_folio_by_copying_its_last_page_or_keeps_it_for_that_page() -> None:
     assert at_end(run("one-page-left")).held_pages == 1
     for policy in (R, L8):
-        assert (at_end(run("one-page-left", policy)).held_pages, at_end(run("one-page-left", policy)).waste_pages) == (16, 15)
+        assert (at_end(run("one-page-left", policy)).held_pages, at_end(run("one-page-left", policy)).waste_pages) == (
+            16,
+            15,
+        )
 
 
 def test_row_25_under_the_rfc_copies_aligned_parts_of_slots_4_and_8() -> None:
@@ -585,7 +583,7 @@ def test_the_huge_zero_page_becomes_a_huge_folio_or_one_page(policy: str, huge: 
 
 def test_a_copy_makes_the_folio_partially_mapped_only_when_the_child_lets_go_too() -> None:
     timeline = run("parent-writes-child-exits")
-    written = [result.snapshot for result in timeline if result.step[0] == "write" and result.step[3] == 104][0]
+    written = next(result.snapshot for result in timeline if result.step[0] == "write" and result.step[3] == 104)
     assert not folio_of(written, 0, 0).partially_mapped
     assert folio_of(after(timeline, "exit", 1), 0, 0).partially_mapped
 
