@@ -225,10 +225,11 @@ class Drawing:
 
     def _open(self, height: float) -> list[str]:
         said = escape(self.picture.sentence)
-        size = f'viewBox="0 0 {WIDTH} {height:g}" width="{WIDTH}" height="{height:g}"'
+        # As wide as its place, so that nothing is cut off where an <img> holds it; never wider than drawn.
+        size = f'viewBox="0 0 {WIDTH} {height:g}" width="100%"'
         return [
             f'<svg xmlns="http://www.w3.org/2000/svg" {size} class="afp" role="img" font-family="{escape(SANS)}"'
-            ' style="max-width:100%;height:auto">',
+            f' style="max-width:{WIDTH}px;height:auto">',
             f"<title>{said}</title>",
             f"<desc>{escape(self.picture.text())}</desc>",
             f"<style>{_stylesheet()}</style>",

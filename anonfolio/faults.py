@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 Entries = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 READ, WRITE, UNSHARE = "read", "write", "unshare"
+MOST_FAULTS = 4
+"""No access needs more faults than that, whatever the policy: more would go on for ever."""
 ZERO_BITS = PTE_PRESENT | PTE_YOUNG | PTE_SPECIAL
 
 
@@ -130,7 +132,7 @@ def do_anonymous_page(vmf: VmFault) -> None:
     The fresh folio's pages are all mapped writable, dirty and exclusive, not only the one that was written.
     """
     if vmf.access != WRITE:
-        vmf.check("FAULT_FLAG_WRITE", False, "a read maps the shared zero page, one entry, whatever sizes are enabled")
+        vmf.check("FAULT_FLAG_WRITE", False, "a read maps the shared zero page, one entry")
         vmf.mm.set_ptes(vmf.vpn, ZERO_PFN, 1, ZERO_BITS)
         vmf.done(ZERO_READ)
         return
@@ -444,9 +446,11 @@ def alloc_copy_folio(vmf: VmFault) -> tuple[int, int]:
 def _copy_may_cover(vmf: VmFault, order: int) -> bool:
     start = vmf.vpn & -(1 << order)
     end = start + (1 << order)
-    vmf.scanned += 1 << order
     saw = f"order {order}: pages {start}..{end - 1}"
-    if not vmf.check("consecutive pages of one folio", bool(_maps_folio_in_step(vmf, start, end).all()), saw):
+    good = _maps_folio_in_step(vmf, start, end)
+    fits = bool(good.all())
+    vmf.scanned += len(good) if fits else int(good.argmin()) + 1
+    if not vmf.check("consecutive pages of one folio", fits, saw):
         return False
     if not vmf.policy.copy_requires_maybe_shared:
         return True
@@ -510,7 +514,7 @@ def wp_huge_pmd(vmf: VmFault) -> bool:
 
 
 def do_huge_zero_wp_pmd(vmf: VmFault, start: int) -> bool:
-    """The huge zero page is replaced by a PMD-sized folio, for a write and for an unshare alike (6.17; not in 6.12)."""
+    """A PMD-sized folio replaces the huge zero page, for a write and for an unshare alike (1ced09e0331f, 6.13)."""
     vmf.mm.anon_vma_prepare(vmf.vma)
     if not _map_huge_folio(vmf, start, ZERO_COPY):
         return False

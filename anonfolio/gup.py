@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
-from .faults import READ, UNSHARE, WRITE, handle_mm_fault
+from .faults import MOST_FAULTS, READ, UNSHARE, WRITE, handle_mm_fault
 from .memory import GUP_PIN_COUNTING_BIAS, Memory, OutOfMemory
 from .mm import PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, VM_READ, VM_WRITE, Mm
 from .record import Fault
@@ -155,4 +155,5 @@ def _fault_in(machine: Machine, mm: Mm, vpn: int, *, write: bool, pin: bool, lon
             access = UNSHARE
         else:
             return faults
+        assert len(faults) < MOST_FAULTS, f"page {vpn} faults again and again"
         faults.append(handle_mm_fault(machine, mm, vma, vpn, access, user=False))

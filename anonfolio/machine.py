@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 from . import fork as _fork
 from . import gup, mmap
-from .faults import READ, WRITE, handle_mm_fault
+from .faults import MOST_FAULTS, READ, WRITE, handle_mm_fault
 from .gup import Pin
 from .memory import Memory, OutOfMemory
 from .mm import (
@@ -399,6 +399,7 @@ class Process:
         wanted = PTE_WRITE if access == WRITE else PTE_PRESENT
         faults = self.machine.faults
         while not self.mm.pte[vpn] & wanted:
+            assert len(faults) < MOST_FAULTS, f"page {vpn} faults again and again"
             faults.append(handle_mm_fault(self.machine, self.mm, vma, vpn, access))
         return faults[-1] if faults else self._no_fault(vpn, access)
 

@@ -68,7 +68,9 @@ class Policy:
     reuse_extent : {"page", "range"}
         How many pages one reuse makes writable: the faulting one, or the run around it.
     huge_zero_write : {"page", "huge"}
-        What a write on the huge zero page gets: one base page after a split, or a PMD-sized folio.
+        What a write on the huge zero page gets: one base page after a split, or a PMD-sized folio
+        (`do_huge_zero_wp_pmd`, 1ced09e0331f, 6.13). ``linux-6.9`` follows 6.12 here, which was run; 6.13 and 6.14 do
+        as ``linux-6.15``.
     mprotect_needs_dirty : bool
         Whether mprotect to writable skips clean PTEs (`can_change_pte_writable`, 6.1).
     split_keeps_dirty : bool
@@ -157,6 +159,7 @@ RFC_V2 = LINUX_6_3.but(
     name="rfc-v2",
     about="RFC v2 of April 2023 as posted, on 6.3-rc6: a proposal, never merged. Its copy may take exclusive pages.",
     fixed_orders=(2, 3, 4),
+    unshares_zero_page=True,
     zero_page_write="first_touch",
     copy_extent="source_order",
     copy_requires_maybe_shared=False,
@@ -183,7 +186,7 @@ def policy_named(name: str) -> Policy:
 
 def kernel_number(version: str) -> tuple[int, int]:
     """The first two numbers of a kernel version, whatever follows (``"6.8-rc1"``, ``"6.18.44-cloud"``)."""
-    match = re.match(r"(\d+)\.(\d+)(?!\d)", version)
+    match = re.match(r"(\d+)\.(\d+)(?!\d)", str(version))
     if not match:
         raise ValueError(f"cannot read {version!r} as a kernel version; name a policy instead")
     return int(match[1]), int(match[2])

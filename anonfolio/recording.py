@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .policy import Policy, policy_for_kernel
-from .scenario import OPS, Scenario, ScenarioError, Timeline
+from .scenario import OPS, Result, Scenario, ScenarioError, Timeline
 from .witness import Difference, Seen, cells_of_page_view, iter_differences, page_view_of_cells, seen_by_model
 
 FORMAT = "anonfolio-recording/1"
@@ -183,32 +183,52 @@ def _is_number(part: Any) -> bool:
     return type(part) is int and 0 <= part < 1 << 62
 
 
-def write_recording(path: str | Path, kernel: str, timelines: Iterable[Timeline], **notes: Any) -> None:
-    """Write what a model did in the format of the recordings; `notes` become further keys of the file.
+def write_recording(
+    path: str | Path, kernel: str, runs: Iterable[Timeline | Recorded], **notes: Any
+) -> tuple[int, int]:
+    """Write runs to a recording one by one as they come; returns how many, and their steps.
 
-    The file's bytes depend on its content alone.
+    The file appears when it is complete, and its bytes depend on its content alone. `notes` become further keys of it.
     """
-    programs = [_as_program(timeline) for timeline in timelines]
-    content = {"format": FORMAT, "kernel": kernel, **notes, "programs": programs}
-    text = json.dumps(content, separators=(",", ":")).encode()
-    Path(path).write_bytes(gzip.compress(text, mtime=0))
+    path = Path(path)
+    unfinished = path.with_name(path.name + ".part")
+    count = steps = 0
+    try:
+        with unfinished.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
+            file.write(_compact({"format": FORMAT, "kernel": kernel, **notes})[:-1] + b',"programs":[')
+            for run in runs:
+                program = _as_program(run)
+                file.write((b",\n" if count else b"\n") + _compact(program))
+                count, steps = count + 1, steps + len(program["steps"])
+            file.write(b"]}\n")
+        unfinished.replace(path)
+    except OSError as error:
+        raise RecordingError(f"{error.filename or path}: {error.strerror or error}") from None
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return count, steps
 
 
-def _as_program(timeline: Timeline) -> dict[str, Any]:
-    scenario = timeline.scenario
-    steps = []
-    for result in timeline:
-        seen = seen_by_model(result, scenario.first_vpn, scenario.pages)
-        view = {str(number): cells_of_page_view(pages) for number, pages in seen.view.items()}
-        steps.append({"ok": seen.ok, "value": seen.value, "faults": seen.faults, "view": view})
+def _compact(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, separators=(",", ":")).encode()
+
+
+def _as_program(run: Timeline | Recorded) -> dict[str, Any]:
+    scenario = run.scenario
     return {
         **({"name": scenario.name} if scenario.name else {}),
-        "orders": list(scenario.orders),
+        "orders": scenario.orders,
         "pages": scenario.pages,
         "skew": scenario.skew,
-        "program": [list(step) for step in scenario.steps],
-        "steps": steps,
+        "program": scenario.steps,
+        "steps": run.steps if isinstance(run, Recorded) else [_as_seen(result, scenario) for result in run],
     }
+
+
+def _as_seen(result: Result, scenario: Scenario) -> dict[str, Any]:
+    seen = seen_by_model(result, scenario.first_vpn, scenario.pages)
+    view = {str(number): cells_of_page_view(pages) for number, pages in seen.view.items()}
+    return {"ok": seen.ok, "value": seen.value, "faults": seen.faults, "view": view}
 
 
 def recorded_run(scenario: Scenario, kernel: str) -> Recorded:

@@ -211,6 +211,12 @@ class Scenario:
 
         return recorded_run(self, kernel)
 
+    def live(self) -> Recorded:
+        """What the kernel of this machine does with it; LiveError says what is missing, root for instance."""
+        from .live import live_run
+
+        return live_run(self)
+
     def text(self) -> str:
         """The scenario as a small readable file (see `Scenario.parse`)."""
         head = [f"# {line}" for line in self.about.splitlines()]

@@ -25,7 +25,7 @@ OPERATIONS = ("write", "fork", "exit", "wipeonfork", "keeponfork", "pin", "unpin
 EXTRA_OPERATIONS = ("read", "dontfork", "dofork", "dontneed", "munmap", "mprotect", "gup", "pin_ro", "forkfail_after")
 """More that can be asked for. `forkfail_after` is fault injection: a fork that fails inside a folio."""
 
-DEVICE_BYTE = 0xDD
+SHOWN_BYTE = 0xDD
 _FRAMES = 128
 _SEEN_BITS = PTE_PRESENT | PTE_WRITE | PTE_SPECIAL
 
@@ -37,13 +37,15 @@ class Counterexample:
     Attributes
     ----------
     scenario : Scenario
-        The program; after a lost pin, with the device's write and the process's read appended.
+        The program; after a lost pin, with a write on one side and a read on the other appended.
     violation : Violation
         What its last step before those broke.
     steps : int
         How many steps it takes to break it, the appended ones not counted.
     read, written : int or None
-        The byte that the process reads and the byte that the device wrote, where a pin was lost.
+        Where a pin was lost: the byte that was written on one side, and the byte that the other side reads.
+    said : str
+        The same as a sentence. A device with a pin for reading cannot write: then the process does.
     """
 
     policy: str
@@ -54,6 +56,7 @@ class Counterexample:
     transitions: int
     read: int | None = None
     written: int | None = None
+    said: str = ""
 
     def __bool__(self) -> bool:
         return True
@@ -65,8 +68,8 @@ class Counterexample:
             "",
             self.scenario.text().rstrip(),
         ]
-        if self.written is not None:
-            lines += ["", f"the device wrote {self.written:#04x}, the process reads {self.read:#04x}"]
+        if self.said:
+            lines += ["", self.said]
         return "\n".join(lines)
 
 
@@ -205,13 +208,15 @@ def possible_steps(machine: Machine, pages: int, operations: tuple[str, ...], pr
     live = machine.live()
     for process in live:
         p, mm = process.number, process.mm
+        # A child of nothing but MADV_DONTFORK mappings has no page table at all.
+        entries = mm.pte[:pages].tolist() or [0] * pages
         pinned = bool(process.pins())
         for op in operations:
             if op == "write":
                 # Where a page is writable already, nothing but its byte would change.
-                yield from (("write", p, page, 1) for page in range(pages) if not mm.pte[page] & PTE_WRITE)
+                yield from (("write", p, page, 1) for page in range(pages) if not entries[page] & PTE_WRITE)
             elif op == "read":
-                yield from (("read", p, page) for page in range(pages) if not mm.pte[page])
+                yield from (("read", p, page) for page in range(pages) if not entries[page])
             elif op == "fork" and len(live) < processes:
                 yield ("fork", p)
             elif op == "exit" and len(live) > 1:
@@ -290,10 +295,17 @@ def _explain(
     if violation.pin is None or violation.process is None or violation.vpn is None:
         return found
     pin = scenario.end(policy).process(violation.process).pins()["pin", violation.pin]
-    device = ("dma_write", violation.process, violation.pin, violation.vpn - pin.vpn, DEVICE_BYTE)
-    scenario = scenario.but(steps=(*program, device, ("read", violation.process, violation.vpn)))
+    where = (violation.process, violation.vpn)
+    through = (violation.process, violation.pin, violation.vpn - pin.vpn)
+    shown: tuple[Step, ...]
+    if pin.writable:
+        writer, reader, shown = "device", "process", (("dma_write", *through, SHOWN_BYTE), ("read", *where))
+    else:
+        writer, reader, shown = "process", "device", (("write", *where, SHOWN_BYTE), ("dma_read", *through))
+    scenario = scenario.but(steps=(*program, *shown))
     read = scenario.run(policy)[-1].value
-    return replace(found, scenario=scenario, read=read, written=DEVICE_BYTE)
+    said = f"the {writer} wrote {SHOWN_BYTE:#04x}, the {reader} reads {read:#04x}"
+    return replace(found, scenario=scenario, read=read, written=SHOWN_BYTE, said=said)
 
 
 def _check_bound(pages: int, steps: int, processes: int, operations: tuple[str, ...]) -> None:

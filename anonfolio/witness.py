@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from .recording import Recorded
 
 NONE, ZERO = -1, -2
+FAULTED = {4: "read, nothing there", 6: "write, nothing there", 7: "write, read-only there"}
+"""x86 page-fault error codes in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +179,7 @@ def _first_difference(
     if compared and mine.value != theirs.value:
         return "value", str(mine.value), str(theirs.value)
     if mine.faults != theirs.faults:
-        return "user faults [page, error code]", str(mine.faults), str(theirs.faults)
+        return "page faults", _faults_in_words(mine.faults), _faults_in_words(theirs.faults)
     if mine.view.keys() != theirs.view.keys():
         return "live processes", str(sorted(mine.view)), str(sorted(theirs.view))
     for number in sorted(mine.view):
@@ -200,6 +202,10 @@ def _first_difference(
                 words = {True: "the same frame as before", False: "another frame than before"}
                 return f"process {number} page {page}: maps", words[bool(left[page])], words[bool(right[page])]
     return _sharing_difference(mine.view, theirs.view)
+
+
+def _faults_in_words(faults: list[list[int]]) -> str:
+    return ", ".join(f"page {page} ({FAULTED.get(code, f'error code {code}')})" for page, code in faults) or "none"
 
 
 def _word(value: np.generic) -> str:

@@ -24,10 +24,6 @@ def nobody_has_answered() -> Iterator[None]:
         one.forget()
 
 
-def text(scenario: Scenario) -> str:
-    return scenario.text()
-
-
 # --- the three kernels ----------------------------------------------------------------------------------------------
 
 
@@ -68,7 +64,7 @@ def test_what_the_owner_unmapped_is_nobodys_loss() -> None:
 
 
 def test_the_worked_program_is_right_and_drawn() -> None:
-    said = q.program.check(text(q.read_pin))
+    said = q.program.check(q.read_pin.text())
     assert said.kind == "right"
     assert "process sees 110, the device 11" in said.head
     assert "Under linux-6.15 the same program is harmless." in said.lines[0]

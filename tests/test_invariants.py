@@ -151,7 +151,7 @@ def test_a_broken_machine_is_seen(name: str, broken: Break) -> None:
     machine, process = machine_with_folio(frames=1 << 12)
     assert af.check(machine) == []
     broken(machine, process)
-    found = [violation for violation in af.check(machine, [af.INVARIANTS[name]])]
+    found = af.check(machine, [af.INVARIANTS[name]])
     assert found
     assert {violation.invariant for violation in found} == {name}
     assert str(found[0]).startswith(f"{name}: ")
@@ -197,7 +197,7 @@ def test_every_invariant_is_broken_here_and_says_why_it_must_hold() -> None:
     assert {name for name, _ in BREAKS} | {"huge_mappings_are_whole"} == set(af.INVARIANTS)
     for name, rule in af.INVARIANTS.items():
         assert rule.name == name
-        assert len(rule.why) > 40
+        assert rule.why.endswith((".", ")."))
 
 
 def test_a_reference_promises_nothing_and_a_page_that_was_let_go_neither() -> None:

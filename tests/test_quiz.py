@@ -286,6 +286,17 @@ def test_a_function_with_a_known_mistake_is_told_which(says: str) -> None:
     assert said.lines[-1] == says
 
 
+def test_the_worked_fault_count_is_the_librarys() -> None:
+    assert zero_page_copy.count.check(zero_page_copy.count_faults).kind == "right"
+
+
+@pytest.mark.parametrize("says", zero_page_copy.count.wrong)
+def test_a_wrong_fault_count_is_told_which(says: str) -> None:
+    said = zero_page_copy.count.check(zero_page_copy.count.wrong[says])
+    assert said.kind == "wrong"
+    assert said.lines[-1] == says
+
+
 def test_known_mistakes_differ_from_each_other() -> None:
     answers = {
         says: tuple(wrong(**copy.deepcopy(case)) for case, _ in first_touch.order.cases)

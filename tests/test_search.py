@@ -9,7 +9,7 @@ import pytest
 
 import anonfolio as af
 from anonfolio.invariants import INVARIANTS
-from anonfolio.search import DEVICE_BYTE, Counterexample, Exhausted, counterexample, packed, possible_steps
+from anonfolio.search import SHOWN_BYTE, Counterexample, Exhausted, counterexample, packed, possible_steps
 
 CORRECT = [policy for policy in af.POLICIES if policy != "rfc-v2"]
 
@@ -24,7 +24,7 @@ def found() -> Counterexample:
 def test_rfc_v2_loses_a_pinned_page_within_six_steps(found: Counterexample) -> None:
     assert found.steps == 6
     assert found.violation.invariant == "pinned_page_stays"
-    assert found.written == DEVICE_BYTE
+    assert found.written == SHOWN_BYTE
     assert found.read != found.written
 
 
@@ -74,6 +74,22 @@ def test_an_injected_failure_shortens_the_program() -> None:
     assert isinstance(result, Counterexample)
     assert result.steps == 4
     assert "forkfail_after" not in str(counterexample("rfc-v2", steps=1))
+
+
+def test_a_lost_read_pin_is_shown_by_what_the_device_reads() -> None:
+    """A device that may only read cannot show the loss by a write of its own."""
+    mine = af.LINUX_6_15.but(name="mine", copy_extent="source_order", copy_requires_maybe_shared=False)
+    result = counterexample(mine, steps=4, operations=("write", "pin_ro", "forkfail_after"))
+    assert isinstance(result, Counterexample)
+    assert result.scenario.steps[-1][0] == "dma_read"
+    assert "the process wrote 0xdd, the device reads" in str(result)
+    assert all(step.ok for step in result.scenario.run(mine) if step.step[0] != "forkfail_after")
+    assert result.read != result.written
+
+
+def test_a_child_without_any_mapping_is_searched_too() -> None:
+    result = counterexample("linux-6.15", steps=4, operations=("write", "read", "fork", "dontfork", "pin"))
+    assert isinstance(result, Exhausted)
 
 
 def test_a_weaker_invariant_finds_nothing() -> None:
@@ -146,3 +162,15 @@ def test_command_line_prints_the_program_and_exits_1() -> None:
     assert bad.returncode == 2
     assert bad.stderr.startswith("anonfolio: cannot search over 'swap'")
     assert "Traceback" not in bad.stderr
+
+
+def test_a_field_can_be_changed_on_the_command_line() -> None:
+    command = [sys.executable, "-m", "anonfolio", "search", "--policy", "rfc-v2", "--steps", "4"]
+    injected = [*command, "--operations", "write", "pin", "forkfail_after", "--set"]
+    done = subprocess.run([*injected, "copy_requires_ro=true"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stdout.startswith("rfc-v2 copy_requires_ro=true: nothing found; exhausted")
+    for wrong, message in (("copy_requires_ro", "is not FIELD=VALUE"), ("speed=9", "a policy has no field 'speed'")):
+        bad = subprocess.run([*injected, wrong], capture_output=True, text=True, check=False)
+        assert bad.returncode == 2
+        assert message in bad.stderr

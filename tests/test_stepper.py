@@ -31,7 +31,7 @@ def test_every_frame_is_the_python_svg_piece_by_piece() -> None:
         for pieces, picture in zip(pane, pictures, strict=True):
             drawn = "".join(frames["pieces"][piece] for piece in pieces)
             assert drawn == lean(picture.svg(height))
-            assert ET.fromstring(drawn).get("height") == f"{height:g}"
+            assert ET.fromstring(drawn).get("viewBox") == f"0 0 900 {height:g}"
 
 
 def test_pieces_that_stay_are_sent_once() -> None:

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
+PATIENCE = 1200
+"""Seconds after which a mutant counts as caught: whoever runs the tests would notice."""
 COPIED = ("anonfolio", "tests", "data", "pyproject.toml")
 # What catches most comes first: a mutant's run ends at the first failure.
 TESTS = (
@@ -28,6 +30,7 @@ TESTS = (
     "test_mappings.py",
     "test_memory.py",
     "test_misuse.py",
+    "test_invariants.py",
     "test_policy_evidence.py",
     "test_replay.py",
     "test_properties.py",

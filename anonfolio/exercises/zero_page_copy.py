@@ -1,0 +1,471 @@
+"""Questions of ``02_zero_page_copy``: ``from anonfolio.exercises import zero_page_copy as q``."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ..picture import Picture
+from ..policy import LINUX_6_15, RFC_V2, Policy
+from ..quiz import GOES_ON, Asked, Function, Mistake, Note, Number, Pages, Sizes, Unreadable
+from ..record import FIRST_TOUCH, ZERO_COPY, ZERO_READ, Fault
+from ..scenario import Scenario, ScenarioError, Step, do_step
+
+PAGES = 1024
+Access = tuple[str, int]
+"""``("read", page)`` or ``("write", page)``."""
+
+
+# --- what a program costs -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a program did: its faults by path, memory held, which pages were a zero when read, the bytes at the end.
+
+    `single` are the pages whose first touch got one page and no more, `replaced` those where a zero page was.
+    """
+
+    faults: Counter[str]
+    single: tuple[int, ...]
+    replaced: tuple[int, ...]
+    held: int
+    zeros: frozenset[int]
+    bytes: tuple[int, ...]
+
+
+def run(scenario: Scenario, policy: Policy = LINUX_6_15) -> Run:
+    """Run a program of one process and count; no snapshots, so that long ones are quick."""
+    machine = scenario.machine(policy, frames=1 << 14)
+    taken: list[Fault] = []
+    zeros = set()
+    for step in scenario.steps:
+        _, value, _ = do_step(machine, step, scenario.first_vpn)
+        taken += machine.faults
+        if step[0] == "read" and value == 0:
+            zeros.add(step[2])
+    held = machine.memory.held_pages()
+    process = machine.process(0)
+    end = tuple(process.read(scenario.first_vpn + page) for page in range(scenario.pages))
+    return Run(
+        faults=Counter(fault.path for fault in taken),
+        single=tuple(fault.vpn for fault in taken if fault.path == FIRST_TOUCH and not fault.order),
+        replaced=tuple(fault.vpn for fault in taken if fault.path == ZERO_COPY),
+        held=held,
+        zeros=frozenset(zeros),
+        bytes=end,
+    )
+
+
+def _program(accesses: Iterable[Access], pages: int = PAGES, orders: tuple[int, ...] = (4, 3, 2)) -> Scenario:
+    steps = tuple((op, 0, page) if op == "read" else (op, 0, page, page % 255 + 1) for op, page in accesses)
+    return Scenario(pages, steps, orders, name="accesses")
+
+
+def _faults(accesses: Iterable[Access], policy: Policy = LINUX_6_15, **how: Any) -> int:
+    return run(_program(accesses, **how), policy).faults.total()
+
+
+READS = [("read", page) for page in range(PAGES)]
+WRITES = [("write", page) for page in range(PAGES)]
+
+
+# --- predictions ----------------------------------------------------------------------------------------------------
+
+faults = Number(
+    name="q.faults",
+    prompt="1,024 pages of fresh memory are all read, then all written; 16, 32 and 64 KiB enabled, Linux 6.15 or "
+    "later. How many faults in all?",
+    unit="faults",
+    truth=lambda: _faults(READS + WRITES),
+    because="Every read maps the zero page for one page only, whatever sizes below 2 MiB are enabled; every write then "
+    "replaces one zero page.",
+    hints=("How many pages does one read fault map?", "After the reads no block of 16 is untouched any more."),
+    mistakes=(
+        Mistake(
+            lambda: _faults(WRITES), "That is the writes alone, in blocks of 16. The reads fault too, and change them."
+        ),
+        Mistake(
+            lambda: 2 * _faults(WRITES), "A write maps a block of 16; a read maps the zero page for one page only."
+        ),
+        Mistake(
+            lambda: _faults(READS + WRITES, RFC_V2),
+            "The reads are right. But the writes get no blocks: RFC v2 would have given them, and was never merged.",
+        ),
+        Mistake(
+            lambda: _faults(READS), "One fault a page is not all: the zero page is read-only, so each write faults too."
+        ),
+    ),
+)
+
+calloc = Number(
+    name="q.calloc",
+    prompt="`calloc` hands out 4 MiB fresh from the kernel and the program adds up all 1,024 pages. How many pages of "
+    "memory has the kernel handed out then, apart from the one where `calloc` keeps its header?",
+    unit="pages",
+    truth=lambda: run(_program(READS)).held,
+    because="Fresh memory from the kernel is zero already, so `calloc` writes nothing, and every page that is read "
+    "maps the one shared zero page.",
+    hints=(
+        "Does `calloc` have to write zeros into memory that comes fresh from the kernel?",
+        "Where do the zeros come from that a read finds?",
+    ),
+    mistakes=(
+        Mistake(
+            lambda: run(_program(WRITES)).held,
+            "So it would be had `calloc` written zeros. It knows that memory fresh from the kernel needs none.",
+        ),
+        Mistake(16, "A first write would take that much. Nothing is written here."),
+        Mistake(1, "The zero page is one frame, but it is there since boot: nobody hands it out, nobody is charged."),
+    ),
+)
+
+
+def _own_pages() -> set[int]:
+    recorded = Scenario.load("read-then-write").recorded("6.18")
+    return {page for page, cell in enumerate(recorded.steps[1]["view"]["0"]) if isinstance(cell, list)}
+
+
+own = Pages(
+    name="q.own",
+    prompt="16 pages; 16, 32 and 64 KiB enabled. Page 3 is read, then page 3 is written. Which pages have memory of "
+    "their own now (Linux 6.15 and later)?",
+    truth=_own_pages,
+    because="The write meets the zero page, and one page replaces it. Read from a recording of Linux 6.18.",
+    hints=("On this write, is anything mapped at the page?", "What was mapped was one page. What replaces it?"),
+    mistakes=(
+        Mistake(
+            range(16),
+            "That is a first touch, or RFC v2, which was never merged. Here the zero page is mapped already.",
+        ),
+        Mistake(range(4), "Not the smallest enabled size either: sizes are not asked for on this path."),
+        Mistake(range(8), "Sizes are not asked for on this path; no block is looked for."),
+        Mistake((), "A write must land somewhere, and nobody may write into the zero page."),
+    ),
+)
+
+one_stray_read = Scenario(
+    16, (("read", 0, 0), *(("write", 0, page, page) for page in range(16))), name="one-stray-read"
+)  # fmt: skip
+
+
+def _new_folios(policy: Policy = LINUX_6_15, orders: tuple[int, ...] = (4, 3, 2)) -> list[int]:
+    timeline = one_stray_read.but(orders=orders).run(policy)
+    return [len(fault.pages) for fault in timeline.faults() if fault.access == "write"]
+
+
+stray = Sizes(
+    name="q.stray",
+    prompt="Page 0 is read, by accident. Then pages 0 to 15 are written in order; 16, 32 and 64 KiB enabled. "
+    "How many pages does each new folio have, in order?",
+    truth=_new_folios,
+    because="Page 0 replaces its zero page. Around pages 1, 2 and 3 every larger block contains page 0; the blocks "
+    "4–7 and 8–15 do not.",
+    hints=(
+        "Page 0 gets one page. Which aligned blocks without page 0 are left for page 1?",
+        "Around page 1 every large block contains page 0; around page 4 there is one of 4 pages that does not.",
+    ),
+    mistakes=(
+        Mistake(
+            lambda: _new_folios(RFC_V2),
+            "That is RFC v2, which was never merged: its write on page 0 takes the whole block.",
+        ),
+        Mistake(
+            [1, 15], "15 pages are no folio: sizes are powers of two, and blocks start at multiples of their size."
+        ),
+        Mistake([1, 1, 2, 4, 8], "Two pages, order 1, is the one size that anonymous folios never have."),
+        Mistake(
+            lambda: _new_folios(orders=(4,)),
+            "So it is when 64 KiB is the only enabled size. Smaller blocks still fit beside page 0.",
+        ),
+        Mistake([1, 1, 1, 1, 4, 4, 4], "From page 8 on a larger block fits than that."),
+    ),
+)
+
+
+# --- counting faults as a function ----------------------------------------------------------------------------------
+
+
+def count_faults(accesses: list[Access]) -> int:
+    """How many faults these accesses take; only 64 KiB enabled."""
+    mapped: dict[int, str] = {}
+    faults = 0
+    for access, page in accesses:
+        start = page // 16 * 16
+        block = range(start, start + 16)
+        if mapped.get(page) == "own" or (access == "read" and page in mapped):
+            continue
+        faults += 1
+        if access == "read":
+            mapped[page] = "zero"
+        elif any(other in mapped for other in block):
+            mapped[page] = "own"
+        else:
+            mapped.update(dict.fromkeys(block, "own"))
+    return faults
+
+
+def _scenario(accesses: list[Access]) -> Scenario:
+    return _program(accesses, pages=32, orders=(4,))
+
+
+def _drawn(accesses: list[Access]) -> Picture:
+    return Picture.of(_scenario(accesses).run(LINUX_6_15))
+
+
+def _random_case(source: random.Random) -> Mapping[str, Any]:
+    # Few pages, so that they meet: a page again, a neighbour in its block, the block beside it.
+    pages = source.sample(range(32), 4)
+    return {"accesses": [(source.choice(("read", "write")), source.choice(pages)) for _ in range(source.randint(2, 8))]}
+
+
+def _counting(
+    read_maps: Callable[[range, int], Iterable[int]], write_maps: Callable[[dict[int, str], range, int], Iterable[int]]
+) -> Callable[[list[Access]], int]:
+    """A wrong `count_faults`, by what one read fault and one write fault map."""
+
+    def count(accesses: list[Access]) -> int:
+        mapped: dict[int, str] = {}
+        faults = 0
+        for access, page in accesses:
+            if mapped.get(page) == "own" or (access == "read" and page in mapped):
+                continue
+            faults += 1
+            block = range(page // 16 * 16, page // 16 * 16 + 16)
+            if access == "read":
+                mapped.update((at, "zero") for at in read_maps(block, page) if at not in mapped)
+            else:
+                mapped.update(dict.fromkeys(write_maps(mapped, block, page), "own"))
+        return faults
+
+    return count
+
+
+def _right_write(mapped: dict[int, str], block: range, page: int) -> Iterable[int]:
+    return [page] if any(at in mapped for at in block) else block
+
+
+def _block_over_zeros(mapped: dict[int, str], block: range, page: int) -> Iterable[int]:
+    return [page] if "own" in map(mapped.get, block) else block
+
+
+def _block_unless_itself_read(mapped: dict[int, str], block: range, page: int) -> Iterable[int]:
+    return [page] if page in mapped else [at for at in block if mapped.get(at) != "zero"]
+
+
+def _one_page(mapped: dict[int, str], block: range, page: int) -> Iterable[int]:
+    return [page]
+
+
+def _writes_only(accesses: list[Access]) -> int:
+    return count_faults([(access, page) for access, page in accesses if access == "write"])
+
+
+def _writable_after_read(accesses: list[Access]) -> int:
+    seen: set[int] = set()
+    faults = 0
+    for access, page in accesses:
+        if page in seen:
+            continue
+        faults += 1
+        block = range(page // 16 * 16, page // 16 * 16 + 16)
+        seen |= {page} if access == "read" or not seen.isdisjoint(block) else set(block)
+    return faults
+
+
+count = Function(
+    name="q.count",
+    prompt="Write `count_faults(accesses)`: how many faults a list such as `[('read', 3), ('write', 4)]` takes in "
+    "fresh memory of 32 pages, with only 64 KiB enabled (blocks 0–15 and 16–31), on Linux 6.15 or later.",
+    truth=lambda accesses: _faults(accesses, pages=32, orders=(4,)),
+    case=_random_case,
+    worked=count_faults,
+    picture=_drawn,
+    hints=(
+        "Remember for each page whether it maps nothing, the zero page, or memory of its own.",
+        "No fault: a page with memory of its own, and a read where the zero page is mapped. All else is one fault.",
+        "A write maps the block of 16 if all of it is untouched; otherwise only its own page.",
+    ),
+    wrong={
+        "That counts reads as free: each read of an untouched page is a fault, and leaves the zero page.": _writes_only,
+        "That lets a read map a whole block; it maps one page, whatever sizes are enabled.": _counting(
+            lambda block, page: block, _right_write
+        ),
+        "That forgets what a read leaves behind: the zero page, which a read finds and a block must not cover.": (
+            _counting(lambda block, page: (), _right_write)
+        ),
+        "That is RFC v2, which was never merged: there a block may cover zero pages.": _counting(
+            lambda block, page: [page], _block_over_zeros
+        ),
+        "That maps what is left of a block; a block is taken whole or not at all.": _counting(
+            lambda block, page: [page], _block_unless_itself_read
+        ),
+        "That gives every write one page; a write in an untouched block maps all 16.": _counting(
+            lambda block, page: [page], _one_page
+        ),
+        "That lets a write go free where a read was; the zero page is read-only.": _writable_after_read,
+        "That counts accesses, not faults.": lambda accesses: len(accesses),
+    },
+)
+
+
+# --- a program to make cheap ----------------------------------------------------------------------------------------
+
+MAY = ("read", "write", "madvise")
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class Program(Asked):
+    """A program to change: what it must still do, and what it may cost at most.
+
+    It must read a zero from every page of `reads`, and leave in every page of `writes` the page's byte. It may take
+    as many faults, and hold as much memory, as the worked one.
+
+    Parameters
+    ----------
+    given : callable
+        The program as the notebook gives it, a list of steps.
+    worked : callable
+        One that is cheap, whose steps set the limits.
+    told : str
+        How it goes, in words and code, for the solution.
+    """
+
+    given: Callable[[], list[Step]]
+    worked: Callable[[], list[Step]]
+    told: str
+    reads: range
+    writes: range
+
+    @cached_property
+    def limits(self) -> tuple[int, int]:
+        """Faults and pages held of the worked program."""
+        best = run(self._scenario(self.worked()))
+        return best.faults.total(), best.held
+
+    def check(self, program: Any = None) -> Note:
+        """Run it: does it still do its work, and what does it cost?"""
+        if program is None or program is ...:
+            return self._asked(f"No program yet: pass a list of steps to `{self.name}.check`. {GOES_ON}")
+        try:
+            scenario = self._scenario(program)
+        except (Unreadable, ScenarioError) as error:
+            return Note("wrong", f"Cannot run that: {error}", ("Such as `[('read', 0, 7), ('write', 0, 7, 8)]`.",))
+        did = run(scenario)
+        if list(scenario.steps) == [tuple(step) for step in self.given()]:
+            return self._asked(f"Not changed yet. {self._cost(did)} {GOES_ON}")
+        short = self._left_undone(did)
+        if short:
+            return Note("wrong", "Cheap or not, it does not do its work.", (short,))
+        faults, held = self.limits
+        if did.faults.total() <= faults and did.held <= held:
+            return Note("right", f"Right. {self._cost(did)}")
+        says, page = self._cause(did, scenario)
+        lines = (self._cost(did), says, f"`{self.name}.hint()` helps.")
+        return Note("wrong", "It does its work, but costs too much.", lines, picture=self._picture(scenario, page))
+
+    def solution(self) -> Note:
+        """A cheap program, folded where HTML is shown."""
+        did = run(self._scenario(self.worked()))
+        return Note("tell", f"Solution of `{self.name}`", (self._cost(did),), code=self.told, fold=True)
+
+    def _asked(self, *more: str) -> Note:
+        faults, held = self.limits
+        limit = f"At most {faults:,} faults and {held:,} pages held."
+        return Note("ask", self.prompt, (limit, *more))
+
+    def _scenario(self, program: Any) -> Scenario:
+        if not isinstance(program, Sequence) or isinstance(program, str):
+            raise Unreadable(f"{type(program).__name__} is not a list of steps")
+        for at, step in enumerate(program):
+            if not isinstance(step, (tuple, list)) or (step[:1] and step[0] not in MAY):
+                raise Unreadable(f"step {at} is {step!r:.40}; a step is a read, a write or a madvise")
+        return Scenario(PAGES, tuple(program), (4, 3, 2), name=self.name)
+
+    def _cost(self, did: Run) -> str:
+        paths = ", ".join(f"{path} {number:,}" for path, number in did.faults.items())
+        return f"It takes {did.faults.total():,} faults ({paths}) and holds {did.held:,} pages."
+
+    def _left_undone(self, did: Run) -> str:
+        unread = [page for page in self.reads if page not in did.zeros]
+        if unread:
+            return f"It must read page {unread[0]} while a zero is there, and never does."
+        lost = [page for page in self.writes if did.bytes[page] != page % 255 + 1]
+        if lost:
+            page = lost[0]
+            return f"In the end page {page} holds {did.bytes[page]}; it must hold {page % 255 + 1}."
+        return ""
+
+    def _cause(self, did: Run, scenario: Scenario) -> tuple[str, int | None]:
+        """Why it costs too much, and a page where that can be seen."""
+        if did.held > self.limits[1]:
+            needless = [step[2] for step in scenario.steps if step[0] == "write" and step[2] not in self.writes]
+            says = f"{did.held - self.limits[1]:,} pages too many are held: memory was taken where nobody must write."
+            return says, needless[0] if needless else None
+        if did.replaced:
+            says = f"{len(did.replaced):,} writes met a zero page, so each got one page. What mapped it?"
+            return says, did.replaced[0]
+        if did.single:
+            return f"{len(did.single):,} first touches got one page: a zero page lies in their block.", did.single[0]
+        return f"The writes get blocks, but {did.faults[ZERO_READ]:,} reads mapped the zero page all the same.", None
+
+    def _picture(self, scenario: Scenario, page: int | None) -> Picture | None:
+        """The block of 16 around a page, after those steps that lie in it."""
+        if page is None or any(step[0] == "madvise" for step in scenario.steps):
+            return None
+        start = page // 16 * 16
+        steps = tuple((op, 0, at - start, *byte) for op, _, at, *byte in scenario.steps if start <= at < start + 16)
+        block = Scenario(16, steps, scenario.orders, name=f"pages {start} to {start + 15}")
+        return Picture.of(block.run(LINUX_6_15))
+
+
+def reading_loop(reads: Iterable[int] = range(PAGES), writes: Iterable[int] = range(PAGES)) -> list[Step]:
+    """Read these pages, then write those: page p gets byte p % 255 + 1."""
+    return [("read", 0, page) for page in reads] + [("write", 0, page, page % 255 + 1) for page in writes]
+
+
+def _touched_first(blocks: Iterable[int], writes: Iterable[int]) -> list[Step]:
+    touches: list[Step] = [("write", 0, page, 0) for page in blocks]
+    return touches + reading_loop(writes=writes)
+
+
+cheap = Program(
+    name="q.cheap",
+    prompt="Change the program so that it is cheap. It must still read every page while a zero is there, and in the "
+    "end page p must hold p % 255 + 1.",
+    given=reading_loop,
+    worked=lambda: _touched_first(range(0, PAGES, 16), range(PAGES)),
+    told='steps = [("write", 0, page, 0) for page in range(0, 1024, 16)]\n'
+    'steps += [("read", 0, page) for page in range(1024)]\n'
+    'steps += [("write", 0, page, page % 255 + 1) for page in range(1024)]',
+    reads=range(PAGES),
+    writes=range(PAGES),
+    hints=(
+        "The writes alone take few faults. Can something come before the reads that gives every page memory?",
+        "A read where memory is mapped takes no fault. And writing a zero leaves a zero there to be read.",
+        "One write in each block of 16, before the first read.",
+    ),
+)
+
+SOME = range(256, 512)
+
+sparse = Program(
+    name="q.sparse",
+    prompt="All 1,024 pages are read, but only pages 256 to 511 are written. Make it cheap without taking memory that "
+    "nobody writes.",
+    given=lambda: reading_loop(writes=SOME),
+    worked=lambda: _touched_first(SOME[::16], SOME),
+    told='steps = [("write", 0, page, 0) for page in range(256, 512, 16)]\n'
+    'steps += [("read", 0, page) for page in range(1024)]\n'
+    'steps += [("write", 0, page, page % 255 + 1) for page in range(256, 512)]',
+    reads=range(PAGES),
+    writes=SOME,
+    hints=(
+        "What made the other program cheap makes this one hold 1,024 pages. Where is it worth its memory?",
+        "Touch first only where you will write. The other reads may map the zero page: that costs no memory.",
+    ),
+)

@@ -1,0 +1,379 @@
+"""The process that a live run watches: it does what it is told, one step at a time, and forks when told to.
+
+`live_kernel` starts this file as a script, in a fresh interpreter without site-packages: small, with one thread, none
+of the caller's files open, and none of its memory to be copied at every fork. That first process never has the
+scenario's mapping; each of its children is process 0 of one run. Requests and answers are JSON on a socket.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+PAGE = 4096
+WINDOW_START = 0x20_0000_0000
+"""A 2 MiB boundary far from everything an interpreter maps: where a scenario's page 0 with skew 0 lies."""
+MESSAGE_BYTES = 1 << 16
+
+PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
+MAP_SHARED, MAP_POPULATE = 0x01, 0x8000
+MAP_ANONYMOUS_PRIVATE, MAP_FIXED_NOREPLACE = 0x22, 0x10_0000
+MREMAP_MAYMOVE_FIXED = 3
+ADVICE = {
+    "dontneed": 4, "dontfork": 10, "dofork": 11, "hugepage": 14, "nohugepage": 15, "wipeonfork": 18, "keeponfork": 19,
+}  # fmt: skip
+SYS_IO_URING_SETUP, SYS_IO_URING_ENTER, SYS_IO_URING_REGISTER = 425, 426, 427
+REGISTER_BUFFERS, UNREGISTER_BUFFERS = 0, 1
+READ_FIXED, WRITE_FIXED = 4, 5
+PR_SET_CHILD_SUBREAPER = 36
+OVERCOMMIT_MEMORY = "/proc/sys/vm/overcommit_memory"
+
+Answer = dict[str, Any]
+
+
+class IoVec(ctypes.Structure):
+    """struct iovec."""
+
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+class SigAction(ctypes.Structure):
+    """struct sigaction, as glibc and musl lay it out on x86-64."""
+
+    _fields_ = (
+        ("handler", ctypes.c_void_p), ("mask", ctypes.c_ubyte * 128), ("flags", ctypes.c_int),
+        ("restorer", ctypes.c_void_p),
+    )  # fmt: skip
+
+
+def c_library() -> ctypes.CDLL:
+    """The C library with the types of what is called here and in `live`."""
+    pointer, size, number, long = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_long
+    library = ctypes.CDLL(None, use_errno=True)
+    library.mmap.restype, library.mmap.argtypes = pointer, [pointer, size, number, number, number, long]
+    library.munmap.argtypes = [pointer, size]
+    library.mprotect.argtypes = library.madvise.argtypes = [pointer, size, number]
+    library.mremap.restype, library.mremap.argtypes = pointer, [pointer, size, size, number, pointer]
+    library.syscall.restype = long
+    library.vmsplice.restype = library.process_vm_readv.restype = ctypes.c_ssize_t
+    library.vmsplice.argtypes = [number, pointer, size, ctypes.c_uint]
+    library.process_vm_readv.argtypes = [number, pointer, ctypes.c_ulong, pointer, ctypes.c_ulong, ctypes.c_ulong]
+    return library
+
+
+if sys.platform == "linux":
+    libc = c_library()
+
+
+def _system_call(number: int, *arguments: object, what: str) -> int:
+    longs = [ctypes.c_long(argument) if isinstance(argument, int) else argument for argument in arguments]
+    result: int = libc.syscall(number, *longs)
+    if result < 0:
+        raise OSError(ctypes.get_errno(), what)
+    return result
+
+
+def byte_access() -> tuple[Callable[[int], int], Callable[[int, int], int]]:
+    """``load(address)`` -> byte, ``store(address, byte)`` -> 0; both -1 after a SIGSEGV, which they survive.
+
+    Machine code, because each must be one instruction that touches the page, and nothing else may: the handler moves
+    the instruction pointer from either of them to the code that returns -1, and lets any other SIGSEGV crash.
+    """
+    page = libc.mmap(None, PAGE, PROT_READ | PROT_WRITE, MAP_ANONYMOUS_PRIVATE, -1, 0)
+    load, store, failed, handler = 0, 8, 16, 32
+    code = bytearray(b"\xcc" * 96)
+    for at, instructions in (
+        (load, b"\x0f\xb6\x07\xc3"),  # movzx eax, byte [rdi]; ret
+        (store, b"\x40\x88\x37\x31\xc0\xc3"),  # mov [rdi], sil; xor eax, eax; ret
+        (failed, b"\xb8\xff\xff\xff\xff\xc3"),  # mov eax, -1; ret
+        (
+            handler,
+            b"\x48\x8b\x82\xa8\x00\x00\x00"  # mov rax, [rdx + 168]: the saved RIP in the ucontext
+            + (b"\x48\xb9" + struct.pack("<Q", page))  # mov rcx, page
+            + b"\x48\x29\xc8\x48\x3d\x10\x00\x00\x00"  # sub rax, rcx; cmp rax, 16
+            + b"\x77\x0c"  # ja crash
+            + (b"\x48\x83\xc1" + bytes([failed]))  # add rcx, failed
+            + b"\x48\x89\x8a\xa8\x00\x00\x00\xc3"  # mov [rdx + 168], rcx; ret
+            + b"\x0f\x0b",  # crash: ud2
+        ),
+    ):
+        code[at : at + len(instructions)] = instructions
+    ctypes.memmove(page, bytes(code), len(code))
+    libc.mprotect(page, PAGE, PROT_READ | PROT_EXEC)
+    action = SigAction(handler=page + handler, flags=4)  # SA_SIGINFO
+    libc.sigaction(int(signal.SIGSEGV), ctypes.byref(action), None)
+    loader = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)
+    storer = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
+    return loader(page + load), storer(page + store)
+
+
+class Ring:
+    """An io_uring with one registered buffer: a pin by FOLL_PIN | FOLL_WRITE | FOLL_LONGTERM."""
+
+    def __init__(self, address: int, pages: int) -> None:
+        self.address, self.pages = address, pages
+        self._params = ctypes.create_string_buffer(120)
+        self.fd = _system_call(SYS_IO_URING_SETUP, 4, self._params, what="io_uring_setup")
+        buffer = IoVec(address, pages * PAGE)
+        try:
+            self._register(REGISTER_BUFFERS, ctypes.byref(buffer), 1)
+        except OSError:
+            os.close(self.fd)
+            raise
+
+    def _register(self, operation: int, argument: object, count: int) -> None:
+        _system_call(SYS_IO_URING_REGISTER, self.fd, operation, argument, count, what="io_uring_register")
+
+    def release(self) -> None:
+        """Unregister, then close: closing alone lets go of the pin from a work queue, some time later."""
+        self._register(UNREGISTER_BUFFERS, None, 0)
+        os.close(self.fd)
+
+    def transfer(self, operation: int, fd: int, page: int) -> int:
+        """One byte between a file and page `page` of the buffer, by the device's way; returns 1 or -errno."""
+        sq_entries, cq_entries = struct.unpack_from("<II", self._params.raw, 0)
+        _, sq_tail, sq_mask, _, _, _, sq_array, _ = struct.unpack_from("<8I", self._params.raw, 40)
+        cq_head, cq_tail, cq_mask, _, _, cqes, _, _ = struct.unpack_from("<8I", self._params.raw, 80)
+        size = max(sq_array + 4 * sq_entries, cqes + 16 * cq_entries)
+        ring = libc.mmap(None, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, self.fd, 0)
+        entries = libc.mmap(
+            None, 64 * sq_entries, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, self.fd, 0x1000_0000
+        )
+
+        def field(offset: int) -> ctypes.c_uint32:
+            return ctypes.c_uint32.from_address(ring + offset)
+
+        tail = field(sq_tail).value
+        slot = tail & field(sq_mask).value
+        address = self.address + page * PAGE
+        entry = struct.pack("<BBHiQQIIQH", operation, 0, 0, fd, (1 << 64) - 1, address, 1, 0, 7, 0)
+        ctypes.memmove(entries + 64 * slot, entry.ljust(64, b"\0"), 64)
+        field(sq_array + 4 * slot).value = slot
+        field(sq_tail).value = tail + 1
+        _system_call(SYS_IO_URING_ENTER, self.fd, 1, 1, 1, None, 0, what="io_uring_enter")
+        head = field(cq_head).value
+        if field(cq_tail).value != head + 1:
+            raise OSError("io_uring_enter came back without an answer")
+        result = ctypes.c_int32.from_address(ring + cqes + 16 * (head & field(cq_mask).value) + 8).value
+        field(cq_head).value = head + 1
+        # The next fork must not find them.
+        libc.munmap(ring, size)
+        libc.munmap(entries, 64 * sq_entries)
+        return result
+
+
+class Worker:
+    """One process of a run: every ``do_…`` is a request that `serve` answers."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.load, self.store = byte_access()
+        self.base = 0
+        self.rings: dict[int, Ring] = {}
+        self.pipes: dict[int, tuple[int, int]] = {}
+        self.keeper: int | None = None
+
+    def serve(self) -> None:
+        """Answer requests until the other end is closed."""
+        while request := self.sock.recv(MESSAGE_BYTES):
+            operation, *arguments = json.loads(request)
+            try:
+                answer = getattr(self, "do_" + operation)(*arguments)
+            except Exception as error:  # told, never hidden
+                answer = {"error": repr(error)}
+            if answer is not None:
+                self.sock.send(json.dumps(answer).encode())
+        self._let_go()
+
+    def _let_go(self) -> None:
+        for ring in self.rings.values():
+            ring.release()
+        for ends in self.pipes.values():
+            _close(*ends)
+
+    def _at(self, page: int) -> int:
+        return self.base + page * PAGE
+
+    def _mmap_at(self, address: int, pages: int) -> None:
+        flags = MAP_ANONYMOUS_PRIVATE | MAP_FIXED_NOREPLACE
+        if libc.mmap(address, pages * PAGE, PROT_READ | PROT_WRITE, flags, -1, 0) != address:
+            raise OSError(ctypes.get_errno(), f"nothing could be mapped at {address:#x}")
+
+    def do_map(self, pages: int, skew: int, huge: bool) -> Answer:
+        self.base = WINDOW_START + skew * PAGE
+        self._mmap_at(self.base, pages)
+        return _result(libc.madvise(self.base, pages * PAGE, ADVICE["hugepage" if huge else "nohugepage"]))
+
+    def do_keep_khugepaged(self) -> Answer:
+        """Give khugepaged an mm it always knows: the first one that it comes to know would wake it, amid a program."""
+        if self.keeper is None:
+            self.keeper = libc.mmap(None, 8 << 20, PROT_READ | PROT_WRITE, MAP_ANONYMOUS_PRIVATE, -1, 0)
+            libc.madvise(self.keeper, 8 << 20, ADVICE["dontfork"])
+        return _result(libc.madvise(self.keeper, 8 << 20, ADVICE["hugepage"]))
+
+    # --- processes ----------------------------------------------------------------------------------------------
+
+    def do_fork(self) -> Answer | None:
+        mine, childs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            pid = os.fork()
+        except OSError as error:
+            mine.close()
+            childs.close()
+            return {"ok": False, "errno": error.errno}
+        if pid:
+            childs.close()
+            socket.send_fds(self.sock, [json.dumps({"ok": True, "pid": pid}).encode()], [mine.fileno()])
+            mine.close()
+            return None
+        self.sock.close()
+        mine.close()
+        # Pins and references belong to the parent; open files are all that the child got of them.
+        _close(*(ring.fd for ring in self.rings.values()), *(end for ends in self.pipes.values() for end in ends))
+        self.sock, self.rings, self.pipes = childs, {}, {}
+        return {"ok": True}
+
+    def do_exit(self) -> NoReturn:
+        self._let_go()
+        self.sock.send(b'{"ok": true}')
+        os._exit(0)
+
+    def do_pads(self, *pads: tuple[int, int]) -> Answer:
+        """Map what makes a fork fail (`live.FailingFork`): (address, pages) each, never touched."""
+        for address, pages in pads:
+            self._mmap_at(address, pages)
+        return {"ok": True}
+
+    def do_pads_off(self, *pads: tuple[int, int]) -> Answer:
+        for address, pages in pads:
+            libc.munmap(address, pages * PAGE)
+        return {"ok": True}
+
+    def do_failing_fork(self) -> Answer:
+        """Fork under strict overcommit, which lasts as short as it can: other processes suffer from it too."""
+        fd = os.open(OVERCOMMIT_MEMORY, os.O_RDWR)
+        before = os.read(fd, 16)
+        try:
+            os.pwrite(fd, b"2", 0)
+            if not os.fork():
+                os._exit(0)
+        except OSError as error:
+            return {"ok": False, "errno": error.errno}
+        finally:
+            os.pwrite(fd, before, 0)
+            os.close(fd)
+        return {"ok": True}
+
+    # --- memory -------------------------------------------------------------------------------------------------
+
+    def do_write(self, page: int, byte: int) -> Answer:
+        return {"ok": self.store(self._at(page), byte) == 0}
+
+    def do_read(self, page: int) -> Answer:
+        value = self.load(self._at(page))
+        return {"ok": value >= 0, "value": value if value >= 0 else None}
+
+    def do_munmap(self, page: int, n: int) -> Answer:
+        return _result(libc.munmap(self._at(page), n * PAGE))
+
+    def do_mremap(self, page: int, n: int, new: int) -> Answer:
+        moved = libc.mremap(self._at(page), n * PAGE, n * PAGE, MREMAP_MAYMOVE_FIXED, self._at(new))
+        return _result(0 if moved == self._at(new) else -1)
+
+    def do_mprotect(self, page: int, n: int, prot: int) -> Answer:
+        return _result(libc.mprotect(self._at(page), n * PAGE, prot))
+
+    def do_madvise(self, page: int, n: int, advice: str) -> Answer:
+        return _result(libc.madvise(self._at(page), n * PAGE, ADVICE[advice]))
+
+    # --- pins and references ------------------------------------------------------------------------------------
+
+    def do_pin(self, page: int, n: int, id: int) -> Answer:
+        if id in self.rings:
+            return {"ok": False}
+        try:
+            self.rings[id] = Ring(self._at(page), n)
+        except OSError as error:
+            if error.strerror == "io_uring_setup":
+                raise
+            return {"ok": False}
+        return {"ok": True}
+
+    def do_unpin(self, id: int) -> Answer:
+        if id not in self.rings:
+            return {"ok": False}
+        self.rings.pop(id).release()
+        return {"ok": True}
+
+    def do_dma_write(self, id: int, k: int, byte: int) -> Answer:
+        """The device writes memory: a read from a pipe into the fixed buffer."""
+        ring = self.rings.get(id)
+        if ring is None or k >= ring.pages:
+            return {"ok": False}
+        reading, writing = os.pipe()
+        os.write(writing, bytes([byte]))
+        moved = ring.transfer(READ_FIXED, reading, k)
+        _close(reading, writing)
+        return {"ok": moved == 1}
+
+    def do_dma_read(self, id: int, k: int) -> Answer:
+        ring = self.rings.get(id)
+        if ring is None or k >= ring.pages:
+            return {"ok": False}
+        reading, writing = os.pipe()
+        moved = ring.transfer(WRITE_FIXED, writing, k)
+        value = os.read(reading, 1)[0] if moved == 1 else None
+        _close(reading, writing)
+        return {"ok": moved == 1, "value": value}
+
+    def do_ref(self, page: int, id: int) -> Answer:
+        """A pipe holds the page: a plain reference, no pin."""
+        if id in self.pipes:
+            return {"ok": False}
+        ends = os.pipe()
+        one_byte = IoVec(self._at(page), 1)
+        if libc.vmsplice(ends[1], ctypes.byref(one_byte), 1, 0) != 1:
+            _close(*ends)
+            return {"ok": False}
+        self.pipes[id] = ends
+        return {"ok": True}
+
+    def do_unref(self, id: int) -> Answer:
+        if id not in self.pipes:
+            return {"ok": False}
+        _close(*self.pipes.pop(id))
+        return {"ok": True}
+
+
+def _result(code: int) -> Answer:
+    return {"ok": code == 0}
+
+
+def _close(*descriptors: int) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def main() -> NoReturn:
+    """Serve on the socket whose number is the argument, and outlive every descendant."""
+    gc.disable()
+    # Exited children vanish by themselves, and those whose parent is gone become this process's.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    Worker(socket.socket(fileno=int(sys.argv[1]))).serve()
+    try:
+        os.waitpid(-1, 0)
+    finally:
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
