@@ -12,7 +12,9 @@ import anonfolio as af
 from anonfolio.mm import MAX_VPN
 
 
-def told(error: type[BaseException] | tuple[type[BaseException], ...], call: Callable[[], object], *words: str) -> None:
+def expect_refusal(
+    error: type[BaseException] | tuple[type[BaseException], ...], call: Callable[[], object], *words: str
+) -> None:
     """The call raises, in one line that contains every word."""
     with pytest.raises(error) as raised:
         call()
@@ -45,7 +47,7 @@ def told(error: type[BaseException] | tuple[type[BaseException], ...], call: Cal
     ],
 )
 def test_a_machine_that_cannot_be(make: Callable[[], object], words: tuple[str, ...]) -> None:
-    told(ValueError, make, *words)
+    expect_refusal(ValueError, make, *words)
 
 
 # --- Process --------------------------------------------------------------------------------------------------------
@@ -104,7 +106,7 @@ def test_a_call_that_cannot_be_meant_changes_nothing(which: str) -> None:
     machine, process = prepared()
     call, words = VALUE_ERRORS[which]
     before = freeze([machine.memory, process.mm, machine.counters, process.pins()])
-    told(ValueError, lambda: call(process), *words)
+    expect_refusal(ValueError, lambda: call(process), *words)
     assert freeze([machine.memory, process.mm, machine.counters, process.pins()]) == before
     assert len(machine.processes) == 2
 
@@ -132,7 +134,7 @@ WRONG_TYPES: dict[str, Callable[[Any], object]] = {
 def test_a_value_of_the_wrong_type_changes_nothing(which: str) -> None:
     machine, process = prepared()
     before = freeze([machine.memory, process.mm, machine.counters, process.pins()])
-    told((ValueError, TypeError), lambda: WRONG_TYPES[which](process))
+    expect_refusal((ValueError, TypeError), lambda: WRONG_TYPES[which](process))
     assert freeze([machine.memory, process.mm, machine.counters, process.pins()]) == before
 
 
@@ -151,7 +153,7 @@ def test_an_exited_process_does_nothing_any_more(call: Callable[[af.Process], ob
     child = process.fork()
     child.exit()
     before = freeze([machine.memory, process.mm, child.mm, machine.counters])
-    told(ValueError, lambda: call(child), "process 1 has exited", "[0]")
+    expect_refusal(ValueError, lambda: call(child), "process 1 has exited", "[0]")
     assert freeze([machine.memory, process.mm, child.mm, machine.counters]) == before
 
 
@@ -167,14 +169,14 @@ def test_an_exited_process_does_nothing_any_more(call: Callable[[af.Process], ob
 )
 def test_an_access_outside_is_a_sigsegv(call: Callable[[af.Process], object], words: tuple[str, ...]) -> None:
     _, process = machine_with_folio()
-    told(af.SegmentationFault, lambda: call(process), *words)
+    expect_refusal(af.SegmentationFault, lambda: call(process), *words)
 
 
 def test_a_hole_is_told_apart_from_a_mapping_before_and_after_it() -> None:
     _, process = machine_with_folio()
     process.munmap(7)
     assert [process.read(vpn) for vpn in (6, 8)] == [7, 9]
-    told(af.SegmentationFault, lambda: process.read(7), "page 7", "no mapping")
+    expect_refusal(af.SegmentationFault, lambda: process.read(7), "page 7", "no mapping")
 
 
 def test_what_the_kernel_refuses_is_a_false_outcome_with_its_errno() -> None:
@@ -211,7 +213,7 @@ def test_what_the_kernel_refuses_is_a_false_outcome_with_its_errno() -> None:
     ],
 )
 def test_a_policy_that_cannot_be(changes: dict[str, Any], words: tuple[str, ...]) -> None:
-    told(ValueError, lambda: af.LINUX_6_15.but(**changes), *words)
+    expect_refusal(ValueError, lambda: af.LINUX_6_15.but(**changes), *words)
 
 
 def test_a_policy_cannot_be_changed_in_place() -> None:
@@ -228,8 +230,8 @@ def test_a_policy_of_one_s_own_is_one_expression() -> None:
 
 
 def test_an_unknown_policy_lists_those_there_are() -> None:
-    told(ValueError, lambda: af.policy_named("rfc"), "'rfc'", *af.POLICIES)
-    told(ValueError, lambda: af.Scenario.load("first-write").run("rfc"), "'rfc'")
+    expect_refusal(ValueError, lambda: af.policy_named("rfc"), "'rfc'", *af.POLICIES)
+    expect_refusal(ValueError, lambda: af.Scenario.load("first-write").run("rfc"), "'rfc'")
 
 
 # --- Scenario -------------------------------------------------------------------------------------------------------
@@ -260,21 +262,21 @@ STEP_ERRORS = {
 @pytest.mark.parametrize("which", STEP_ERRORS)
 def test_a_step_that_cannot_be_is_told_with_its_number(which: str) -> None:
     step, words = STEP_ERRORS[which]
-    told(af.ScenarioError, lambda: af.Scenario(16, (("write", 0, 0, 1), step)), "step 1", *words)
+    expect_refusal(af.ScenarioError, lambda: af.Scenario(16, (("write", 0, 0, 1), step)), "step 1", *words)
 
 
 def test_an_operation_that_is_no_word_is_told_too() -> None:
-    told(af.ScenarioError, lambda: af.Scenario(16, ((["write"], 0, 0, 1),)), "step 0", "['write']")
+    expect_refusal(af.ScenarioError, lambda: af.Scenario(16, ((["write"], 0, 0, 1),)), "step 0", "['write']")
 
 
 def test_processes_that_exited_or_are_yet_to_come_do_nothing() -> None:
-    told(
+    expect_refusal(
         af.ScenarioError,
         lambda: af.Scenario(4, (("fork", 0), ("exit", 1), ("read", 1, 0))),
         "step 2",
         "process 1 has exited",
     )
-    told(af.ScenarioError, lambda: af.Scenario(4, (("read", 1, 0), ("fork", 0))), "step 0", "no process 1")
+    expect_refusal(af.ScenarioError, lambda: af.Scenario(4, (("read", 1, 0), ("fork", 0))), "step 0", "no process 1")
     assert len(af.Scenario(4, (("fork", 0), ("fork", 1), ("read", 2, 0))).run()) == 3
 
 
@@ -292,7 +294,7 @@ def test_processes_that_exited_or_are_yet_to_come_do_nothing() -> None:
     ],
 )
 def test_a_scenario_that_cannot_be(fields: dict[str, Any], words: tuple[str, ...]) -> None:
-    told(af.ScenarioError, lambda: af.Scenario(steps=(), **fields), *words)
+    expect_refusal(af.ScenarioError, lambda: af.Scenario(steps=(), **fields), *words)
 
 
 PARSE_ERRORS = {
@@ -320,19 +322,23 @@ PARSE_ERRORS = {
 @pytest.mark.parametrize("which", PARSE_ERRORS)
 def test_a_typo_in_a_scenario_file_is_told_with_its_line(which: str) -> None:
     text, line, words = PARSE_ERRORS[which]
-    told(af.ScenarioError, lambda: af.Scenario.parse(text, "mine.scenario"), f"mine.scenario, line {line}: ", *words)
+    expect_refusal(
+        af.ScenarioError, lambda: af.Scenario.parse(text, "mine.scenario"), f"mine.scenario, line {line}: ", *words
+    )
 
 
 def test_a_scenario_file_without_a_size_is_told() -> None:
-    told(af.ScenarioError, lambda: af.Scenario.parse("write 0 0 1\n", "mine.scenario"), "mine.scenario", "pages 16")
-    told(af.ScenarioError, lambda: af.Scenario.parse("", "mine.scenario"), "mine.scenario", "pages")
+    expect_refusal(
+        af.ScenarioError, lambda: af.Scenario.parse("write 0 0 1\n", "mine.scenario"), "mine.scenario", "pages 16"
+    )
+    expect_refusal(af.ScenarioError, lambda: af.Scenario.parse("", "mine.scenario"), "mine.scenario", "pages")
 
 
 def test_a_scenario_that_is_not_there_names_similar_ones(tmp_path: Any) -> None:
-    told(af.ScenarioError, lambda: af.Scenario.load("wipe-on-frok"), "'wipe-on-frok'", "wipe-on-fork")
-    told(af.ScenarioError, lambda: af.Scenario.load("zzz"), "'zzz'", "scenario_names()")
-    told(af.ScenarioError, lambda: af.Scenario.load(tmp_path / "x.scenario"), "x.scenario")
-    told(af.ScenarioError, lambda: af.Scenario.load(tmp_path), str(tmp_path))
+    expect_refusal(af.ScenarioError, lambda: af.Scenario.load("wipe-on-frok"), "'wipe-on-frok'", "wipe-on-fork")
+    expect_refusal(af.ScenarioError, lambda: af.Scenario.load("zzz"), "'zzz'", "scenario_names()")
+    expect_refusal(af.ScenarioError, lambda: af.Scenario.load(tmp_path / "x.scenario"), "x.scenario")
+    expect_refusal(af.ScenarioError, lambda: af.Scenario.load(tmp_path), str(tmp_path))
 
 
 @pytest.mark.parametrize("name", af.scenario_names())
@@ -355,11 +361,11 @@ def test_a_span_writes_each_page_its_number_plus_one() -> None:
 
 
 def test_a_recording_of_a_kernel_that_there_is_none_of() -> None:
-    told(af.RecordingError, lambda: af.Scenario.load("first-write").recorded("6.5"), "'6.5'", "6.18")
+    expect_refusal(af.RecordingError, lambda: af.Scenario.load("first-write").recorded("6.5"), "'6.5'", "6.18")
     mine = af.Scenario.load("first-write").but(name="mine")
-    told(af.RecordingError, lambda: mine.recorded("6.18"), "'mine'", "6.18")
+    expect_refusal(af.RecordingError, lambda: mine.recorded("6.18"), "'mine'", "6.18")
     changed = af.Scenario.load("first-write").but(steps=(("read", 0, 0),))
-    told(af.RecordingError, lambda: changed.recorded("6.18"), "'first-write'", "6.18")
+    expect_refusal(af.RecordingError, lambda: changed.recorded("6.18"), "'first-write'", "6.18")
 
 
 def test_an_access_outside_is_a_result_of_a_scenario_and_no_exception() -> None:

@@ -474,7 +474,7 @@ THOROUGH = not settings().derandomize
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink) if THOROUGH else (Phase.explicit, Phase.generate)
 
 
-def test_case(name: str, huge: bool, examples: int, steps: int) -> Any:
+def case_for(name: str, huge: bool, examples: int, steps: int) -> Any:
     machine = type(f"Programs_{name}", (Programs,), {"policy": POLICIES[name], "huge": huge, "__module__": __name__})
     case = machine.TestCase  # type: ignore[attr-defined]
     case.settings = settings(
@@ -486,9 +486,7 @@ def test_case(name: str, huge: bool, examples: int, steps: int) -> Any:
     return case
 
 
-test_case.__test__ = False  # type: ignore[attr-defined]
-
 for _name in POLICIES:
     _id = "".join(ch if ch.isalnum() else "_" for ch in _name)
-    globals()[f"TestSmall_{_id}"] = test_case(_name, huge=False, examples=15, steps=40)
-    globals()[f"TestHuge_{_id}"] = test_case(_name, huge=True, examples=4, steps=30)
+    globals()[f"TestSmall_{_id}"] = case_for(_name, huge=False, examples=15, steps=40)
+    globals()[f"TestHuge_{_id}"] = case_for(_name, huge=True, examples=4, steps=30)
