@@ -1,4 +1,4 @@
-"""fork and pins: what is shared and copied, what a failing fork leaves, what a pin holds (KERNEL.md §E, §F)."""
+"""fork and pins: what is shared and copied, what a failing fork leaves, what a pin holds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mappings and page tables: which VMAs split and merge (KERNEL.md N.1, N.9, N.10), and what hangs in a page table.
+"""Mappings and page tables: which VMAs split and merge, and what hangs in a page table.
 
 Both are seen through what a process gets: the layout of its mappings, and the order that a fault allocates.
 """

@@ -1,4 +1,4 @@
-"""The two mm_id slots of a large folio, rule by rule (KERNEL.md §A.4; include/linux/rmap.h, 6.15 and later).
+"""The two mm_id slots of a large folio, rule by rule (include/linux/rmap.h, 6.15 and later).
 
 `Tracked` calls the rmap functions as faults, fork and unmapping do, with numbers for address spaces, so that each rule
 is seen alone. What follows from them for processes is at the end.

@@ -324,7 +324,7 @@ def test_a_value_that_a_device_read_is_compared_when_the_recorder_kept_it() -> N
         assert bool(af.Recorded(one.kernel, one.scenario, steps).replay()) == differs
 
 
-# --- bit 56 under a PMD (KERNEL.md N.5) -----------------------------------------------------------------------------
+# --- bit 56 under a PMD ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("skew", [0, 3])

@@ -1,4 +1,4 @@
-"""The 40 worked scenarios of KERNEL.md §L, for every policy whose outcome is stated there, remarks included.
+"""The 40 worked scenarios, for every policy whose outcome was stated before the model was written, remarks included.
 
 The expectations are transcribed from that table, never from a run of the model: this file is what holds the model to
 it. A row's codes are those of its writes and reads after the folio was filled, in order; `copy0*3` is three of them.
@@ -182,7 +182,7 @@ def after(timeline: af.Timeline, *step: object) -> af.Snapshot:
 
 
 @pytest.mark.parametrize(("row", "policy"), CASES)
-def test_the_row_comes_out_as_kernel_md_says(row: Row, policy: str) -> None:
+def test_the_row_comes_out_as_specified(row: Row, policy: str) -> None:
     timeline = run(row.scenario, policy, row.orders)
     assert codes_after_fill(timeline) == unfolded(row.codes[policy])
 
