@@ -549,3 +549,19 @@ def test_a_pin_and_a_reference_may_have_the_same_number() -> None:
     assert not process.unpin(3)
     assert process.unref(3)
     assert process.unref(3).errno == "ENXIO"
+
+
+@pytest.mark.parametrize("ever_pinned", [False, True])
+def test_many_references_look_like_a_pin_only_to_a_process_that_ever_pinned(ever_pinned: bool) -> None:
+    """A small folio cannot tell 1,024 references from a pin; MMF_HAS_PINNED spares all who never pinned the copy."""
+    process = af.Machine(orders=()).spawn()
+    process.mmap(2)
+    process.write(0, 7)
+    for number in range(GUP_PIN_COUNTING_BIAS):
+        assert process.ref(0, number)
+    if ever_pinned:
+        assert process.pin(1)
+        assert process.unpin()
+    child = process.fork()
+    assert (child.mm.pfn[0] != process.mm.pfn[0]) == ever_pinned
+    assert child.read(0) == 7

@@ -1,6 +1,6 @@
 """The 40 worked scenarios, for every policy whose outcome was stated before the model was written, remarks included.
 
-The expectations are transcribed from that table, never from a run of the model: this file is what holds the model to
+The expectations are transcribed from what was stated, never from a run of the model: this file holds the model to
 it. A row's codes are those of its writes and reads after the folio was filled, in order; `copy0*3` is three of them.
 """
 
