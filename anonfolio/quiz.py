@@ -15,6 +15,7 @@ import inspect
 import random
 import re
 import textwrap
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -162,7 +163,7 @@ class Asked:
 
 
 @dataclass(eq=False, kw_only=True, repr=False)
-class Question(Asked):
+class Question(Asked, ABC):
     """A question with one answer: `Number`, `Choice`, `Pages` or `Sizes`.
 
     Parameters
@@ -260,14 +261,17 @@ class Question(Asked):
     def _choices(self) -> tuple[str, ...]:
         return ()
 
+    @abstractmethod
     def _read(self, answer: Any) -> Any:
-        raise NotImplementedError
+        """The reader's answer as the truth is kept; Unreadable when it is no answer of this kind."""
 
+    @abstractmethod
     def _say(self, answer: Any) -> str:
-        raise NotImplementedError
+        """An answer in words."""
 
+    @abstractmethod
     def _example(self) -> str:
-        raise NotImplementedError
+        """An answer as one would type it."""
 
 
 @dataclass(eq=False, kw_only=True, repr=False)
