@@ -16,13 +16,15 @@ import random
 import re
 import textwrap
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
+
+from .scenario import Scenario, ScenarioError, Timeline
 
 if TYPE_CHECKING:
     from .picture import Picture
@@ -109,11 +111,12 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether an answer is right, what to say of it, and the picture of what it got wrong."""
+    """Whether an answer is right, what to say of it, and the picture of what it got wrong; a program's has a head."""
 
     right: bool
     lines: tuple[str, ...] = ()
     picture: Picture | None = None
+    head: str = ""
 
 
 @dataclass(eq=False, kw_only=True, repr=False)
@@ -536,6 +539,104 @@ class Function(Asked):
         case = self.cases[first][0]
         here = [says for says, wrong in self.wrong.items() if wrong(**deepcopy(case)) == answers[first]]
         return [f"In this case it looks like this: {here[0]}"] if here else []
+
+
+# --- a program ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class Program(Asked):
+    """Write or change a program, so that something happens.
+
+    A program is a `Scenario` or its text. Where one is given to `start` from, it is that or a list of steps, over the
+    same mapping.
+
+    Parameters
+    ----------
+    judge : callable
+        Runs a scenario and says whether it does what was asked.
+    worked : callable
+        Makes a program that does, the solution.
+    start : Scenario, optional
+        The program as the reader finds it; unchanged, it is no answer.
+    may : tuple of str, optional
+        The operations that are allowed; by default all.
+    limits : callable, optional
+        A sentence that is part of the question and has to be computed.
+    told : str
+        The solution as code; by default the text of the worked program.
+    """
+
+    judge: Callable[[Scenario], Verdict]
+    worked: Callable[[], Scenario]
+    start: Scenario | None = None
+    may: tuple[str, ...] = ()
+    limits: Callable[[], str] | None = None
+    told: str = ""
+
+    def check(self, program: Any = None) -> Note:
+        """Run it: does it do what was asked?"""
+        if program is None or program is ...:
+            return self._asked(f"No program yet: {self._pass_one()}. {GOES_ON}")
+        try:
+            scenario = self._read(program)
+        except (Unreadable, ScenarioError) as error:
+            such = ("Such as `[('read', 0, 7), ('write', 0, 7, 8)]`.",) if self.start else ()
+            return Note("wrong", "Cannot run that program.", (f"{str(error).rstrip('.')}.", *such))
+        verdict = self.judge(scenario)
+        if self.start is not None and scenario.steps == self.start.steps:
+            return self._asked(f"Not changed yet. {verdict.lines[0]} {GOES_ON}")
+        lines = verdict.lines if verdict.right or verdict.lines else (f"`{self.name}.hint()` helps.",)
+        return Note("right" if verdict.right else "wrong", verdict.head, lines, picture=verdict.picture)
+
+    def solution(self) -> Note:
+        """A program that does it, folded where HTML is shown."""
+        code = self.told or self.worked().text()
+        return Note("tell", f"Solution of `{self.name}`", ("One program that does it:",), code=code, fold=True)
+
+    def _asked(self, *more: str) -> Note:
+        limits = (self.limits(),) if self.limits else ()
+        return Note("ask", self.prompt, (*limits, *more))
+
+    def _pass_one(self) -> str:
+        if self.start is not None:
+            return f"pass a list of steps to `{self.name}.check`"
+        return f'pass its text, `{self.name}.check("""pages 16 …""")`'
+
+    def _read(self, program: Any) -> Scenario:
+        scenario = self._scenario(program)
+        for at, step in enumerate(scenario.steps):
+            if self.may and step[0] not in self.may:
+                raise Unreadable(f"step {at} is {step!r:.40}; only {', '.join(self.may)} may be used here")
+        return scenario
+
+    def _scenario(self, program: Any) -> Scenario:
+        if isinstance(program, Scenario):
+            return program if self.start is None else self._over_same_mapping(program)
+        if self.start is None:
+            return Scenario.parse(str(program), "your program")
+        if not isinstance(program, Sequence) or isinstance(program, str):
+            raise Unreadable(f"{type(program).__name__} is not a list of steps")
+        for at, step in enumerate(program):
+            if not isinstance(step, (tuple, list)):
+                raise Unreadable(f"step {at} is {step!r:.40}; a step is a tuple such as ('read', 0, 7)")
+        return self.start.but(steps=tuple(tuple(step) for step in program), name=self.name)
+
+    def _over_same_mapping(self, program: Scenario) -> Scenario:
+        assert self.start is not None
+        mine, given = ((scenario.pages, scenario.skew, scenario.orders) for scenario in (self.start, program))
+        if mine != given:
+            raise Unreadable(f"its pages, skew and orders are {given}; here they are {mine}")
+        return program
+
+
+def refused(timeline: Timeline) -> Verdict | None:
+    """What to say when a step of a program could not be done, or None."""
+    for number, result in enumerate(timeline, 1):
+        if not result.ok:
+            told = f"Step {number}, `{' '.join(map(str, result.step))}`, is refused: {result.why}."
+            return Verdict(False, (told,), timeline.show(number - 1), "Not every step can be done.")
+    return None
 
 
 # --- helpers --------------------------------------------------------------------------------------------------------

@@ -367,7 +367,7 @@ def reading_loop() -> list[Any]:
 def test_a_worked_program_is_right_and_the_given_one_is_not_yet_changed(name: str) -> None:
     asked = getattr(zero_page_copy, name)
     assert asked.check(asked.worked()).kind == "right"
-    said = asked.check([list(step) for step in asked.given()])
+    said = asked.check([list(step) for step in asked.start.steps])
     assert said.kind == "ask"
     assert "Not changed yet" in said.lines[-1]
 
@@ -377,12 +377,13 @@ def test_the_solution_shown_is_the_one_that_was_checked(name: str) -> None:
     asked = getattr(zero_page_copy, name)
     names: dict[str, Any] = {}
     exec(asked.solution().code, names)
-    assert names["steps"] == asked.worked()
+    assert tuple(names["steps"]) == asked.worked().steps
 
 
 def test_the_reading_loop_cannot_be_cheaper_than_the_writes_alone() -> None:
     writes = Scenario(1024, tuple(zero_page_copy.reading_loop(())))
-    assert zero_page_copy.cheap.limits == (zero_page_copy.run(writes).faults.total(), 1024)
+    fewest = zero_page_copy.run(writes).faults.total()
+    assert zero_page_copy.cheap.limits() == f"At most {fewest} faults and 1,024 pages held."
 
 
 @pytest.mark.parametrize(
@@ -431,7 +432,13 @@ def test_a_program_that_takes_memory_for_nothing_is_told_so() -> None:
 def test_what_is_no_program_is_told_so(program: Any, told: str) -> None:
     said = zero_page_copy.cheap.check(program)
     assert said.kind == "wrong"
-    assert told in said.head
+    assert told in said.lines[0]
+
+
+def test_a_program_over_another_mapping_is_not_taken() -> None:
+    said = zero_page_copy.cheap.check(zero_page_copy.cheap.worked().but(orders=(4,)))
+    assert said.kind == "wrong"
+    assert "orders" in said.lines[0]
 
 
 # --- how it looks ---------------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from ..invariants import INVARIANTS
@@ -12,8 +11,8 @@ from ..invariants import check as check_invariants
 from ..machine import Machine
 from ..picture import Picture
 from ..policy import LINUX_6_15, RFC_V2, RFC_V2_FIXED, Policy
-from ..quiz import GOES_ON, Asked, Case, Cases, Choice, Function, Mistake, Note, Number, Pages
-from ..scenario import Scenario, ScenarioError
+from ..quiz import Case, Cases, Choice, Function, Mistake, Number, Pages, Program, Verdict, refused
+from ..scenario import Scenario
 
 # --- three kernels that never existed -------------------------------------------------------------------------------
 
@@ -179,78 +178,41 @@ culprits = Choice(
 # --- write a program ------------------------------------------------------------------------------------------------
 
 
-@dataclass(eq=False, kw_only=True, repr=False)
-class Program(Asked):
-    """Write a program in which process and device see different bytes under one policy.
+_ONLY_ASH = "Under ash it does. birch did not copy a block in which a PTE is writable; which exclusive page is not?"
 
-    Parameters
-    ----------
-    policy : Policy
-        Where it has to happen.
-    worked : Scenario
-        A program that does it, the solution.
-    known : mapping of Policy to str
-        What to say of a program that does it only under that other policy.
-    """
 
-    policy: Policy
-    worked: Scenario
-    known: Mapping[Policy, str]
+def _loses_a_byte(program: Scenario) -> Verdict:
+    timeline = program.run(birch)
+    impossible = refused(timeline)
+    if impossible:
+        return impossible
+    machine = program.end(birch)
+    lost = [side for side in both_sides(machine) if side[1] != side[2]]
+    if not lost:
+        return Verdict(False, _missed(program, machine), timeline.show(), "No byte is lost under birch.")
+    page, process, device = lost[0]
+    elsewhere = "it is the same" if loses(LINUX_6_15, program) else "the same program is harmless"
+    told = f"And nobody was told. Under linux-6.15 {elsewhere}."
+    head = f"Right: in page {page} the process sees {process}, the device {device}."
+    return Verdict(True, (told,), timeline.show(), head)
 
-    def check(self, program: Any = None) -> Note:
-        """Run it; right if a byte is lost, else how far it came, with the picture."""
-        if program is None or program is ...:
-            return self._asked(f'No program yet: pass its text, `{self.name}.check("""pages 16 …""")`. {GOES_ON}')
-        if not isinstance(program, Scenario):
-            try:
-                program = Scenario.parse(str(program), "your program")
-            except ScenarioError as error:
-                return Note("wrong", "Cannot run that program.", (f"{error}.",))
-        timeline = program.run(self.policy)
-        for number, result in enumerate(timeline, 1):
-            if not result.ok:
-                told = f"Step {number}, `{' '.join(map(str, result.step))}`, is refused: {result.why}."
-                return Note("wrong", "Not every step can be done.", (told,), picture=timeline.show(number - 1))
-        machine = program.end(self.policy)
-        lost = [side for side in both_sides(machine) if side[1] != side[2]]
-        if lost:
-            page, process, device = lost[0]
-            head = f"Right: in page {page} the process sees {process}, the device {device}."
-            return Note("right", head, (f"And nobody was told. {self._elsewhere(program)}",), picture=timeline.show())
-        return Note(
-            "wrong", f"No byte is lost under {self.policy.name}.", self._miss(program, machine), picture=timeline.show()
-        )
 
-    def solution(self) -> Note:
-        """A program that does it, folded where HTML is shown."""
-        return Note("tell", f"Solution of `{self.name}`", ("One program that does it:",), self.worked.text(), fold=True)
-
-    def _elsewhere(self, program: Scenario) -> str:
-        safe = not loses(LINUX_6_15, program)
-        return "Under linux-6.15 the same program is harmless." if safe else "Under linux-6.15 it is the same."
-
-    def _miss(self, program: Scenario, machine: Machine) -> tuple[str, ...]:
-        if check_invariants(machine, [INVARIANTS["pinned_page_stays"]]):
-            return (
-                "Nearly: the page moved away from its pin. Now let the process or the device write, so that it shows.",
-            )
-        for policy, says in self.known.items():
-            if loses(policy, program):
-                return (says,)
-        if not both_sides(machine):
-            return ("At the end no page is both pinned and still mapped, so there is nothing to lose.",)
-        return (f"The pinned page is where it was pinned; `{self.name}.hint()` helps.",)
+def _missed(program: Scenario, machine: Machine) -> tuple[str, ...]:
+    if check_invariants(machine, [INVARIANTS["pinned_page_stays"]]):
+        return ("Nearly: the page moved away from its pin. Now let the process or the device write, so that it shows.",)
+    if loses(ash, program):
+        return (_ONLY_ASH,)
+    if not both_sides(machine):
+        return ("At the end no page is both pinned and still mapped, so there is nothing to lose.",)
+    return ("The pinned page is where it was pinned; `q.program.hint()` helps.",)
 
 
 program = Program(
     name="q.program",
     prompt="Write a program in which `birch` loses a byte: at the end, process and device see different bytes in a "
     "pinned page that the process has not unmapped.",
-    policy=birch,
-    worked=read_pin,
-    known={
-        ash: "Under ash it does. birch did not copy a block in which a PTE is writable; which exclusive page is not?"
-    },
+    judge=_loses_a_byte,
+    worked=lambda: read_pin,
     hints=(
         "birch refuses a block in which any PTE is writable. So you need a page that is exclusive and read-only.",
         "`pin_ro` pins for reading: it makes the page exclusive and leaves the PTE read-only. With the child still "

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from ..picture import Picture
 from ..policy import LINUX_6_15, RFC_V2, Policy
-from ..quiz import GOES_ON, Asked, Function, Mistake, Note, Number, Pages, Sizes, Unreadable
+from ..quiz import Function, Mistake, Number, Pages, Program, Sizes, Verdict
 from ..record import FIRST_TOUCH, ZERO_COPY, ZERO_READ, Fault
-from ..scenario import Scenario, ScenarioError, Step, do_step
+from ..scenario import Scenario, Step, do_step
 
 PAGES = 1024
 Access = tuple[str, int]
@@ -315,112 +315,9 @@ count = Function(
 
 # --- a program to make cheap ----------------------------------------------------------------------------------------
 
-MAY = ("read", "write", "madvise")
 
-
-@dataclass(eq=False, kw_only=True, repr=False)
-class Program(Asked):
-    """A program to change: what it must still do, and what it may cost at most.
-
-    It must read a zero from every page of `reads`, and leave in every page of `writes` the page's byte. It may take
-    as many faults, and hold as much memory, as the worked one.
-
-    Parameters
-    ----------
-    given : callable
-        The program as the notebook gives it, a list of steps.
-    worked : callable
-        One that is cheap, whose steps set the limits.
-    told : str
-        How it goes, in words and code, for the solution.
-    """
-
-    given: Callable[[], list[Step]]
-    worked: Callable[[], list[Step]]
-    told: str
-    reads: range
-    writes: range
-
-    @cached_property
-    def limits(self) -> tuple[int, int]:
-        """Faults and pages held of the worked program."""
-        best = run(self._scenario(self.worked()))
-        return best.faults.total(), best.held
-
-    def check(self, program: Any = None) -> Note:
-        """Run it: does it still do its work, and what does it cost?"""
-        if program is None or program is ...:
-            return self._asked(f"No program yet: pass a list of steps to `{self.name}.check`. {GOES_ON}")
-        try:
-            scenario = self._scenario(program)
-        except (Unreadable, ScenarioError) as error:
-            return Note("wrong", f"Cannot run that: {error}", ("Such as `[('read', 0, 7), ('write', 0, 7, 8)]`.",))
-        did = run(scenario)
-        if list(scenario.steps) == [tuple(step) for step in self.given()]:
-            return self._asked(f"Not changed yet. {self._cost(did)} {GOES_ON}")
-        short = self._left_undone(did)
-        if short:
-            return Note("wrong", "Cheap or not, it does not do its work.", (short,))
-        faults, held = self.limits
-        if did.faults.total() <= faults and did.held <= held:
-            return Note("right", f"Right. {self._cost(did)}")
-        says, page = self._cause(did, scenario)
-        lines = (self._cost(did), says, f"`{self.name}.hint()` helps.")
-        return Note("wrong", "It does its work, but costs too much.", lines, picture=self._picture(scenario, page))
-
-    def solution(self) -> Note:
-        """A cheap program, folded where HTML is shown."""
-        did = run(self._scenario(self.worked()))
-        return Note("tell", f"Solution of `{self.name}`", (self._cost(did),), code=self.told, fold=True)
-
-    def _asked(self, *more: str) -> Note:
-        faults, held = self.limits
-        limit = f"At most {faults:,} faults and {held:,} pages held."
-        return Note("ask", self.prompt, (limit, *more))
-
-    def _scenario(self, program: Any) -> Scenario:
-        if not isinstance(program, Sequence) or isinstance(program, str):
-            raise Unreadable(f"{type(program).__name__} is not a list of steps")
-        for at, step in enumerate(program):
-            if not isinstance(step, (tuple, list)) or (step[:1] and step[0] not in MAY):
-                raise Unreadable(f"step {at} is {step!r:.40}; a step is a read, a write or a madvise")
-        return Scenario(PAGES, tuple(program), (4, 3, 2), name=self.name)
-
-    def _cost(self, did: Run) -> str:
-        paths = ", ".join(f"{path} {number:,}" for path, number in did.faults.items())
-        return f"It takes {did.faults.total():,} faults ({paths}) and holds {did.held:,} pages."
-
-    def _left_undone(self, did: Run) -> str:
-        unread = [page for page in self.reads if page not in did.zeros]
-        if unread:
-            return f"It must read page {unread[0]} while a zero is there, and never does."
-        lost = [page for page in self.writes if did.bytes[page] != page % 255 + 1]
-        if lost:
-            page = lost[0]
-            return f"In the end page {page} holds {did.bytes[page]}; it must hold {page % 255 + 1}."
-        return ""
-
-    def _cause(self, did: Run, scenario: Scenario) -> tuple[str, int | None]:
-        """Why it costs too much, and a page where that can be seen."""
-        if did.held > self.limits[1]:
-            needless = [step[2] for step in scenario.steps if step[0] == "write" and step[2] not in self.writes]
-            says = f"{did.held - self.limits[1]:,} pages too many are held: memory was taken where nobody must write."
-            return says, needless[0] if needless else None
-        if did.replaced:
-            says = f"{len(did.replaced):,} writes met a zero page, so each got one page. What mapped it?"
-            return says, did.replaced[0]
-        if did.single:
-            return f"{len(did.single):,} first touches got one page: a zero page lies in their block.", did.single[0]
-        return f"The writes get blocks, but {did.faults[ZERO_READ]:,} reads mapped the zero page all the same.", None
-
-    def _picture(self, scenario: Scenario, page: int | None) -> Picture | None:
-        """The block of 16 around a page, after those steps that lie in it."""
-        if page is None or any(step[0] == "madvise" for step in scenario.steps):
-            return None
-        start = page // 16 * 16
-        steps = tuple((op, 0, at - start, *byte) for op, _, at, *byte in scenario.steps if start <= at < start + 16)
-        block = Scenario(16, steps, scenario.orders, name=f"pages {start} to {start + 15}")
-        return Picture.of(block.run(LINUX_6_15))
+def _over_pages(steps: Iterable[Step]) -> Scenario:
+    return Scenario(PAGES, tuple(steps), (4, 3, 2))
 
 
 def reading_loop(reads: Iterable[int] = range(PAGES), writes: Iterable[int] = range(PAGES)) -> list[Step]:
@@ -433,17 +330,98 @@ def _touched_first(blocks: Iterable[int], writes: Iterable[int]) -> list[Step]:
     return touches + reading_loop(writes=writes)
 
 
-cheap = Program(
-    name="q.cheap",
-    prompt="Change the program so that it is cheap. It must still read every page while a zero is there, and in the "
+def _cost(did: Run) -> str:
+    paths = ", ".join(f"{path} {number:,}" for path, number in did.faults.items())
+    return f"It takes {did.faults.total():,} faults ({paths}) and holds {did.held:,} pages."
+
+
+@dataclass(frozen=True)
+class Cheap:
+    """What a program must do, and what it may cost: as many faults and pages held as the worked one.
+
+    It must read a zero from every page, and leave in every page of `writes` the page's byte.
+    """
+
+    name: str
+    worked: Scenario
+    writes: range
+
+    @cached_property
+    def _most(self) -> Run:
+        return run(self.worked)
+
+    def limits(self) -> str:
+        """What it may cost, in words."""
+        return f"At most {self._most.faults.total():,} faults and {self._most.held:,} pages held."
+
+    def judge(self, program: Scenario) -> Verdict:
+        """Does it still do its work, and what does it cost?"""
+        did = run(program)
+        short = self._left_undone(did)
+        if short:
+            return Verdict(False, (short,), head="Cheap or not, it does not do its work.")
+        if did.faults.total() <= self._most.faults.total() and did.held <= self._most.held:
+            return Verdict(True, (_cost(did),), head="Right.")
+        says, page = self._cause(did, program)
+        lines = (_cost(did), says, f"`{self.name}.hint()` helps.")
+        return Verdict(False, lines, _block(program, page), "It does its work, but costs too much.")
+
+    def _left_undone(self, did: Run) -> str:
+        unread = [page for page in range(PAGES) if page not in did.zeros]
+        if unread:
+            return f"It must read page {unread[0]} while a zero is there, and never does."
+        lost = [page for page in self.writes if did.bytes[page] != page % 255 + 1]
+        if lost:
+            page = lost[0]
+            return f"In the end page {page} holds {did.bytes[page]}; it must hold {page % 255 + 1}."
+        return ""
+
+    def _cause(self, did: Run, scenario: Scenario) -> tuple[str, int | None]:
+        """Why it costs too much, and a page where that can be seen."""
+        if did.held > self._most.held:
+            needless = [step[2] for step in scenario.steps if step[0] == "write" and step[2] not in self.writes]
+            says = f"{did.held - self._most.held:,} pages too many are held: memory was taken where nobody must write."
+            return says, needless[0] if needless else None
+        if did.replaced:
+            says = f"{len(did.replaced):,} writes met a zero page, so each got one page. What mapped it?"
+            return says, did.replaced[0]
+        if did.single:
+            return f"{len(did.single):,} first touches got one page: a zero page lies in their block.", did.single[0]
+        return f"The writes get blocks, but {did.faults[ZERO_READ]:,} reads mapped the zero page all the same.", None
+
+
+def _block(scenario: Scenario, page: int | None) -> Picture | None:
+    """The block of 16 around a page, after those steps that lie in it."""
+    if page is None or any(step[0] == "madvise" for step in scenario.steps):
+        return None
+    start = page // 16 * 16
+    steps = tuple((op, 0, at - start, *byte) for op, _, at, *byte in scenario.steps if start <= at < start + 16)
+    block = Scenario(16, steps, scenario.orders, name=f"pages {start} to {start + 15}")
+    return Picture.of(block.run(LINUX_6_15))
+
+
+def _cheap_program(cheap: Cheap, start: Scenario, prompt: str, told: str, hints: tuple[str, ...]) -> Program:
+    return Program(
+        name=cheap.name,
+        prompt=prompt,
+        judge=cheap.judge,
+        worked=lambda: cheap.worked,
+        start=start,
+        may=("read", "write", "madvise"),
+        limits=cheap.limits,
+        told=told,
+        hints=hints,
+    )
+
+
+cheap = _cheap_program(
+    Cheap("q.cheap", _over_pages(_touched_first(range(0, PAGES, 16), range(PAGES))), range(PAGES)),
+    _over_pages(reading_loop()),
+    "Change the program so that it is cheap. It must still read every page while a zero is there, and in the "
     "end page p must hold p % 255 + 1.",
-    given=reading_loop,
-    worked=lambda: _touched_first(range(0, PAGES, 16), range(PAGES)),
     told='steps = [("write", 0, page, 0) for page in range(0, 1024, 16)]\n'
     'steps += [("read", 0, page) for page in range(1024)]\n'
     'steps += [("write", 0, page, page % 255 + 1) for page in range(1024)]',
-    reads=range(PAGES),
-    writes=range(PAGES),
     hints=(
         "The writes alone take few faults. Can something come before the reads that gives every page memory?",
         "A read where memory is mapped takes no fault. And writing a zero leaves a zero there to be read.",
@@ -453,17 +431,14 @@ cheap = Program(
 
 SOME = range(256, 512)
 
-sparse = Program(
-    name="q.sparse",
-    prompt="All 1,024 pages are read, but only pages 256 to 511 are written. Make it cheap without taking memory that "
+sparse = _cheap_program(
+    Cheap("q.sparse", _over_pages(_touched_first(SOME[::16], SOME)), SOME),
+    _over_pages(reading_loop(writes=SOME)),
+    "All 1,024 pages are read, but only pages 256 to 511 are written. Make it cheap without taking memory that "
     "nobody writes.",
-    given=lambda: reading_loop(writes=SOME),
-    worked=lambda: _touched_first(SOME[::16], SOME),
     told='steps = [("write", 0, page, 0) for page in range(256, 512, 16)]\n'
     'steps += [("read", 0, page) for page in range(1024)]\n'
     'steps += [("write", 0, page, page % 255 + 1) for page in range(256, 512)]',
-    reads=range(PAGES),
-    writes=SOME,
     hints=(
         "What made the other program cheap makes this one hold 1,024 pages. Where is it worth its memory?",
         "Touch first only where you will write. The other reads may map the zero page: that costs no memory.",
