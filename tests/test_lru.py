@@ -1,0 +1,126 @@
+"""Exact LRU: whatever is done for a whole trace at once equals one access after the other."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import anonfolio.lru
+from anonfolio.lru import Lru, hits_by_place, lru_by_steps, miss_curve, stack_distances
+
+
+@st.composite
+def traces(draw: st.DrawFn) -> npt.NDArray[np.int64]:
+    """Few or many keys, narrow or wide, with runs and with loops."""
+    keys = draw(st.sampled_from([2, 5, 17, 60, 400]))
+    scale = draw(st.sampled_from([1, 7, 1 << 14, 1 << 20, 1 << 40]))
+    body = draw(st.lists(st.integers(0, keys - 1), max_size=250))
+    repeat, loops = draw(st.sampled_from([1, 1, 3])), draw(st.sampled_from([1, 1, 2]))
+    return np.repeat(np.tile(np.array(body, np.int64), loops), repeat) * scale
+
+
+GEOMETRIES = st.tuples(st.sampled_from([1, 2, 3, 8, 20]), st.sampled_from([1, 2, 4, 9, 16, 48]))
+
+
+@settings(max_examples=300, deadline=None)
+@given(traces(), GEOMETRIES, st.sampled_from([1, 7, 64, 1 << 17]))
+def test_each_access_hits_or_misses_as_in_a_plain_lru(
+    keys: npt.NDArray[np.int64], geometry: tuple[int, int], chunk: int
+) -> None:
+    sets, ways = geometry
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(anonfolio.lru, "CHUNK", chunk)
+        cache = Lru(sets * ways, ways)
+        half = len(keys) // 2
+        hits = np.concatenate((cache.access(keys[:half]), cache.access(keys[half:])))
+    assert hits.tolist() == lru_by_steps(keys, sets, ways).tolist()
+
+
+@settings(max_examples=100, deadline=None)
+@given(traces(), GEOMETRIES)
+def test_a_cache_holds_the_keys_used_last_in_their_order(
+    keys: npt.NDArray[np.int64], geometry: tuple[int, int]
+) -> None:
+    sets, ways = geometry
+    cache = Lru(sets * ways, ways)
+    cache.access(keys)
+    for at, stack in enumerate(cache.stacks.tolist()):
+        latest = list(dict.fromkeys(key for key in reversed(keys.tolist()) if key % sets == at))[:ways]
+        assert stack == latest + [-1] * (ways - len(latest))
+
+
+@pytest.mark.parametrize("distinct", [100, 3000, 65536])
+def test_long_traces_in_one_large_set_are_exact_whichever_method_answers(distinct: int) -> None:
+    keys = np.random.default_rng(5).zipf(1.2, 40_000) % distinct
+    by_filter, _ = anonfolio.lru.filter_misses(keys.astype(np.uint32), np.array([0, len(keys)]), 64)
+    by_window = anonfolio.lru.window_misses(keys.astype(np.uint32), 64)
+    misses = np.flatnonzero(~lru_by_steps(keys, 1, 64))
+    assert by_filter.tolist() == misses.tolist()
+    assert by_window is not None
+    assert by_window[0].tolist() == misses.tolist()
+
+
+def test_a_trace_that_stays_in_a_few_keys_goes_through_the_filter() -> None:
+    keys = np.tile(np.arange(40), 5_000)
+    assert anonfolio.lru.window_misses(keys, 48) is None
+    assert np.count_nonzero(~Lru(48).access(keys)) == 40
+
+
+def test_a_flushed_key_misses_and_its_place_is_taken_before_anything_is_evicted() -> None:
+    cache = Lru(4)
+    cache.access([1, 2, 3, 4])
+    cache.flush([2, 9])
+    assert cache.stacks.tolist() == [[4, 3, 1, -1]]
+    assert cache.access([5, 1, 2]).tolist() == [False, True, False]
+    assert cache.stacks.tolist() == [[2, 1, 5, 4]]
+    cache.flush()
+    assert not cache.access([1]).any()
+
+
+@settings(max_examples=150, deadline=None)
+@given(traces(), st.sampled_from([1, 2, 5, 16]))
+def test_hits_at_each_place_give_every_associativity(keys: npt.NDArray[np.int64], sets: int) -> None:
+    at = hits_by_place(keys, sets, 9)
+    for ways in range(1, 10):
+        assert at[:ways].sum() == lru_by_steps(keys, sets, ways).sum()
+
+
+@settings(max_examples=150, deadline=None)
+@given(traces())
+def test_the_miss_curve_is_what_each_size_misses(keys: npt.NDArray[np.int64]) -> None:
+    sizes = [1, 2, 3, 10, 50, 1000]
+    assert miss_curve(keys, sizes).tolist() == [int((~lru_by_steps(keys, 1, size)).sum()) for size in sizes]
+
+
+def test_a_stack_distance_counts_other_keys_since() -> None:
+    assert stack_distances([7, 7, 8, 9, 8, 7]).tolist() == [-1, 0, -1, -1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("entries", "ways", "told"),
+    [(0, None, "at least 1"), (4, 0, "at least 1"), (64, 5, "64 entries do not divide into sets of 5 ways")],
+)
+def test_a_geometry_that_does_not_divide_is_told(entries: int, ways: int | None, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Lru(entries, ways)
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"), [([1.5], "integers"), ([[1]], "one row"), ([3, -4], "must not be negative: -4 at 1")]
+)
+def test_keys_that_are_none_are_told_and_change_nothing(keys: list[object], told: str) -> None:
+    cache = Lru(4)
+    cache.access([1, 2])
+    with pytest.raises(ValueError, match=told):
+        cache.access(keys)  # type: ignore[arg-type]
+    assert cache.stacks.tolist() == [[2, 1, -1, -1]]
+
+
+def test_sizes_that_are_none_are_told() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        miss_curve([1, 2], [0])
+    with pytest.raises(ValueError, match="at least 1"):
+        hits_by_place([1, 2], 0, 4)
