@@ -1,0 +1,465 @@
+"""Questions of ``03_fork_and_share``: ``from anonfolio.exercises import fork_and_share as q``."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..picture import Picture
+from ..policy import LINUX_6_15
+from ..quiz import GOES_ON, Case, Cases, Function, Mistake, Note, Number, Pages, Unreadable
+from ..recording import DATA_DIR, Recorded, read_recording
+from ..scenario import Scenario
+from ..snapshot import Snapshot
+
+
+def recorded_program(file: str, number: int) -> Recorded:
+    """One of the programs without a name in a recording."""
+    return read_recording(DATA_DIR / f"{file}.json.gz").programs[number]
+
+
+def frames(cells: list[Any]) -> set[tuple[int, int]]:
+    """The frames that a recorded page table maps, each as (folio, page of the folio)."""
+    return {(cell[0], cell[1]) for cell in cells if isinstance(cell, list)}
+
+
+def mapped_once(cells: list[Any]) -> int:
+    """How many pages of a recorded page table bit 56 says are mapped exactly once."""
+    return sum(cell[3] for cell in cells if isinstance(cell, list))
+
+
+def writable(at: Snapshot) -> set[int]:
+    """The pages that process 0 can write without a fault."""
+    return {
+        vma.start + index
+        for vma in at.processes[0].mappings
+        for index, may_write in enumerate(vma.writable.tolist())
+        if may_write
+    }
+
+
+# --- predictions ----------------------------------------------------------------------------------------------------
+
+shared = Scenario.load("child-exits-parent-writes-all")
+WRITTEN, FORK, EXIT, WRITE = 15, 16, 17, 18
+"""Steps of `shared`: the last page is written, fork, the child exits, the parent writes page 0."""
+
+
+def _held_after_fork() -> int:
+    view = shared.recorded("6.18").steps[FORK]["view"]
+    return len(frames(view["0"]) | frames(view["1"]))
+
+
+held = Number(
+    name="q.held",
+    prompt="A process has written 16 pages, then it forks. How many pages of memory do parent and child hold together?",
+    unit="pages",
+    truth=_held_after_fork,
+    because="Both page tables map the same frames. Read from a recording of Linux 6.18.",
+    hints=("Does fork copy the pages, or only the table that says where they are?",),
+    mistakes=(
+        Mistake(
+            32, "So it would be if fork copied memory. To a program it looks so; what is copied is the page table."
+        ),
+        Mistake(17, "Fork does not copy the page in use either; nothing has been written since."),
+        Mistake(0, "The parent keeps what it has."),
+    ),
+)
+
+alone = Number(
+    name="q.alone",
+    prompt="The child exits; neither has written since the fork. Every page has mapcount 1 again, from the parent's "
+    "entry. How many of the 16 pages are exclusive?",
+    unit="pages",
+    truth=lambda: int(shared.run(LINUX_6_15)[EXIT].snapshot.folios[0].anon_exclusive.sum()),
+    because="Exit lowers counts. It sets no mark and touches no entry of the parent; only a fault will look again.",
+    hints=("What does an exiting process take down: its own entries, or also its parent's?",),
+    mistakes=(
+        Mistake(
+            16,
+            "Mapcount 1 is not exclusive. A count says how many entries map the page now; the mark is a promise, which "
+            "fork took away and nobody has given back.",
+        ),
+        Mistake(1, "Not even one: exit does not look at the mark of any page."),
+    ),
+)
+
+pinned = Scenario.load("fork-while-pinned")
+PINNED_FORK = 17
+"""The step of `pinned` that forks."""
+
+pinned_small = Scenario.parse("""
+# As fork-while-pinned, with half as many pages.
+scenario fork-while-pinned-8-pages
+pages 8
+write 0 0..7
+pin 0 4 1 0
+fork 0
+write 0 4 104
+write 1 5 105
+""")
+SMALL_FORK = 9
+"""The step of `pinned_small` that forks."""
+
+
+def _copied_for_the_child() -> list[int]:
+    view = pinned.recorded("6.18").steps[PINNED_FORK]["view"]
+    parent = frames(view["0"])
+    return [page for page, cell in enumerate(view["1"]) if isinstance(cell, list) and (cell[0], cell[1]) not in parent]
+
+
+own = Pages(
+    name="q.own",
+    prompt="One folio of 64 KiB backs pages 0 to 15. Page 4 is pinned for a device, then the process forks. In which "
+    "pages does the child map a frame that its parent does not?",
+    truth=_copied_for_the_child,
+    because="Pins are counted for the folio, not for each page. So each exclusive page of a folio that may be pinned "
+    "is copied, each to a folio of one page. Read from a recording of Linux 6.18.",
+    hints=(
+        "How does the kernel count pins: for each page, or for each folio?",
+        "It knows that the folio has a pin, not where. Which pages can it share without risk?",
+    ),
+    mistakes=(
+        Mistake({4}, "So it is when every folio is one page. Here the kernel knows that the folio is pinned, no more."),
+        Mistake((), "A pinned page cannot be shared: the parent's next write would copy it away from its device."),
+        Mistake(range(4, 8), "No size is asked for here: fork copies page by page."),
+        Mistake(set(range(16)) - {4}, "The other way round: the pinned page is the one that cannot be shared."),
+    ),
+)
+
+# --- what becomes of five kinds of memory ---------------------------------------------------------------------------
+
+kinds = Scenario.parse("""
+# Five kinds of memory, one fork; then the child reads one page of each.
+scenario five-kinds
+pages 16
+orders 2
+write 0 0..3
+read 0 4
+read 0 5
+write 0 8..15
+madvise 0 8 4 wipeonfork
+madvise 0 12 4 dontfork
+fork 0
+read 1 0
+read 1 4
+read 1 6
+read 1 8
+read 1 12
+""")
+KINDS_FORK = 16
+"""The step of `kinds` that forks."""
+
+KINDS = {"written": 0, "only read": 4, "untouched": 6, "written, WIPEONFORK": 8, "written, DONTFORK": 12}
+"""The kinds in `kinds`, and the page of each that the child reads."""
+
+huge = Scenario.parse("pages 512\norders 9\nwrite 0 0 1\nfork 0")
+huge_pinned = Scenario.parse("pages 512\norders 9\nwrite 0 0 1\npin 0 4 1 0\nfork 0")
+
+# --- the counts after three forks -----------------------------------------------------------------------------------
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class Counts(Cases):
+    """Several small questions, each with a number for an answer: ``check(a=16, b=...)``."""
+
+    answers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def check(self, **given: Any) -> Note:
+        """Judge the numbers that are given; the first wrong one is shown."""
+        if all(answer in (None, ...) for answer in given.values()):
+            return self._asked(f"Not answered yet: put a number in place of each `...`, such as `a=7`. {GOES_ON}")
+        return super().check(**given)
+
+    def _asked(self, *more: str) -> Note:
+        return Note("ask", self.prompt, (*(f"- {letter}: {case.story}" for letter, case in self.cases.items()), *more))
+
+    def _read(self, letter: str, answer: Any) -> str:
+        if letter not in self.cases:
+            raise Unreadable(f"there is no count {letter!r}; there are {', '.join(self.cases)}.")
+        try:
+            number = int(answer)
+        except (TypeError, ValueError):
+            number = None
+        if number is None or number != answer or isinstance(answer, bool):
+            raise Unreadable(f"{letter}={answer!r} is not a whole number.")
+        return str(number)
+
+
+THREE = """\
+pages 16
+write 0 0..15
+madvise 0 8 8 dontfork
+fork 0
+madvise 0 8 8 dofork
+fork 0
+fork 1
+exit 1
+exit 2
+exit 3
+"""
+"""Three forks: a child without the upper half, a child with all, a grandchild. Then all three exit."""
+
+three = Scenario.parse(THREE)
+FIRST, THIRD, GONE = 17, 20, 23
+"""Steps of `three`: the first fork, the third, the last exit."""
+
+LOW, HIGH = 3, 12
+"""A page that every child gets, and one that the first does not."""
+
+
+def _count(step: int, story: str, of: Callable[[Snapshot], int], wrong: Mapping[int, str]) -> Case:
+    return Case(
+        story,
+        lambda: str(of(three.run(LINUX_6_15)[step].snapshot)),
+        {str(number): says for number, says in wrong.items()},
+        lambda: Picture.of(three.run(LINUX_6_15), step),
+    )
+
+
+def _exclusive(at: Snapshot) -> int:
+    return sum(int(folio.anon_exclusive.sum()) for folio in at.folios)
+
+
+counts = Counts(
+    name="q.counts",
+    prompt="Fill in the counts of `q.THREE`, on Linux 6.15 or later. Processes are numbered as they are made, from 0.",
+    hints=(
+        "Write down for each process which pages it maps: 0–7, or 0–15. Process 3 is the child of process 1.",
+        "A folio has one reference for each entry that maps it, a page one mapcount for each.",
+        "Fork takes the mark and the right to write from the pages that it shares, and from no other. Exit gives "
+        "neither back.",
+    ),
+    cases={
+        "a": _count(
+            FIRST,
+            "exclusive pages after the first fork",
+            _exclusive,
+            {
+                0: "The mark belongs to a page, not to the folio: what the child does not map keeps it.",
+                16: "Fork does take the mark from the pages that the child maps.",
+            },
+        ),
+        "b": _count(
+            THIRD,
+            "exclusive pages after the third fork",
+            _exclusive,
+            {8: "By now the second fork has shared the upper half, too.", 16: "Every page is shared by now."},
+        ),
+        "c": _count(
+            THIRD,
+            f"mapcount of page {LOW} after the third fork",
+            lambda at: int(at.folios[0].mapcount[LOW]),
+            {
+                3: "Three forks make four processes, and each has an entry for this page.",
+                48: "That many entries map the folio; how many map this page?",
+            },
+        ),
+        "d": _count(
+            THIRD,
+            f"mapcount of page {HIGH} after the third fork",
+            lambda at: int(at.folios[0].mapcount[HIGH]),
+            {
+                4: "MADV_DONTFORK kept this page from process 1, and so from process 3, its child.",
+                3: "Process 3 is the child of process 1, and gets what process 1 has.",
+            },
+        ),
+        "e": _count(
+            THIRD,
+            "refcount of the folio after the third fork",
+            lambda at: at.folios[0].refcount,
+            {
+                4: "One reference for each process? One for each entry that maps a page of it.",
+                64: "Not every process maps all 16 pages.",
+                56: "Process 3 is the child of process 1, and gets what process 1 has.",
+                1: "Every entry that maps the folio holds a reference.",
+            },
+        ),
+        "f": _count(
+            THIRD,
+            "pages of memory held by all together after the third fork",
+            lambda at: at.held_pages,
+            {
+                64: "So it would be if fork copied memory. Nobody has written since, and nothing is pinned.",
+                48: "That is what RSS adds up to; a shared page counts there once for each process.",
+            },
+        ),
+        "g": _count(
+            THIRD,
+            "RSS of all four processes added up after the third fork",
+            lambda at: at.rss_pages,
+            {
+                16: "That is the memory held. RSS counts a shared page for every process that maps it.",
+                64: "Not every process maps all 16 pages.",
+            },
+        ),
+        "h": _count(
+            GONE,
+            f"mapcount of page {LOW} when all three have exited",
+            lambda at: int(at.folios[0].mapcount[LOW]),
+            {0: "The parent still maps it.", 4: "An exiting process takes its entries down, and the count with them."},
+        ),
+        "i": _count(
+            GONE,
+            "exclusive pages when all three have exited",
+            _exclusive,
+            {
+                16: "Mapcount 1 is not exclusive: no exit gives the mark back.",
+                8: "The upper half lost the mark in the second fork, and no exit gives it back.",
+            },
+        ),
+        "j": _count(
+            GONE,
+            "pages that the parent can write without a fault when all three have exited",
+            lambda at: len(writable(at)),
+            {
+                16: "Exit does not touch the parent's page table; fork left its entries read-only.",
+                8: "The second fork made the upper half read-only, too.",
+            },
+        ),
+    },
+)
+
+# --- fork as a function ---------------------------------------------------------------------------------------------
+
+NO_MAPPING, NOTHING, ZERO, SAME, COPY = "no mapping", "nothing", "zero page", "same frame", "copy"
+PAGES = 32
+Maps = range | str | None
+
+
+def child_gets(page: int, advice: str, written: bool, maps: Maps, exclusive: bool, pins: set[int]) -> str:
+    """What the child has at a page, right after fork."""
+    if advice == "dontfork":
+        return "no mapping"
+    if advice == "wipeonfork" or not written or maps is None:
+        return "nothing"
+    if isinstance(maps, str):
+        return "zero page"
+    folio_is_pinned = not pins.isdisjoint(maps)
+    return "copy" if exclusive and folio_is_pinned else "same frame"
+
+
+def _scenario(page: int, advice: str, written: bool, maps: Maps, exclusive: bool, pins: set[int]) -> Scenario:
+    """A program that makes this state and forks. Pages that are to be pinned stay exclusive in the fork before."""
+    steps: list[tuple[Any, ...]] = []
+    if isinstance(maps, range):
+        steps += [("write", 0, at, at + 1) for at in maps]
+        if not exclusive:
+            steps += [("madvise", 0, at, 1, "wipeonfork") for at in sorted(pins)]
+            steps.append(("fork", 0))
+            steps += [("madvise", 0, at, 1, "keeponfork") for at in sorted(pins)]
+    elif maps == ZERO:
+        steps.append(("read", 0, page))
+    if written and not isinstance(maps, range):
+        steps.append(("write", 0, PAGES - 1, PAGES))
+    steps += [("pin", 0, at, 1, at) for at in sorted(pins)]
+    if advice:
+        steps.append(("madvise", 0, 0, PAGES, advice))
+    orders = {1: (), 4: (2,), 16: (4,)}[len(maps) if isinstance(maps, range) else 16]
+    return Scenario(PAGES, (*steps, ("fork", 0)), orders, name="what-the-child-gets")
+
+
+def _library_says(**case: Any) -> str:
+    machine = _scenario(**case).end(LINUX_6_15)
+    parent, child, page = machine.process(0).mm, machine.processes[-1].mm, case["page"]
+    if child.find_vma(page) is None:
+        return NO_MAPPING
+    if not child.pte[page]:
+        return NOTHING
+    if machine.memory.folio_of[child.pfn[page]] < 0:
+        return ZERO
+    return SAME if child.pfn[page] == parent.pfn[page] else COPY
+
+
+def _drawn(**case: Any) -> Picture:
+    return Picture.of(_scenario(**case).run(LINUX_6_15))
+
+
+def _random_case(source: random.Random) -> Mapping[str, Any]:
+    page = source.randrange(16)
+    advice = source.choice(("", "", "", "", "wipeonfork", "dontfork"))
+    maps: Maps = source.choice((None, ZERO, ZERO, "folio", "folio", "folio", "folio", "folio"))
+    if maps != "folio":
+        written = source.random() < 0.5
+        pins = {source.randrange(16, PAGES)} if written and source.random() < 0.3 else set()
+        return {
+            "page": page, "advice": advice, "written": written, "maps": maps, "exclusive": False, "pins": pins,
+        }  # fmt: skip
+    size = source.choice((1, 4, 16))
+    start = page // size * size
+    maps = range(start, start + size)
+    exclusive = source.random() < 0.6
+    # A page that is pinned is exclusive, so one that is maybe shared has its pins next door.
+    near = [at for at in maps if exclusive or at != page]
+    far = [at for at in range(PAGES) if at not in maps]
+    pins = set(source.sample(near, min(len(near), source.choice((0, 1, 1)))))
+    pins |= set(source.sample(far, source.choice((0, 0, 1))))
+    return {"page": page, "advice": advice, "written": True, "maps": maps, "exclusive": exclusive, "pins": pins}
+
+
+def _but(**changed: Any) -> Callable[..., str]:
+    """The worked function with an argument overwritten: what a reader says who does not look at it."""
+    return lambda **case: child_gets(**{**case, **changed})
+
+
+def _copies_all(**case: Any) -> str:
+    says = child_gets(**case)
+    return COPY if says == SAME else says
+
+
+def _only_the_pinned_page(**case: Any) -> str:
+    return child_gets(**{**case, "pins": case["pins"] & {case["page"]}})
+
+
+def _any_pin(**case: Any) -> str:
+    return child_gets(**{**case, "pins": case["pins"] and {case["page"]}})
+
+
+def _instead(right: str, wrong: str, **only: Any) -> Callable[..., str]:
+    """The worked function, but it says `wrong` for `right` in the cases that have these arguments."""
+
+    def says(**case: Any) -> str:
+        answer = child_gets(**case)
+        return wrong if answer == right and all(case[name] == value for name, value in only.items()) else answer
+
+    return says
+
+
+child = Function(
+    name="q.child",
+    prompt="Write `child_gets(page, advice, written, maps, exclusive, pins)`: what the child has at `page` right after "
+    "fork, one of 'no mapping', 'nothing', 'zero page', 'same frame', 'copy'. `advice` on the mapping is '', "
+    "'wipeonfork' or 'dontfork'; `written`, whether anything in the mapping was ever written. `maps` is None, "
+    "'zero page', or the pages of the folio that `page` maps, a range; `exclusive`, the page's mark; `pins`, the set "
+    "of pages that the process has pinned.",
+    truth=_library_says,
+    case=_random_case,
+    worked=child_gets,
+    picture=_drawn,
+    count=200,
+    hints=(
+        "First the mapping: is there one in the child, and is anything in it copied at all?",
+        "Fork copies entries only where something was written once. Then a zero page is passed on as it is.",
+        "A frame is shared, unless the page is exclusive and any page of its folio is pinned.",
+    ),
+    wrong={
+        "That copies memory. Fork shares it; only pages of a pinned folio are copied.": _copies_all,
+        "That asks whether this page is pinned. Pins are counted for the folio.": _only_the_pinned_page,
+        "That copies because of a pin anywhere. Only the pins of this page's folio matter.": _any_pin,
+        "That copies pages which are maybe shared. Those cannot be pinned, so they are shared further.": _but(
+            exclusive=True
+        ),
+        "That shares a pinned folio. The parent's next write would then copy a page away from its device.": _but(
+            pins=set()
+        ),
+        "That passes on zero pages always. Where nothing was ever written, fork copies no entries.": _but(written=True),
+        "That never passes on a zero page. Where something was written, its entry is copied.": _instead(ZERO, NOTHING),
+        "That gives zero pages at once to a child whose mapping is wiped. It gets no entries; a read will map one.": (
+            _instead(NOTHING, ZERO, advice="wipeonfork")
+        ),
+        "With MADV_DONTFORK the child has no mapping at all: not even zeros.": _instead(NO_MAPPING, NOTHING),
+        "That forgets the advice.": _but(advice=""),
+    },
+)
