@@ -8,7 +8,7 @@ outlines mark what changed.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from html import escape
 from typing import TYPE_CHECKING
@@ -30,7 +30,7 @@ from .picture import (
     spans,
     was_and_is,
 )
-from .record import Check, Fault
+from .record import PATHS, Check, Fault
 
 if TYPE_CHECKING:
     from .picture import Picture
@@ -71,6 +71,8 @@ _CLASSES: dict[str, dict[str, str]] = {
     "box": {"fill": "bg", "stroke": "line"},
     "new": {"fill": "none", "stroke": "ink", "stroke-width": "2.5"},
     "mark": {"fill": "ink"},
+    "track": {"fill": "line"},
+    "was": {"fill": "mut"},
     "arrow": {"fill": "ink", "stroke": "bg", "stroke-width": "2", "paint-order": "stroke"},
     "hollow": {"fill": "none", "stroke": "ink", "stroke-width": "1.3"},
     "pen": {"stroke": "ink", "fill": "none", "stroke-width": "3.5"},
@@ -192,15 +194,93 @@ def _sized(size: float, bold: bool = False) -> Callable[[str], float]:
 WIDTH = 900
 LEFT, RIGHT = 92, 884
 CELL, FRAME = 28, 43
+COUNTER = 38
+"""Height of a line of counters: name, number, bar."""
 SMALL = 104
 """Width of a folio of one page: five fit in a row."""
+
+
+def _open(height: float, said: str, told: str) -> list[str]:
+    # As wide as its place, so that nothing is cut off where an <img> holds it; never wider than drawn.
+    size = f'viewBox="0 0 {WIDTH} {height:g}" width="100%"'
+    return [
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} class="afp" role="img" font-family="{escape(SANS)}"'
+        f' style="max-width:{WIDTH}px;height:auto">',
+        f"<title>{escape(said)}</title>",
+        f"<desc>{escape(told)}</desc>",
+        f"<style>{_stylesheet()}</style>",
+    ]
+
+
+def stacked(
+    head: str, panes: Sequence[tuple[str, Picture]], panel: tuple[str, str] | None = None, *, told: str = ""
+) -> str:
+    """Several pictures as one SVG, one below the other; the legend stands under the last.
+
+    Parameters
+    ----------
+    head : str
+        A line above all of them; empty for none.
+    panes : sequence of (str, Picture)
+        The pictures, each with the line that stands above it.
+    panel : (str, str), optional
+        A title, and what stands below all pictures: plain text, or an SVG (it begins with ``<svg``).
+    told : str
+        The whole in plain text, for whoever listens.
+    """
+    parts: list[str] = []
+    y = 4.0
+
+    def line(words: str, name: str, size: float) -> None:
+        nonlocal y
+        for piece in wrap(words, RIGHT - 16, _sized(size, True)):
+            y += size + 5
+            parts.append(_text(16, y, piece, name))
+        y += 7
+
+    if head:
+        line(head, "t", 14)
+    for label, picture in panes:
+        drawing = Drawing(picture, legend=picture is panes[-1][1])
+        if label:
+            line(label, "b", 11.5)
+        parts += [_shift(0, y), *drawing.body(drawing.height), "</g>"]
+        y += drawing.height + 4
+    if panel:
+        title, shown = panel
+        line(title, "b", 11.5)
+        if shown.startswith("<svg"):
+            nested, height = _nested(shown, 16, y, RIGHT - 16)
+            parts.append(nested)
+            y += height
+        else:
+            for row in shown.splitlines():
+                y += 15
+                parts.append(_text(16, y, row, "k").replace("<text ", '<text xml:space="preserve" ', 1))
+        y += 8
+    said = head or "; ".join(dict.fromkeys(picture.sentence for _, picture in panes))
+    whole = _rect(0.5, 0.5, WIDTH - 1, y - 1, "bg", 6)
+    return "".join([*_open(y, said, told), whole, *parts, "</svg>"])
+
+
+def _nested(svg: str, x: float, y: float, room: float) -> tuple[str, float]:
+    """An SVG put at a place inside another, no wider than the room; and its height there."""
+    tag, rest = svg.split(">", 1)
+    box = re.search(r'\bviewBox="([^"]*)"', tag)
+    if box is None:
+        raise ValueError("an SVG in a panel needs a viewBox, which says how large it is")
+    wide, high = map(float, box[1].replace(",", " ").split()[2:])
+    scale = min(1.0, room / wide)
+    tag = re.sub(r'\s(?:x|y|width|height|style)="[^"]*"', "", tag)
+    size = f' x="{x:g}" y="{y:g}" width="{wide * scale:g}" height="{high * scale:g}"'
+    return f"{tag}{size}>{rest}", high * scale
 
 
 class Drawing:
     """Lays one picture out, top to bottom: sentence, processes, folios, checks beside or below, counters, legend."""
 
-    def __init__(self, picture: Picture) -> None:
-        self.picture = picture
+    def __init__(self, picture: Picture, *, legend: bool = True) -> None:
+        self.picture, self.legend = picture, legend
         self.columns = 32 if picture.wide else 16
         self.pitch = 24.25 if self.columns == 32 else 33.5
         self.parts: list[str] = []
@@ -215,25 +295,18 @@ class Drawing:
             y = max(y, self._trail(faults, self.main + 14, top, RIGHT - self.main - 14))
         elif faults:
             y = self._trail(faults, 16, y + 4, RIGHT - 16)
-        self.body = y
         self.height = y + self._footer_height()
 
     def fragments(self, height: float) -> list[str]:
         height = max(height, self.height)
-        footer = self._footer(height - self._footer_height())
-        return [*self._open(height), *self.parts, *footer, "</svg>"]
+        return [*_open(height, self.picture.sentence, self.picture.text()), *self.body(height), "</svg>"]
 
-    def _open(self, height: float) -> list[str]:
-        said = escape(self.picture.sentence)
-        # As wide as its place, so that nothing is cut off where an <img> holds it; never wider than drawn.
-        size = f'viewBox="0 0 {WIDTH} {height:g}" width="100%"'
+    def body(self, height: float) -> list[str]:
+        """Everything but the document around it."""
         return [
-            f'<svg xmlns="http://www.w3.org/2000/svg" {size} class="afp" role="img" font-family="{escape(SANS)}"'
-            f' style="max-width:{WIDTH}px;height:auto">',
-            f"<title>{said}</title>",
-            f"<desc>{escape(self.picture.text())}</desc>",
-            f"<style>{_stylesheet()}</style>",
             _rect(0.5, 0.5, WIDTH - 1, height - 1, "bg", 6),
+            *self.parts,
+            *self._footer(height - self._footer_height()),
         ]
 
     # --- sentence -----------------------------------------------------------------------------------------------
@@ -277,7 +350,7 @@ class Drawing:
 
     def _row(self, strip: Strip, row: Row, y: float) -> float:
         first, last = row.cells[0].vpn, row.cells[-1].vpn
-        self.parts.append(_shift(0, y + 13))
+        self.parts.append(_shift(0, y + 13).replace("<g ", f'<g data-process="{strip.process.number}" ', 1))
         self.parts.extend([self._bar(row)] if row.folded else map(self._cell, row.cells))
         for start, end, words in strip.mappings:
             lo, hi = max(start, first), min(end - 1, last)
@@ -310,7 +383,7 @@ class Drawing:
 
     def _cell(self, cell: Cell) -> str:
         x, width = self._x(cell.vpn), self.pitch - 2
-        told = f"<g><title>{escape(self._cell_words(cell))}</title>"
+        told = f'<g data-page="{cell.vpn}"><title>{escape(self._cell_words(cell))}</title>'
         fill = _hue(cell.folio) if cell.folio else ("zero" if cell.name == "z" else "none")
         told += _rect(x, 0, width, CELL, fill)
         if cell.name:
@@ -344,7 +417,7 @@ class Drawing:
         first, last = row.cells[0], row.cells[-1]
         width = self._x(self.columns - 1) + self.pitch - 2 - LEFT
         fill = _hue(first.folio) if first.folio else ("zero" if first.name == "z" else "none")
-        told = "<g>" + _rect(LEFT, 0, width, CELL, fill)
+        told = f'<g data-page="{first.vpn}" data-last="{last.vpn}">' + _rect(LEFT, 0, width, CELL, fill)
         words = f"{first.name}–{last.name}" if first.folio else first.name or "nothing mapped"
         words += f"  ×{row.pages}" + ("  one PMD entry" if row.huge else "")
         if row.huge:
@@ -432,10 +505,13 @@ class Drawing:
         )
         told: list[str] = []
         for span in spans(index, keys, self.columns):
+            # A group for each row, as in the page tables: when a row above it opens, only its place changes.
+            told.append(_shift(x, y))
             if span.folded:
-                told.append(self._frame_bar(block, span, x, y))
+                told.append(self._frame_bar(block, span, 0, 0))
             else:
-                told.extend(self._frame(block, at, x, y) for at in range(span.lo, span.hi))
+                told.extend(self._frame(block, at, 0, 0) for at in range(span.lo, span.hi))
+            told.append("</g>")
             y += CELL + 17 if span.folded or self.picture.tables_only else FRAME + 17
         return told, y
 
@@ -541,31 +617,42 @@ class Drawing:
     # --- counters and legend ------------------------------------------------------------------------------------
 
     def _footer_height(self) -> float:
-        return 58 if self.picture.tables_only else 104
+        legend = 54 if self.legend else 4
+        return 4 + legend if self.picture.tables_only else 8 + legend + 2 * COUNTER
 
     def _footer(self, y: float) -> list[str]:
         told = []
         if not self.picture.tables_only:
-            told.append(_rect(8, y + 4, WIDTH - 16, 42, "soft", 5))
-            faults = [
-                ("faults", sum(now for _, now, _ in self.picture.faults_by_path()), None),
-                *self.picture.faults_by_path(),
-            ]
-            told += self._counter_line(faults, y + 20)
-            told += self._counter_line(self.picture.counted(), y + 38)
-            y += 46
-        return [*told, self._legend(y + 4)]
+            told.append(_rect(8, y + 4, WIDTH - 16, 2 * COUNTER, "soft", 5))
+            told += self._counter_line(("faults", *PATHS), y + 4)
+            told += self._counter_line([what for what, _, _ in self.picture.counted()], y + 4 + COUNTER)
+            y += 4 + 2 * COUNTER
+        return [*told, self._legend(y + 4)] if self.legend else told
 
-    @staticmethod
-    def _counter_line(counted: Sequence[tuple[str, int, int | None]], y: float) -> list[str]:
-        told, x = [], 16.0
-        for what, now, was in counted:
-            told.append(_text(x, y, what, "m"))
-            x += measure(what) + 4
-            words = delta(now, was)
-            told.append(_text(x, y, words, "b"))
-            x += measure(words, 11.5, True) + 14
-        return told
+    def _counter_line(self, names: Iterable[str], y: float) -> list[str]:
+        """A column is kept for each that will ever count anything: none moves when another one begins."""
+        counted = {what: (now, was) for what, now, was in self.picture.all_counted()}
+        there = [what for what in names if what in counted or what in self.picture.most]
+        pitch = (WIDTH - 32) / 8
+        return [
+            self._counter(what, *counted[what], 16 + at * pitch, y, pitch - 14)
+            for at, what in enumerate(there)
+            if what in counted
+        ]
+
+    def _counter(self, what: str, now: int, was: int | None, x: float, y: float, width: float) -> str:
+        """A name, a number, and a bar of what it comes to in the end: filled so far, darker where this step added."""
+        told = _text(x, y + 14, what, "m") + _text(x, y + 28, delta(now, was), "p" if was in (None, now) else "b")
+        most = self.picture.most.get(what, 0)
+        if not most:
+            return f"<g>{told}</g>"
+        full, before = width * now / most, width * min(now if was is None else was, now) / most
+        told += _rect(x, y + 32, width, 3, "track", 0)
+        told += _rect(x, y + 32, round(before, 1), 3, "was", 0) if before else ""
+        # A thin bar is still to be seen: one page of 512 is a fifth of a pixel.
+        grown = max(round(full - before, 1), 2) if now > (now if was is None else was) else 0
+        told += _rect(x + round(min(before, width - grown), 1), y + 31, grown, 5, "mark", 0) if grown else ""
+        return f"<g>{told}</g>"
 
     def _legend(self, y: float) -> str:
         told = _text(16, y + 17, "A5: page 5 of folio A", "m")

@@ -22,6 +22,7 @@ from .policy import PMD_ORDER
 from .record import (
     COW_COPY,
     FIRST_TOUCH,
+    NO_FAULT,
     REUSE,
     SIGSEGV,
     UNSHARE_REUSE,
@@ -118,10 +119,41 @@ def sentence(result: Result, base: int = 0) -> str:
     if result.step[0] in ("write", "read"):
         if result.faults:
             return f"{did}: {_clauses(result.faults)}."
-        how = "the entry is writable" if result.step[0] == "write" else "the page is mapped"
-        return f"{did}: {how}, so there is no fault."
+        return f"{did}: {_no_fault_because(result)}, so there is no fault."
     tail = f" On the way, {_clauses(result.faults)}." if result.faults else ""
     return f"{did}.{tail}"
+
+
+def question(result: Result, base: int = 0) -> str:
+    """The sentence of a read or a write as far as it can be said before its outcome is known."""
+    return f"{_did(result.step, base, len(result.snapshot.processes) - 1)}. Which path does it take?"
+
+
+def path_taken(result: Result) -> str | None:
+    """Which of `record.PATHS` a read or a write ended on; None for a step that is no access."""
+    if result.step[0] not in ("write", "read"):
+        return None
+    return result.faults[-1].path if result.faults else NO_FAULT
+
+
+def reason(result: Result) -> str:
+    """Why a read or a write took its path: in words, then the check that decided as the kernel names it."""
+    if not result.faults:
+        return _no_fault_because(result)
+    fault = result.faults[-1]
+    if fault.path == SIGSEGV:
+        return result.why.rsplit(": ", 1)[-1]
+    words = {
+        FIRST_TOUCH: "nothing is mapped there and the access is a write",
+        ZERO_READ: "nothing is mapped there and the access is a read",
+        ZERO_COPY: "the zero page is mapped there and the access is a write",
+    }.get(fault.path) or _because(fault)
+    check = fault.decided_by
+    return f"{words} ({check.what}: {'yes' if check.outcome else 'no'})" if check else words
+
+
+def _no_fault_because(result: Result) -> str:
+    return "the entry is writable" if result.step[0] == "write" else "the page is mapped"
 
 
 def _did(step: Step, base: int, child: int) -> str:
@@ -248,7 +280,7 @@ FOLD_ROWS = 3
 """That many whole rows of equal neighbours, or more, are drawn as one bar."""
 
 
-def spans(index: npt.NDArray[np.int64], keys: npt.NDArray[np.int64], columns: int) -> list[Span]:
+def spans(index: npt.NDArray[np.int64], keys: npt.NDArray[np.int64], columns: int, *, fold: bool = True) -> list[Span]:
     """Cut consecutive numbers into rows aligned to `columns`, and fold rows that go on alike.
 
     Parameters
@@ -270,7 +302,7 @@ def spans(index: npt.NDArray[np.int64], keys: npt.NDArray[np.int64], columns: in
     group: list[tuple[int, int]] = []
 
     def flush() -> None:
-        if len(group) >= FOLD_ROWS:
+        if fold and len(group) >= FOLD_ROWS:
             found.append(Span(group[0][0], group[-1][1], True))
         else:
             found.extend(Span(lo, hi, False) for lo, hi in group)
@@ -443,6 +475,14 @@ class Picture:
         Folio number to letter (see `folio_letters`); by default folio 0 is A, 1 is B.
     heading : str
         What stands above the sentence; the policy's name by default.
+
+    Attributes
+    ----------
+    most : dict of str to int
+        The most that each counter comes to in the timeline, which the bars under the counters are measured by;
+        empty for a state on its own, which has no bars.
+    folds : bool
+        Whether whole rows of pages that are alike are drawn as one bar; where one is to be clicked, they are not.
     """
 
     def __init__(
@@ -461,6 +501,8 @@ class Picture:
         self.letters_before = dict(letters_before) if letters_before is not None else dict(self.letters)
         self.heading = heading or snapshot.policy
         self.tables_only, self.said = False, ""
+        self.folds = True
+        self.most: dict[str, int] = {}
         self._strips: dict[int, list[Strip]] = {}
 
     @classmethod
@@ -566,7 +608,9 @@ class Picture:
             ],
             axis=1,
         ).astype(np.int64)  # fmt: skip
-        rows = [self._row(span, entries, changed, faulting) for span in spans(entries.vpn, keys, columns)]
+        rows = [
+            self._row(span, entries, changed, faulting) for span in spans(entries.vpn, keys, columns, fold=self.folds)
+        ]
         words = tuple((view.start, view.end, _mapping_words(view)) for view in process.mappings)
         return Strip(process, tuple(rows), words, tuple(self._holdings(process)))
 
@@ -657,6 +701,12 @@ class Picture:
             if count
         ]
 
+    def all_counted(self) -> list[tuple[str, int, int | None]]:
+        """Faults, faults by path, and `counted`."""
+        paths = self.faults_by_path()
+        was = None if self.before is None else sum(self.before.counters.faults.values())
+        return [("faults", sum(now for _, now, _ in paths), was), *paths, *self.counted()]
+
     # --- shown --------------------------------------------------------------------------------------------------
 
     def text(self) -> str:
@@ -703,6 +753,11 @@ def pictures(timeline: Timeline) -> list[Picture]:
                 heading=f"{timeline.policy.name} · step {at + 1} of {total} · {' '.join(map(str, result.step))}{where}",
             )
         )  # fmt: skip
+    most = {what: 0 for picture in shown for what, _, _ in picture.all_counted()}
+    for picture in shown:
+        picture.most = most
+        for what, now, _ in picture.all_counted():
+            most[what] = max(most[what], now)
     return _same_layout(shown)
 
 

@@ -231,6 +231,41 @@ def test_nothing_leaves_the_drawing() -> None:
                     assert float(text.get("x", "0")) + width <= WIDTH, text.text
 
 
+def bars(picture: Picture) -> dict[str, list[tuple[str, float, float]]]:
+    """Counter -> its number, then the bars under it as (class, x, width)."""
+    found = {}
+    for group in ET.fromstring(picture.svg()).iter(f"{SVG}g"):
+        texts, drawn = group.findall(f"{SVG}text"), group.findall(f"{SVG}rect")
+        if len(texts) == 2 and all("afp-" in rect.get("class", "") for rect in drawn):
+            name, number = (text.text or "" for text in texts)
+            sizes = [
+                (rect.get("class", "")[4:], float(rect.get("x", "")), float(rect.get("width", ""))) for rect in drawn
+            ]
+            found[f"{name} {number}"] = sizes
+    return found
+
+
+def test_counters_grow_towards_what_they_come_to() -> None:
+    steps = (("write", 0, 0, 7), ("write", 0, 4, 7), ("fork", 0), ("write", 1, 2, 9), ("write", 1, 5, 9), ("exit", 1))
+    shown = pictures(Scenario(8, steps, orders=(2,)).run("linux-6.15"))
+    track, was, grown = bars(shown[4])["faults 3 (+1)"]
+    assert (track[0], was[0], grown[0]) == ("track", "was", "mark")
+    assert was[2] == pytest.approx(track[2] * 2 / 4, abs=0.1)
+    assert grown[1:] == pytest.approx((track[1] + was[2], track[2] / 4), abs=0.2)
+    # What shrinks has no dark part: two copies are gone.
+    assert [name for name, *_ in bars(shown[6])["held 8 (-2)"]] == ["track", "was"]
+    # A path has no column before it is first taken, and keeps its place from then on.
+    assert not any(name.startswith("cow copy") for name in bars(shown[3]))
+    assert bars(shown[4])["cow copy 1 (+1)"][0] == bars(shown[6])["cow copy 2"][0]
+
+
+def test_a_state_on_its_own_has_numbers_and_no_bars() -> None:
+    machine = Machine("linux-6.15", orders=(2,))
+    machine.spawn().mmap(4)
+    assert "pages zeroed" in machine.show().svg()
+    assert "afp-track" not in re.sub("<style>.*</style>", "", machine.show().svg())
+
+
 # --- folding --------------------------------------------------------------------------------------------------------
 
 

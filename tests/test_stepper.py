@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import anonfolio.view
 from anonfolio.drawing import lean
+from anonfolio.policy import POLICIES
 from anonfolio.recording import DATA_DIR, read_recording
-from anonfolio.scenario import Scenario
+from anonfolio.scenario import Scenario, scenario_names
 from anonfolio.view import Stepper
 
 COPY = Scenario(
@@ -101,6 +103,159 @@ def test_a_recorded_kernel_stands_beside_the_model() -> None:
     assert "they do not differ" in repr(stepper)
     assert f"recorded on {recorded.kernel}" in repr(stepper)
     assert len(stepper.frames["panes"]) == 2
+
+
+# --- several panes --------------------------------------------------------------------------------------------------
+
+KERNELS = ("linux-6.15", "linux-6.9", "linux-6.8", "linux-6.3", "rfc-v2")
+SOLE = Scenario.load("child-writes-and-exits")
+
+
+def five() -> Stepper:
+    first, *others = (SOLE.run(kernel) for kernel in KERNELS)
+    return Stepper(first, others=others)
+
+
+def test_five_policies_are_each_compared_with_the_first() -> None:
+    stepper = five()
+    assert stepper.labels == list(KERNELS)
+    first = SOLE.run(KERNELS[0])
+    for kernel, differences in zip(KERNELS, stepper.pane_differences, strict=True):
+        assert list(differences) == [found.number + 1 for found in first.compare(SOLE.run(kernel))]
+    starts = [min(pane) for pane in stepper.pane_differences[1:]]
+    assert len(set(starts)) > 1
+    assert min(stepper.differences) == min(starts)
+    text = repr(stepper)
+    for kernel, start in zip(KERNELS[1:], starts, strict=True):
+        assert f"linux-6.15 and {kernel} differ at " in text
+        assert f"first at step {start}: " in text
+    assert stepper.frames["faulting"] == sorted(
+        {step for kernel in KERNELS for step, result in enumerate(SOLE.run(kernel), 1) if result.faults}
+    )
+
+
+def test_the_static_form_shows_every_pane() -> None:
+    stepper = five()
+    svg, text = stepper.svg(), repr(stepper)
+    root = ET.fromstring(svg)
+    words = ["".join(found.itertext()) for found in root.iter("{http://www.w3.org/2000/svg}text")]
+    for kernel in KERNELS:
+        assert any(line.startswith(f"{kernel} · step 21 of 21") for line in words)
+        assert f"{kernel} · step 21 of 21" in text
+    assert root.findtext("{http://www.w3.org/2000/svg}desc") == text
+    assert "never merged" in svg
+    assert words.count("the page that faulted") == 1, "the legend stands under the last picture only"
+    assert svg.count("<style>") == 1
+    assert len(svg) < 40_000 * len(KERNELS)
+
+
+def test_other_and_others_are_one_list() -> None:
+    runs = [COPY.run(kernel) for kernel in KERNELS[:3]]
+    assert Stepper(runs[0], other=runs[1], others=runs[2:]).labels == list(KERNELS[:3])
+    assert Stepper(runs[0], other=runs[1], labels=["mine", "hers"]).differences == {}
+
+
+def test_a_policy_says_what_it_is_only_under_its_own_name() -> None:
+    """A proposal is called one; a policy that hides whose child it is (a bug hunt) does not get its parent's words."""
+    hidden = POLICIES["rfc-v2"].but(name="ash")
+    abouts = Stepper(COPY.run("linux-6.15"), others=[COPY.run("rfc-v2"), COPY.run(hidden)]).frames["abouts"]
+    assert "never merged" in abouts[1]
+    assert abouts[2] == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"others": [COPY.run("rfc-v2")] * 5}, "6 panes are more than one can read; there are at most 5"),
+        ({"other": Scenario(8, ()).run("rfc-v2")}, "a run of 0 steps cannot stand beside one of 4"),
+        ({"labels": ["a", "b"]}, "there are 2 labels for 1 panes"),
+        ({"panel": ["a"] * 4}, "the panel has 4 texts for 5 moments"),
+    ],
+)
+def test_what_does_not_fit_is_an_error(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Stepper(COPY.run("linux-6.15"), **options)
+
+
+# --- predicting -----------------------------------------------------------------------------------------------------
+
+
+def test_reads_and_writes_are_asked_about_and_nothing_else() -> None:
+    assert {step: asked["path"] for step, asked in Stepper(COPY.run("linux-6.15")).asked.items()} == {
+        1: "first touch", 3: "cow copy", 4: "no fault",
+    }  # fmt: skip
+
+
+def test_each_reason_names_the_check_that_decided() -> None:
+    asked = Stepper(COPY.run("linux-6.15")).asked
+    assert asked[1]["because"] == "nothing is mapped there and the access is a write (pte_none: yes)"
+    assert asked[3]["because"].endswith("mapped by more than one process (folio_test_large_maybe_mapped_shared: yes)")
+    assert asked[4]["because"] == "the page is mapped"
+
+
+@pytest.mark.parametrize("name", scenario_names())
+def test_what_is_asked_is_what_happened(name: str) -> None:
+    scenario = Scenario.load(name)
+    for kernel in ("linux-6.15", "rfc-v2"):
+        timeline = scenario.run(kernel)
+        stepper = Stepper(timeline)
+        for step, asked in stepper.asked.items():
+            result = timeline[step - 1]
+            assert asked["path"] == (result.faults[-1].path if result.faults else "no fault")
+            assert asked["path"] in stepper.frames["choices"]
+            assert asked["because"]
+            assert asked["because"] not in asked["question"]
+
+
+def test_sigsegv_is_a_choice_where_one_happens() -> None:
+    hole = Scenario(4, (("munmap", 0, 1, 1), ("write", 0, 1, 1)), orders=()).run("linux-6.15")
+    stepper = Stepper(hole)
+    assert stepper.frames["choices"][-1] == "sigsegv"
+    assert stepper.asked[2]["because"] == "no mapping contains it"
+    assert "sigsegv" not in Stepper(COPY.run("linux-6.15")).frames["choices"]
+
+
+def test_the_static_form_of_a_question_holds_no_outcome() -> None:
+    timeline = COPY.run("linux-6.15")
+    stepper = Stepper(timeline, predict=True, key=2)
+    assert stepper.step == 3
+    for shown in (repr(stepper), stepper.svg()):
+        assert "Process 1 writes page 2. Which path does it take?" in shown
+        assert timeline.show(1).sentence[:60] in shown
+        assert "is copied" not in shown
+        assert "maybe_mapped_shared" not in shown
+    stepper.predict = False
+    assert "is copied" in repr(stepper)
+
+
+def test_predicting_begins_with_the_first_question() -> None:
+    forked = Scenario(4, (("fork", 0), ("read", 0, 1), ("write", 0, 1, 1)), orders=())
+    assert Stepper(forked.run("linux-6.15"), predict=True).step == 2
+    assert Stepper(Scenario(4, (("fork", 0),)).run("linux-6.15"), predict=True).step == 1
+
+
+# --- a panel --------------------------------------------------------------------------------------------------------
+
+
+def test_a_panel_goes_with_the_moments() -> None:
+    timeline = COPY.run("linux-6.15")
+    stepper = Stepper(timeline, panel=[f"CPU 0 <{at}>\n  page 2" for at in range(5)], panel_title="TLB", key=2)
+    assert stepper.frames["panel"][3] == "CPU 0 <3>\n  page 2"
+    assert repr(stepper).endswith("TLB\nCPU 0 <3>\n  page 2")
+    words = [found.text for found in ET.fromstring(stepper.svg()).iter("{http://www.w3.org/2000/svg}text")]
+    assert words[-3:] == ["TLB", "CPU 0 <3>", "  page 2"]
+
+
+def test_a_panel_may_be_drawn() -> None:
+    drawn = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1736 400" width="99" style="x:y"><title>{at} &lt; 9'
+        f'</title><rect width="9" height="9"/></svg>'
+        for at in range(5)
+    ]
+    stepper = Stepper(COPY.run("linux-6.15"), panel=drawn, panel_title="TLB", key=2)
+    assert repr(stepper).endswith("TLB\n3 < 9")
+    inner = list(ET.fromstring(stepper.svg()).iter("{http://www.w3.org/2000/svg}svg"))[1]
+    assert (inner.get("width"), inner.get("height"), inner.get("style")) == ("868", "200", None)
 
 
 def test_the_front_end_asks_nobody_outside() -> None:

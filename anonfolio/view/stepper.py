@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import html
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anywidget
 import traitlets
 
-from ..drawing import lean
-from ..picture import Picture, pictures, recorded_pictures
+from ..drawing import lean, stacked
+from ..picture import Picture, path_taken, pictures, question, reason, recorded_pictures
+from ..policy import POLICIES
+from ..record import COW_COPY, FIRST_TOUCH, NO_FAULT, REUSE, ZERO_COPY, ZERO_READ
 from ..scenario import Timeline
 
 if TYPE_CHECKING:
@@ -17,12 +22,18 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 
+MOST_PANES = 5
+
+CHOICES = (FIRST_TOUCH, ZERO_READ, ZERO_COPY, COW_COPY, REUSE, NO_FAULT)
+"""What a reader can predict of a read or a write; SIGSEGV is added where a timeline has one."""
+
 
 class Stepper(anywidget.AnyWidget):
-    """Walk through a timeline: First, Back, Next, Last, a slider, and ← → Home End.
+    """Walk through a timeline: First, Back, Play, Next, Last, a slider, and the keyboard.
 
-    Needs no kernel once it is shown: the pieces of every picture travel with it, and the key frame as SVG and text
-    beside it for pages that run no widgets.
+    ← → Home End step, space plays and pauses, f and b go to the next and the previous fault, d to the first
+    difference, p turns the questions on and off (1, 2, … answer, 0 shows). Needs no kernel once it is shown: the
+    pieces of every picture travel with it, and the key frame as SVG and text beside it for pages that run no widgets.
 
     Parameters
     ----------
@@ -31,47 +42,135 @@ class Stepper(anywidget.AnyWidget):
     other : Timeline or Recorded, optional
         The same scenario under another policy, or as a kernel did it: shown beside, stepping together, with the
         steps at which they differ marked.
+    others : sequence of Timeline or Recorded
+        More of them, up to five panes in all. Each is compared with `timeline`.
     title : str
         What it is called; by default the scenario's name.
-    key : int
-        The step shown at first and in the static form, numbered as the timeline is; the last by default.
+    labels : sequence of str
+        One per pane, what stands above it; by default the names of policies and kernels.
+    key : int, optional
+        The step shown at first and in the static form, numbered as the timeline is. By default the last one; when
+        the reader predicts, the first that she is asked about.
+    predict : bool
+        Whether the reader is asked which path a read or a write takes before its outcome is shown. What steps
+        land on is asked about; what a jump passes over is not. A question left open is asked again. The static form
+        then shows the state before the key step.
+    panel : sequence of str
+        One text or one SVG (it begins with ``<svg``, has a viewBox, and a title for whoever cannot see it) per moment:
+        the start, then after each step. Shown beside the pictures: TLB entries for instance.
+    panel_title : str
+        What stands above it.
 
     Attributes
     ----------
     step : int
         The moment shown: 0 is the start, k what k steps have led to. The browser keeps it up to date.
+    differences : dict of int to str
+        Per moment at which a pane differs from the first one, how.
+
+    Raises
+    ------
+    IndexError
+        The timeline has no step `key`.
+    ValueError
+        Too many panes, or too few or too many steps, labels or texts for them.
     """
 
     _esm = HERE / "stepper.js"
     _css = HERE / "stepper.css"
     frames = traitlets.Dict().tag(sync=True)
     step = traitlets.Int(0).tag(sync=True)
+    predict = traitlets.Bool(False).tag(sync=True)
 
     def __init__(
-        self, timeline: Timeline, *, other: Timeline | Recorded | None = None, title: str = "", key: int = -1
+        self,
+        timeline: Timeline,
+        *,
+        other: Timeline | Recorded | None = None,
+        others: Sequence[Timeline | Recorded] = (),
+        title: str = "",
+        labels: Sequence[str] = (),
+        key: int | None = None,
+        predict: bool = False,
+        panel: Sequence[str] = (),
+        panel_title: str = "",
     ) -> None:
+        beside = [*([] if other is None else [other]), *others]
         self.title = title or timeline.scenario.name or "scenario"
-        self.panes = [pictures(timeline)]
-        self.differences: dict[int, str] = {}
-        if other is not None:
-            self.panes.append(pictures(other) if isinstance(other, Timeline) else recorded_pictures(other))
-            mine, theirs = (pane[0].snapshot.policy for pane in self.panes)
-            self.differences = {
-                found.number + 1: f"{found.what}: {mine} {found.mine}, {theirs} {found.theirs}"
-                for found in timeline.compare(other)
-            }
+        self.panel, self.panel_title = list(panel), panel_title
+        self._check(timeline, beside, labels)
+        self.panes = [pictures(timeline), *map(_pictures, beside)]
+        self.labels = list(labels) or [pane[0].snapshot.policy for pane in self.panes]
+        self.pane_differences = [{}, *(self._compare(timeline, run, at + 1) for at, run in enumerate(beside))]
+        self.differences = {
+            step: "; ".join(pane[step] for pane in self.pane_differences if step in pane)
+            for step in sorted({step for pane in self.pane_differences for step in pane})
+        }
+        self.asked = _asked(timeline)
+        self._abouts = [_about(run) for run in (timeline, *beside)]
+        self._faulting = sorted({step for run in (timeline, *beside) for step in _faulting(run)})
+        super().__init__(frames=self._frames(), step=self._first_step(len(timeline), key, predict), predict=predict)
+
+    def _check(self, timeline: Timeline, beside: Sequence[Timeline | Recorded], labels: Sequence[str]) -> None:
+        panes, moments = 1 + len(beside), 1 + len(timeline)
+        if panes > MOST_PANES:
+            raise ValueError(f"{panes} panes are more than one can read; there are at most {MOST_PANES}")
+        for run in beside:
+            if len(run.scenario.steps) != len(timeline):
+                raise ValueError(f"a run of {len(run.scenario.steps)} steps cannot stand beside one of {len(timeline)}")
+        if labels and len(labels) != panes:
+            raise ValueError(f"there are {len(labels)} labels for {panes} panes")
+        if self.panel and len(self.panel) != moments:
+            raise ValueError(f"the panel has {len(self.panel)} texts for {moments} moments (the start is one)")
+
+    def _first_step(self, steps: int, key: int | None, predict: bool) -> int:
+        if key is None and predict and self.asked:
+            return min(self.asked)
         # As a sequence is indexed: out of range is an error, negative counts from the end.
-        step = range(1, len(timeline) + 1)[key] if len(timeline) else 0
-        super().__init__(frames=self._frames(), step=step)
+        return range(1, steps + 1)[-1 if key is None else key] if steps else 0
+
+    def _compare(self, timeline: Timeline, run: Timeline | Recorded, at: int) -> dict[int, str]:
+        mine, theirs = self.labels[0], self.labels[at]
+        return {
+            found.number + 1: f"{found.what}: {mine} {found.mine}, {theirs} {found.theirs}"
+            for found in timeline.compare(run)
+        }
+
+    @property
+    def _hidden(self) -> bool:
+        """Whether the static form leaves the outcome of its step to the reader."""
+        return self.predict and self.step in self.asked
+
+    @property
+    def _moment(self) -> int:
+        return self.step - 1 if self._hidden else self.step
 
     @property
     def pictures(self) -> list[Picture]:
-        """The pictures of the moment shown, one per pane."""
-        return [pane[self.step] for pane in self.panes]
+        """The pictures of the moment shown, one per pane; of the one before while the reader is asked."""
+        return [pane[self._moment] for pane in self.panes]
 
     def svg(self) -> str:
-        """The moment shown as one SVG: the first pane's, as high as the highest of its pictures."""
-        return self.pictures[0].svg(_height(self.panes[0]))
+        """The moment shown as one SVG, all panes below each other."""
+        if len(self.panes) == 1 and not self._hidden and not self.panel:
+            return self.pictures[0].svg(_height(self.panes[0]))
+        return stacked(
+            f"Step {self.step}: {self.asked[self.step]['question']}" if self._hidden else "",
+            list(zip(self._lines(), self.pictures, strict=True)),
+            (self.panel_title, self.panel[self._moment]) if self.panel else None,
+            told=repr(self),
+        )
+
+    def _lines(self) -> list[str]:
+        """What stands above each pane of the static form."""
+        if len(self.panes) == 1:
+            return [""]
+        named = [" · ".join(filter(None, words)) for words in zip(self.labels, self._abouts, strict=True)]
+        told = [named[0]]
+        for label, pane in zip(named[1:], self.pane_differences[1:], strict=True):
+            first = f"First difference at step {min(pane)}: {pane[min(pane)]}" if pane else "No difference"
+            told.append(f"{label} · {first}")
+        return told
 
     def _frames(self) -> dict[str, Any]:
         """The pieces once each, and per pane and moment which of them, in order."""
@@ -81,25 +180,38 @@ class Stepper(anywidget.AnyWidget):
             height = _height(pane)
             drawn = [[lean(piece) for piece in picture.fragments(height)] for picture in pane]
             panes.append([[number.setdefault(piece, len(number)) for piece in pieces] for pieces in drawn])
+        there = {answer["path"] for answer in self.asked.values()}
         return {
             "title": self.title,
             "pieces": list(number),
             "panes": panes,
+            "labels": self.labels,
+            "abouts": self._abouts,
             "said": [[picture.sentence for picture in pane] for pane in self.panes],
-            "differences": {str(step): words for step, words in self.differences.items()},
+            "differences": [_by_name(pane) for pane in self.pane_differences],
+            "faulting": self._faulting,
+            "asked": _by_name(self.asked),
+            "choices": [*CHOICES, *sorted(there - {*CHOICES})],
+            "panel": self.panel,
+            "panel_title": self.panel_title,
         }
 
     def __repr__(self) -> str:
         last = len(self.panes[0]) - 1
         lines = [f"Stepper {self.title}: step {self.step} of {last}"]
-        if self.differences:
-            first = min(self.differences)
+        for label, pane in zip(self.labels[1:], self.pane_differences[1:], strict=True):
+            who = "they" if len(self.panes) == 2 else f"{self.labels[0]} and {label}"
             lines.append(
-                f"they differ at {len(self.differences)} steps, first at step {first}: {self.differences[first]}"
+                f"{who} differ at {len(pane)} steps, first at step {min(pane)}: {pane[min(pane)]}"
+                if pane
+                else f"{who} do not differ"
             )
-        elif len(self.panes) > 1:
-            lines.append("they do not differ")
-        return "\n\n".join(["\n".join(lines), *(picture.text() for picture in self.pictures)])
+        if self._hidden:
+            lines.append(f"{self.asked[self.step]['question']} Before it:")
+        shown = [picture.text() for picture in self.pictures]
+        if self.panel:
+            shown.append(f"{self.panel_title}\n{_plain(self.panel[self._moment])}")
+        return "\n\n".join(["\n".join(lines), *shown])
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         # Front ends with a widget manager prefer the widget; the others find a picture in the same output.
@@ -107,5 +219,43 @@ class Stepper(anywidget.AnyWidget):
         return {**bundle, "image/svg+xml": self.svg(), "text/plain": repr(self)}, metadata
 
 
+def _pictures(run: Timeline | Recorded) -> list[Picture]:
+    return pictures(run) if isinstance(run, Timeline) else recorded_pictures(run)
+
+
 def _height(pane: list[Picture]) -> float:
     return max(picture.height for picture in pane)
+
+
+def _by_name(numbered: Mapping[int, Any]) -> dict[str, Any]:
+    return {str(step): what for step, what in numbered.items()}
+
+
+def _about(run: Timeline | Recorded) -> str:
+    """What a policy of the library says of itself; a reader's own may carry the words of the one it was made from."""
+    if not isinstance(run, Timeline):
+        return "A real kernel, as far as user space can see it."
+    return run.policy.about if POLICIES.get(run.policy.name) == run.policy else ""
+
+
+def _faulting(run: Timeline | Recorded) -> set[int]:
+    faults = [result.faults for result in run] if isinstance(run, Timeline) else [step["faults"] for step in run.steps]
+    return {step for step, taken in enumerate(faults, 1) if taken}
+
+
+def _asked(timeline: Timeline) -> dict[int, dict[str, str]]:
+    """Per read and write the question, the path it took, and why."""
+    base = timeline.scenario.first_vpn
+    return {
+        step: {"question": question(result, base), "path": path, "because": reason(result)}
+        for step, result in enumerate(timeline, 1)
+        if (path := path_taken(result)) is not None
+    }
+
+
+def _plain(panel: str) -> str:
+    """A text as it is; of an SVG its title and description."""
+    if not panel.startswith("<svg"):
+        return panel
+    told = re.findall(r"<(title|desc)>(.*?)</\1>", panel, re.DOTALL)
+    return "\n".join(html.unescape(words) for _, words in told) or "(a drawing)"
