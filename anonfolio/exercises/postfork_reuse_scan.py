@@ -1,0 +1,840 @@
+"""Questions of ``07_postfork_reuse_scan``: ``from anonfolio.exercises import postfork_reuse_scan as q``."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from ..faults import WRITE, VmFault, wp_can_reuse_anon_folio
+from ..machine import Machine, Process
+from ..mm import PTE_SPECIAL, PTE_WRITE
+from ..picture import Picture
+from ..policy import LINUX_6_3, LINUX_6_8, LINUX_6_9, LINUX_6_15, RFC_V2, Policy
+from ..quiz import Case, Cases, Choice, Function, Mistake, Number, Program, Verdict, refused
+from ..random_programs import random_scenario
+from ..record import COW_COPY, NO_FAULT, REUSE, Fault
+from ..scenario import Scenario, Timeline, do_step
+from ..snapshot import FolioView, ProcessView
+
+FIVE = (LINUX_6_3, LINUX_6_8, LINUX_6_9, RFC_V2, LINUX_6_15)
+"""One policy for each answer to "is this page mine alone?"."""
+
+PAGES = 16
+EXITED = 17
+"""The step of `gone` in which the child exits."""
+
+gone = Scenario.load("child-exits-parent-writes-all")
+third = Scenario.load("third-process-alone")
+hole = Scenario.load("hole-defeats-the-scan")
+daemon = Scenario.parse("""
+# A shell forks, its child forks, both exit: the daemon that is left is alone, and no slot names it.
+scenario daemon
+pages 16
+write 0 0..15
+fork 0
+fork 1
+exit 0
+exit 1
+write 2 5 205
+""")
+piped = Scenario.parse("""
+# The child puts page 3 into a pipe and unmaps everything; the pipe keeps the frame.
+scenario piped
+pages 16
+write 0 0..15
+fork 0
+ref 1 3 0
+munmap 1 0 16
+write 0 3 103
+""")
+
+
+# --- who is alone? --------------------------------------------------------------------------------------------------
+
+
+def own_mappings(process: Process, folio: int) -> int:
+    """How many of the folio's pages this process maps, wherever in its address space."""
+    mm = process.mm
+    frames = process.machine.memory.frames_of(folio)
+    mapped = (mm.pte > 0) & (mm.pte & PTE_SPECIAL == 0)
+    return int(np.count_nonzero(mapped & (mm.pfn >= frames.start) & (mm.pfn < frames.stop)))
+
+
+def alone(process: Process, page: int) -> bool:
+    """The truth that every kernel is after: is each reference of the page's folio one of this process's entries?"""
+    memory = process.machine.memory
+    folio = int(memory.folio_of[process.mm.pfn[page]])
+    return int(memory.refcount[folio]) == own_mappings(process, folio)
+
+
+def says_alone(policy: Policy, process: Process, page: int) -> bool:
+    """What a policy's test answers for a page as it is now; nothing changes. The page is mapped and has a folio."""
+    mm = process.mm
+    vma = mm.find_vma(page)
+    if vma is None:
+        raise ValueError(f"process {process.number} maps nothing at page {page}")
+    vmf = VmFault(process.machine, mm, vma, page, WRITE)
+    vmf.policy = policy
+    vmf.old_folio = int(process.machine.memory.folio_of[mm.pfn[page]])
+    return len(wp_can_reuse_anon_folio(vmf)) > 0
+
+
+def _may_ask(process: Process, page: int) -> bool:
+    """Whether a write would come to the question: a read-only page of a large folio, mapped by PTE, not exclusive."""
+    mm, memory = process.mm, process.machine.memory
+    if page >= len(mm.pte) or not mm.pte[page] or mm.pte[page] & (PTE_SPECIAL | PTE_WRITE) or mm.is_huge(page):
+        return False
+    pfn = mm.pfn[page]
+    return memory.is_large(int(memory.folio_of[pfn])) and not memory.anon_exclusive[pfn]
+
+
+# --- tables ---------------------------------------------------------------------------------------------------------
+
+
+def told(step: Iterable[Any]) -> str:
+    """A step as one writes it."""
+    return " ".join(map(str, step))
+
+
+def _cell(process: ProcessView, page: int) -> tuple[bool, int]:
+    for mapping in process.mappings:
+        if mapping.start <= page < mapping.end:
+            at = page - mapping.start
+            return bool(mapping.writable[at]), int(mapping.pfn[at])
+    raise ValueError(f"process {process.number} maps nothing at page {page}")
+
+
+def seen(kernel: str = "6.18", page: int = 0) -> str:
+    """A page of the parent in `gone`, step by step: what the model knows, then what a kernel let one see."""
+    lines = [f"{'':14}{'the model:':31}Linux {kernel}:"]
+    lines.append(f"{'after':14}{'mapped':8}{'exclusive':11}{'writable':12}{'bit 56':8}page faults")
+    recorded = gone.recorded(kernel).steps
+    for number, result in list(enumerate(gone.run(LINUX_6_15)))[PAGES - 1 : EXITED + 2]:
+        writable, pfn = _cell(result.snapshot.processes[0], page)
+        folio = result.snapshot.folio_at(pfn)
+        assert folio is not None
+        at = pfn - folio.head
+        lines.append(
+            f"{told(result.step):14}{f'{folio.mapcount[at]}x':8}{_yes(folio.anon_exclusive[at]):11}{_yes(writable):12}"
+            f"{recorded[number]['view']['0'][page][3]:<8}{len(recorded[number]['faults'])}"
+        )
+    return "\n".join(lines)
+
+
+def _yes(value: object) -> str:
+    return "yes" if value else "no"
+
+
+def asked(scenario: Scenario, step: int, policies: Sequence[Policy] = FIVE) -> str:
+    """What settled one write under each policy: the kernel's question, what it saw, what came of it."""
+    lines = [f"{'':12}{'asked last':42}{'saw':28}so"]
+    for policy in policies:
+        fault = scenario.run(policy)[step].faults[-1]
+        check = fault.decided_by
+        assert check is not None
+        lines.append(f"{policy.name:12}{check.what:42}{check.saw:28}{_so(fault)}")
+    return "\n".join(lines)
+
+
+def _so(fault: Fault) -> str:
+    verb = {REUSE: "reuses", COW_COPY: "copies"}.get(fault.path, fault.path)
+    return f"{verb} {len(fault.pages)}"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One policy's row of `Answers`: each write in a letter, and what it all cost."""
+
+    policy: str
+    letters: str
+    faults: int
+    copied: int
+    scanned: int
+    held: int
+    unmapped: int
+
+
+LETTERS = {COW_COPY: "C", REUSE: "R", NO_FAULT: "·"}
+WORDS = {"C": "copy", "R": "reuse", "·": "no fault"}
+_TINTS = {"C": "rgba(213,94,0,.35)", "R": "rgba(0,114,178,.30)"}
+_COLUMNS = ("faults", "pages copied", "PTEs scanned", "pages held", "mapped by nobody")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Several policies under one program: a letter for each write after a step, and the cost of these writes.
+
+    Text in a terminal, a table in a notebook; the letters say what the colours say.
+    """
+
+    pages: tuple[int, ...]
+    rows: tuple[Answer, ...]
+
+    def __repr__(self) -> str:
+        width = max(len(self.pages), 6)
+        heads = ("faults", "copied", "scanned", "held", "unmapped")
+        lines = [f"{'':12}{'writes':{width + 2}}" + "".join(f"{head:>9}" for head in heads)]
+        for row in self.rows:
+            costs = (row.faults, row.copied, row.scanned, row.held, row.unmapped)
+            lines.append(f"{row.policy:12}{row.letters:{width + 2}}" + "".join(f"{cost:9,}" for cost in costs))
+        return "\n".join([*lines, f"[{', '.join(f'{letter} {word}' for letter, word in WORDS.items())}]"])
+
+    def _repr_html_(self) -> str:
+        head = "".join(f'<th style="{_LETTER}">{page}</th>' for page in self.pages) + "".join(
+            f"<th>{column}</th>" for column in _COLUMNS
+        )
+        body = ""
+        for row in self.rows:
+            costs = (row.faults, row.copied, row.scanned, row.held, row.unmapped)
+            body += f'<tr><th style="{_NAME}">{escape(row.policy)}</th>'
+            body += "".join(_letter(letter) for letter in row.letters)
+            body += "".join(f'<td style="text-align: right">{cost:,}</td>' for cost in costs) + "</tr>"
+        return _html_table(head, body, WORDS)
+
+
+_NAME = "text-align: left; white-space: nowrap"
+_LETTER = "text-align: center; padding: 2px 5px; min-width: 1.2em"
+
+
+def _letter(letter: str) -> str:
+    tint = f"; background: {_TINTS[letter]}" if letter in _TINTS else ""
+    return f'<td style="{_LETTER}; font-weight: 600{tint}">{letter}</td>'
+
+
+def _html_table(head: str, body: str, key: Mapping[str, str]) -> str:
+    words = ", ".join(f"<b>{letter}</b> {word}" for letter, word in key.items())
+    return f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table><p>{words}</p>"
+
+
+def answers(scenario: Scenario, since: int, policies: Sequence[Policy] = FIVE) -> Answers:
+    """Run a scenario under several policies; letters and costs are those of the steps after the first `since`."""
+    pages = tuple(step[2] for step in scenario.steps[since:] if step[0] == "write")
+    return Answers(pages, tuple(_answer(scenario, policy, since) for policy in policies))
+
+
+def _answer(scenario: Scenario, policy: Policy, since: int) -> Answer:
+    machine = scenario.but(steps=scenario.steps[:since]).end(policy)
+    before = machine.counters.copy()
+    paths = []
+    for step in scenario.steps[since:]:
+        do_step(machine, step, scenario.first_vpn)
+        if step[0] == "write":
+            paths.append(machine.faults[-1].path if machine.faults else NO_FAULT)
+    letters = "".join(LETTERS.get(path, "?") for path in paths)
+    faults = sum(path != NO_FAULT for path in paths)
+    copied, scanned = machine.counters.copied - before.copied, machine.counters.scanned - before.scanned
+    after = machine.snapshot()
+    return Answer(policy.name, letters, faults, copied, scanned, after.held_pages, after.waste_pages)
+
+
+# --- the slots of 6.15 ----------------------------------------------------------------------------------------------
+
+
+def slots(scenario: Scenario) -> str:
+    """The first folio's counts and slots after each step; of several writes in a row the first and the last."""
+    lines = [f"{'after':18}{'mappings':>9}{'references':>12}  {'in a slot':18}{'in none':10}shared bit"]
+    timeline = scenario.run(LINUX_6_15)
+    head = timeline[0].snapshot.folios[0].head
+    for number, result in enumerate(timeline):
+        folio = result.snapshot.folio_at(head)
+        if not _ends_a_run(timeline, number):
+            continue
+        if folio is None:
+            lines.append(f"{told(result.step):18}{'the folio is free':>21}")
+            continue
+        tracked = {number for number, _ in folio.mm_ids}
+        others = [process for process in result.snapshot.processes if process.number not in tracked]
+        rest = [f"P{process.number}: {count}" for process in others if (count := _maps(process, folio))]
+        told_slots = ", ".join(f"P{process}: {count}" for process, count in folio.mm_ids)
+        lines.append(
+            f"{told(result.step):18}{folio.large_mapcount:9}{folio.refcount:12}  {told_slots or '-':18}"
+            f"{', '.join(rest) or '-':10}{'set' if folio.maybe_mapped_shared else 'clear'}"
+        )
+    return "\n".join(lines)
+
+
+def slot_panel(timeline: Timeline) -> list[str]:
+    """For a stepper, the first folio's slots at every moment, in a few lines."""
+    head = timeline[0].snapshot.folios[0].head
+    return [
+        "no folio yet",
+        *(_slots_now(result.snapshot.folio_at(head), result.snapshot.processes) for result in timeline),
+    ]
+
+
+def _slots_now(folio: FolioView | None, processes: Sequence[ProcessView]) -> str:
+    if folio is None:
+        return "folio A is free"
+    held = [f"P{process}: {count} mappings" for process, count in folio.mm_ids] + ["free"] * 2
+    tracked = [process for process, _ in folio.mm_ids]
+    rest = [f"P{process.number}" for process in processes if process.number not in tracked and _maps(process, folio)]
+    return "\n".join(
+        [
+            f"slot     {held[0]}", f"slot     {held[1]}", f"no slot  {', '.join(rest) or '-'}",
+            f"all      {folio.large_mapcount} mappings", f"shared   {'yes' if folio.maybe_mapped_shared else 'no'}",
+        ]
+    )  # fmt: skip
+
+
+def _ends_a_run(timeline: Timeline, number: int) -> bool:
+    """Whether a step is no write, or the last of several writes, or the first after something else happened."""
+    ops = [result.step[0] for result in timeline]
+    if ops[number] != "write" or number + 1 == len(ops) or ops[number + 1] != "write":
+        return True
+    return number > 0 and ops[number - 1] != "write"
+
+
+def _maps(process: ProcessView, folio: FolioView) -> int:
+    frames = range(folio.head, folio.head + folio.pages)
+    return sum(
+        int(np.count_nonzero(view.present & ~view.zero & (view.pfn >= frames.start) & (view.pfn < frames.stop)))
+        for view in process.mappings
+    )
+
+
+@dataclass(frozen=True)
+class Survivors:
+    """Of all programs up to a length in which one process is left alone: how often 6.15 knows it, by process."""
+
+    steps: int
+    programs: int
+    known: Counter[int]
+    unknown: Counter[int]
+
+    def __repr__(self) -> str:
+        lines = [f"{self.programs:,} programs of up to {self.steps} forks and exits", "left alone   known   unknown"]
+        for process in sorted(self.known | self.unknown):
+            lines.append(f"process {process:<5}{self.known[process]:5,}{self.unknown[process]:10,}")
+        return "\n".join(lines)
+
+
+def survivors(steps: int) -> Survivors:
+    """Every program of forks and exits after one folio was written: who is left alone, and does 6.15 see it?"""
+    start = Scenario.parse("pages 4\norders 2\nwrite 0 0 1").end(LINUX_6_15, frames=16)
+    known, unknown = Counter[int](), Counter[int]()
+    programs = 0
+    machines = [start]
+    for _ in range(steps):
+        machines = [machine for before in machines for machine in _one_step_on(before)]
+        programs += len(machines)
+        for machine in machines:
+            live = machine.live()
+            if len(live) == 1 and _may_ask(live[0], 0):
+                count = known if says_alone(LINUX_6_15, live[0], 0) else unknown
+                count[live[0].number] += 1
+    return Survivors(steps, programs, known, unknown)
+
+
+def _one_step_on(machine: Machine) -> Iterator[Machine]:
+    for process in machine.live():
+        for op in ("fork", "exit"):
+            twin = machine.copy()
+            do_step(twin, (op, process.number))
+            yield twin
+
+
+# --- the rules against the truth ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How often each rule was right about the same pages: per policy (mappings if alone, else 0; says alone?)."""
+
+    programs: int
+    counts: Mapping[str, Counter[tuple[int, bool]]]
+
+    def __repr__(self) -> str:
+        lines = [f"{'':12}{'alone:':>8}{'':22}{'not alone:':>12}"]
+        lines.append(f"{'':12}{'reuse':>8}{'copy':>8}{'copy, 1 left':>14}{'copy':>12}{'reuse':>8}")
+        for policy, count in self.counts.items():
+            cells = (
+                _total(count, lambda own, says: own > 0 and says),
+                _total(count, lambda own, says: own > 1 and not says),
+                _total(count, lambda own, says: own == 1 and not says),
+                _total(count, lambda own, says: own == 0 and not says),
+                _total(count, lambda own, says: own == 0 and says),
+            )
+            lines.append(f"{policy:12}{cells[0]:8,}{cells[1]:8,}{cells[2]:14,}{cells[3]:12,}{cells[4]:8,}")
+        return "\n".join(lines)
+
+
+def _total(count: Counter[tuple[int, bool]], which: Callable[[int, bool], bool]) -> int:
+    return sum(times for (own, says), times in count.items() if which(own, says))
+
+
+def tally(programs: int, kind: str = "mixed", policies: Sequence[Policy] = FIVE) -> Tally:
+    """Ask every rule before each write of random programs that comes to the question, and compare with the truth.
+
+    The programs run under 6.15; the rules are asked about the same state, and what they answer changes nothing.
+    """
+    counts: dict[str, Counter[tuple[int, bool]]] = {policy.name: Counter() for policy in policies}
+    for seed in range(programs):
+        scenario = random_scenario(seed, kind, sizes=(2, 3, 4))
+        machine = scenario.machine(LINUX_6_15)
+        for step in scenario.steps:
+            if step[0] == "write":
+                _ask_all(machine.process(step[1]), scenario.first_vpn + step[2], policies, counts)
+            do_step(machine, step, scenario.first_vpn)
+    return Tally(programs, counts)
+
+
+def _ask_all(
+    process: Process, page: int, policies: Sequence[Policy], counts: dict[str, Counter[tuple[int, bool]]]
+) -> None:
+    if not _may_ask(process, page):
+        return
+    folio = int(process.machine.memory.folio_of[process.mm.pfn[page]])
+    own = own_mappings(process, folio) if alone(process, page) else 0
+    for policy in policies:
+        counts[policy.name][own, says_alone(policy, process, page)] += 1
+
+
+# --- ten moments, five policies, two kernels -----------------------------------------------------------------------
+
+MOMENTS: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "the child is gone": ("child-exits-parent-writes-all", ("write", 0, 0, 100)),
+    "one page was dropped": ("hole-defeats-the-scan", ("write", 0, 5, 105)),
+    "half is read-only": ("mapping-split-inside-folio", ("write", 0, 2, 102)),
+    "half was moved away": ("half-moved-away", ("write", 0, 1, 101)),
+    "one page is left": ("one-page-left", ("write", 0, 15, 115)),
+    "third process, alone": ("third-process-alone", ("write", 2, 0, 100)),
+    "its child, alone": ("grandchild-takes-the-slot", ("write", 3, 2, 102)),
+    "each keeps a half": ("each-keeps-a-half", ("write", 0, 9, 109)),
+    "a pipe has a page": ("reference-blocks-reuse", ("write", 0, 4, 104)),
+    "a child is alive": ("two-children", ("write", 0, 1, 101)),
+}
+"""What the moment is, the scenario that has it, and the write that asks."""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Per moment whether the writer is alone with the folio, and a letter for each policy and each recorded kernel."""
+
+    policies: tuple[str, ...]
+    kernels: tuple[str, ...]
+    rows: Mapping[str, tuple[bool, str]]
+
+    def __repr__(self) -> str:
+        heads = "".join(f"{name:9}" for name in (*self.policies, *self.kernels)).rstrip()
+        lines = [f"{'':23}{'':7}{'model:':{9 * len(self.policies)}}recorded:", f"{'':23}{'alone':7}{heads}"]
+        for moment, (is_alone, letters) in self.rows.items():
+            lines.append(f"{moment:23}{_yes(is_alone):7}" + "".join(f"{letter:9}" for letter in letters).rstrip())
+        return "\n".join([*lines, "[R reuse, C copy]"])
+
+    def _repr_html_(self) -> str:
+        heads = ["alone?", *self.policies, *(f"{kernel}, recorded" for kernel in self.kernels)]
+        head = "".join(f'<th style="{_LETTER}">{escape(name)}</th>' for name in heads)
+        body = ""
+        for moment, (is_alone, letters) in self.rows.items():
+            body += f'<tr><th style="{_NAME}">{escape(moment)}</th><td style="{_LETTER}">{_yes(is_alone)}</td>'
+            body += "".join(map(_letter, letters)) + "</tr>"
+        return _html_table(head, body, {"R": "reuse", "C": "copy"})
+
+
+def matrix(policies: Sequence[Policy] = FIVE, kernels: Sequence[str] = ("6.12", "6.18")) -> Matrix:
+    """What each policy does at each of `MOMENTS`, and what kernels did in their recordings."""
+    rows = {}
+    for moment, (name, step) in MOMENTS.items():
+        scenario = Scenario.load(name)
+        at = scenario.steps.index(step)
+        before = scenario.but(steps=scenario.steps[:at]).end(LINUX_6_15)
+        letters = [_letter_of(scenario.run(policy), at) for policy in policies]
+        letters += [_letter_recorded(scenario, at, kernel) for kernel in kernels]
+        rows[moment] = alone(before.process(step[1]), step[2]), "".join(letters)
+    return Matrix(tuple(policy.name.removeprefix("linux-") for policy in policies), tuple(kernels), rows)
+
+
+def _letter_of(timeline: Timeline, at: int) -> str:
+    return LETTERS[timeline[at].faults[-1].path if timeline[at].faults else NO_FAULT]
+
+
+def _letter_recorded(scenario: Scenario, at: int, kernel: str) -> str:
+    """As the page tables tell: no fault, or the page left its large folio, or it stayed where it was."""
+    steps = scenario.recorded(kernel).steps
+    if not steps[at]["faults"]:
+        return LETTERS[NO_FAULT]
+    return LETTERS[COW_COPY if _left_its_folio(scenario, steps, at) else REUSE]
+
+
+def _left_its_folio(scenario: Scenario, steps: Sequence[Mapping[str, Any]], at: int) -> bool:
+    """Whether a recorded write took its page out of a large folio: it had one before and is small after."""
+    _, process, page, *_ = scenario.steps[at]
+    before, after = (steps[where]["view"].get(str(process)) for where in (at - 1, at))
+    return bool(before and isinstance(before[page], list) and before[page][2] > 1 and after[page][2] == 1)
+
+
+# --- predictions ----------------------------------------------------------------------------------------------------
+
+
+def _after_exit() -> str:
+    after = gone.run(LINUX_6_15)[EXITED].snapshot
+    folio = after.folios[0]
+    if folio.mapcount[5] > 1:
+        return "d"
+    writable, _ = _cell(after.processes[0], 5)
+    if writable:
+        return "a"
+    return "b" if folio.anon_exclusive[5] else "c"
+
+
+freed = Choice(
+    name="q.freed",
+    prompt="The child exits without having written anything. What is page 5 of the parent now (Linux 6.15 and later)?",
+    options={
+        "a": "exclusive and writable, as before the fork",
+        "b": "exclusive again, but still read-only",
+        "c": "mapped once, not exclusive, read-only",
+        "d": "still counted as mapped twice, until the parent writes",
+    },
+    truth=_after_exit,
+    because="The exit takes back the child's entries and counts. It neither visits the parent's page table nor sets a "
+    "mark.",
+    hints=(
+        "What does an exiting process have in hand: its own page table, or everybody's?",
+        "The mark says that one process may write without asking. Who would have to know which process that is?",
+    ),
+    mistakes=(
+        Mistake(
+            "a", "Nobody visits the parent's page table when another process exits, so its PTE is read-only still."
+        ),
+        Mistake(
+            "b",
+            'That is "the child\'s exit makes it exclusive again", which is in print in good articles. The mark '
+            "comes back in a fault of the process that is left, never by an exit.",
+        ),
+        Mistake("d", "Each entry that goes takes its count along: the mapcount is right at once."),
+    ),
+)
+
+
+def copied_by(kernel: str, scenario: Scenario, process: int) -> int:
+    """How many pages a recorded kernel copied out of large folios for a process."""
+    steps = scenario.recorded(kernel).steps
+    writes = (at for at, step in enumerate(scenario.steps) if at and step[:2] == ("write", process))
+    return sum(_left_its_folio(scenario, steps, at) for at in writes)
+
+
+copies = Number(
+    name="q.copies",
+    prompt="The child is gone. The parent writes all 16 pages, one after the other. How many of them does Linux 6.12 "
+    "copy?",
+    unit="pages",
+    truth=lambda: copied_by("6.12", gone, 0),
+    because="From 6.9 to 6.14 a page of a large folio is reused only if it carries the mark, and fork took it from "
+    "all. Read from a recording of Linux 6.12.",
+    hints=("Fork took the mark from every page. Can 6.12 find out that the parent is alone?",),
+    mistakes=(
+        Mistake(0, "So it is from 6.15 on. 6.12 does not look for other users of a large folio: it copies."),
+        Mistake(1, "Each page has an entry and a mark of its own; one write helps that page only."),
+        Mistake(
+            lambda: _answer(gone, LINUX_6_8, EXITED + 1).copied,
+            "That is 6.8, by its source: it reuses the last page that is left, and so keeps all of the folio for it.",
+        ),
+    ),
+)
+
+alone_at_last = Number(
+    name="q.alone_at_last",
+    prompt="One folio of 16 pages, three processes: a parent and its two children. The first child exits, the parent "
+    "unmaps everything. Now the second child writes all 16 pages. How many does Linux 6.18 copy?",
+    unit="pages",
+    truth=lambda: copied_by("6.18", third, 2),
+    because="It came third, so no slot names it, and nothing clears the shared bit any more. Read from a recording of "
+    "Linux 6.18.",
+    hints=(
+        "A folio has two slots. Who took them?",
+        "The bit clears when one slot's count equals all mappings. Which slot could that be here?",
+    ),
+    mistakes=(
+        Mistake(0, "It is alone, and that would be right for either of the first two. It came third."),
+        Mistake(1, "A copy tells the folio nothing about who is left: the next write asks again and hears the same."),
+        Mistake(15, "Not even the last one: a single mapped page is always copied, so that the folio can go."),
+    ),
+)
+
+
+# --- exercise: write the scan ---------------------------------------------------------------------------------------
+
+
+def scan(page: int, mapping: range, folio: set[int], references: int) -> range:
+    """The pages that a write on `page` may make writable."""
+    start = stop = page
+    while start - 1 in mapping and start - 1 in folio:
+        start -= 1
+    while stop in mapping and stop in folio:
+        stop += 1
+    if stop - start == references:
+        return range(start, stop)
+    return range(0)
+
+
+def _as_runs(pages: Iterable[int]) -> list[tuple[int, int]]:
+    """Pages as (first, how many)."""
+    found: list[tuple[int, int]] = []
+    for page in sorted(pages):
+        if found and page == sum(found[-1]):
+            found[-1] = (found[-1][0], found[-1][1] + 1)
+        else:
+            found.append((page, 1))
+    return found
+
+
+def _scenario(page: int, mapping: range, folio: set[int], references: int) -> Scenario:
+    """A program that makes this state: a child keeps as many pages as there are references too many."""
+    everything = set(range(PAGES))
+    others = references - len(folio)
+    steps: list[tuple[Any, ...]] = [("write", 0, at, at + 1) for at in range(PAGES)]
+    steps.append(("fork", 0))
+    if not others:
+        steps.append(("exit", 1))
+    elif others < PAGES:
+        steps.append(("munmap", 1, others, PAGES - others))
+    steps += [("madvise", 0, at, n, "dontneed") for at, n in _as_runs(everything - folio)]
+    steps += [("mprotect", 0, at, n, 1) for at, n in _as_runs(everything - set(mapping))]
+    steps.append(("write", 0, page, 201))
+    return Scenario(PAGES, tuple(steps), name="the-scan")
+
+
+def _library_says(page: int, mapping: range, folio: set[int], references: int) -> range:
+    fault = _scenario(page, mapping, folio, references).end(RFC_V2).faults[-1]
+    return fault.pages if fault.path == REUSE else range(0)
+
+
+def _drawn(page: int, mapping: range, folio: set[int], references: int) -> Picture:
+    return Picture.of(_scenario(page, mapping, folio, references).run(RFC_V2))
+
+
+def _random_case(source: random.Random) -> Mapping[str, Any]:
+    everything = range(PAGES)
+    mapping = source.choice((range(16), range(16), range(16), range(16), range(8), range(8, 16), range(3, 16)))
+    holes = set(source.choice(((), (), (), everything[12:], everything[:4], everything[1:])))
+    holes |= set(source.sample(everything, source.choice((0, 0, 0, 1, 2))))
+    folio = set(everything) - holes
+    pages = sorted(folio & set(mapping))
+    if not pages:
+        return _random_case(source)
+    others = source.choice((0, 0, 0, 0, 1, len(holes), source.randrange(1, PAGES)))
+    return {"page": source.choice(pages), "mapping": mapping, "folio": folio, "references": len(folio) + others}
+
+
+def _run(page: int, mapping: range, folio: set[int]) -> range:
+    """The run that the scan finds, whatever the references say."""
+    most = range(PAGES + 1)
+    return next(run for size in most if (run := scan(page, mapping, folio, size)))
+
+
+def _counts_everywhere(page: int, mapping: range, folio: set[int], references: int) -> range:
+    return _run(page, mapping, folio) if len(folio) == references else range(0)
+
+
+def _any_mapping(page: int, mapping: range, folio: set[int], references: int) -> range:
+    return scan(page, range(PAGES), folio, references)
+
+
+def _over_holes(page: int, mapping: range, folio: set[int], references: int) -> range:
+    return mapping if len(folio & set(mapping)) == references else range(0)
+
+
+def _pre_check_only(page: int, mapping: range, folio: set[int], references: int) -> range:
+    return _run(page, mapping, folio) if references <= PAGES else range(0)
+
+
+def _never_asks(page: int, mapping: range, folio: set[int], references: int) -> range:
+    return _run(page, mapping, folio)
+
+
+def _one_page(page: int, mapping: range, folio: set[int], references: int) -> range:
+    return range(page, page + 1) if scan(page, mapping, folio, references) else range(0)
+
+
+def _refcount_one(page: int, mapping: range, folio: set[int], references: int) -> range:
+    return range(page, page + 1) if references == 1 else range(0)
+
+
+def _whole_folio(page: int, mapping: range, folio: set[int], references: int) -> range:
+    run = scan(page, mapping, folio, references)
+    return run if len(run) == PAGES else range(0)
+
+
+def _never(page: int, mapping: range, folio: set[int], references: int) -> range:
+    return range(0)
+
+
+scanned = Function(
+    name="q.scanned",
+    prompt="Write `scan(page, mapping, folio, references)`: the pages that a write on `page` may make writable, as a "
+    "range; an empty range says copy. No page is marked. `mapping` is the VMA, a range; `folio` the set of all pages "
+    "at which this process maps the folio, here and in other VMAs; `references` the folio's refcount.",
+    truth=_library_says,
+    case=_random_case,
+    worked=scan,
+    picture=_drawn,
+    count=200,
+    hints=(
+        "Walk down from `page` while the next one is in `mapping` and in `folio`; then walk up likewise.",
+        "The run is this process's share as far as you can see it. When is nothing left for anybody else?",
+        "If the run has exactly `references` pages, return all of it; else `range(0)`.",
+    ),
+    wrong={
+        "That counts entries that the scan cannot see: beyond a hole or in another VMA it does not look.": (
+            _counts_everywhere
+        ),
+        "That walks on into the neighbouring VMA; another VMA may have other rights.": _any_mapping,
+        "That looks beyond holes; the scan gives up at the first.": _over_holes,
+        "That is the cheap test before a scan (can it be worth while?), without the test after it.": _pre_check_only,
+        "That asks nobody about other users: a page that a child still maps becomes writable.": _never_asks,
+        "That is the right test, but it makes one page writable, as 6.15 does; RFC v2 took the whole run.": _one_page,
+        "That is the rule of 6.8: one reference left of the whole folio.": _refcount_one,
+        "That wants the folio whole; what is left of one may be reused, too.": _whole_folio,
+        "That is the rule of 6.9 to 6.14: never.": _never,
+    },
+)
+
+
+# --- exercise: blind mm_id ------------------------------------------------------------------------------------------
+
+
+def _blinds(program: Scenario) -> Verdict:
+    timeline = program.run(LINUX_6_15)
+    impossible = refused(timeline)
+    if impossible:
+        return impossible
+    forks = Counter(step[1] for step in program.steps if step[0] == "fork")
+    if forks and max(forks.values()) > 1:
+        twice = max(forks, key=lambda process: forks[process])
+        return Verdict(False, (f"Process {twice} forks {forks[twice]} times.",), head="Each may fork once.")
+    machine = program.end(LINUX_6_15)
+    picture = timeline.show()
+    left = list(_left_on_large_folios(machine))
+    for process, folio in left:
+        own, memory = own_mappings(process, folio), machine.memory
+        if own == int(memory.refcount[folio]) and own > 1 and memory.maybe_mapped_shared[folio]:
+            lines = (
+                f"All {own} references of its folio are its own, no slot names it, and the shared bit is set. "
+                "RFC v2's scan, which was never merged, needs no slot.",
+            )
+            return Verdict(True, lines, picture, f"Right: process {process.number} is alone and will copy every page.")
+    return Verdict(False, (_why_not(machine, left),), picture, "Nobody is blind here.")
+
+
+def _left_on_large_folios(machine: Machine) -> Iterator[tuple[Process, int]]:
+    """Every live process with every large folio that it maps."""
+    for folio in map(int, machine.memory.live_folios()):
+        if machine.memory.is_large(folio):
+            for process in machine.live():
+                if own_mappings(process, folio):
+                    yield process, folio
+
+
+def _why_not(machine: Machine, left: Sequence[tuple[Process, int]]) -> str:
+    memory = machine.memory
+    if not left:
+        return "At the end nobody maps a large folio."
+    for process, folio in left:
+        own = own_mappings(process, folio)
+        if own != int(memory.refcount[folio]):
+            continue
+        if own == 1:
+            return "One page is left of that folio. Its copy is no mistake: it lets the folio go."
+        pages = memory.frames_of(folio)
+        if memory.anon_exclusive[pages].all():
+            return f"Process {process.number} has the mark on every page: nobody ever shared that folio."
+        return (
+            f"Process {process.number} is alone, and known: a slot names it. Was one free when it was forked? "
+            "Then it took that one."
+        )
+    users = sorted({process.number for process, _ in left})
+    return f"Processes {', '.join(map(str, users))} map the folio at the end: it is shared, so a copy is right."
+
+
+blind = Program(
+    name="q.blind",
+    prompt="Write a program of writes, forks and exits in which each process forks at most once. After it one process "
+    "is alone with a large folio, and Linux 6.15 would copy at its next write all the same.",
+    judge=_blinds,
+    worked=lambda: daemon,
+    may=("write", "fork", "exit"),
+    hints=(
+        "Somebody must map the folio while both slots are taken by others.",
+        "The parent may fork only once. Who else can?",
+        "The child forks while its parent is alive. Then both of them exit, and the grandchild is alone.",
+    ),
+)
+
+
+# --- exercise: six moments ------------------------------------------------------------------------------------------
+
+REUSED, NEEDED, NOT_NEEDED = "reuse", "copy, needed", "copy, not needed"
+
+
+def _moment(scenario: Scenario) -> str:
+    """What 6.15 does at the last step, and whether anybody else had the page."""
+    end = scenario.end(LINUX_6_15)
+    if end.faults[-1].path == REUSE:
+        return REUSED
+    before = scenario.but(steps=scenario.steps[:-1]).end(LINUX_6_15)
+    _, number, page, _ = scenario.steps[-1]
+    pfn = int(before.process(number).mm.pfn[page])
+    held = any(pfn in pin.frames for process in before.live() for pin in process.pins().values())
+    return NEEDED if held or int(before.memory.mapcount[pfn]) > 1 else NOT_NEEDED
+
+
+def _case(story: str, steps: str, wrong: Mapping[str, str]) -> Case:
+    scenario = Scenario.parse(f"pages 16\nwrite 0 0..15\n{steps}")
+    return Case(story, lambda: _moment(scenario), wrong, lambda: Picture.of(scenario.run(LINUX_6_15)))
+
+
+moments = Cases(
+    name="q.moments",
+    prompt="What does the last write do (Linux 6.15 and later), and if it copies: does anybody else have "
+    "that very page? All 16 pages are written first.",
+    answers={REUSED: (), NEEDED: ("copy", "needed"), NOT_NEEDED: ("not needed", "needless", "copy, needless")},
+    hints=(
+        "6.15 asks about the folio: are all mappings one process's, in a slot? Is there any other reference?",
+        "A copy is needed if another process maps the very page, or a device or a pipe holds it.",
+    ),
+    cases={
+        "a": _case(
+            "fork twice; the first child exits; the parent writes page 5",
+            "fork 0\nfork 0\nexit 1\nwrite 0 5 105",
+            {REUSED: "The second child is there, and maps it.", NOT_NEEDED: "The second child still maps page 5."},
+        ),
+        "b": _case(
+            "fork; the child unmaps pages 1 to 15; the parent writes page 9",
+            "fork 0\nmunmap 1 1 15\nwrite 0 9 109",
+            {
+                REUSED: "The folio is mapped by two: the child has page 0.",
+                NEEDED: "The child keeps page 0 of the folio. Page 9 is mapped once.",
+            },
+        ),
+        "c": _case(
+            "MADV_DONTNEED page 4; fork; the child exits; the parent writes page 5",
+            "madvise 0 4 1 dontneed\nfork 0\nexit 1\nwrite 0 5 105",
+            {NOT_NEEDED: "A hole stops RFC v2's scan. 6.15 compares counts, and 15 mappings equal 15 references."},
+        ),
+        "d": _case(
+            "fork; the child exits; vmsplice puts page 3 into a pipe; the parent writes page 5",
+            "fork 0\nexit 1\nref 0 3 0\nwrite 0 5 105",
+            {
+                REUSED: "There is one reference more than there are mappings.",
+                NEEDED: "The pipe has page 3. But references are counted per folio: nobody can tell which page.",
+            },
+        ),
+        "e": _case(
+            "fork; the parent writes all pages; the child writes page 0",
+            "fork 0\nwrite 0 0..15\nwrite 1 0 200",
+            {NEEDED: "The parent has 16 copies of its own by now.", NOT_NEEDED: "The child is in a slot, alone."},
+        ),
+        "f": _case(
+            "munmap pages 0 to 14; fork; the child exits; the parent writes page 15",
+            "munmap 0 0 15\nfork 0\nexit 1\nwrite 0 15 115",
+            {REUSED: "One page is left: 6.15 copies it on purpose, so that the folio's 16 pages can go."},
+        ),
+    },
+)  # fmt: skip
