@@ -11,7 +11,7 @@ BOOKS   = $(wildcard notebooks/*.ipynb)
 LAB_FLAGS ?= $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test lint format notebooks mutants search lock clean
+.PHONY: help lab test lint format notebooks site mutants search lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -39,6 +39,9 @@ format: $(STAMP) ## ruff, in place
 notebooks: $(STAMP) ## execute every notebook and store its outputs in normal form
 	$(BIN)/python tools/notebooks.py execute
 
+site: $(STAMP) ## the notebooks as web pages that need no network, in site/
+	$(BIN)/python tools/site.py
+
 mutants: $(STAMP) ## break the model on purpose, one way at a time: each must fail a test
 	$(BIN)/python tools/mutants.py
 
@@ -55,7 +58,7 @@ lock: ## pin the newest versions anew (needs uv)
 		--extra lab --extra test --group build pyproject.toml --output-file requirements.lock
 
 clean: ## remove the environment and everything generated
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	find . -name .ipynb_checkpoints -type d -prune -exec rm -rf {} +
 

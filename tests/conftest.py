@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+from support import Lab, jupyterlab
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -39,3 +40,10 @@ def browser() -> Iterator[Browser]:
         )
         yield chromium
         chromium.close()
+
+
+@pytest.fixture(scope="session")
+def lab(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """One JupyterLab for all tests that need one; after `browser`, so that it skips where there is none."""
+    with jupyterlab(tmp_path_factory.mktemp("lab")) as lab:
+        yield lab

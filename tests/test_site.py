@@ -1,0 +1,344 @@
+"""The notebooks as web pages: opened from a disk with no network, one by one, as a reader would."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+import re
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from support import tab_through, walk
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def load_tool() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("site_tool", ROOT / "tools" / "site.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look themselves up
+    spec.loader.exec_module(module)
+    return module
+
+
+tool = load_tool()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    tool.build(NOTEBOOKS, folder)
+    return folder
+
+
+@pytest.fixture
+def page(browser: Browser, tmp_path: Path) -> Iterator[Page]:
+    """A page with no network, on which nothing may go wrong and which may load nothing but what one navigates to."""
+    context = browser.new_context(viewport={"width": 900, "height": 1000})
+    context.set_offline(True)
+    page = context.new_page()
+    page.set_default_timeout(10_000)
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("request", lambda request: wrong.append(request.url[:200]) if not allowed(request) else None)
+    yield page
+    context.close()
+    assert wrong == []
+
+
+def allowed(request: Any) -> bool:
+    return request.url.startswith("data:") or (request.url.startswith("file:") and request.is_navigation_request())
+
+
+def ready(page: Page) -> None:
+    page.wait_for_function("[...document.querySelectorAll('.widget')].every((place) => 'shown' in place.dataset)")
+
+
+# --- the real notebooks ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.browser
+@each
+def test_every_stepper_steps_with_no_network(site: Path, page: Page, path: Path) -> None:
+    page.goto((site / f"{path.stem}.html").as_uri())
+    ready(page)
+    stored = nbformat.read(path, as_version=4)
+    shown = sum(tool.VIEW in output.get("data", {}) for cell in stored.cells for output in cell.get("outputs", []))
+    assert page.locator(".widget").count() == shown
+    steppers = page.locator(".afs")
+    models = tool.Book(path, stored).models.values()
+    assert steppers.count() == sum("pieces" in model["state"].get("frames", {}) for model in models)
+    for n, stepper in enumerate(steppers.all()):
+        walk(stepper, mouse=n == 0)
+    # On a phone too, nothing is cut off: what is wider than the page scrolls inside it.
+    for width in (900, 360):
+        page.set_viewport_size({"width": width, "height": 1000})
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+@pytest.mark.browser
+def test_the_index_lists_all_and_leads_to_the_first(site: Path, page: Page) -> None:
+    page.goto((site / "index.html").as_uri())
+    assert page.locator(".books .question").all_inner_texts() == [tool.Book.read(path).question for path in NOTEBOOKS]
+    assert all("min" in words for words in page.locator(".books .name").all_inner_texts())
+
+    page.get_by_role("link", name="Begin").click()
+    assert Path(page.url).stem == NOTEBOOKS[0].stem
+    page.locator("a[rel=next]").click()
+    assert Path(page.url).stem == NOTEBOOKS[1].stem
+    page.locator("a[rel=prev]").click()
+    assert Path(page.url).stem == NOTEBOOKS[0].stem
+
+
+def test_next_and_previous_lead_through_all_pages_and_back(site: Path) -> None:
+    names = [path.stem for path in NOTEBOOKS]
+    for relation, way in (("next", [*names, "index"]), ("prev", [*names[::-1], "index"])):
+        for here, there in itertools.pairwise(way):
+            (link,) = re.findall(rf'<a rel="{relation}"[^>]* href="([^"]+)"', (site / f"{here}.html").read_text())
+            assert link == f"{there}.html"
+
+
+@pytest.mark.browser
+def test_dark_mode_is_readable(site: Path, page: Page) -> None:
+    """Contrast of text and of links on their background, by the rule of WCAG AA."""
+    for name in ("index", NOTEBOOKS[0].stem):
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+            page.goto((site / f"{name}.html").as_uri())
+            assert page.evaluate(FAINT) == [], (name, scheme)
+
+
+# The text of the page itself; pictures and steppers have tests of their own.
+FAINT = """() => {
+  const rgba = (text) => text.match(/[\\d.]+/g).map(Number);
+  const light = (rgb) => {
+    const [r, g, b] = rgb.map((v) => v / 255).map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (node) => {
+    for (; node; node = node.parentElement) {
+      const colour = rgba(getComputedStyle(node).backgroundColor);
+      if (colour.length === 3 || colour[3] === 1) return colour.slice(0, 3);
+    }
+    return [255, 255, 255];
+  };
+  const faint = new Set();
+  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walk.nextNode()) {
+    const node = walk.currentNode.parentElement;
+    if (!walk.currentNode.data.trim() || !node.checkVisibility()) continue;
+    if (node.closest("svg, script, noscript, .afs, .skip")) continue;
+    const pair = [light(rgba(getComputedStyle(node).color).slice(0, 3)), light(behind(node))].sort((a, b) => b - a);
+    if ((pair[0] + 0.05) / (pair[1] + 0.05) < 4.5) faint.add(`${node.tagName}.${node.className}`);
+  }
+  return [...faint];
+}"""
+
+
+@pytest.mark.browser
+def test_tab_reaches_a_stepper_and_leaves_it_and_one_sees_where_one_is(site: Path, page: Page) -> None:
+    page.goto((site / f"{NOTEBOOKS[0].stem}.html").as_uri())
+    ready(page)
+    tab_through(page)
+
+
+class Addresses(HTMLParser):
+    """What a page names: addresses that a browser would load or follow, ids, and the text of its style sheets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.followed: list[str] = []
+        self.ids: set[str] = set()
+        self.styles = ""
+        self.inside = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.inside = tag
+        for name, value in attrs:
+            if name == "id":
+                self.ids.add(value or "")
+            elif name == "style":
+                self.styles += value or ""
+            elif name == "href" and tag == "a":
+                self.followed.append(value or "")
+            elif name in ("src", "href", "xlink:href", "srcset", "poster", "data", "action", "background"):
+                self.loaded.append(value or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self.inside == "style":
+            self.styles += data
+
+
+def addresses(path: Path) -> Addresses:
+    parser = Addresses()
+    parser.feed(path.read_text(encoding="utf-8"))
+    return parser
+
+
+@pytest.mark.parametrize("name", ["index", *(path.stem for path in NOTEBOOKS)])
+def test_a_page_holds_all_it_needs_and_its_links_lead_somewhere(site: Path, name: str) -> None:
+    page = addresses(site / f"{name}.html")
+    assert [address for address in page.loaded if not address.startswith(("data:", "#"))] == []
+    assert re.findall(r"@import|url\((?!#|data:)[^)]*\)", page.styles) == []
+    for address in page.followed:
+        if re.match(r"https?://", address):
+            continue
+        there, _, anchor = address.partition("#")
+        target = addresses(site / there) if there else page
+        assert not anchor or anchor in target.ids, address
+    assert (site / f"{name}.html").stat().st_size < 3_000_000
+
+
+# --- what a notebook may hold ---------------------------------------------------------------------------------------
+
+FRONT = """
+export default () => ({
+  render({ model, el }) {
+    el.append(document.createElement("button"));
+    el.firstChild.textContent = model.get("said");
+    el.firstChild.onclick = () => { model.set("said", "once more"); model.save_changes(); };
+    model.on("change:said", () => { el.firstChild.textContent = model.get("said"); });
+    const { send } = model;
+    if (model.get("asks")) send({ please: 1 });
+  },
+});
+"""
+# What would end a script element, were it written as it is.
+ODD = "</script><!-- <b>'&\u2028"
+
+
+def anywidget(**state: Any) -> dict[str, Any]:
+    return {"model_module": "anywidget", "model_name": "AnyModel", "state": {"_esm": FRONT, "_css": ""} | state}
+
+
+def shows(model: str, **data: str) -> Any:
+    view = {"model_id": model, "version_major": 2, "version_minor": 0}
+    data = {kind.replace("_", "/"): value for kind, value in data.items()}
+    return new_code_cell("show()", outputs=[new_output("display_data", {tool.VIEW: view, "text/plain": "?", **data})])
+
+
+def book(tmp_path: Path, *cells: Any, **models: Any) -> Path:
+    path = tmp_path / "07_tlb_reach.ipynb"
+    nb = new_notebook(cells=list(cells))
+    if models:
+        nb.metadata["widgets"] = {tool.STATE: {"version_major": 2, "version_minor": 0, "state": models}}
+    nbformat.write(nb, path)
+    return path
+
+
+@pytest.mark.browser
+def test_widgets_run_or_say_that_they_need_a_notebook(page: Page, tmp_path: Path) -> None:
+    box = {"model_module": "@jupyter-widgets/controls", "model_name": "VBoxModel",
+           "state": {"children": ["IPY_MODEL_slider", "IPY_MODEL_inside"]}}  # fmt: skip
+    slider = {"model_module": "@jupyter-widgets/controls", "model_name": "IntSliderModel", "state": {"value": 3}}
+    models = {
+        "plain": anywidget(said=ODD),
+        "inside": anywidget(said="inside"),
+        "asking": anywidget(said="asking", asks=True),
+        "played": anywidget(said="played", _esm="export default { render({ model }) { model.send(1); } };"),
+        "box": box,
+        "slider": slider,
+    }
+    cells = [shows("plain", text_html="<i>stored</i>"), shows("plain"), shows("box"), shows("asking"),
+             shows("played", text_html="<i>the picture</i>"), shows("slider")]  # fmt: skip
+    tool.build([book(tmp_path, *cells, **models)], tmp_path / "site")
+    page.goto((tmp_path / "site" / "07_tlb_reach.html").as_uri())
+    ready(page)
+    places = page.locator(".widget")
+    said = ["".join(place.locator("button, i, pre").all_text_contents()) for place in places.all()]
+    assert said == [ODD, ODD, "inside", "asking", "the picture", "?"]
+    notes = page.evaluate(
+        "[...document.querySelectorAll('.widget')].map((it) => !!it.nextElementSibling?.matches('.needs-kernel'))"
+    )
+    assert notes == [False, False, True, True, True, True]
+    # Two views of one model are one.
+    places.nth(0).get_by_role("button").click()
+    assert places.nth(1).inner_text() == "once more"
+
+
+@pytest.mark.browser
+def test_a_widget_that_fails_leaves_its_picture(browser: Browser, tmp_path: Path) -> None:
+    broken = anywidget(_esm="export default { render() { throw new Error('no'); } }")
+    tool.build([book(tmp_path, shows("broken", text_html="<i>stored</i>"), broken=broken)], tmp_path / "site")
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto((tmp_path / "site" / "07_tlb_reach.html").as_uri())
+    page.locator(".needs-kernel").wait_for()
+    assert page.locator(".widget").inner_text() == "stored"
+    context.close()
+
+
+def test_cells_become_html_that_says_what_they_said(tmp_path: Path) -> None:
+    path = book(
+        tmp_path,
+        new_markdown_cell("# Why & when?\n\n*About 20 minutes. More.*\n\n**Afterwards you can** say `why`.\n\nElse."),
+        new_markdown_cell("## The `a` < b\n\n| x |\n|---|\n| `p \\| q` |\n\n[there](07_tlb_reach.ipynb#The-a-<-b)"),
+        new_markdown_cell("[a file](../README.md) and [elsewhere](https://example.org/x)"),
+        new_code_cell(
+            "print('<b>')",
+            outputs=[
+                new_output("stream", name="stdout", text="\x1b[31m<b>\x1b[0m\n"),
+                new_output("error", ename="ValueError", evalue="no", traceback=["\x1b[0;31mValueError\x1b[0m: no"]),
+                new_output("display_data", {"image/png": "QUJD\n", "text/plain": "a plot"}),
+            ],
+        ),
+    )
+    index, page = tool.build([path], tmp_path / "site")
+    html = page.read_text()
+    assert '<h2 id="The-a-&lt;-b">The <code>a</code> &lt; b</h2>' in html
+    assert 'href="07_tlb_reach.html#The-a-' in html
+    assert "<code>p | q</code>" in html
+    assert '<span class="file">a file</span> and <a href="https://example.org/x">' in html
+    assert '<pre class="stream">&lt;b&gt;</pre>' in html
+    assert '<pre class="error">ValueError: no</pre>' in html
+    assert 'src="data:image/png;base64,QUJD"' in html
+    listed = index.read_text()
+    for words in ("07", "TLB reach", "20 min", "Why &amp; when?", "Afterwards you can say <code>why</code>."):
+        assert words in listed
+    assert "Else." not in listed
+
+
+@pytest.mark.parametrize(
+    ("cell", "models", "words"),
+    [
+        (new_markdown_cell("so $$x^2$$"), {}, "mathematics"),
+        (shows("a"), {"a": anywidget() | {"buffers": [{"path": ["x"]}]}}, "binary"),
+    ],
+    ids=["math", "buffers"],
+)
+def test_what_a_page_cannot_show_stops_the_build(tmp_path: Path, cell: Any, models: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        tool.build([book(tmp_path, cell, **models)], tmp_path / "site")
+
+
+def test_two_builds_are_the_same_bytes(site: Path, tmp_path: Path) -> None:
+    tool.build(NOTEBOOKS[:1], tmp_path / "a")
+    tool.build(NOTEBOOKS[:1], tmp_path / "b")
+    name = f"{NOTEBOOKS[0].stem}.html"
+    assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_a_front_end_is_stored_once(site: Path) -> None:
+    html = (site / f"{NOTEBOOKS[0].stem}.html").read_text()
+    stored = json.loads(re.search(r'id="stored-widgets">(.*?)</script>', html, re.DOTALL)[1])  # type: ignore[index]
+    assert len(stored["models"]) > len(stored["fronts"])

@@ -1,0 +1,343 @@
+"""Write the notebooks as web pages that need neither a network nor a kernel.
+
+    python tools/site.py [--output DIR] [FILE ...]
+
+One page per notebook and an index, into site/. Every page holds all it needs, so that it opens from a disk and can
+be mailed on its own. Code is shown with its stored outputs; widgets that store all they show (`Stepper`) run.
+
+A widget whose front end sends messages waits for Python's answers: in its place stand the picture stored beside it and
+a line that it needs a running notebook. The same line stands where ordinary ipywidgets were.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import mimetypes
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from html import escape, unescape
+from pathlib import Path
+from string import Template
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import mistune
+import nbformat
+from mistune.plugins.table import render_table_cell
+from mistune.renderers.html import HTMLRenderer
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import get_lexer_by_name
+from pygments.util import ClassNotFound
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = ROOT / "notebooks"
+PARTS = Path(__file__).with_suffix("")
+PICTURE = ROOT / "docs" / "picture.svg"
+
+STATE = "application/vnd.jupyter.widget-state+json"
+VIEW = "application/vnd.jupyter.widget-view+json"
+REFERENCE = "IPY_MODEL_"
+NOT_WORDS = {"tlb": "TLB", "rfc": "RFC", "cow": "CoW"}
+TERMINAL_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+# --- what a notebook says of itself ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Book:
+    """A notebook; its first cell is the heading, how long it takes, and what one can do afterwards."""
+
+    path: Path
+    nb: Any = field(repr=False)
+
+    @classmethod
+    def read(cls, path: Path) -> Book:
+        return cls(path, nbformat.reads(path.read_text(encoding="utf-8"), as_version=4))
+
+    @property
+    def page(self) -> str:
+        return f"{self.path.stem}.html"
+
+    @property
+    def number(self) -> str:
+        return self.path.stem.partition("_")[0]
+
+    @property
+    def name(self) -> str:
+        words = [NOT_WORDS.get(word, word) for word in self.path.stem.split("_")[1:]]
+        return " ".join([words[0][:1].upper() + words[0][1:], *words[1:]]) if words else self.number
+
+    @property
+    def _first(self) -> str:
+        return next((cell.source for cell in self.nb.cells if cell.cell_type == "markdown"), "")
+
+    @property
+    def question(self) -> str:
+        found = re.search(r"^# (.+)$", self._first, re.MULTILINE)
+        return found[1].strip() if found else self.name
+
+    @property
+    def minutes(self) -> int | None:
+        found = re.search(r"About (\d+) minutes", self._first)
+        return int(found[1]) if found else None
+
+    @property
+    def afterwards(self) -> str:
+        found = re.search(r"^\*\*(Afterwards you can)\*\* (.+?)(?:\n\n|\Z)", self._first, re.MULTILINE | re.DOTALL)
+        return f"{found[1]} {found[2]}" if found else ""
+
+    @property
+    def models(self) -> dict[str, Any]:
+        """The stored state of its widgets, by model id."""
+        return dict(self.nb.metadata.get("widgets", {}).get(STATE, {}).get("state", {}))
+
+
+# --- markdown -------------------------------------------------------------------------------------------------------
+
+
+class Markdown(HTMLRenderer):
+    """As Jupyter renders it, with links that hold between pages and images inside the page."""
+
+    def __init__(self, folder: Path, pages: Iterable[str]) -> None:
+        super().__init__(escape=False)
+        self.folder = folder
+        self.pages = set(pages)
+        self.headings: list[tuple[int, str, str]] = []
+
+    def heading(self, text: str, level: int, **attrs: Any) -> str:
+        plain = unescape(re.sub(r"<[^>]+>", "", text))
+        # The name that Jupyter gives it: a notebook may link to it.
+        anchor = escape(re.sub(r"\s+", "-", plain), quote=True)
+        self.headings.append((level, anchor, plain))
+        return f'<h{level} id="{anchor}">{text}</h{level}>\n'
+
+    def link(self, text: str, url: str, title: str | None = None) -> str:
+        parts = urlsplit(url)
+        if parts.scheme or parts.netloc or not parts.path:
+            return super().link(text, url, title)
+        page = unquote(parts.path).removesuffix(".ipynb") + ".html"
+        if page not in self.pages:
+            # A file of the project, which a page that travels alone does not have beside it.
+            return f'<span class="file">{text}</span>'
+        return super().link(text, page + (f"#{parts.fragment}" if parts.fragment else ""), title)
+
+    def image(self, text: str, url: str, title: str | None = None) -> str:
+        path = self.folder / unquote(url)
+        kind = mimetypes.guess_type(path.name)[0]
+        data = base64.b64encode(path.read_bytes()).decode()
+        return f'<img src="data:{kind};base64,{data}" alt="{escape(re.sub(r"<[^>]+>", "", text))}">'
+
+    def block_code(self, code: str, info: str | None = None) -> str:
+        return coloured(code, (info or "").partition(" ")[0])
+
+    def table(self, text: str) -> str:
+        return f'<div class="wide"><table>\n{text}</table></div>\n'
+
+    def table_cell(self, text: str, align: str | None = None, head: bool = False) -> str:
+        # What is escaped in code within a table is escaped for the table's sake alone.
+        return render_table_cell(self, text.replace(r"\|", "|"), align, head)
+
+    def inline_math(self, text: str) -> str:
+        raise ValueError(f"no page can show mathematics yet: {text}")
+
+    block_math = inline_math
+
+
+def coloured(code: str, language: str) -> str:
+    try:
+        lexer = get_lexer_by_name(language, stripnl=False) if language else None
+    except ClassNotFound:
+        lexer = None
+    inner = highlight(code, lexer, HtmlFormatter(nowrap=True)) if lexer else escape(code)
+    return f"<pre><code>{inner.rstrip()}</code></pre>\n"
+
+
+# --- cells ----------------------------------------------------------------------------------------------------------
+
+
+def text_of(value: Any) -> str:
+    return "".join(value) if isinstance(value, list) else str(value)
+
+
+def shown_as(data: dict[str, Any]) -> str:
+    """The best form of an output that needs no program, as HTML."""
+    if "text/html" in data:
+        return f'<div class="wide">{text_of(data["text/html"])}</div>'
+    if "image/svg+xml" in data:
+        return f'<div class="wide drawing">{text_of(data["image/svg+xml"])}</div>'
+    for kind in ("image/png", "image/jpeg"):
+        if kind in data:
+            words = escape(text_of(data.get("text/plain", "")), quote=True)
+            return f'<img src="data:{kind};base64,{text_of(data[kind]).strip()}" alt="{words}">'
+    return f"<pre>{escape(text_of(data.get('text/plain', '')))}</pre>"
+
+
+def below(model: str, models: dict[str, Any]) -> Iterator[str]:
+    """A model and those it shows inside, in order."""
+    yield model
+    for child in models.get(model, {}).get("state", {}).get("children") or ():
+        yield from below(str(child).removeprefix(REFERENCE), models)
+
+
+def runs(model: dict[str, Any]) -> bool:
+    """Whether a widget can run with nobody to answer it."""
+    return model.get("model_module") == "anywidget" and "model.send(" not in model["state"]["_esm"]
+
+
+def widget(data: dict[str, Any], models: dict[str, Any]) -> str:
+    """The stored picture, which the page's script puts the widget in the place of; and whether parts need a kernel."""
+    inside = [name for name in below(data[VIEW]["model_id"], models) if name in models]
+    running = [name for name in inside if runs(models[name])]
+    boxes = {name for name in inside if "children" in models[name]["state"]}
+    waiting = set(inside) - set(running) - boxes
+    static = {kind: value for kind, value in data.items() if kind != VIEW}
+    names = " ".join(running)
+    note = "" if running and not waiting else " data-needs-kernel"
+    picture = shown_as(static) if {*static} - {"text/plain"} or not running else ""
+    return f'<div class="widget" data-models="{names}"{note}>{picture}</div>'
+
+
+def output(out: Any, models: dict[str, Any]) -> str:
+    if out.output_type == "stream":
+        kind = " stderr" if out.name == "stderr" else ""
+        return f'<pre class="stream{kind}">{escape(TERMINAL_COLOUR.sub("", text_of(out.text)).rstrip())}</pre>'
+    if out.output_type == "error":
+        said = TERMINAL_COLOUR.sub("", "\n".join(out.traceback)) or f"{out.ename}: {out.evalue}"
+        return f'<pre class="error">{escape(said)}</pre>'
+    if VIEW in out.data and models:
+        return widget(out.data, models)
+    return shown_as({kind: value for kind, value in out.data.items() if kind != VIEW})
+
+
+def cell_html(cell: Any, markdown: mistune.Markdown, models: dict[str, Any]) -> str:
+    if cell.cell_type == "markdown":
+        return f'<div class="prose">\n{markdown(cell.source)}</div>'
+    if cell.cell_type != "code":
+        return ""
+    outputs = "\n".join(output(out, models) for out in cell.outputs)
+    code = f'<div class="input">{coloured(cell.source, "python")}</div>' if cell.source.strip() else ""
+    return f'<div class="cell">{code}' + (f'<div class="output">{outputs}</div>' if outputs else "") + "</div>"
+
+
+# --- pages ----------------------------------------------------------------------------------------------------------
+
+
+def as_json(value: Any) -> str:
+    """For the inside of a script element, which `</script` and `<!--` would end or confuse."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).replace("</", "<\\/").replace("<!", "\\u003c!")
+
+
+def stored_widgets(models: dict[str, Any]) -> tuple[str, str]:
+    """What the page's script needs of the widgets, as JSON, and their style sheets; each front end once."""
+    fronts: dict[str, int] = {}
+    styles: dict[str, None] = {}
+    stored = {}
+    for name, model in models.items():
+        if not runs(model):
+            continue
+        if model.get("buffers"):
+            raise ValueError(f"widget {name} stores binary data, which the pages cannot show yet")
+        state = dict(model["state"])
+        styles[state.pop("_css", "")] = None
+        front = fronts.setdefault(state.pop("_esm"), len(fronts))
+        stored[name] = {"front": front, "state": {key: v for key, v in state.items() if not key.startswith("_")}}
+    return as_json({"fronts": list(fronts), "models": stored}), "\n".join(styles)
+
+
+def fill(name: str, /, **parts: str) -> str:
+    return Template((PARTS / name).read_text(encoding="utf-8")).substitute(parts)
+
+
+def part(name: str) -> str:
+    return (PARTS / name).read_text(encoding="utf-8").strip()
+
+
+def step_link(book: Book | None, relation: str) -> str:
+    """The neighbour's link; the index is the neighbour of the first and the last."""
+    words = {"prev": "Previous", "next": "Next"}[relation]
+    page, number, question = (book.page, book.number, book.question) if book else ("index.html", "", "All notebooks")
+    return (
+        f'<a rel="{relation}" class="{relation}" href="{page}"><small>{words} {number}</small>'
+        f"<span>{escape(question)}</span></a>"
+    )
+
+
+def notebook_page(book: Book, books: list[Book]) -> str:
+    renderer = Markdown(book.path.parent, [other.page for other in books])
+    markdown = mistune.create_markdown(renderer=renderer, plugins=["table", "strikethrough", "math"])
+    cells = "\n".join(cell_html(cell, markdown, book.models) for cell in book.nb.cells)
+    at = books.index(book)
+    stored, styles = stored_widgets(book.models)
+    sections = [f'<li><a href="#{anchor}">{escape(words)}</a></li>' for level, anchor, words in renderer.headings
+                if level == 2]  # fmt: skip
+    return fill(
+        "page.html",
+        title=f"{escape(book.question)} · anonfolio",
+        number=book.number,
+        name=escape(book.name),
+        minutes=f" · about {book.minutes} minutes" if book.minutes else "",
+        notebook=escape(book.path.name),
+        style=part("site.css"),
+        widget_styles=styles,
+        sections="\n".join(sections),
+        cells=cells,
+        previous=step_link(books[at - 1] if at else None, "prev"),
+        next=step_link(books[at + 1] if at + 1 < len(books) else None, "next"),
+        stored=stored,
+        script=part("widgets.js"),
+    )
+
+
+def index_page(books: list[Book]) -> str:
+    inline = mistune.create_markdown()
+    rows = []
+    for book in books:
+        minutes = f'<span class="minutes">{book.minutes} min</span>' if book.minutes else ""
+        rows.append(
+            f'<li><a href="{book.page}"><span class="number">{book.number}</span><span class="what">'
+            f'<span class="name">{escape(book.name)}{minutes}</span><span class="question">{escape(book.question)}'
+            f'</span></span></a><div class="afterwards">{inline(book.afterwards)}</div></li>'
+        )
+    total = sum(book.minutes or 0 for book in books)
+    return fill(
+        "index.html",
+        style=part("site.css"),
+        count=str(len(books)),
+        hours=f"{total / 60:.0f} hours" if total >= 90 else f"{total} minutes",
+        first=books[0].page,
+        picture=PICTURE.read_text(encoding="utf-8"),
+        books="\n".join(rows),
+    )
+
+
+def build(paths: Iterable[Path], folder: Path) -> list[Path]:
+    """Write the pages of these notebooks and their index; what it wrote, index first."""
+    books = [Book.read(path) for path in paths]
+    if not books:
+        raise ValueError("no notebook to make a page of")
+    folder.mkdir(parents=True, exist_ok=True)
+    pages = {"index.html": index_page(books)} | {book.page: notebook_page(book, books) for book in books}
+    for name, page in pages.items():
+        (folder / name).write_text(page, encoding="utf-8", newline="\n")
+    return [folder / name for name in pages]
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="*", type=Path)
+    parser.add_argument("--output", type=Path, default=ROOT / "site")
+    arguments = parser.parse_args(argv)
+    written = build(arguments.files or sorted(NOTEBOOKS.glob("*.ipynb")), arguments.output)
+    size = sum(path.stat().st_size for path in written)
+    print(f"{len(written)} pages, {size / 1e6:.1f} MB: open {written[0]}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+// Runs the widgets that a notebook stored, without a kernel: each front end is an ES module with `render`, as
+// anywidget defines it, and gets a model that knows the stored values and nobody who would answer.
+
+const { fronts, models } = JSON.parse(document.getElementById("stored-widgets").textContent);
+const needsKernel = "This part needs a running notebook (<code>make lab</code>); the page shows what was stored.";
+
+function noteOnce(place) {
+  if (place.nextElementSibling?.matches(".needs-kernel")) return;
+  place.insertAdjacentHTML("afterend", `<p class="needs-kernel">${needsKernel}</p>`);
+}
+
+function makeModel(state, unanswered) {
+  const heard = []; // { event, act }, as often as it was asked for
+  const fire = (event, ...values) => [...heard].filter((one) => one.event === event).forEach((one) => one.act(...values));
+  return {
+    get: (name) => state[name],
+    set(name, value) {
+      const given = typeof name === "object" ? name : { [name]: value };
+      const changed = Object.keys(given).filter((key) => state[key] !== given[key]);
+      Object.assign(state, given);
+      for (const key of changed) fire(`change:${key}`, this, state[key]);
+      if (changed.length) fire("change", this);
+    },
+    save_changes() {},
+    send: unanswered,
+    on(events, act) {
+      for (const event of events.split(" ")) heard.push({ event, act });
+    },
+    off(events, act) {
+      const gone = (one) => (!events || events.split(" ").includes(one.event)) && (!act || one.act === act);
+      for (let at = heard.length - 1; at >= 0; at--) if (gone(heard[at])) heard.splice(at, 1);
+    },
+  };
+}
+
+// An address with the module inside: a page opened from a disk may load no other file as a module.
+const loaded = fronts.map((source) => import(`data:text/javascript;charset=utf-8,${encodeURIComponent(source)}`));
+const started = new Map();
+
+async function start(id, unanswered) {
+  const { front, state } = models[id];
+  const { default: given, render } = await loaded[front];
+  const widget = (typeof given === "function" ? await given() : given) ?? { render };
+  const model = makeModel(state, unanswered);
+  await widget.initialize?.({ model });
+  return { widget, model };
+}
+
+async function show(place) {
+  if ("needsKernel" in place.dataset) noteOnce(place);
+  const ids = place.dataset.models.split(" ").filter(Boolean);
+  const views = [];
+  for (const id of ids) {
+    // Two views of one model step together, as in a notebook.
+    if (!started.has(id)) started.set(id, start(id, () => noteOnce(place)));
+    const { widget, model } = await started.get(id);
+    const el = document.createElement("div");
+    await widget.render({ model, el, signal: new AbortController().signal });
+    views.push(el);
+  }
+  if (views.length) place.replaceChildren(...views);
+  place.dataset.shown = views.length;
+}
+
+for (const place of document.querySelectorAll(".widget")) {
+  show(place).catch((error) => {
+    // The stored picture is still there.
+    noteOnce(place);
+    console.error(error);
+  });
+}
