@@ -1,0 +1,403 @@
+"""Questions of ``04_cow_copy_order``: ``from anonfolio.exercises import cow_copy_order as q``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from ..microsteps import (
+    CHILD,
+    COPY_STEPS,
+    DROP_BEFORE_FLUSH,
+    FLUSH_BEFORE_CLEAR,
+    FORK_WITHOUT_FLUSH,
+    FORKING,
+    KERNEL_COPY,
+    LEAK,
+    LOST_WRITE,
+    NO_RECHECK,
+    SET_BEFORE_FLUSH,
+    STALE_READ,
+    THREADS,
+    Event,
+    Impossible,
+    OrderError,
+    Race,
+    Run,
+    check_order,
+    searched,
+)
+from ..policy import LINUX_6_3, LINUX_6_15, RFC_V2, Policy
+from ..quiz import GOES_ON, Asked, Choice, Mistake, Note, Number
+from ..scenario import Scenario
+
+if TYPE_CHECKING:
+    from ..picture import Picture
+
+KIB = 4
+PAGES = 16
+
+# --- how much -------------------------------------------------------------------------------------------------------
+
+FILL = tuple(("write", 0, page, page + 1) for page in range(PAGES))
+FORKED = len(FILL)
+"""The step of the programs below that forks."""
+
+written = Scenario.load("parent-copies-all-child-is-sole")
+"""One folio of 16 pages, a fork, then the parent writes all of them; at last the child writes two."""
+
+first_writes = written.but(steps=written.steps[: FORKED + 4], name="three writes after a fork")
+
+moved = Scenario.load("moved-off-alignment")
+halves = Scenario.load("each-keeps-a-half")
+huge = Scenario.load("huge-fork-write-exit-write")
+
+_BELOW_2_MIB = (written.name, moved.name, halves.name)
+RECORDED = {"6.1": (huge.name,), **dict.fromkeys(("6.12", "6.18", "7.3"), (*_BELOW_2_MIB, huge.name))}
+"""Per kernel the programs of this notebook that were recorded on it; 6.1 has no size between a page and 2 MiB."""
+
+BEFORE_5_8 = LINUX_6_3.but(
+    name="as before 5.8",
+    about="No recorded kernel: a shared 2 MiB folio is copied whole, as before 3917c80280c9 (5.8); else linux-6.3.",
+    copy_extent="source_order",
+    copy_max_order=9,
+)
+
+
+class Cost(NamedTuple):
+    """Faults after the fork, KiB copied, and KiB copied of pages that were never written."""
+
+    faults: int
+    copied_kib: int
+    for_nothing_kib: int
+
+
+def after_fork(policy: Policy, pages: Iterable[int]) -> Cost:
+    """A folio of 16 pages, a fork, the child lives on: what the parent's writes to these pages cost."""
+    pages = list(pages)
+    steps = (*FILL, ("fork", 0), *(("write", 0, page, 100 + page) for page in pages))
+    faults = [fault for result in Scenario(PAGES, steps).run(policy).results[FORKED + 1 :] for fault in result.faults]
+    copied = sum(fault.copied for fault in faults)
+    return Cost(len(faults), copied * KIB, (copied - len(set(pages))) * KIB)
+
+
+def huge_write(policy: Policy) -> tuple[str, int]:
+    """What a write on a shared 2 MiB folio does under a policy: its fault's code, and the KiB it copied."""
+    (fault,) = huge.run(policy)[2].faults
+    return fault.code, fault.copied * KIB
+
+
+@cache
+def recorded_copies(kernel: str, names: tuple[str, ...]) -> Counter[tuple[int, int]]:
+    """Of recorded programs, the writes after which a page of a large folio is mapped to another frame.
+
+    Counted by the pages of the folio before and of the folio after: what the kernel allocated for the copy.
+    """
+    found: Counter[tuple[int, int]] = Counter()
+    for name in names:
+        recorded = Scenario.load(name).recorded(kernel)
+        before: Mapping[str, Any] = {}
+        for step, seen in zip(recorded.scenario.steps, recorded.steps, strict=True):
+            if step[0] == "write" and str(step[1]) in before:
+                was, now = before[str(step[1])][step[2]], seen["view"][str(step[1])][step[2]]
+                if _large(was) and isinstance(now, list) and now[0] != was[0]:
+                    found[was[2], now[2]] += 1
+            before = seen["view"]
+    return found
+
+
+def _large(cell: Any) -> bool:
+    return isinstance(cell, list) and cell[2] > 1
+
+
+faults = Number(
+    name="q.faults",
+    prompt="Sixteen pages in one folio of 64 KiB. The process forks, the child lives on and touches nothing. Now the "
+    "parent writes each of the sixteen pages once. How many page faults is that on Linux 6.15 and later?",
+    truth=lambda: after_fork(LINUX_6_15, range(PAGES)).faults,
+    unit="faults",
+    because="{truth}: each copies one page, whatever folio it comes from. RFC v2, a proposal that was never merged, "
+    "copied a block at a time.",
+    hints=("Fork made every entry read-only.", "How many pages does one copy replace?"),
+    mistakes=(
+        Mistake(
+            lambda: after_fork(RFC_V2, range(PAGES)).faults,
+            "That is what RFC v2 proposed: the whole block in one copy. It was never merged.",
+        ),
+        Mistake(0, "Fork copies nothing, but it takes the right to write: each first write asks the kernel."),
+        Mistake(
+            32,
+            "The copy is mapped writable at once: the write is done again, and takes no second fault.",
+        ),
+    ),
+)
+
+thp = Number(
+    name="q.thp",
+    prompt="One folio of 2 MiB, mapped as a whole. The process forks, the child lives on, the parent writes one byte. "
+    "How many KiB does Linux 6.15 copy?",
+    truth=lambda: huge_write(LINUX_6_15)[1],
+    unit="KiB",
+    because="{truth}: the kernel splits the mapping into 512 entries and copies the page that is written. Until 5.7 it "
+    "copied 2 MiB.",
+    hints=("An entry for 2 MiB can be replaced by 512 entries for the same pages.",),
+    mistakes=(
+        Mistake(
+            lambda: huge_write(BEFORE_5_8)[1],
+            "It did, until 5.8 (3917c80280c9): there a shared huge page was copied as a whole.",
+        ),
+        Mistake(
+            lambda: huge_write(RFC_V2)[1],
+            "That would be a block of 16 pages: what RFC v2 (a proposal, never merged) did for folios of that size.",
+        ),
+    ),
+)
+
+# --- in which order -------------------------------------------------------------------------------------------------
+
+KINDS = {"a": "", "b": STALE_READ, "c": LEAK, "d": LOST_WRITE}
+
+
+def _late_flush() -> str:
+    found = set(searched(SET_BEFORE_FLUSH, 3).found)
+    return next(letter for letter, kind in KINDS.items() if found == ({kind} if kind else set()))
+
+
+late = Choice(
+    name="q.late",
+    prompt="Suppose the kernel installs the new entry first and flushes the TLBs a moment later. Three threads of the "
+    "process run on three CPUs. What can go wrong?",
+    options={
+        "a": "nothing: the old page holds the same bytes",
+        "b": "one thread reads an old byte after another thread has written a new one",
+        "c": "a thread reads what another process wrote",
+        "d": "a store is lost for good",
+    },
+    truth=_late_flush,
+    because="Between the two steps one thread can use the new page while another still uses the old one.",
+    hints=(
+        "Who can reach the new page as soon as its entry is there? Who still reaches the old one?",
+        "The old entry is read-only. So can anything be written through it?",
+    ),
+    mistakes=(
+        Mistake("a", "It does, until somebody writes the new page: that needs only the new entry, not the flush."),
+        Mistake("c", "For that the other process must be allowed to write the old page, which still counts as shared."),
+        Mistake("d", "The old entry is read-only: no store goes through it, so none is lost."),
+    ),
+)
+
+ORDERS = {
+    "kernel's order, threads": THREADS,
+    "kernel's order, child": CHILD,
+    "kernel's fork": FORKING,
+    "set before flush": SET_BEFORE_FLUSH,
+    "drop before flush": DROP_BEFORE_FLUSH,
+    "no recheck": NO_RECHECK,
+    "fork without flush": FORK_WITHOUT_FLUSH,
+}
+"""The orders that the notebook puts side by side."""
+
+ORDER_ACCESSES = 3
+RACES = (THREADS, CHILD)
+"""What an order of the copy's steps must stand: threads of the same process, and the other process."""
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class Order(Asked):
+    """Put the steps of a copy in order; every interleaving of that order is tried."""
+
+    def check(self, order: Any = None) -> Note:
+        """Try an order of step names. A wrong one is shown by its shortest interleaving that does damage."""
+        if order is None or order is ... or order == list(AS_FOUND):
+            return self._asked(f"Not answered yet: change the order of the seven names. {GOES_ON}")
+        if isinstance(order, str) or not isinstance(order, Iterable):
+            return Note("wrong", "Cannot read that answer.", ("A list of step names is asked for.",))
+        steps = tuple(str(step).strip().lower() for step in order)
+        steps = steps if "store" in steps else (*steps, "store")
+        try:
+            check_order(steps)
+        except OrderError as error:
+            return Note("wrong", "Nobody can do it in that order.", (f"{str(error).capitalize()}.",))
+        missing = [step for step in KERNEL_COPY if step not in steps]
+        if missing:
+            return Note("wrong", f"Some steps are missing: {', '.join(missing)}.", (f"`{self.name}.hint()` helps.",))
+        return self._tried(steps)
+
+    def _tried(self, steps: tuple[str, ...]) -> Note:
+        states = 0
+        for race in RACES:
+            tried = searched(race.but_order(*steps), ORDER_ACCESSES)
+            states += tried.states
+            for kind, events in tried.found.items():
+                run = tried.race.run(events)
+                at = run.first(kind)
+                found = next(one for one in run.damage if one.kind == kind)
+                return Note("wrong", f"{kind.capitalize()}: {found.says}", (_told(events),), picture=_drawn(run, at))
+        tried_all = f"{states:,} states, every interleaving with up to {ORDER_ACCESSES} accesses by others: no damage."
+        if steps == KERNEL_COPY:
+            return Note("right", "Right: the kernel's own order.", (tried_all,))
+        return Note("right", "Right: no damage, though it is not the kernel's order.", (tried_all, *_remark(steps)))
+
+    def solution(self) -> Note:
+        """The kernel's order, folded where HTML is shown."""
+        code = f"{self.name}.check({list(KERNEL_COPY[:-1])})"
+        return Note("tell", f"Solution of `{self.name}`", ("The kernel's own order:",), code=code, fold=True)
+
+    def _asked(self, *more: str) -> Note:
+        return Note("ask", self.prompt, (*_steps_told(), *more))
+
+
+AS_FOUND = tuple(sorted(step for step in COPY_STEPS if step != "store"))
+"""The steps as the reader finds them."""
+
+
+def _steps_told() -> tuple[str, ...]:
+    return tuple(f"- `{step}`: {COPY_STEPS[step]}" for step in AS_FOUND)
+
+
+def _remark(steps: Sequence[str]) -> tuple[str, ...]:
+    if steps.index("copy") > steps.index("recheck"):
+        return ("It copies under the page-table lock, so other faults wait longer; a range would need just that.",)
+    return ()
+
+
+order = Order(
+    name="q.order",
+    prompt="The steps of a copy, in the order of the alphabet. Put them in an order that does no damage.",
+    hints=(
+        "What needs no lock comes first: the copy is made before anybody is disturbed.",
+        "No CPU may hold the old translation once another can get the new one. Two steps stand before `set`.",
+        "As long as a TLB may hold the old page, it must count as used: `drop` is the last.",
+    ),
+)
+
+
+# --- find the interleaving ------------------------------------------------------------------------------------------
+
+
+class Hunt(NamedTuple):
+    """A wrong order, and the damage that is asked for."""
+
+    race: Race
+    kind: str
+    nearly: str
+    worked: tuple[Event | str, ...]
+
+
+HUNTS = {
+    "stale": Hunt(
+        FLUSH_BEFORE_CLEAR,
+        STALE_READ,
+        "After `flush` no TLB holds the page. But its entry is in the page table until `clear`: who may load it again?",
+        ("flush", ("cpu1", "read", 0), "set", ("cpu2", "write", 0, 66), ("cpu1", "read", 0)),
+    ),
+    "leak": Hunt(
+        DROP_BEFORE_FLUSH,
+        LEAK,
+        "After `drop` the child is the only one counted, so its write reuses the old page. Who can still read that?",
+        ("drop", ("cpu2", "write", 0, 66), ("cpu1", "read", 0)),
+    ),
+    "lost": Hunt(
+        FORK_WITHOUT_FLUSH,
+        LOST_WRITE,
+        "CPU 1 can still write the old page after the fork. Its store is lost if the bytes have been copied already.",
+        ("copy", ("cpu1", "write", 0, 66)),
+    ),
+}
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class Interleavings(Asked):
+    """Per wrong order an interleaving that shows its damage: ``check(stale=[…], leak=[…], lost=[…])``."""
+
+    hunts: Mapping[str, Hunt]
+
+    def check(self, **given: Any) -> Note:
+        """Run what is given; the first that does not show what is asked is drawn, else the last that does."""
+        unknown = [name for name in given if name not in self.hunts]
+        if unknown:
+            return Note("wrong", f"There is no {unknown[0]!r}; there are {', '.join(self.hunts)}.")
+        said = {name: events for name, events in given.items() if events is not None and events is not ...}
+        if not said:
+            return self._asked(f"Not answered yet: put a list in place of each `...`. {GOES_ON}")
+        shown: list[str] = []
+        run: Run | None = None
+        for name, events in said.items():
+            hunt = self.hunts[name]
+            try:
+                run = hunt.race.run(_readable(events))
+            except Impossible as error:
+                return Note("wrong", f"{name}: this cannot happen.", (f"{error}.", *_so_far(shown)))
+            if hunt.kind not in run.kinds:
+                return self._missed(name, run, shown)
+            found = next(one for one in run.damage if one.kind == hunt.kind)
+            shown.append(f"- {name}: {found.says}")
+        rest = [name for name in self.hunts if name not in said]
+        assert run is not None
+        kind = self.hunts[next(reversed(said))].kind
+        more = (f"Still open: {', '.join(rest)}.",) if rest else ()
+        head = f"{len(said)} of {len(self.hunts)} shown."
+        return Note("right", head, (*shown, *more), picture=_drawn(run, run.first(kind)))
+
+    def _missed(self, name: str, run: Run, shown: Sequence[str]) -> Note:
+        hunt = self.hunts[name]
+        other = run.damage
+        told = f"It shows a {other[0].kind}: {other[0].says}" if other else "Nobody is harmed by that."
+        head = f"{name}: no {hunt.kind} yet."
+        return Note("wrong", head, (told, hunt.nearly, *_so_far(shown)), picture=_drawn(run, run.first()))
+
+    def solution(self) -> Note:
+        """One interleaving of each, folded where HTML is shown."""
+        lines = [f"    {name}={list(hunt.worked)}," for name, hunt in self.hunts.items()]
+        code = "\n".join([f"{self.name}.check(", *lines, ")"])
+        return Note("tell", f"Solution of `{self.name}`", ("One way to show each:",), code=code, fold=True)
+
+    def _asked(self, *more: str) -> Note:
+        lines = [f"- `{name}`, a {hunt.kind}: {_order_told(hunt.race)}" for name, hunt in self.hunts.items()]
+        return Note("ask", self.prompt, (*lines, *more))
+
+
+def _order_told(race: Race) -> str:
+    return f"CPU 0 does {' '.join(step for _, step in race.steps())}; CPUs run P{', P'.join(map(str, race.cpus))}"
+
+
+def _readable(events: Any) -> list[Event | str]:
+    if isinstance(events, str) or not isinstance(events, Sequence):
+        raise Impossible(f"{events!r:.40} is not a list of events")
+    for event in events:
+        if not isinstance(event, (str, tuple, list)):
+            raise Impossible(f"{event!r:.40} is neither a step's name nor ('cpu1', 'read', 0)")
+    return list(events)
+
+
+def _so_far(shown: Sequence[str]) -> tuple[str, ...]:
+    return ("Shown so far:", *shown) if shown else ()
+
+
+def _told(events: Iterable[Event]) -> str:
+    return "So: " + ", ".join(f"`{' '.join(map(str, event))}`" for event in events) + "."
+
+
+def _drawn(run: Run, at: int | None = None) -> Picture:
+    # A note asks a picture for its text and its SVG, and a moment's picture has both.
+    return cast("Picture", run.show(at))
+
+
+damage = Interleavings(
+    name="q.damage",
+    prompt="Three wrong orders. For each give an interleaving that shows its damage: a list of events in their order. "
+    "`'copy'` stands for CPU 0's steps up to `copy`; `('cpu1', 'read', 0)` and `('cpu2', 'write', 0, 66)` are accesses "
+    "to page 0, whose entry CPU 1 holds from the start. What CPU 0 has not done at the end is done for you, and then "
+    "everybody reads again.",
+    hunts=HUNTS,
+    hints=(
+        "CPU 1 holds the page's entry from the start. Find the moment at which what it holds is no longer right.",
+        "leak: after which step may the child's write reuse the old page? It writes then, and CPU 1 reads.",
+        "stale: between `flush` and `clear` CPU 1 reads, and so has the old entry again. The rest is as in the picture "
+        "of 'set, then flush' above.",
+        "lost: fork left CPU 1 a writable entry. Which step of CPU 0 must come before its store?",
+    ),
+)

@@ -1,0 +1,378 @@
+"""A copy, step by step: the kernel's order harms nobody, and each wrong order does its own kind of damage."""
+
+from __future__ import annotations
+
+import random
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+
+import pytest
+from support import freeze
+
+import anonfolio as af
+from anonfolio import microsteps as ms
+from anonfolio.drawing import measure
+from anonfolio.micropicture import MicroPicture, micropictures
+from anonfolio.microsteps import LEAK, LOST_WRITE, STALE_READ, Fork, Impossible, OrderError, Race, Write
+from anonfolio.view.micro import MicroStepper
+
+KERNEL = {"threads": ms.THREADS, "child": ms.CHILD, "fork": ms.FORKING}
+WRONG = {
+    "set before flush": (ms.SET_BEFORE_FLUSH, {STALE_READ}),
+    "flush before clear": (ms.FLUSH_BEFORE_CLEAR, {STALE_READ}),
+    "flush after the store": (
+        ms.THREADS.but_order("allocate", "copy", "recheck", "clear", "set", "drop", "store", "flush"),
+        {STALE_READ},
+    ),
+    "drop before flush": (ms.DROP_BEFORE_FLUSH, {LEAK}),
+    "drop before clear, as until 2008": (
+        ms.CHILD.but_order("allocate", "copy", "recheck", "drop", "clear", "flush", "set", "store"),
+        {LEAK},
+    ),
+    "no recheck": (ms.NO_RECHECK, {LOST_WRITE}),
+    "copy after set": (
+        ms.THREADS.but_order("allocate", "recheck", "clear", "flush", "set", "copy", "drop", "store"),
+        {LOST_WRITE},
+    ),
+    "fork without flush": (ms.FORK_WITHOUT_FLUSH, {LEAK, LOST_WRITE}),
+    "fork without flush, seen by threads": (
+        Race(name="no child looks", start=ms.FORKING.start, cpus=(0, 0), warm=ms.FORKING.warm,
+             work=(Fork(("write-protect", "share")), Write(0, 20))),
+        {LEAK, LOST_WRITE},
+    ),
+    "a range with a writable neighbour": (ms.RANGE, {LOST_WRITE}),
+}  # fmt: skip
+
+
+# --- what is claimed ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("race", KERNEL.values(), ids=KERNEL)
+def test_no_interleaving_of_the_kernels_order_does_damage(race: Race) -> None:
+    tried = ms.searched(race, 3)
+    assert not tried.found
+    assert not tried
+    assert tried.states > 400
+    assert "no damage" in str(tried)
+
+
+@pytest.mark.parametrize(("race", "kinds"), WRONG.values(), ids=WRONG)
+def test_each_wrong_order_does_its_own_kind_of_damage(race: Race, kinds: set[str]) -> None:
+    assert set(ms.searched(race, 2).found) == kinds
+
+
+@pytest.mark.parametrize(("race", "kinds"), WRONG.values(), ids=WRONG)
+def test_what_the_search_finds_does_the_damage_when_it_is_run_and_needs_each_access(
+    race: Race, kinds: set[str]
+) -> None:
+    for kind, events in ms.searched(race, 2).found.items():
+        assert kind in race.run(events).kinds
+        for at, event in enumerate(events):
+            if event[0] != "cpu0" and event[1] == "write":
+                fewer = [*events[:at], *events[at + 1 :]]
+                assert kind not in race.run(fewer).kinds
+
+
+def every_interleaving(state: ms.State, events: tuple[ms.Event, ...], accesses: int) -> Iterator[tuple[str, int]]:
+    """Each kind of damage and after how many events it shows, with nothing remembered and nothing left out."""
+    if state.finished:
+        yield from ((damage.kind, len(events)) for damage in state.copy().settle())
+    for event in ms._possible(state, accesses > 0):
+        twin = state.copy()
+        try:
+            _, seen = twin.do(event)
+        except Impossible:
+            continue
+        yield from ((damage.kind, len(events) + 1) for damage in seen)
+        yield from every_interleaving(twin, (*events, event), accesses - (event[1] in ("read", "write")))
+
+
+@pytest.mark.parametrize("name", ["set before flush", "drop before flush", "no recheck", "fork without flush"])
+def test_the_search_leaves_out_only_states_that_it_has_met(name: str) -> None:
+    race = WRONG[name][0]
+    shortest: dict[str, int] = {}
+    for kind, events in every_interleaving(race.begin(), (), 2):
+        shortest[kind] = min(events, shortest.get(kind, events))
+    assert shortest == {kind: len(events) for kind, events in ms.searched(race, 2).found.items()}
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [af.RFC_V2_FIXED, af.LINUX_6_15, af.LINUX_6_3, af.RFC_V2.but(name="read-only only", copy_requires_ro=True)],
+    ids=lambda policy: policy.name,
+)
+def test_a_range_without_writable_neighbours_loses_nothing(policy: af.Policy) -> None:
+    race = Race(name="fixed", start=ms.RANGE.start, work=ms.RANGE.work, cpus=ms.RANGE.cpus, policy=policy,
+                warm=ms.RANGE.warm, pages=(0, 3))  # fmt: skip
+    assert not ms.searched(race, 2).found
+
+
+def test_a_range_that_is_cleared_and_flushed_before_it_is_copied_loses_nothing() -> None:
+    assert not ms.searched(ms.RANGE_CLEARED_FIRST, 3).found
+
+
+# --- the steps are the model's --------------------------------------------------------------------------------------
+
+
+def played(race: Race, events: list[ms.Event]) -> ms.State:
+    state = race.begin()
+    for event in events:
+        state.do(event)
+    while not state.finished:
+        state.do(("cpu0", state.next_step))
+    return state
+
+
+STARTS = {
+    "one page": af.Scenario(1, (("write", 0, 0, 11), ("fork", 0)), orders=()),
+    "of a large folio": af.Scenario(16, (*(("write", 0, at, at) for at in range(16)), ("fork", 0))),
+    "moved": af.Scenario.load("moved-off-alignment").but(
+        steps=af.Scenario.load("moved-off-alignment").steps[:19], skew=3
+    ),
+    "half shared": ms.RANGE.start,
+    "child gone": af.Scenario(4, (("write", 0, 2, 9), ("fork", 0), ("exit", 1)), orders=(2,)),
+}
+
+
+@pytest.mark.parametrize("policy", [*af.POLICIES.values()], ids=af.POLICIES)
+@pytest.mark.parametrize("name", STARTS)
+def test_the_steps_one_after_the_other_are_the_fault_of_the_model(name: str, policy: af.Policy) -> None:
+    start = STARTS[name]
+    page = 22 if name == "moved" else 0 if name in ("one page", "half shared") else 2
+    race = Race(name=name, start=start, work=(Write(page, 77),), cpus=(0,), policy=policy)
+    stepped = played(race, []).machine
+    whole = start.but(steps=(*start.steps, ("write", 0, page, 77))).end(policy)
+    for machine in (stepped, whole):
+        # A fault done step by step leaves no record, so nothing is counted.
+        machine.counters, machine.faults = af.Counters(), []
+    assert freeze(stepped.snapshot()) == freeze(whole.snapshot())
+
+
+def test_a_fork_in_steps_is_the_fork_of_the_model() -> None:
+    start = ms.FORKING.start
+    stepped = played(Race(name="fork", start=start, work=(Fork(),), cpus=(0,)), []).machine
+    assert freeze(stepped.snapshot()) == freeze(start.but(steps=(*start.steps, ("fork", 0))).end().snapshot())
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_interleavings_of_the_kernels_order_keep_every_invariant(seed: int) -> None:
+    source = random.Random(seed)
+    for race in KERNEL.values():
+        state = race.begin()
+        for _ in range(40):
+            event = source.choice([*ms._possible(state, True)])
+            try:
+                _, found = state.do(event)
+            except Impossible:
+                continue
+            assert not found
+        while not state.finished:
+            state.do(("cpu0", state.next_step))
+        assert not state.settle()
+        assert not af.check(state.machine)
+
+
+# --- TLBs, locks, giving up -----------------------------------------------------------------------------------------
+
+
+def test_a_tlb_entry_outlives_its_page_table_entry_until_the_flush() -> None:
+    run = ms.THREADS.run(["clear"])
+    cleared = next(at for at, moment in enumerate(run.moments) if moment.event == ("cpu0", "clear"))
+    ((page, entry, stale),) = run.moments[cleared].view.tlbs[1]
+    assert (page, entry.writable, stale) == (0, False, True)
+    assert run.moments[cleared].view.tables[0] == (0, (None,))
+    assert run.moments[cleared + 1].view.tlbs == ((), (), ())
+
+
+def test_reading_the_old_page_through_a_stale_entry_is_no_damage_by_itself() -> None:
+    run = ms.THREADS.run(["clear", ("cpu1", "read", 0)])
+    assert not run.damage
+    assert "through its TLB entry: 11" in run.moments[5].says
+
+
+def test_a_flush_leaves_the_tlbs_of_other_processes_alone() -> None:
+    run = ms.CHILD.run([("cpu2", "read", 0), "flush"])
+    assert [len(entries) for entries in run.moments[6].view.tlbs] == [0, 0, 1]
+
+
+@pytest.mark.parametrize("event", [("cpu1", "write", 0, 66), ("cpu2", "read", 0)])
+def test_a_fault_of_the_same_process_waits_while_the_lock_is_held(event: ms.Event) -> None:
+    with pytest.raises(Impossible, match="waits"):
+        ms.THREADS.run(["flush", event])
+    assert not ms.THREADS.run(["drop", event]).damage
+
+
+def test_a_fault_waits_for_a_fork_to_end() -> None:
+    race = Race(name="fork", start=ms.FORKING.start, work=(Fork(), Write(0, 20)), cpus=(0, 0))
+    for step in ("write-protect", "share"):
+        with pytest.raises(Impossible, match="waits"):
+            race.run([step, ("cpu1", "write", 0, 66)])
+    assert not race.run(["flush", ("cpu1", "write", 0, 66)]).damage
+
+
+def test_the_other_process_has_a_lock_of_its_own() -> None:
+    run = ms.CHILD.run(["flush", ("cpu2", "write", 0, 66)])
+    assert "cow copy" in run.moments[6].says
+    assert not run.damage
+
+
+def test_who_finds_the_entry_changed_gives_up_and_frees_its_copy() -> None:
+    run = ms.THREADS.run(["copy", ("cpu1", "write", 0, 66), "recheck"])
+    assert "gives up" in run.moments[4].says
+    assert "skips 'clear'" in run.moments[5].says
+    assert not run.damage
+    held = [frame for frame in run.moments[-1].view.frames if frame.folio >= 0]
+    assert [(frame.told, frame.refcount) for frame in held] == [("11", 1), ("11 66 20", 1)]
+
+
+def test_write_protecting_an_entry_leaves_the_writable_one_in_the_tlb() -> None:
+    run = ms.FORKING.run(["write-protect", ("cpu1", "write", 0, 66)])
+    ((_, (entry,)),) = run.moments[1].view.tables
+    assert entry is not None
+    assert not entry.writable
+    assert [(held.writable, stale) for _, held, stale in run.moments[1].view.tlbs[1]] == [(True, True)]
+    assert "through its TLB entry" in run.moments[2].says
+
+
+def test_the_child_runs_only_when_the_fork_is_done() -> None:
+    with pytest.raises(Impossible, match="before the fork is done"):
+        ms.FORKING.run(["share", ("cpu2", "read", 0)])
+    assert not ms.FORKING.run(["flush", ("cpu2", "read", 0)]).damage
+
+
+def test_a_store_during_a_fork_belongs_to_both_and_leaks_to_nobody() -> None:
+    run = ms.FORKING.run(["share", ("cpu1", "write", 0, 66), "flush", ("cpu2", "read", 0)])
+    assert not run.damage
+    assert "11 12 66" in run.moments[5].says
+
+
+def test_dropping_too_early_lets_the_child_reuse_the_page() -> None:
+    run = ms.DROP_BEFORE_FLUSH.run(["drop", ("cpu2", "write", 0, 66), ("cpu1", "read", 0)])
+    assert "exclusive reuse" in run.moments[6].says
+    assert run.first() == run.first(LEAK) == 7
+    assert run.first(LOST_WRITE) is None
+
+
+# --- what cannot be -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("order", "told"),
+    [
+        (("copy", "allocate", "recheck", "clear", "flush", "set", "drop", "store"), "nothing to copy to"),
+        (("allocate", "copy", "clear", "recheck", "flush", "set", "drop", "store"), "kernel's own change"),
+        (("allocate", "copy", "recheck", "clear", "flush", "store", "set", "drop"), "when the fault is handled"),
+        (("allocate", "copy", "recheck", "clear", "flush", "set", "store"), "never finished"),
+        (("allocate", "copy", "copy", "recheck", "clear", "flush", "set", "drop", "store"), "twice"),
+        (("allocate", "paste"), "no step 'paste'"),
+    ],
+)
+def test_an_order_that_nobody_can_carry_out_is_refused(order: tuple[str, ...], told: str) -> None:
+    with pytest.raises(OrderError, match=told):
+        Write(0, 1, order)
+
+
+def test_a_fork_shares_after_it_has_write_protected() -> None:
+    with pytest.raises(OrderError, match="write-protects, then shares"):
+        Fork(("share", "write-protect", "flush"))
+
+
+@pytest.mark.parametrize(
+    ("event", "told"),
+    [
+        (("cpu7", "read", 0), "does not begin with"),
+        (("cpu1", "copy"), "only CPU 0"),
+        (("cpu0", "read", 0), "in the kernel"),
+        (("cpu0", "copy"), "next step is 'allocate'"),
+        (("cpu1", "read"), "takes a page"),
+        (("cpu1", "read", 1), "pages 0..0"),
+        (("cpu1", "read", "0"), "a page is a number"),
+        (("cpu1", "write", 0, 256), "0..255"),
+        (("cpu1", ["read"], 0), "what it does"),
+        ("share", "no step 'share' left"),
+    ],
+)
+def test_an_event_that_cannot_happen_is_told_why(event: ms.Event | str, told: str) -> None:
+    with pytest.raises(Impossible, match=told):
+        ms.THREADS.run([event])
+
+
+def test_nothing_is_left_to_do_after_the_last_step() -> None:
+    with pytest.raises(Impossible, match="has done all its steps"):
+        ms.THREADS.run(["store", ("cpu0", "copy")])
+
+
+# --- pictures -------------------------------------------------------------------------------------------------------
+
+RUNS = {
+    "kernel": ms.THREADS.run([("cpu1", "read", 0), "clear", ("cpu1", "read", 0), "set", ("cpu2", "write", 0, 66)]),
+    "leak": ms.DROP_BEFORE_FLUSH.run(["drop", ("cpu2", "write", 0, 66), ("cpu1", "read", 0)]),
+    "fork": ms.FORK_WITHOUT_FLUSH.run(["copy", ("cpu1", "write", 0, 66)]),
+    "range": ms.RANGE.run(["copy", ("cpu1", "write", 3, 66)]),
+}
+
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def ends_of_texts(element: ET.Element, x: float, y: float) -> Iterator[tuple[float, float]]:
+    """Where every text ends, to the right and below, by a measure that is never too narrow."""
+    moved = re.match(r"translate\(([\d.]+) ([\d.]+)\)", element.get("transform", ""))
+    if moved:
+        x, y = x + float(moved[1]), y + float(moved[2])
+    if element.tag == f"{SVG}text":
+        size = float(element.attrib["font-size"].removesuffix("px"))
+        wide = measure(element.text or "", size, element.get("font-weight") is not None)
+        start = float(element.attrib["x"]) - (wide / 2 if element.get("text-anchor") == "middle" else 0)
+        yield x + start + wide, y + float(element.attrib["y"])
+    for child in element:
+        yield from ends_of_texts(child, x, y)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_moment_is_drawn_within_its_frame(name: str) -> None:
+    shown = micropictures(RUNS[name])
+    assert len({picture.height for picture in shown}) == 1
+    for picture in shown:
+        root = ET.fromstring(picture.svg())
+        _, _, width, height = map(float, root.attrib["viewBox"].split())
+        for rect in root.iter(f"{SVG}rect"):
+            assert float(rect.attrib["x"]) + float(rect.attrib["width"]) <= width
+            assert float(rect.attrib["y"]) + float(rect.attrib["height"]) <= height
+        for right, bottom in ends_of_texts(root, 0, 0):
+            assert right <= width
+            assert bottom <= height
+        assert picture.moment.says in picture.text()
+        assert max(map(len, picture.text().splitlines())) <= 140
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_damage_is_marked_once_where_it_first_shows(name: str) -> None:
+    run = RUNS[name]
+    told = [alarm for picture in micropictures(run) for alarm in picture.alarms]
+    assert len(told) == len(run.damage) == len(set(told))
+    shown = run.show()
+    assert shown.at == (len(run.moments) - 1 if run.first() is None else run.first())
+    for alarm in shown.alarms:
+        assert alarm in shown.sentence
+        assert f"!! {alarm}" in repr(shown)
+        assert alarm.split(": ", 1)[1].replace("'", "&#x27;") in shown.svg()
+
+
+def test_a_stale_entry_is_said_to_be_stale() -> None:
+    cleared = MicroPicture(ms.THREADS.run([]), 4)
+    assert "0→A read-only STALE" in cleared.text()
+    assert ">stale<" in cleared.svg()
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_stepper_walks_through_every_moment(name: str) -> None:
+    run = RUNS[name]
+    stepper = MicroStepper(run, title="micro")
+    assert len(stepper.frames["panes"][0]) == len(run.moments)
+    assert stepper.frames["said"][0] == [picture.sentence for picture in micropictures(run)]
+    assert stepper.step == run.show().at
+    assert stepper.svg().startswith("<svg")
+    assert repr(stepper).startswith(f"Stepper micro: step {stepper.step} of {len(run.moments) - 1}")
+    assert MicroStepper(run, key=0).step == 0
