@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from .scenario import Scenario, ScenarioError, Timeline
 
 if TYPE_CHECKING:
+    from .drawing import Shown
     from .picture import Picture
 
 TEXT_WIDTH = 100
@@ -53,7 +54,7 @@ class Note:
     head: str
     lines: tuple[str, ...] = ()
     code: str = ""
-    picture: Picture | None = None
+    picture: Shown | None = None
     fold: bool = False
 
     def __repr__(self) -> str:
@@ -115,7 +116,7 @@ class Verdict:
 
     right: bool
     lines: tuple[str, ...] = ()
-    picture: Picture | None = None
+    picture: Shown | None = None
     head: str = ""
 
 
@@ -548,8 +549,8 @@ class Function(Asked):
 class Program(Asked):
     """Write or change a program, so that something happens.
 
-    A program is a `Scenario` or its text. Where one is given to `start` from, it is that or a list of steps, over the
-    same mapping.
+    A program is a `Scenario`, its text, or what holds one as its `scenario` (a playground, a timeline). Where one is
+    given to `start` from, it is a scenario or a list of steps, over the same mapping.
 
     Parameters
     ----------
@@ -611,6 +612,8 @@ class Program(Asked):
         return scenario
 
     def _scenario(self, program: Any) -> Scenario:
+        # What runs or holds a program, such as a playground, stands for it.
+        program = getattr(program, "scenario", program)
         if isinstance(program, Scenario):
             return program if self.start is None else self._over_same_mapping(program)
         if self.start is None:

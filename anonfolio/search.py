@@ -26,7 +26,7 @@ EXTRA_OPERATIONS = ("read", "dontfork", "dofork", "dontneed", "munmap", "mprotec
 """More that can be asked for. `forkfail_after` is fault injection: a fork that fails inside a folio."""
 
 SHOWN_BYTE = 0xDD
-_FRAMES = 128
+_FRAMES, _FRAMES_PER_PAGE = 128, 32
 _SEEN_BITS = PTE_PRESENT | PTE_WRITE | PTE_SPECIAL
 
 
@@ -75,7 +75,10 @@ class Counterexample:
 
 @dataclass(frozen=True)
 class Exhausted:
-    """No program within the bound breaks an invariant; or the search was stopped before it could say so."""
+    """No program within the bound breaks an invariant; or the search was stopped before it could say so.
+
+    `after` is the number of steps of the program that the search went on from.
+    """
 
     policy: str
     pages: int
@@ -84,15 +87,18 @@ class Exhausted:
     states: int
     transitions: int
     interrupted: bool = False
+    after: int = 0
 
     def __bool__(self) -> bool:
         return False
 
     def __str__(self) -> str:
         verdict = "stopped early: nothing found in" if self.interrupted else "nothing found; exhausted"
+        after = f" after the {self.after} of the program" if self.after else ""
         return (
             f"{self.policy}: {verdict} {self.states:,} distinct states, {self.transitions:,} transitions,"
-            f" all programs of up to {self.steps} steps over {self.pages} pages and {', '.join(self.operations)}"
+            f" all programs of up to {self.steps} steps{after} over {self.pages} pages"
+            f" and {', '.join(self.operations)}"
         )
 
 
@@ -110,6 +116,8 @@ def counterexample(
     operations: tuple[str, ...] = OPERATIONS,
     invariants: tuple[Invariant, ...] = KERNEL_PROMISES,
     progress: Progress | None = None,
+    start: Scenario | None = None,
+    seconds: float | None = None,
 ) -> Counterexample | Exhausted:
     """Search all programs of up to `steps` steps, starting with one process and an untouched mapping.
 
@@ -127,6 +135,11 @@ def counterexample(
         What must not break.
     progress : callable, optional
         Told about once a second how far it is.
+    start : Scenario, optional
+        Search what may follow this program instead, over its mapping: `pages` and `orders` are then its own, and
+        `steps` counts what is added to it. Its skew must be 0.
+    seconds : float, optional
+        Stop after so long, as Ctrl-C does.
 
     Returns
     -------
@@ -135,17 +148,31 @@ def counterexample(
     """
     policy = policy_named(policy) if isinstance(policy, str) else policy
     _check_bound(pages, steps, processes, operations)
-    scenario = Scenario(pages, (), orders)
-    search = _Search(scenario, operations, processes, invariants, progress)
-    try:
-        found = search.run(scenario.machine(policy, frames=_FRAMES), steps)
-    except KeyboardInterrupt:
-        return Exhausted(
-            policy.name, pages, search.depth, operations, search.states, search.transitions, interrupted=True
+    scenario = start or Scenario(pages, (), orders)
+    if scenario.skew:
+        raise ValueError(
+            f"skew={scenario.skew}: the search names pages from 0, so a program that it goes on from has none"
         )
+    frames = max(_FRAMES, _FRAMES_PER_PAGE * scenario.pages)
+    deadline = None if seconds is None else time.monotonic() + seconds
+    search = _Search(scenario, operations, processes, invariants, progress, deadline)
+    bound = (policy.name, scenario.pages)
+    try:
+        found = search.run(scenario.end(policy, frames=frames), steps)
+    except (KeyboardInterrupt, _OutOfTime):
+        return Exhausted(
+            *bound, search.depth, operations, search.states, search.transitions,
+            interrupted=True, after=len(scenario.steps),
+        )  # fmt: skip
     if found is None:
-        return Exhausted(policy.name, pages, steps, operations, search.states, search.transitions)
+        return Exhausted(
+            *bound, steps, operations, search.states, search.transitions, after=len(scenario.steps)
+        )  # fmt: skip
     return _explain(policy, scenario, *found, search.states, search.transitions)
+
+
+class _OutOfTime(Exception):
+    """The search took longer than it may."""
 
 
 class _Search:
@@ -156,9 +183,10 @@ class _Search:
         processes: int,
         invariants: tuple[Invariant, ...],
         progress: Progress | None,
+        deadline: float | None,
     ) -> None:
         self.scenario, self.operations, self.processes = scenario, operations, processes
-        self.invariants, self.progress = invariants, progress
+        self.invariants, self.progress, self.deadline = invariants, progress, deadline
         self.states = 0
         self._names: set[bytes] = set()
         self.transitions = 0
@@ -168,6 +196,9 @@ class _Search:
     def run(self, start: Machine, steps: int) -> tuple[tuple[Step, ...], Violation] | None:
         frontier: list[tuple[Machine, tuple[Step, ...]]] = [(start, ())]
         self._remember(start)
+        broken = check(start, self.invariants)
+        if broken:
+            return (), broken[0]
         for depth in range(1, steps + 1):
             self.depth = depth
             reached: list[tuple[Machine, tuple[Step, ...]]] = []
@@ -197,8 +228,11 @@ class _Search:
 
     def _count(self) -> None:
         self.transitions += 1
-        if self.progress and time.monotonic() - self._told > 1:
-            self._told = time.monotonic()
+        now = time.monotonic()
+        if self.deadline is not None and now > self.deadline:
+            raise _OutOfTime
+        if self.progress and now - self._told > 1:
+            self._told = now
             self.progress(self.depth, self.states, self.transitions)
 
 
@@ -290,7 +324,7 @@ def _explain(
 ) -> Counterexample:
     name = f"{violation.invariant.replace('_', '-')}-{policy.name}"
     about = f"Found by search: breaks {violation.invariant} under {policy.name}."
-    scenario = start.but(steps=program, name=name, about=about)
+    scenario = start.but(steps=(*start.steps, *program), name=name, about=about)
     found = Counterexample(policy.name, scenario, violation, len(program), states, transitions)
     if violation.pin is None or violation.process is None or violation.vpn is None:
         return found
@@ -302,7 +336,7 @@ def _explain(
         writer, reader, shown = "device", "process", (("dma_write", *through, SHOWN_BYTE), ("read", *where))
     else:
         writer, reader, shown = "process", "device", (("write", *where, SHOWN_BYTE), ("dma_read", *through))
-    scenario = scenario.but(steps=(*program, *shown))
+    scenario = scenario.but(steps=(*scenario.steps, *shown))
     read = scenario.run(policy)[-1].value
     said = f"the {writer} wrote {SHOWN_BYTE:#04x}, the {reader} reads {read:#04x}"
     return replace(found, scenario=scenario, read=read, written=SHOWN_BYTE, said=said)

@@ -104,7 +104,7 @@ def shown(page: Page) -> int:
 def test_buttons_slider_and_keys_step(page: Page) -> None:
     widget = stepper(key=COPY_STEP - 1)
     outside = show(page, widget)
-    last = len(widget.panes[0]) - 1
+    last = len(widget.columns[0].pictures) - 1
     assert shown(page) == COPY_STEP
 
     clicks = [("First", 0), ("Next", 1), ("Next", 2), ("Back", 1), ("Last", last), ("Next", last), ("First", 0)]
@@ -112,7 +112,7 @@ def test_buttons_slider_and_keys_step(page: Page) -> None:
         # At an end the button keeps the focus and says that it does nothing: a click must not wait for it.
         page.get_by_role("button", name=name, exact=True).click(force=True)
         assert shown(page) == step, name
-        assert page.locator(".afs-view title").first.text_content() == widget.panes[0][step].sentence
+        assert page.locator(".afs-view title").first.text_content() == widget.columns[0].pictures[step].sentence
         assert page.get_by_role("slider").input_value() == str(step)
 
     page.get_by_role("slider").fill("5")
@@ -142,9 +142,9 @@ def test_each_step_is_said_and_the_picture_is_pythons(page: Page) -> None:
     live = page.locator(".afs [aria-live=polite]")
     for step in (1, 17, COPY_STEP):
         page.evaluate("step => window.model.set('step', step)", step)
-        assert widget.panes[0][step].sentence in (live.text_content() or "")
+        assert widget.columns[0].pictures[step].sentence in (live.text_content() or "")
     text = page.locator(".afs-view svg desc").text_content()
-    assert text == widget.panes[0][COPY_STEP].text()
+    assert text == widget.columns[0].pictures[COPY_STEP].text()
     deciding = page.locator(".afs-view g:has(> .afp-say)")
     assert "folio_test_large_maybe_mapped_shared" in re.sub(r"\s", "", (deciding.text_content() or ""))
     assert "this decides" in (deciding.text_content() or "")
@@ -157,7 +157,7 @@ def test_two_policies_step_together_and_the_first_difference_is_marked(page: Pag
     page.get_by_role("button", name="First difference").click()
     assert shown(page) == first
     assert [title.split(":")[0] for title in page.locator(".afs-view > svg > title").all_text_contents()] == [
-        pane[first].sentence.split(":")[0] for pane in widget.panes
+        pane.pictures[first].sentence.split(":")[0] for pane in widget.columns
     ]
     assert page.locator(".afs-differs").text_content() == f"First difference: {widget.differences[first]}"
     page.get_by_role("button", name="First", exact=True).click()
@@ -173,10 +173,10 @@ def test_what_is_put_together_step_by_step_is_pythons_picture(page: Page) -> Non
                        return copy.outerHTML; }"""
     parse = f"""drawn => {{ const into = document.createElement('div'); into.innerHTML = drawn;
                             return ({tidy})(into.firstChild); }}"""
-    last = len(widget.panes[0]) - 1
+    last = len(widget.columns[0].pictures) - 1
     for step in (0, *range(1, last + 1), 2, last, 0, 3, 1, 4):
         page.evaluate("step => window.model.set('step', step)", step)
-        for at, pane in enumerate(widget.panes):
+        for at, pane in enumerate([column.pictures for column in widget.columns]):
             height = max(picture.height for picture in pane)
             drawn = page.locator(".afs-view > svg").nth(at).evaluate(tidy)
             assert drawn == page.evaluate(parse, lean(pane[step].svg(height))), (step, at)
@@ -198,7 +198,7 @@ def focus(page: Page) -> None:
 def test_it_plays_to_the_end_and_stops(page: Page) -> None:
     hold_the_clock(page)
     widget = stepper(key=0)
-    last = len(widget.panes[0]) - 1
+    last = len(widget.columns[0].pictures) - 1
     show(page, widget)
     page.get_by_label("speed").select_option("fast")
     page.get_by_role("button", name="Play").click()
@@ -291,14 +291,17 @@ def test_five_panes_each_mark_their_first_difference(page: Page) -> None:
     show(page, widget)
     assert page.locator(".afs-label strong").all_text_contents() == widget.labels
     page.evaluate("window.model.set('step', 0)")
-    starts = [min(pane) for pane in widget.pane_differences[1:]]
+    starts = [min(pane) for pane in [column.differences for column in widget.columns[1:]]]
     for start in sorted(set(starts)):
         page.keyboard.press("d") if start != min(starts) else page.get_by_role(
             "button", name="First difference"
         ).click()
         assert shown(page) == start
         for pane, mine, note in zip(
-            widget.pane_differences[1:], starts, page.locator(".afs-differs").all_text_contents(), strict=True
+            [column.differences for column in widget.columns[1:]],
+            starts,
+            page.locator(".afs-differs").all_text_contents(),
+            strict=True,
         ):
             if start in pane:
                 assert note == f"{'First difference' if start == mine else 'They differ here'}: {pane[start]}"
@@ -306,7 +309,9 @@ def test_five_panes_each_mark_their_first_difference(page: Page) -> None:
                 assert note == f"First difference at step {mine}."
     page.keyboard.press("d")
     assert shown(page) == min(starts), "after the last one comes the first again"
-    for pane, picture in zip(page.locator(".afs-view > svg > title").all(), widget.panes, strict=True):
+    for pane, picture in zip(
+        page.locator(".afs-view > svg > title").all(), [column.pictures for column in widget.columns], strict=True
+    ):
         assert pane.text_content() == picture[min(starts)].sentence
 
 
@@ -351,13 +356,17 @@ def asked(page: Page) -> bool:
 def test_an_outcome_stays_hidden_until_the_reader_chooses(page: Page) -> None:
     widget = stepper(predict=True, beside=True, key=COPY_STEP - 1)
     outside = show(page, widget)
-    before = [pane[COPY_STEP - 1].sentence for pane in widget.panes]
+    before = [pane.pictures[COPY_STEP - 1].sentence for pane in widget.columns]
     everything = page.locator("#el")
     assert asked(page)
     assert "Step 18: Process 0 writes page 4. Which path does it take?" in (everything.text_content() or "")
     assert page.locator(".afs-view > svg > title").all_text_contents() == before
     told = (everything.text_content() or "") + (everything.inner_html() or "")
-    for secret in (widget.panes[0][COPY_STEP].sentence, "folio_test_large_maybe_mapped_shared", "First difference:"):
+    for secret in (
+        widget.columns[0].pictures[COPY_STEP].sentence,
+        "folio_test_large_maybe_mapped_shared",
+        "First difference:",
+    ):
         assert secret not in told
     live = page.locator(".afs [aria-live=polite]")
     assert "Which path does it take? Choose 1 first touch, " in (live.text_content() or "")
@@ -371,9 +380,11 @@ def test_an_outcome_stays_hidden_until_the_reader_chooses(page: Page) -> None:
     assert page.locator(".afs-question").text_content() == verdict
     assert page.locator(".afs-score").text_content() == "0 of 1 right"
     assert (live.text_content() or "").startswith(
-        f"{verdict} 0 of 1 right step 18 of 20. {widget.panes[0][18].sentence}"
+        f"{verdict} 0 of 1 right step 18 of 20. {widget.columns[0].pictures[18].sentence}"
     )
-    assert page.locator(".afs-view > svg > title").first.text_content() == widget.panes[0][COPY_STEP].sentence
+    assert (
+        page.locator(".afs-view > svg > title").first.text_content() == widget.columns[0].pictures[COPY_STEP].sentence
+    )
     # What was answered stays answered.
     for step in ("ArrowLeft", "ArrowRight"):
         page.keyboard.press(step)
@@ -433,7 +444,7 @@ def test_the_predict_button_turns_the_questions_on_and_off(page: Page) -> None:
     toggle.click()
     assert not asked(page)
     assert not page.locator(".afs-ask").is_visible()
-    assert page.locator(".afs-view > svg > title").first.text_content() == widget.panes[0][19].sentence
+    assert page.locator(".afs-view > svg > title").first.text_content() == widget.columns[0].pictures[19].sentence
     # Playing waits for the answer.
     page.evaluate("window.model.set('step', 15)")
     toggle.click()

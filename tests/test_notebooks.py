@@ -70,7 +70,9 @@ def test_predictions_come_back_and_nothing_is_answered(name: str) -> None:
     for question, answer in predicted:
         assert answer == "..."
         assert sources.index(f"q.{question}.predict(") < sources.index(f"q.{question}.compare()")
-    assert 2 <= len(re.findall(r"q\.\w+\.check\(", sources)) <= 3
+    # The playground is nothing but challenges.
+    most = 5 if name == "12_playground" else 3
+    assert 2 <= len(re.findall(r"q\.\w+\.check\(", sources)) <= most
     assert ".solution()" not in sources
 
 

@@ -27,7 +27,7 @@ def test_every_frame_is_the_python_svg_piece_by_piece() -> None:
     state = json.loads(json.dumps(stepper.get_state()))
     frames = state["frames"]
     assert len(frames["pieces"]) == len(set(frames["pieces"]))
-    for pane, pictures in zip(frames["panes"], stepper.panes, strict=True):
+    for pane, pictures in zip(frames["panes"], [column.pictures for column in stepper.columns], strict=True):
         height = max(picture.height for picture in pictures)
         assert len(pane) == len(COPY.steps) + 1
         for pieces, picture in zip(pane, pictures, strict=True):
@@ -120,9 +120,9 @@ def test_five_policies_are_each_compared_with_the_first() -> None:
     stepper = five()
     assert stepper.labels == list(KERNELS)
     first = SOLE.run(KERNELS[0])
-    for kernel, differences in zip(KERNELS, stepper.pane_differences, strict=True):
+    for kernel, differences in zip(KERNELS, [column.differences for column in stepper.columns], strict=True):
         assert list(differences) == [found.number + 1 for found in first.compare(SOLE.run(kernel))]
-    starts = [min(pane) for pane in stepper.pane_differences[1:]]
+    starts = [min(pane) for pane in [column.differences for column in stepper.columns[1:]]]
     assert len(set(starts)) > 1
     assert min(stepper.differences) == min(starts)
     text = repr(stepper)

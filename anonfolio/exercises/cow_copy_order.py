@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..microsteps import (
     CHILD,
@@ -35,7 +35,7 @@ from ..quiz import GOES_ON, Asked, Choice, Mistake, Note, Number
 from ..scenario import Scenario
 
 if TYPE_CHECKING:
-    from ..picture import Picture
+    from ..drawing import Shown
 
 KIB = 4
 PAGES = 16
@@ -381,9 +381,8 @@ def _told(events: Iterable[Event]) -> str:
     return "So: " + ", ".join(f"`{' '.join(map(str, event))}`" for event in events) + "."
 
 
-def _drawn(run: Run, at: int | None = None) -> Picture:
-    # A note asks a picture for its text and its SVG, and a moment's picture has both.
-    return cast("Picture", run.show(at))
+def _drawn(run: Run, at: int | None = None) -> Shown:
+    return run.show(at)
 
 
 damage = Interleavings(

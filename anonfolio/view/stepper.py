@@ -5,13 +5,14 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import anywidget
 import traitlets
 
-from ..drawing import lean, stacked
+from ..drawing import Shown, lean, stacked
 from ..picture import Picture, path_taken, pictures, question, reason, recorded_pictures
 from ..policy import POLICIES
 from ..record import COW_COPY, FIRST_TOUCH, NO_FAULT, REUSE, ZERO_COPY, ZERO_READ
@@ -28,12 +29,161 @@ CHOICES = (FIRST_TOUCH, ZERO_READ, ZERO_COPY, COW_COPY, REUSE, NO_FAULT)
 """What a reader can predict of a read or a write; SIGSEGV is added where a timeline has one."""
 
 
-class Stepper(anywidget.AnyWidget):
-    """Walk through a timeline: First, Back, Play, Next, Last, a slider, and the keyboard.
+@dataclass(frozen=True)
+class Pane:
+    """One column: a picture per moment.
+
+    `about` tells more than its label; `differences` are, per moment at which it differs from the first pane, how.
+    """
+
+    pictures: Sequence[Shown]
+    label: str
+    about: str = ""
+    differences: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def height(self) -> float:
+        """Of its highest picture."""
+        return max(picture.height for picture in self.pictures)
+
+
+class Walk(anywidget.AnyWidget):
+    """Moments one goes through: First, Back, Play, Next, Last, a slider, and the keyboard.
 
     ← → Home End step, space plays and pauses, f and b go to the next and the previous fault, d to the first
     difference, p turns the questions on and off (1, 2, … answer, 0 shows). Needs no kernel once it is shown: the
     pieces of every picture travel with it, and the key frame as SVG and text beside it for pages that run no widgets.
+
+    Attributes
+    ----------
+    step : int
+        The moment shown: 0 is the start, k what k steps have led to. The browser keeps it up to date.
+    predict : bool
+        Whether the reader is asked before an outcome is shown.
+    """
+
+    _esm = HERE / "stepper.js"
+    _css = HERE / "stepper.css"
+    frames = traitlets.Dict().tag(sync=True)
+    step = traitlets.Int(0).tag(sync=True)
+    predict = traitlets.Bool(False).tag(sync=True)
+
+    def __init__(
+        self,
+        title: str,
+        columns: Sequence[Pane],
+        step: int,
+        *,
+        asked: Mapping[int, Mapping[str, str]] | None = None,
+        faulting: Sequence[int] = (),
+        panel: Sequence[str] = (),
+        panel_title: str = "",
+        predict: bool = False,
+    ) -> None:
+        self.title, self.columns = title, columns
+        self.asked = asked or {}
+        self.panel, self.panel_title = list(panel), panel_title
+        super().__init__(frames=self._frames(faulting), step=step, predict=predict)
+
+    @property
+    def labels(self) -> list[str]:
+        """What stands above each pane."""
+        return [column.label for column in self.columns]
+
+    @property
+    def differences(self) -> dict[int, str]:
+        """Per moment at which a pane differs from the first one, how."""
+        return {
+            step: "; ".join(column.differences[step] for column in self.columns if step in column.differences)
+            for step in sorted({step for column in self.columns for step in column.differences})
+        }
+
+    @property
+    def _hidden(self) -> bool:
+        """Whether the static form leaves the outcome of its step to the reader."""
+        return self.predict and self.step in self.asked
+
+    @property
+    def _moment(self) -> int:
+        return self.step - 1 if self._hidden else self.step
+
+    @property
+    def pictures(self) -> list[Shown]:
+        """The pictures of the moment shown, one per pane; of the one before while the reader is asked."""
+        return [column.pictures[self._moment] for column in self.columns]
+
+    def svg(self) -> str:
+        """The moment shown as one SVG, all panes below each other."""
+        if len(self.columns) == 1 and not self._hidden and not self.panel:
+            return self.pictures[0].svg(self.columns[0].height)
+        return stacked(
+            f"Step {self.step}: {self.asked[self.step]['question']}" if self._hidden else "",
+            # Only timelines stand side by side, are asked about, or have a panel.
+            list(zip(self._lines(), cast("list[Picture]", self.pictures), strict=True)),
+            (self.panel_title, self.panel[self._moment]) if self.panel else None,
+            told=repr(self),
+        )
+
+    def _lines(self) -> list[str]:
+        """What stands above each pane of the static form."""
+        if len(self.columns) == 1:
+            return [""]
+        told: list[str] = []
+        for column in self.columns:
+            found = column.differences
+            first = f"First difference at step {min(found)}: {found[min(found)]}" if found else "No difference"
+            told.append(" · ".join(filter(None, (column.label, column.about, first if told else ""))))
+        return told
+
+    def _frames(self, faulting: Sequence[int]) -> dict[str, Any]:
+        """The pieces once each, and per pane and moment which of them, in order."""
+        number: dict[str, int] = {}
+        panes = []
+        for column in self.columns:
+            drawn = [[lean(piece) for piece in picture.fragments(column.height)] for picture in column.pictures]
+            panes.append([[number.setdefault(piece, len(number)) for piece in pieces] for pieces in drawn])
+        there = {answer["path"] for answer in self.asked.values()}
+        return {
+            "title": self.title,
+            "pieces": list(number),
+            "panes": panes,
+            "labels": self.labels,
+            "abouts": [column.about for column in self.columns],
+            "said": [[picture.sentence for picture in column.pictures] for column in self.columns],
+            "differences": [_by_name(column.differences) for column in self.columns],
+            "faulting": list(faulting),
+            "asked": _by_name(self.asked),
+            "choices": [*CHOICES, *sorted(there - {*CHOICES})],
+            "panel": self.panel,
+            "panel_title": self.panel_title,
+        }
+
+    def __repr__(self) -> str:
+        last = len(self.columns[0].pictures) - 1
+        lines = [f"Stepper {self.title}: step {self.step} of {last}"]
+        for column in self.columns[1:]:
+            found = column.differences
+            who = "they" if len(self.columns) == 2 else f"{self.labels[0]} and {column.label}"
+            lines.append(
+                f"{who} differ at {len(found)} steps, first at step {min(found)}: {found[min(found)]}"
+                if found
+                else f"{who} do not differ"
+            )
+        if self._hidden:
+            lines.append(f"{self.asked[self.step]['question']} Before it:")
+        shown = [picture.text() for picture in self.pictures]
+        if self.panel:
+            shown.append(f"{self.panel_title}\n{_plain(self.panel[self._moment])}")
+        return "\n\n".join(["\n".join(lines), *shown])
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        # Front ends with a widget manager prefer the widget; the others find a picture in the same output.
+        bundle, metadata = super()._repr_mimebundle_(**kwargs) or ({}, {})
+        return {**bundle, "image/svg+xml": self.svg(), "text/plain": repr(self)}, metadata
+
+
+class Stepper(Walk):
+    """Walk through a timeline, alone or beside others.
 
     Parameters
     ----------
@@ -61,13 +211,6 @@ class Stepper(anywidget.AnyWidget):
     panel_title : str
         What stands above it.
 
-    Attributes
-    ----------
-    step : int
-        The moment shown: 0 is the start, k what k steps have led to. The browser keeps it up to date.
-    differences : dict of int to str
-        Per moment at which a pane differs from the first one, how.
-
     Raises
     ------
     IndexError
@@ -75,12 +218,6 @@ class Stepper(anywidget.AnyWidget):
     ValueError
         Too many panes, or too few or too many steps, labels or texts for them.
     """
-
-    _esm = HERE / "stepper.js"
-    _css = HERE / "stepper.css"
-    frames = traitlets.Dict().tag(sync=True)
-    step = traitlets.Int(0).tag(sync=True)
-    predict = traitlets.Bool(False).tag(sync=True)
 
     def __init__(
         self,
@@ -96,135 +233,57 @@ class Stepper(anywidget.AnyWidget):
         panel_title: str = "",
     ) -> None:
         beside = [*([] if other is None else [other]), *others]
-        self.title = title or timeline.scenario.name or "scenario"
-        self.panel, self.panel_title = list(panel), panel_title
-        self._check(timeline, beside, labels)
-        self.panes = [pictures(timeline), *map(_pictures, beside)]
-        self.labels = list(labels) or [pane[0].snapshot.policy for pane in self.panes]
-        self.pane_differences = [{}, *(self._compare(timeline, run, at + 1) for at, run in enumerate(beside))]
-        self.differences = {
-            step: "; ".join(pane[step] for pane in self.pane_differences if step in pane)
-            for step in sorted({step for pane in self.pane_differences for step in pane})
-        }
-        self.asked = _asked(timeline)
-        self._abouts = [_about(run) for run in (timeline, *beside)]
-        self._faulting = sorted({step for run in (timeline, *beside) for step in _faulting(run)})
-        super().__init__(frames=self._frames(), step=self._first_step(len(timeline), key, predict), predict=predict)
-
-    def _check(self, timeline: Timeline, beside: Sequence[Timeline | Recorded], labels: Sequence[str]) -> None:
-        panes, moments = 1 + len(beside), 1 + len(timeline)
-        if panes > MOST_PANES:
-            raise ValueError(f"{panes} panes are more than one can read; there are at most {MOST_PANES}")
-        for run in beside:
-            if len(run.scenario.steps) != len(timeline):
-                raise ValueError(f"a run of {len(run.scenario.steps)} steps cannot stand beside one of {len(timeline)}")
-        if labels and len(labels) != panes:
-            raise ValueError(f"there are {len(labels)} labels for {panes} panes")
-        if self.panel and len(self.panel) != moments:
-            raise ValueError(f"the panel has {len(self.panel)} texts for {moments} moments (the start is one)")
-
-    def _first_step(self, steps: int, key: int | None, predict: bool) -> int:
-        if key is None and predict and self.asked:
-            return min(self.asked)
-        # As a sequence is indexed: out of range is an error, negative counts from the end.
-        return range(1, steps + 1)[-1 if key is None else key] if steps else 0
-
-    def _compare(self, timeline: Timeline, run: Timeline | Recorded, at: int) -> dict[int, str]:
-        mine, theirs = self.labels[0], self.labels[at]
-        return {
-            found.number + 1: f"{found.what}: {mine} {found.mine}, {theirs} {found.theirs}"
-            for found in timeline.compare(run)
-        }
-
-    @property
-    def _hidden(self) -> bool:
-        """Whether the static form leaves the outcome of its step to the reader."""
-        return self.predict and self.step in self.asked
-
-    @property
-    def _moment(self) -> int:
-        return self.step - 1 if self._hidden else self.step
-
-    @property
-    def pictures(self) -> list[Picture]:
-        """The pictures of the moment shown, one per pane; of the one before while the reader is asked."""
-        return [pane[self._moment] for pane in self.panes]
-
-    def svg(self) -> str:
-        """The moment shown as one SVG, all panes below each other."""
-        if len(self.panes) == 1 and not self._hidden and not self.panel:
-            return self.pictures[0].svg(_height(self.panes[0]))
-        return stacked(
-            f"Step {self.step}: {self.asked[self.step]['question']}" if self._hidden else "",
-            list(zip(self._lines(), self.pictures, strict=True)),
-            (self.panel_title, self.panel[self._moment]) if self.panel else None,
-            told=repr(self),
+        _check(timeline, beside, labels, panel)
+        runs = [timeline, *beside]
+        shown = [_pictures(run) for run in runs]
+        named = list(labels) or [pane[0].snapshot.policy for pane in shown]
+        differences = [_differences(timeline, run, named[0], name) for run, name in zip(runs, named, strict=True)]
+        asked = _asked(timeline)
+        super().__init__(
+            title or timeline.scenario.name or "scenario",
+            [Pane(*column) for column in zip(shown, named, map(_about, runs), differences, strict=True)],
+            _first_step(len(timeline), key, asked if predict else {}),
+            asked=asked,
+            faulting=sorted({step for run in runs for step in _faulting(run)}),
+            panel=panel,
+            panel_title=panel_title,
+            predict=predict,
         )
 
-    def _lines(self) -> list[str]:
-        """What stands above each pane of the static form."""
-        if len(self.panes) == 1:
-            return [""]
-        named = [" · ".join(filter(None, words)) for words in zip(self.labels, self._abouts, strict=True)]
-        told = [named[0]]
-        for label, pane in zip(named[1:], self.pane_differences[1:], strict=True):
-            first = f"First difference at step {min(pane)}: {pane[min(pane)]}" if pane else "No difference"
-            told.append(f"{label} · {first}")
-        return told
 
-    def _frames(self) -> dict[str, Any]:
-        """The pieces once each, and per pane and moment which of them, in order."""
-        number: dict[str, int] = {}
-        panes = []
-        for pane in self.panes:
-            height = _height(pane)
-            drawn = [[lean(piece) for piece in picture.fragments(height)] for picture in pane]
-            panes.append([[number.setdefault(piece, len(number)) for piece in pieces] for pieces in drawn])
-        there = {answer["path"] for answer in self.asked.values()}
-        return {
-            "title": self.title,
-            "pieces": list(number),
-            "panes": panes,
-            "labels": self.labels,
-            "abouts": self._abouts,
-            "said": [[picture.sentence for picture in pane] for pane in self.panes],
-            "differences": [_by_name(pane) for pane in self.pane_differences],
-            "faulting": self._faulting,
-            "asked": _by_name(self.asked),
-            "choices": [*CHOICES, *sorted(there - {*CHOICES})],
-            "panel": self.panel,
-            "panel_title": self.panel_title,
-        }
+def _check(
+    timeline: Timeline, beside: Sequence[Timeline | Recorded], labels: Sequence[str], panel: Sequence[str]
+) -> None:
+    panes, moments = 1 + len(beside), 1 + len(timeline)
+    if panes > MOST_PANES:
+        raise ValueError(f"{panes} panes are more than one can read; there are at most {MOST_PANES}")
+    for run in beside:
+        if len(run.scenario.steps) != len(timeline):
+            raise ValueError(f"a run of {len(run.scenario.steps)} steps cannot stand beside one of {len(timeline)}")
+    if labels and len(labels) != panes:
+        raise ValueError(f"there are {len(labels)} labels for {panes} panes")
+    if panel and len(panel) != moments:
+        raise ValueError(f"the panel has {len(panel)} texts for {moments} moments (the start is one)")
 
-    def __repr__(self) -> str:
-        last = len(self.panes[0]) - 1
-        lines = [f"Stepper {self.title}: step {self.step} of {last}"]
-        for label, pane in zip(self.labels[1:], self.pane_differences[1:], strict=True):
-            who = "they" if len(self.panes) == 2 else f"{self.labels[0]} and {label}"
-            lines.append(
-                f"{who} differ at {len(pane)} steps, first at step {min(pane)}: {pane[min(pane)]}"
-                if pane
-                else f"{who} do not differ"
-            )
-        if self._hidden:
-            lines.append(f"{self.asked[self.step]['question']} Before it:")
-        shown = [picture.text() for picture in self.pictures]
-        if self.panel:
-            shown.append(f"{self.panel_title}\n{_plain(self.panel[self._moment])}")
-        return "\n\n".join(["\n".join(lines), *shown])
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        # Front ends with a widget manager prefer the widget; the others find a picture in the same output.
-        bundle, metadata = super()._repr_mimebundle_(**kwargs) or ({}, {})
-        return {**bundle, "image/svg+xml": self.svg(), "text/plain": repr(self)}, metadata
+def _first_step(steps: int, key: int | None, asked: Mapping[int, Any]) -> int:
+    if key is None and asked:
+        return min(asked)
+    # As a sequence is indexed: out of range is an error, negative counts from the end.
+    return range(1, steps + 1)[-1 if key is None else key] if steps else 0
+
+
+def _differences(timeline: Timeline, run: Timeline | Recorded, mine: str, theirs: str) -> dict[int, str]:
+    if run is timeline:
+        return {}
+    return {
+        found.number + 1: f"{found.what}: {mine} {found.mine}, {theirs} {found.theirs}"
+        for found in timeline.compare(run)
+    }
 
 
 def _pictures(run: Timeline | Recorded) -> list[Picture]:
     return pictures(run) if isinstance(run, Timeline) else recorded_pictures(run)
-
-
-def _height(pane: list[Picture]) -> float:
-    return max(picture.height for picture in pane)
 
 
 def _by_name(numbered: Mapping[int, Any]) -> dict[str, Any]:

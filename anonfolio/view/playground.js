@@ -1,0 +1,445 @@
+// Sends what was clicked to Python, which runs the program and draws it, and shows what comes back.
+
+function element(name, attributes = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  made.append(...children);
+  return made;
+}
+
+const SVG = "http://www.w3.org/2000/svg";
+// As drawing.py lays the cells out: where a row begins, and how high a cell is.
+const LEFT = 92, CELL = 28;
+const GROUPS = { access: "access", mapping: "change the mapping", device: "device", reference: "plain reference" };
+const WAIT = 4000;
+
+function render({ model, el }) {
+  const fixed = model.get("fixed");
+  // Every widget is a module of its own, so no counter tells two apart.
+  const id = `afg-${Math.random().toString(36).slice(2)}`;
+  const stop = new AbortController();
+  const on = (target, type, act, more = {}) => target.addEventListener(type, act, { signal: stop.signal, ...more });
+  const now = () => model.get("view");
+
+  // What only the browser knows: who is asked next, and what is marked. Pages are numbered as in the program.
+  let process = 0, first = 0, last = 0, moving = null, answered = null, waiting = 0;
+
+  // --- controls ---------------------------------------------------------------------------------------------------
+
+  const root = element("section", {
+    class: "afg", "aria-label": fixed.title,
+    // JupyterLab must not take our keys for shortcuts of its own.
+    "data-lm-suppress-shortcuts": "true",
+  });
+  const button = (label, act, attributes = {}) => {
+    const made = element("button", { type: "button", ...attributes }, label);
+    on(made, "click", () => made.getAttribute("aria-disabled") !== "true" && act());
+    return made;
+  };
+  const labelled = (words, control) => element("label", { class: "afg-field" }, words, control);
+  const number = (attributes) => element("input", { type: "number", ...attributes });
+
+  const kernel = element("select", { class: "afg-policy" });
+  const pages = number({ min: 1, max: fixed.most, class: "afg-pages" });
+  const skew = number({ min: 0, max: 511, class: "afg-skew", title: "the mapping starts so many pages after a 2 MiB boundary" });
+  const sizes = element("fieldset", { class: "afg-set" }, element("legend", {}, "sizes"));
+  const about = element("p", { class: "afg-about" });
+  const setup = element("div", { class: "afg-row" },
+    element("strong", { class: "afg-title" }, fixed.title), labelled("kernel", kernel), labelled("pages", pages),
+    labelled("from page", skew), sizes);
+
+  const tools = element("div", { class: "afg-row afg-tools", role: "radiogroup", "aria-label": "what a click does" });
+  const advice = element("select", { class: "afg-advice", "aria-label": "advice" });
+  for (const name of fixed.advice) advice.append(element("option", {}, name));
+  const radios = {};
+  for (const [group, words] of Object.entries(GROUPS)) {
+    const set = element("fieldset", { class: "afg-set" }, element("legend", {}, words));
+    for (const tool of fixed.tools.filter((tool) => tool.group === group)) {
+      const radio = element("input", { type: "radio", name: `${id}-tool`, value: tool.name });
+      radios[tool.name] = radio;
+      on(radio, "change", () => { moving = null; mark(); });
+      set.append(element("label", { class: "afg-tool", title: tool.help }, radio, element("span", {}, tool.label)));
+      if (tool.name === "madvise") set.append(advice);
+    }
+    tools.append(set);
+  }
+  radios.write.checked = true;
+  on(advice, "change", () => { radios.madvise.checked = true; mark(); });
+  const tool = () => fixed.tools.find((tool) => radios[tool.name].checked);
+
+  const people = element("div", { class: "afg-people" });
+  const undo = button("Undo", () => ask({ verb: "undo" }), { title: "Ctrl+Z" });
+  const redo = button("Redo", () => ask({ verb: "redo" }), { title: "Ctrl+Shift+Z" });
+  const reset = button("Start over", () => ask({ verb: "reset" }));
+  const from = number({ class: "afg-from", "aria-label": "first page" });
+  const to = number({ class: "afg-to", "aria-label": "last page" });
+  const act = button("", () => use(), { class: "afg-do" });
+  const chosen = element("span", { class: "afg-chosen" }, "pages ", from, " to ", to, " ", act);
+  const doing = element("div", { class: "afg-row" }, people, element("span", { class: "afg-gap" }), undo, redo, reset);
+  const select = element("div", { class: "afg-row" }, chosen);
+
+  const offline = element("p", { class: "afg-offline", hidden: "" },
+    "This is a stored picture. To play, it needs a running notebook: open it in JupyterLab and run this cell.");
+  const broken = element("div", { class: "afg-broken", role: "alert" });
+  const note = element("p", { class: "afg-note" });
+  const live = element("p", { class: "afg-live", "aria-live": "polite" });
+  const view = element("div", {
+    class: "afg-view", tabindex: "0", role: "application",
+    "aria-label": "page tables: arrow keys choose a page, Shift with them more pages, Enter or Space does what is " +
+      "chosen above, Ctrl+Z undoes",
+  });
+  const style = element("div", { hidden: "" });
+  style.innerHTML = fixed.style;
+
+  const typed = element("input", { type: "text", class: "afg-typed", placeholder: "write 0 0..15", spellcheck: "false" });
+  const name = element("input", { type: "text", class: "afg-name", value: "my-program", spellcheck: "false" });
+  const text = element("textarea", { class: "afg-text", readonly: "", rows: "8", spellcheck: "false", "aria-label": "the program" });
+  const copied = element("span", { class: "afg-copied", "aria-live": "polite" });
+  const download = element("a", { class: "afg-link", href: "#" }, "Download");
+  const howMany = number({ min: 1, max: 6, value: 3, class: "afg-depth" });
+  const seconds = number({ min: 1, max: 120, value: 20, class: "afg-seconds" });
+  const whence = element("select", { class: "afg-whence", "aria-label": "where the search begins" },
+    element("option", { value: "here" }, "after this program"), element("option", { value: "nothing" }, "from nothing, on 4 pages"));
+  const hand = button("Search", () => search(), { class: "afg-search" });
+  const summary = element("summary");
+  const program = element("details", { class: "afg-program" }, summary,
+    element("div", { class: "afg-row" }, labelled("type a step", typed), button("Do it", () => type())),
+    text,
+    element("div", { class: "afg-row" },
+      button("Copy scenario", () => copy(now().text, "scenario")), button("Copy as code", () => copy(now().code, "code")),
+      download, labelled("name", name), button("Save", () => ask({ verb: "save", name: name.value.trim() })), copied),
+    element("div", { class: "afg-row" },
+      hand, labelled("for at most", howMany), "steps that break a promise,", whence, labelled("within", seconds), "seconds"));
+
+  root.append(setup, about, tools, doing, select, offline, broken, note, live, view, program, style);
+  el.append(root);
+
+  // --- asking Python ----------------------------------------------------------------------------------------------
+
+  function ask(message, patience = WAIT) {
+    clearTimeout(waiting);
+    try {
+      model.send(message);
+    } catch {
+      return silent();
+    }
+    waiting = setTimeout(silent, patience);
+    return undefined;
+  }
+
+  function silent() {
+    offline.hidden = false;
+    root.dataset.kernel = "none";
+    if (answered) say("wrong", "No answer. Is the kernel busy with another cell, or has it stopped?");
+  }
+
+  function heard() {
+    clearTimeout(waiting);
+    answered = true;
+    offline.hidden = true;
+    root.dataset.kernel = "there";
+  }
+
+  function say(kind, words) {
+    note.textContent = words;
+    note.dataset.kind = kind;
+    live.textContent = words;
+  }
+
+  function use() {
+    const chosen = tool().name;
+    const message = { verb: "use", tool: chosen, process, first, last, advice: advice.value };
+    if (chosen === "mremap") {
+      if (!moving) {
+        moving = { process, first, last };
+        mark();
+        return say("ask", `Moving ${these(first, last)} of process ${process}: now choose the page where they are to begin. Escape gives up.`);
+      }
+      Object.assign(message, moving, { to: first });
+      moving = null;
+    }
+    return ask(message);
+  }
+
+  function type() {
+    const step = typed.value.trim();
+    if (!step) return;
+    typed.value = "";
+    ask({ verb: "do", step });
+  }
+
+  function search() {
+    const patience = Math.min(Math.max(Number(seconds.value) || 20, 1), 120);
+    say("ask", `Searching, for at most ${patience} seconds …`);
+    ask({ verb: "search", steps: Math.max(Number(howMany.value) || 1, 1), seconds: patience, here: whence.value === "here" },
+      1000 * patience + 2 * WAIT);
+  }
+
+  async function copy(words, what) {
+    text.value = words;
+    text.rows = Math.min(14, words.split("\n").length);
+    try {
+      await navigator.clipboard.writeText(words);
+      copied.textContent = `Copied the ${what}.`;
+    } catch {
+      // No clipboard without a secure context: leave it marked, ready for Ctrl+C.
+      text.focus();
+      text.select();
+      copied.textContent = `The ${what} is marked: copy it with Ctrl+C.`;
+    }
+  }
+
+  on(download, "click", (event) => {
+    event.preventDefault();
+    const link = element("a", {
+      href: URL.createObjectURL(new Blob([now().text], { type: "text/plain" })),
+      download: `${name.value.trim() || "program"}.scenario`,
+    });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  });
+
+  // --- the picture ------------------------------------------------------------------------------------------------
+
+  const base = () => now().skew;
+  const clamp = (page) => Math.min(Math.max(page, 0), now().pages - 1);
+  const these = (lo, hi) => lo === hi ? `page ${lo + base()}` : `pages ${lo + base()}–${hi + base()}`;
+
+  function cells(row) {
+    return new Map([...row.querySelectorAll(":scope > [data-page]")].map((cell) => [Number(cell.dataset.page), cell]));
+  }
+
+  // Pages that are not mapped have no cell; here they get a place to click.
+  function fillHoles(row) {
+    const columns = now().columns, pitch = columns === 32 ? 24.25 : 33.5;
+    const there = cells(row);
+    const begin = Math.floor(Math.min(...there.keys()) / columns) * columns;
+    for (let at = 0; at < columns; at++) {
+      const vpn = begin + at;
+      if (there.has(vpn) || vpn < base() || vpn >= base() + now().pages) continue;
+      const hole = document.createElementNS(SVG, "g");
+      hole.dataset.page = vpn;
+      hole.setAttribute("class", "afg-hole");
+      const x = LEFT + at * pitch + (at >= 16 ? 6 : 0);
+      hole.innerHTML = `<title>page ${vpn}: not mapped</title><rect x="${x}" y="0" width="${pitch - 2}" height="${CELL}" rx="3"/>` +
+        `<text x="${x + pitch / 2 - 1}" y="${CELL + 12}" class="afp-v">${vpn}</text>`;
+      row.append(hole);
+    }
+  }
+
+  function mark() {
+    for (const old of view.querySelectorAll(".afg-mark")) old.remove();
+    for (const row of view.querySelectorAll("[data-process]")) {
+      const who = Number(row.dataset.process);
+      for (const [vpn, cell] of cells(row)) {
+        const page = vpn - base();
+        const source = moving && who === moving.process && page >= moving.first && page <= moving.last;
+        const here = who === process && page >= first && page <= last;
+        if (!source && !here) continue;
+        const box = cell.querySelector("rect");
+        const ring = document.createElementNS(SVG, "rect");
+        const at = (key) => Number(box.getAttribute(key));
+        const size = { x: at("x") - 2, y: at("y") - 2, width: at("width") + 4, height: at("height") + 4, rx: 5 };
+        for (const [key, value] of Object.entries(size)) ring.setAttribute(key, value);
+        ring.setAttribute("class", `afg-mark${source ? " afg-source" : ""}`);
+        row.append(ring);
+      }
+    }
+    from.min = to.min = base();
+    from.max = to.max = base() + now().pages - 1;
+    from.value = first + base();
+    to.value = last + base();
+    const to_ = moving ? `to page ${first + base()}` : these(first, last);
+    const what = tool().name === "madvise" ? `Advise ${advice.value}` : tool().label;
+    act.textContent = `${what}: P${process}, ${to_}`;
+    root.dataset.chosen = `${process} ${first} ${last}`;
+  }
+
+  function choose(who, lo, hi) {
+    process = who;
+    [first, last] = [clamp(Math.min(lo, hi)), clamp(Math.max(lo, hi))];
+    mark();
+  }
+
+  function describe() {
+    const row = [...view.querySelectorAll(`[data-process="${process}"]`)].map(cells).find((row) => row.has(head + base()));
+    const cell = row?.get(head + base());
+    const what = cell?.querySelector("title")?.textContent ?? `page ${head + base()}: not mapped`;
+    live.textContent = `Process ${process}, ${what}${first === last ? "" : `; ${these(first, last)} chosen`}.`;
+  }
+
+  const under = (event) => {
+    const cell = document.elementFromPoint(event.clientX, event.clientY)?.closest?.("[data-page]");
+    const row = cell?.closest("[data-process]");
+    return row && view.contains(row) ? [Number(row.dataset.process), Number(cell.dataset.page) - base()] : null;
+  };
+  // The end that stays, and the one that moves, of what is being chosen.
+  let anchor = 0, head = 0, dragging = false;
+
+  on(view, "pointerdown", (event) => {
+    const hit = event.button === 0 && under(event);
+    if (!hit) return;
+    event.preventDefault();
+    view.focus({ preventScroll: true });
+    const [who, page] = hit;
+    if (!(event.shiftKey && who === process)) anchor = page;
+    head = page;
+    dragging = true;
+    choose(who, anchor, page);
+  });
+  on(view, "pointermove", (event) => {
+    const hit = dragging && under(event);
+    if (!hit || hit[0] !== process || hit[1] === head) return;
+    head = hit[1];
+    choose(process, anchor, head);
+  });
+  on(window, "pointerup", () => {
+    if (!dragging) return;
+    dragging = false;
+    use();
+  });
+  on(window, "pointercancel", () => { dragging = false; });
+
+  const alive = () => now().processes.flatMap((lives, number) => lives ? [number] : []);
+
+  function step(key, extend) {
+    const columns = now().columns;
+    const by = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns, Home: -Infinity, End: Infinity }[key];
+    let page = head + by, who = process;
+    if (Math.abs(by) === columns && page !== clamp(page) && !extend) {
+      // Beyond the last row of a process comes the next process.
+      const others = alive().filter((other) => by > 0 ? other > process : other < process);
+      if (!others.length) return;
+      who = by > 0 ? others[0] : others[others.length - 1];
+      page = head;
+    }
+    head = clamp(page);
+    if (!extend || who !== process) anchor = head;
+    choose(who, anchor, head);
+    describe();
+  }
+
+  on(view, "keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key.startsWith("Arrow") || event.key === "Home" || event.key === "End") step(event.key, event.shiftKey);
+    else if (event.key === "Enter" || event.key === " ") use();
+    else return;
+    event.preventDefault();
+  });
+
+  // --- keys and fields ------------------------------------------------------------------------------------------
+
+  on(root, "keydown", (event) => {
+    if (event.key === "Escape" && (moving || dragging)) {
+      moving = null;
+      dragging = false;
+      mark();
+      say("did", "Nothing is moved.");
+      event.stopPropagation();
+      return;
+    }
+    const inText = event.target.matches("input[type=text], input[type=number], textarea");
+    if ((event.ctrlKey || event.metaKey) && !event.altKey && !inText && "zy".includes(event.key.toLowerCase())) {
+      ask({ verb: event.key.toLowerCase() === "y" || event.shiftKey ? "redo" : "undo" });
+      event.preventDefault();
+      event.stopPropagation();
+    } else if (!event.ctrlKey && !event.metaKey && !event.altKey && event.key !== "Tab" && event.key !== "Escape") {
+      event.stopPropagation();
+    }
+  });
+  on(typed, "keydown", (event) => { if (event.key === "Enter") type(); });
+  on(name, "keydown", (event) => { if (event.key === "Enter") ask({ verb: "save", name: name.value.trim() }); });
+  on(kernel, "change", () => ask({ verb: "change", policy: kernel.value }));
+  on(pages, "change", () => ask({ verb: "change", pages: Number(pages.value) }));
+  on(skew, "change", () => ask({ verb: "change", skew: Number(skew.value) }));
+  on(sizes, "change", () =>
+    ask({ verb: "change", orders: [...sizes.querySelectorAll("input:checked")].map((box) => Number(box.value)) }));
+  on(from, "change", () => { anchor = head = Number(from.value) - base(); choose(process, anchor, Math.max(anchor, last)); });
+  on(to, "change", () => { head = Number(to.value) - base(); choose(process, Math.min(first, head), head); });
+
+  // --- showing ----------------------------------------------------------------------------------------------------
+
+  function showSizes(orders) {
+    const offered = new Map(fixed.sizes);
+    for (const order of orders) if (!offered.has(order)) offered.set(order, `order ${order}`);
+    const boxes = [...offered].map(([order, words]) => {
+      const box = element("input", { type: "checkbox", value: order });
+      box.checked = orders.includes(order);
+      return element("label", { class: "afg-size" }, box, words);
+    });
+    const focused = [...sizes.querySelectorAll("input")].find((box) => box === document.activeElement)?.value;
+    sizes.replaceChildren(sizes.firstChild, ...boxes);
+    if (focused) sizes.querySelector(`input[value="${focused}"]`)?.focus();
+  }
+
+  function showPeople(processes) {
+    const focused = people.contains(document.activeElement) ? document.activeElement.dataset.key : null;
+    people.replaceChildren(...processes.map((lives, number) => {
+      const who = element("span", { class: "afg-person", "data-who": number }, element("strong", {}, `P${number}`));
+      if (!lives) who.append(" exited");
+      else {
+        who.append(
+          button("Fork", () => ask({ verb: "fork", process: number }), { "aria-label": `Fork process ${number}`, "data-key": `fork${number}` }),
+          button("Exit", () => ask({ verb: "exit", process: number }), { "aria-label": `Exit process ${number}`, "data-key": `exit${number}` }));
+      }
+      return who;
+    }));
+    // The buttons are new ones: the focus stays where it was, or goes to the page tables when its process is gone.
+    if (focused) (people.querySelector(`[data-key="${focused}"]`) ?? view).focus();
+  }
+
+  function draw() {
+    const state = now();
+    kernel.replaceChildren(...state.policies.map((name) => element("option", {}, name)));
+    kernel.value = state.policy;
+    about.textContent = state.about;
+    pages.value = state.pages;
+    skew.value = state.skew;
+    showSizes(state.orders);
+    showPeople(state.processes);
+    if (!state.processes[process]) process = Math.max(0, state.processes.findIndex(Boolean));
+    if (moving && !state.processes[moving.process]) moving = null;
+    [first, last, anchor, head] = [first, last, anchor, head].map(clamp);
+    undo.setAttribute("aria-disabled", state.undo === 0);
+    redo.setAttribute("aria-disabled", state.redo === 0);
+    reset.setAttribute("aria-disabled", state.steps === 0);
+    undo.textContent = state.undo ? `Undo (${state.undo})` : "Undo";
+    redo.textContent = state.redo ? `Redo (${state.redo})` : "Redo";
+
+    const begin = "Click a page and process 0 writes it. Drag, or click with Shift, for several pages.";
+    const [kind, words] = state.steps || state.note[1] ? state.note : ["did", begin];
+    note.textContent = words;
+    note.dataset.kind = kind;
+    // An alert is read out whenever it changes: once is enough.
+    if (broken.dataset.said !== state.broken) {
+      broken.dataset.said = state.broken;
+      broken.replaceChildren(...(state.broken ? [element("strong", {}, `Broken promise: ${state.broken}.`), " ", state.why] : []));
+    }
+    live.textContent = [kind === "wrong" ? words : "", state.sentence, kind === "wrong" ? "" : words].filter(Boolean).join(" ");
+    view.innerHTML = state.svg;
+    view.classList.toggle("afg-refused", state.refused);
+    for (const row of view.querySelectorAll("[data-process]")) if (row.querySelector(":scope > [data-page]:not([data-last])")) fillHoles(row);
+    summary.textContent = `Program: ${state.steps} step${state.steps === 1 ? "" : "s"} (type, save, copy, search)`;
+    text.value = state.text;
+    text.rows = Math.min(14, state.text.split("\n").length);
+    copied.textContent = "";
+    root.dataset.turn = state.turn;
+    root.dataset.steps = state.steps;
+    mark();
+  }
+
+  const changed = () => { heard(); draw(); };
+  model.on("change:view", changed);
+  model.on("msg:custom", heard);
+  draw();
+  // A stored widget looks as if it could be played with: ask whether somebody is there.
+  ask({ verb: "hello" });
+  return () => {
+    stop.abort();
+    clearTimeout(waiting);
+    model.off("change:view", changed);
+    model.off("msg:custom", heard);
+  };
+}
+
+export default { render };

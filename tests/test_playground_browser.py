@@ -1,0 +1,525 @@
+"""The playground in a real browser: every click goes to Python and comes back; in JupyterLab, with a real kernel."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nbformat
+import pytest
+from support import Lab
+
+import anonfolio.view
+from anonfolio.scenario import Scenario
+from anonfolio.view import Playground
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Locator, Page
+
+pytestmark = pytest.mark.browser
+
+VIEW = Path(anonfolio.view.__file__).parent
+
+# What anywidget gives a front end. A message goes to Python at once, and what it answers is the new view.
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>playground</title>
+<style>CSS</style><div id="before"><button>before</button></div><div id="el"></div>
+<script type="application/json" id="state">STATE</script>
+<script type="module">
+import widget from "./playground.js";
+const state = JSON.parse(document.getElementById("state").textContent);
+const heard = {};
+window.sent = [];
+window.model = {
+  get: (name) => state[name],
+  on: (event, act) => (heard[event] ??= new Set()).add(act),
+  off: (event, act) => heard[event].delete(act),
+  send: async (message) => {
+    window.sent.push(message);
+    if (!window.python) return;
+    state.view = JSON.parse(await window.python(JSON.stringify(message)));
+    window.seen = state.view.turn;
+    heard["change:view"].forEach((act) => act());
+  },
+};
+window.heard = heard;
+window.escaped = [];
+document.addEventListener("keydown", (event) => window.escaped.push(event.key));
+window.cleanup = widget.render({ model, el: document.getElementById("el") });
+window.ready = true;
+</script>"""
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    context = browser.new_context(viewport={"width": 900, "height": 1400})
+    page = context.new_page()
+    page.set_default_timeout(5_000)
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    yield page
+    context.close()
+    assert errors == []
+
+
+def show(page: Page, play: Playground, *, kernel: bool = True) -> list[str]:
+    """Open a page with the widget, its clicks answered by Python; returns the list of requests to outside."""
+    state = json.dumps({"fixed": play.fixed, "view": play.view}).replace("</", "<\\/")
+    html = PAGE.replace("CSS", (VIEW / "playground.css").read_text(encoding="utf-8")).replace("STATE", state)
+    script = (VIEW / "playground.js").read_text(encoding="utf-8")
+    files = {
+        "/": (html, "text/html"),
+        "/playground.js": (script, "text/javascript"),
+        "/playground.js?again": (script, "text/javascript"),
+    }
+    outside: list[str] = []
+
+    def serve(route: Any) -> None:
+        path = route.request.url.removeprefix("http://play.test")
+        if path in files:
+            body, kind = files[path]
+            route.fulfill(body=body, content_type=f"{kind}; charset=utf-8")
+        else:
+            outside.append(route.request.url)
+            route.abort()
+
+    def python(message: str) -> str:
+        play._heard(play, json.loads(message), [])
+        return json.dumps(play.view)
+
+    if kernel:
+        page.expose_function("python", python)
+    page.route("**/*", serve)
+    page.goto("http://play.test/")
+    page.wait_for_function("window.ready")
+    return outside
+
+
+def settled(page: Page, play: Playground) -> None:
+    """Wait until what Python has is what the page shows, and check that it does."""
+    page.wait_for_function(
+        "turn => Number(document.querySelector('.afg').dataset.turn) === turn", arg=play.view["turn"]
+    )
+    assert page.locator(".afg-view > svg > title").text_content() == play.picture.sentence
+    assert page.locator(".afg-view > svg > desc").text_content() == play.picture.text()
+    assert play.picture.sentence in (page.locator(".afg-live").text_content() or "")
+
+
+def acts(page: Page, play: Playground, act: Any, *, steps: int | None = None) -> None:
+    """Do something in the page that Python answers; then the program has so many steps."""
+    turn = play.view["turn"]
+    act()
+    page.wait_for_function("turn => window.seen > turn", arg=turn)
+    settled(page, play)
+    if steps is not None:
+        assert len(play.scenario.steps) == steps
+
+
+def cell(page: Page, process: int, vpn: int) -> Locator:
+    return page.locator(f'.afg-view [data-process="{process}"] > [data-page="{vpn}"]')
+
+
+def middle(page: Page, process: int, vpn: int) -> tuple[float, float]:
+    box = cell(page, process, vpn).locator("rect").first.bounding_box()
+    assert box
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+def drag(page: Page, process: int, first: int, last: int) -> None:
+    page.mouse.move(*middle(page, process, first))
+    page.mouse.down()
+    page.mouse.move(*middle(page, process, (first + last) // 2))
+    page.mouse.move(*middle(page, process, last))
+    page.mouse.up()
+
+
+def button(page: Page, name: str) -> Locator:
+    return page.get_by_role("button", name=name, exact=True)
+
+
+def choose(page: Page, tool: str) -> None:
+    page.get_by_role("radio", name=tool, exact=True).check()
+
+
+# --- by mouse -------------------------------------------------------------------------------------------------------
+
+
+def test_a_click_writes_forks_exits_and_is_taken_back(page: Page) -> None:
+    play = Playground()
+    outside = show(page, play)
+    before = page.locator(".afg-view").inner_html()
+    acts(page, play, cell(page, 0, 5).click, steps=1)
+    assert play.scenario.steps[-1] == ("write", 0, 5, 1)
+    assert page.locator(".afg-view").inner_html() != before
+    assert cell(page, 0, 5).locator("title").text_content() == "page 5: A5, writable"
+
+    acts(page, play, button(page, "Fork process 0").click, steps=2)
+    acts(page, play, cell(page, 1, 2).click, steps=3)
+    assert play.scenario.steps[-1] == ("write", 1, 2, 3)
+    assert cell(page, 1, 2).locator("title").text_content() == "page 2: B, writable"
+    acts(page, play, button(page, "Exit process 1").click, steps=4)
+    assert page.locator(".afg-person").all_text_contents()[1] == "P1 exited"
+    assert button(page, "Fork process 1").count() == 0
+
+    acts(page, play, button(page, "Undo (4)").click, steps=3)
+    acts(page, play, button(page, "Undo (3)").click, steps=2)
+    acts(page, play, button(page, "Redo (2)").click, steps=3)
+    acts(page, play, button(page, "Start over").click, steps=0)
+    acts(page, play, button(page, "Undo (4)").click, steps=3)
+    assert outside == []
+
+
+def test_pages_are_dragged_over_unmapped_and_moved(page: Page) -> None:
+    play = Playground()
+    show(page, play)
+    acts(page, play, lambda: drag(page, 0, 0, 7), steps=8)
+    choose(page, "Unmap")
+    acts(page, play, lambda: drag(page, 0, 7, 4), steps=9)
+    assert play.scenario.steps[-1] == ("munmap", 0, 4, 4)
+
+    # There is no cell any more, but one can still see what happens there.
+    choose(page, "Write")
+    acts(page, play, cell(page, 0, 5).click, steps=10)
+    assert "SIGSEGV" in (page.locator(".afg-live").text_content() or "")
+
+    choose(page, "Move")
+    cell(page, 0, 0).click()
+    assert "Moving page 0 of process 0" in (page.locator(".afg-note").text_content() or "")
+    page.keyboard.press("Escape")
+    assert page.locator(".afg-note").text_content() == "Nothing is moved."
+    drag(page, 0, 0, 3)
+    acts(page, play, cell(page, 0, 4).click, steps=11)
+    assert play.scenario.steps[-1] == ("mremap", 0, 0, 4, 4)
+    assert play.timeline[-1].ok
+
+    choose(page, "Read")
+    cell(page, 0, 8).click()
+    page.wait_for_function("document.querySelector('.afg').dataset.steps === '12'")
+    acts(page, play, lambda: cell(page, 0, 11).click(modifiers=["Shift"]), steps=16)
+    assert play.scenario.steps[-4:] == tuple(("read", 0, vpn) for vpn in range(8, 12))
+
+
+def test_pins_advice_and_the_device_have_their_buttons(page: Page) -> None:
+    play = Playground("rfc-v2")
+    show(page, play)
+    acts(page, play, cell(page, 0, 0).click)
+    page.get_by_role("combobox", name="advice").select_option("wipeonfork")
+    acts(page, play, lambda: drag(page, 0, 8, 15))
+    acts(page, play, button(page, "Fork process 0").click)
+    page.get_by_role("combobox", name="advice").select_option("keeponfork")
+    acts(page, play, lambda: drag(page, 0, 8, 15))
+    assert page.locator(".afg-broken").inner_text() == ""
+    for tool, vpn in (("Pin", 10), ("Write", 2), ("Device writes", 10), ("Read", 10)):
+        choose(page, tool)
+        acts(page, play, cell(page, 0, vpn).click)
+    assert [step[0] for step in play.scenario.steps[-4:]] == ["pin", "write", "dma_write", "read"]
+    # A broken promise is said where nobody misses it, and once.
+    assert page.get_by_role("alert").inner_text().startswith("Broken promise: step 6 breaks pinned_page_stays")
+    choose(page, "Unpin")
+    acts(page, play, cell(page, 0, 10).click)
+    acts(page, play, cell(page, 0, 10).click)
+    assert "holds no pin on page 10" in page.locator(".afg-note").inner_text()
+    assert page.locator(".afg-note").get_attribute("data-kind") == "wrong"
+
+
+def test_kernel_and_mapping_can_be_changed_under_the_program(page: Page) -> None:
+    play = Playground("linux-6.9", scenario="one-page-left")
+    show(page, play)
+    kernel = page.get_by_role("combobox", name="kernel")
+    acts(page, play, lambda: kernel.select_option("linux-6.8"))
+    assert play.policy.name == "linux-6.8"
+    assert "exclusive reuse (1 page), linux-6.9 cow copy (1 page)" in page.locator(".afg-note").inner_text()
+    assert page.locator(".afg-about").inner_text() == play.policy.about
+    acts(page, play, page.get_by_label("64 KiB").uncheck)
+    assert play.scenario.orders == (3, 2)
+    acts(page, play, lambda: (page.get_by_label("pages", exact=True).fill("32"), page.keyboard.press("Tab")))
+    assert play.scenario.pages == 32
+    acts(page, play, lambda: (page.get_by_label("pages", exact=True).fill("3"), page.keyboard.press("Tab")))
+    assert "outside the mapping" in page.locator(".afg-note").inner_text()
+    assert page.get_by_label("pages", exact=True).input_value() == "32"
+
+
+def test_with_a_skew_the_pages_are_those_that_are_drawn(page: Page) -> None:
+    play = Playground(skew=3)
+    show(page, play)
+    acts(page, play, cell(page, 0, 5).click)
+    assert play.scenario.steps[-1] == ("write", 0, 2, 1)
+    assert page.get_by_label("first page").input_value() == "5"
+    page.get_by_label("first page").fill("18")
+    page.keyboard.press("Tab")
+    acts(page, play, page.locator(".afg-do").click)
+    assert play.scenario.steps[-1] == ("write", 0, 15, 2)
+
+
+# --- by keyboard ----------------------------------------------------------------------------------------------------
+
+
+def test_it_can_be_played_without_a_mouse(page: Page) -> None:
+    play = Playground()
+    show(page, play)
+    page.locator("#before button").focus()
+    # What Tab reaches, in order, and each shows that it has the focus.
+    reached = []
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        at, outlined = page.evaluate(
+            """() => {
+              const here = document.activeElement;
+              const shown = here.matches(".afg-tool > input") ? here.nextElementSibling : here;
+              return [here.closest(".afg") ? here.className || here.textContent || here.type : "",
+                      parseFloat(getComputedStyle(shown).outlineWidth) >= 2];
+            }"""
+        )
+        reached.append(at)
+        if not at:
+            break
+        assert outlined, at
+        if at == "afg-view":
+            break
+    assert reached[-1] == "afg-view"
+    assert {"afg-policy", "afg-pages", "Fork", "Exit", "Undo"} <= set(reached)
+
+    press = page.keyboard.press
+    for key in ("ArrowRight", "ArrowRight", "Shift+ArrowRight"):
+        press(key)
+    assert page.locator(".afg-live").text_content() == "Process 0, page 3: nothing mapped; pages 2–3 chosen."
+    acts(page, play, lambda: press("Enter"), steps=2)
+    assert play.scenario.steps == (("write", 0, 2, 1), ("write", 0, 3, 2))
+    press("End")
+    acts(page, play, lambda: press(" "), steps=3)
+    assert play.scenario.steps[-1] == ("write", 0, 15, 3)
+    acts(page, play, lambda: press("Control+z"), steps=2)
+    acts(page, play, lambda: press("Control+Shift+Z"), steps=3)
+    acts(page, play, lambda: press("Control+z"), steps=2)
+    acts(page, play, lambda: press("Control+y"), steps=3)
+
+    button(page, "Fork process 0").focus()
+    acts(page, play, lambda: press("Enter"), steps=4)
+    # The button is drawn anew, and still has the focus.
+    assert page.evaluate("document.activeElement.ariaLabel") == "Fork process 0"
+    page.locator(".afg-view").focus()
+    press("ArrowDown")
+    acts(page, play, lambda: press("Enter"), steps=5)
+    assert play.scenario.steps[-1] == ("write", 1, 15, 5)
+    button(page, "Exit process 1").focus()
+    acts(page, play, lambda: press("Enter"), steps=6)
+    # That process has no button any more: the focus is not lost.
+    assert page.evaluate("document.activeElement.className") == "afg-view"
+
+    page.get_by_role("radio", name="Write", exact=True).focus()
+    press("ArrowRight")
+    press("ArrowRight")
+    press("ArrowRight")
+    assert page.locator(".afg-tool input:checked").get_attribute("value") == "munmap"
+    page.locator(".afg-view").focus()
+    acts(page, play, lambda: press("Enter"), steps=7)
+    assert play.scenario.steps[-1] == ("munmap", 0, 15, 1)
+    assert set(page.evaluate("window.escaped")) <= {"Tab", "Shift", "Control"}
+
+
+# --- the program ----------------------------------------------------------------------------------------------------
+
+
+def test_the_program_is_typed_copied_saved_and_searched(
+    page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    play = Playground("rfc-v2", pages=4, orders=(2,))
+    show(page, play)
+    page.locator("summary").click()
+    for step in ("write 0 0..3", "madvise 0 0 2 wipeonfork", "fork 0", "madvise 0 0 2 keeponfork"):
+        page.get_by_label("type a step").fill(step)
+        acts(page, play, lambda: page.keyboard.press("Enter"))
+    assert len(play.scenario.steps) == 7
+    assert page.get_by_label("the program").input_value() == play.scenario.text()
+
+    # The clipboard is not there without https: then the text is marked for Ctrl+C.
+    button(page, "Copy as code").click()
+    assert page.get_by_label("the program").input_value() == play.code()
+    page.wait_for_function("document.querySelector('.afg-copied').textContent !== ''")
+    assert "opied the code" in page.locator(".afg-copied").inner_text() or page.evaluate(
+        "document.activeElement.selectionEnd === document.activeElement.value.length"
+    )
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download").click()
+    assert download.value.suggested_filename == "my-program.scenario"
+    assert download.value.path().read_text() == play.scenario.text()
+    acts(page, play, button(page, "Save").click)
+    assert Scenario.load("my-program.scenario").steps == play.scenario.steps
+    acts(page, play, button(page, "Save").click)
+    assert "exists already" in page.locator(".afg-note").inner_text()
+
+    page.get_by_label("for at most").fill("2")
+    acts(page, play, button(page, "Search").click)
+    assert page.evaluate("window.sent.at(-1)") == {"verb": "search", "steps": 2, "seconds": 20, "here": True}
+    assert "2 more steps break pinned_page_stays" in page.locator(".afg-note").inner_text()
+    assert "Broken promise" in page.get_by_role("alert").inner_text()
+    assert page.locator(".afg-program").get_attribute("open") is not None
+
+
+# --- without a kernel, small, dark ---------------------------------------------------------------------------------
+
+
+def test_without_a_kernel_it_shows_its_picture_and_says_what_is_missing(page: Page) -> None:
+    play = Playground(scenario="pin-blocks-reuse")
+    page.clock.install()
+    outside = show(page, play, kernel=False)
+    assert page.locator(".afg-view desc").text_content() == play.picture.text()
+    assert page.locator(".afg-offline").is_hidden()
+    page.clock.run_for(5_000)
+    assert page.locator(".afg-offline").is_visible()
+    assert "needs a running notebook" in page.locator(".afg-offline").inner_text()
+    cell(page, 0, 5).click()
+    assert page.locator(".afg").get_attribute("data-kernel") == "none"
+    assert outside == []
+
+
+def test_it_leaves_nothing_behind(page: Page) -> None:
+    play = Playground()
+    show(page, play)
+    page.wait_for_function("window.seen !== undefined")
+    page.evaluate("window.cleanup()")
+    assert page.evaluate("Object.values(window.heard).map((acts) => acts.size)") == [0, 0]
+    sent = page.evaluate("window.sent.length")
+    cell(page, 0, 5).click()
+    button(page, "Fork process 0").click()
+    assert page.evaluate("window.sent.length") == sent
+
+
+def test_two_on_a_page_do_not_share_their_tools(page: Page) -> None:
+    """A notebook has several, and each is a module of its own."""
+    show(page, Playground())
+    page.evaluate(
+        """async () => {
+          const again = document.body.appendChild(document.createElement("div"));
+          (await import("./playground.js?again")).default.render({ model: window.model, el: again });
+        }"""
+    )
+    assert page.locator(".afg").count() == 2
+    page.locator(".afg").nth(1).get_by_role("radio", name="Read", exact=True).check()
+    chosen = page.locator(".afg-tool input:checked").evaluate_all("radios => radios.map((radio) => radio.value)")
+    assert chosen == ["write", "read"]
+
+
+@pytest.mark.parametrize("width", [900, 450])
+def test_nothing_is_cut_off(page: Page, width: int) -> None:
+    """900 px, and the same at 200 % zoom: the controls wrap, and only the picture may scroll sideways."""
+    page.set_viewport_size({"width": width, "height": 900})
+    show(page, Playground("rfc-v2", scenario="third-process-alone"))
+    page.locator("summary").click()
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    for control in page.locator(".afg button, .afg select, .afg input, .afg textarea").all():
+        box = control.bounding_box()
+        assert box
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width
+
+
+@pytest.mark.parametrize("how", ["prefers-color-scheme", "JupyterLab"])
+def test_dark_mode_changes_picture_and_controls(page: Page, how: str) -> None:
+    show(page, Playground())
+    colour = "selector => getComputedStyle(document.querySelector(selector)).%s"
+    if how == "JupyterLab":
+        page.evaluate("document.body.dataset.jpThemeLight = 'false'")
+    else:
+        page.emulate_media(color_scheme="dark")
+    dark = page.evaluate(colour % "fill", ".afp-bg"), page.evaluate(colour % "backgroundColor", ".afg")
+    assert dark == ("rgb(20, 25, 31)", "rgb(20, 25, 31)")
+
+
+# --- JupyterLab -----------------------------------------------------------------------------------------------------
+
+NOTEBOOK_CODE = """\
+from anonfolio.view import Playground
+
+play = Playground()
+play"""
+
+RUN_ALL = """() => Promise.race([
+  new Promise((_, fail) => setTimeout(() => fail(new Error("the notebook did not run within 60 s")), 60_000)),
+  (async () => {
+    await jupyterapp.restored;
+    const path = "play.ipynb";
+    const panel = window.panel = await jupyterapp.commands.execute("docmanager:open", { path, factory: "Notebook" });
+    await panel.context.ready;
+    await panel.sessionContext.ready;
+    await jupyterapp.commands.execute("notebook:run-all-cells");
+    return panel.context.model.cells.get(0).outputs.toJSON();
+  })()])"""
+
+ASK = """(source) => new Promise((said) => {
+  const future = window.panel.sessionContext.session.kernel.requestExecute({ code: source });
+  let text = "";
+  future.onIOPub = (message) => { if (message.header.msg_type === "stream") text += message.content.text; };
+  future.done.then(() => said(text.trim()));
+})"""
+
+
+def test_in_jupyterlab_the_kernel_answers_every_click(lab: Lab, browser: Browser) -> None:
+    source = nbformat.v4.new_code_cell(NOTEBOOK_CODE, id="play")
+    # Without a kernel's name JupyterLab would ask for one.
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=[source], metadata=kernel), lab.root / "play.ipynb")
+    context = browser.new_context(viewport={"width": 1280, "height": 1800})
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    outside: list[str] = []
+    errors: list[str] = []
+    page.on("request", lambda request: outside.append(request.url) if not lab.serves(request.url) else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(lab.page())
+    page.wait_for_function("window.jupyterapp")
+    (output,) = page.evaluate(RUN_ALL)
+    assert output["output_type"] == "execute_result", output
+    assert "image/svg+xml" in output["data"]
+    root = page.locator(".jp-OutputArea .afg")
+    root.wait_for()
+    # The widget, not the static picture beside it.
+    assert page.locator(".jp-RenderedSVG").count() == 0
+
+    def steps(count: int, turn: int) -> None:
+        page.wait_for_function(
+            "([count, turn]) => { const { steps, turn: now } = document.querySelector('.afg').dataset;"
+            " return Number(steps) === count && Number(now) === turn; }",
+            arg=[count, turn],
+        )
+
+    page.wait_for_function("document.querySelector('.afg').dataset.kernel === 'there'")
+    cell(page, 0, 5).click()
+    steps(1, 1)
+    assert cell(page, 0, 5).locator("title").text_content() == "page 5: A5, writable"
+    button(page, "Fork process 0").click()
+    steps(2, 2)
+    # No shortcut of JupyterLab's: b would make a cell, x cut this one, Enter edit it, Shift+Enter run it.
+    page.locator(".afg-view").focus()
+    for key in ("b", "x", "Home", "ArrowRight"):
+        page.keyboard.press(key)
+    page.keyboard.press("Enter")
+    steps(3, 3)
+    page.keyboard.press("Control+z")
+    steps(2, 4)
+    page.keyboard.press("Control+y")
+    steps(3, 5)
+    page.get_by_role("combobox", name="kernel").select_option("linux-6.3")
+    steps(3, 6)
+    assert "linux-6.3 first touch (1 page)" in page.locator(".afg-note").inner_text()
+    page.locator(".afg-program > summary").click()
+    button(page, "Save").click()
+    steps(3, 7)
+    saved = lab.root / "my-program.scenario"
+    assert Scenario.load(saved).steps == (("write", 0, 5, 1), ("fork", 0), ("write", 0, 1, 3))
+    page.get_by_label("for at most").fill("1")
+    button(page, "Search").click()
+    steps(3, 8)
+    assert "no proof" in page.locator(".afg-note").inner_text()
+    # What is clicked is what Python has, and the other way round.
+    assert page.evaluate(ASK, "print(len(play.scenario.steps), play.policy.name)") == "3 linux-6.3"
+    page.evaluate(ASK, "play.exit(1)")
+    steps(4, 9)
+    assert page.evaluate("document.querySelectorAll('.jp-Notebook .jp-Cell').length") == 1
+    page.evaluate("async () => { await panel.sessionContext.shutdown(); panel.dispose(); }")
+    context.close()
+    assert outside == []
+    assert errors == []
