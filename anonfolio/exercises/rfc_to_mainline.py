@@ -1,0 +1,770 @@
+"""Questions of ``10_rfc_to_mainline``: ``from anonfolio.exercises import rfc_to_mainline as q``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import cache
+from html import escape
+from itertools import groupby
+from typing import Any
+
+from ..picture import Picture
+from ..policy import (
+    LINUX_6_3,
+    LINUX_6_8,
+    LINUX_6_9,
+    LINUX_6_15,
+    RFC_V2,
+    RFC_V2_FIXED,
+    Policy,
+    policy_for_kernel,
+    policy_named,
+)
+from ..quiz import Case, Cases, Mistake, Number, Program, Verdict, refused
+from ..recording import Recorded, RecordingError
+from ..scenario import Scenario, Step, Timeline, scenario_names
+from .start_here import four_paths
+
+SIX = (RFC_V2, RFC_V2_FIXED, LINUX_6_3, LINUX_6_8, LINUX_6_9, LINUX_6_15)
+"""The proposal, the proposal with the check its review asked for, and the four behaviours that were released."""
+
+KERNELS = ("6.1", "6.12", "6.18", "7.3")
+"""Kernels whose runs of named scenarios are recorded."""
+
+four = four_paths
+gone = Scenario.load("child-exits-parent-writes-all")
+half = Scenario.load("wipe-on-fork")
+
+
+@cache
+def ran(name: str, policy: str) -> Timeline:
+    """A named scenario under a policy, run once."""
+    return Scenario.load(name).run(policy_named(policy))
+
+
+@cache
+def recorded(name: str, kernel: str) -> Recorded | None:
+    """What a kernel did with a named scenario, or None where it was not recorded."""
+    try:
+        return Scenario.load(name).recorded(kernel)
+    except RecordingError:
+        return None
+
+
+@cache
+def differing(name: str, policy: str, kernel: str) -> int | None:
+    """In how many steps a recorded kernel did something else than a policy says; None where it was not recorded."""
+    real = recorded(name, kernel)
+    return None if real is None else len(ran(name, policy).compare(real))
+
+
+# --- what a write became, on the model and on a kernel --------------------------------------------------------------
+
+
+def code_of(timeline: Timeline, at: int) -> str:
+    """What came of a write: ``alloc4``, ``zero0``, ``copy0``, ``reuse16`` (pages), or ``nf``."""
+    faults = timeline[at].faults
+    return faults[-1].code if faults else "nf"
+
+
+def code_recorded(real: Recorded, at: int) -> str:
+    """The same of a kernel's write, from its page tables before and after. How far a reuse reached they cannot show."""
+    _, process, page, *_ = real.scenario.steps[at]
+    if not real.steps[at]["faults"]:
+        return "nf"
+    before: Any = real.steps[at - 1]["view"][str(process)][page] if at else 0
+    after: Any = real.steps[at]["view"][str(process)][page]
+    order = int(after[2]).bit_length() - 1
+    if before == 0:
+        return f"alloc{order}"
+    if before == "z":
+        return f"zero{order}"
+    return "reuse" if before[:2] == after[:2] else f"copy{order}"
+
+
+def pages_of(code: str) -> int:
+    """How many pages a code of the model is about: 16 for ``alloc4`` and for ``reuse16``."""
+    name = code.rstrip("0123456789")
+    number = int(code.removeprefix(name) or 0)
+    return number if name == "reuse" else 1 << number
+
+
+# --- the table ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: which of the four paths, the state that a write finds, and a scenario that has it."""
+
+    path: str
+    state: str
+    scenario: str
+    step: Step
+
+    @property
+    def at(self) -> int:
+        """Which step of the scenario the write is."""
+        return Scenario.load(self.scenario).steps.index(self.step)
+
+
+FOUR = (
+    Row("1 first touch", "nothing there", "first-write", ("write", 0, 5, 105)),
+    Row("2 zero page", "zero page there", "read-then-write", ("write", 0, 3, 103)),
+    Row("3 copy", "child alive", "fork-both-write", ("write", 0, 4, 104)),
+    Row("4 reuse", "child gone", "child-exits-parent-writes-all", ("write", 0, 0, 100)),
+)
+"""The four write faults that RFC v2 wanted to change, each in its plainest state."""
+
+ROWS = (
+    FOUR[0],
+    Row("1 first touch", "no size allowed", "fork-while-pinned-base-pages", ("write", 0, 0, 1)),
+    Row("1 first touch", "hole, 64 KiB on", "hole-refilled-64k-only", ("write", 0, 5, 105)),
+    FOUR[1],
+    Row("2 zero page", "huge zero page", "huge-zero-page", ("write", 0, 3, 103)),
+    FOUR[2],
+    Row("3 copy", "half is exclusive", "wipe-on-fork", ("write", 0, 2, 102)),
+    Row("3 copy", "2 MiB, child alive", "huge-fork-write-exit-write", ("write", 0, 5, 105)),
+    FOUR[3],
+    Row("4 reuse", "gone, one page left", "one-page-left", ("write", 0, 15, 115)),
+    Row("4 reuse", "gone, a hole", "hole-defeats-the-scan", ("write", 0, 5, 105)),
+    Row("4 reuse", "third process alone", "third-process-alone", ("write", 2, 0, 100)),
+    Row("4 reuse", "gone, 2 MiB", "huge-child-gone-first", ("write", 0, 6, 106)),
+)
+"""The four again with states that tell versions apart."""
+
+_SHORT = {"rfc-v2-fixed": "rfc-fixed"}
+_BLOCK = "rgba(0,114,178,.26)"
+_LEFT = "text-align: left; white-space: nowrap; padding: 3px 6px; min-width: 0"
+_CENTRE = "text-align: center; white-space: nowrap; padding: 3px 4px; min-width: 0"
+_MARKS = {True: "✓", False: "≠"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one kernel did in a row, and whether all of the scenario went as its own policy says."""
+
+    code: str
+    agrees: bool | None
+
+    @property
+    def text(self) -> str:
+        """The code with its mark; a dash where nothing was recorded."""
+        return f"{self.code} {_MARKS[self.agrees]}" if self.agrees is not None else "–"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of scenarios against policies and recorded kernels. Text in a terminal, a table in a notebook."""
+
+    rows: tuple[Row, ...]
+    policies: tuple[Policy, ...]
+    kernels: tuple[str, ...]
+
+    def codes(self, row: Row) -> list[str]:
+        """What the write becomes under each policy."""
+        return [code_of(ran(row.scenario, policy.name), row.at) for policy in self.policies]
+
+    def cells(self, row: Row) -> list[Cell]:
+        """What each kernel did."""
+        return [_cell(row, kernel) for kernel in self.kernels]
+
+    def __repr__(self) -> str:
+        heads = [_SHORT.get(policy.name, policy.name.removeprefix("linux-")) for policy in self.policies]
+        lines = [f"{'':38}{'model:':{10 * len(heads)}}recorded:"]
+        lines.append(f"{'':38}" + "".join(f"{head:10}" for head in (*heads, *self.kernels)).rstrip())
+        for row in self.rows:
+            cells = [*self.codes(row), *(cell.text for cell in self.cells(row))]
+            lines.append(f"{row.path:15}{row.state:23}" + "".join(f"{cell:10}" for cell in cells).rstrip())
+        return "\n".join([*lines, f"[{_KEY}]"])
+
+    def _repr_html_(self) -> str:
+        heads = [_SHORT.get(policy.name, policy.name.removeprefix("linux-")) for policy in self.policies]
+        groups = (
+            f'<th></th><th></th><th style="text-align: center" colspan="2">proposed, never merged</th>'
+            f'<th style="{_CENTRE}" colspan="{len(heads) - 2}">released: the model</th>'
+            f'<th style="{_CENTRE}" colspan="{len(self.kernels)}">recorded</th>'
+        )
+        names = "".join(f'<th style="{_CENTRE}">{escape(head)}</th>' for head in (*heads, *self.kernels))
+        paths = ", ".join(dict.fromkeys(row.path for row in self.rows))
+        body = ""
+        for at, row in enumerate(self.rows):
+            first = at == 0 or self.rows[at - 1].path != row.path
+            body += f'<tr><th style="{_LEFT}">{row.path[0] if first else ""}</th>'
+            body += f'<td style="{_LEFT}" title="{escape(row.scenario)}">{escape(row.state)}</td>'
+            body += "".join(_code_html(code, code) for code in self.codes(row))
+            body += "".join(_code_html(cell.code, cell.text) for cell in self.cells(row)) + "</tr>"
+        return (
+            f'<div style="overflow-x: auto; font-size: 92%"><table><thead><tr>{groups}</tr>'
+            f"<tr><th></th><th></th>{names}</tr></thead><tbody>{body}</tbody></table></div>"
+            f"<p>{paths}. {_KEY}; blue: several pages</p>"
+        )
+
+
+_KEY = (
+    "Last number: order of the new folio, of a reuse pages; ✓ the whole scenario equals the kernel's own policy, ≠ not"
+)
+
+
+def _code_html(code: str, text: str) -> str:
+    tint = f"; background: {_BLOCK}" if code.rstrip("0123456789") in _PATHS and pages_of(code) > 1 else ""
+    return f'<td style="{_CENTRE}{tint}">{escape(text)}</td>'
+
+
+_PATHS = ("alloc", "zero", "copy", "reuse")
+
+
+def _cell(row: Row, kernel: str) -> Cell:
+    real = recorded(row.scenario, kernel)
+    if real is None:
+        return Cell("", None)
+    return Cell(code_recorded(real, row.at), differing(row.scenario, policy_for_kernel(kernel).name, kernel) == 0)
+
+
+def table(rows: Sequence[Row] = ROWS) -> Table:
+    """Each row under each policy, and on each kernel that ran it."""
+    return Table(tuple(rows), SIX, KERNELS)
+
+
+# --- all scenarios, all kernels -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Per policy and kernel: of how many recorded scenarios not one step differs."""
+
+    recorded: Mapping[str, int]
+    equal: Mapping[str, Mapping[str, int]]
+
+    def __repr__(self) -> str:
+        lines = [f"{'of':14}" + "".join(f"{f'{count} on {kernel}':>11}" for kernel, count in self.recorded.items())]
+        for policy, counts in self.equal.items():
+            cells = (_star(counts[kernel], policy_for_kernel(kernel).name == policy) for kernel in self.recorded)
+            lines.append(f"{policy:14}" + "".join(f"{cell:>11}" for cell in cells).rstrip())
+        return "\n".join([*lines, "[* the kernel's own policy]"])
+
+
+def _star(count: int, own: bool) -> str:
+    return f"{count}*" if own else f"{count} "
+
+
+def agreement() -> Agreement:
+    """Every named scenario that a kernel ran, under every policy."""
+    counts = {kernel: sum(recorded(name, kernel) is not None for name in scenario_names()) for kernel in KERNELS}
+    equal = {policy.name: {kernel: equal_scenarios(policy, kernel) for kernel in KERNELS} for policy in SIX}
+    return Agreement(counts, equal)
+
+
+def equal_scenarios(policy: Policy, kernel: str) -> int:
+    """In how many named scenarios a recorded kernel did, page by page, what a policy says."""
+    return sum(differing(name, policy.name, kernel) == 0 for name in scenario_names())
+
+
+# --- what one merged path cost --------------------------------------------------------------------------------------
+
+
+def costs(name: str) -> str:
+    """Faults, pages copied and pages held at the end of a scenario: every policy, and the kernels that ran it."""
+    lines = [f"{'':16}{'faults':>8}{'copied':>8}{'held':>8}"]
+    for policy in SIX:
+        end = Scenario.load(name).end(policy)
+        held = end.snapshot().held_pages
+        lines.append(f"{policy.name:16}{len(ran(name, policy.name).faults()):8}{end.counters.copied:8}{held:8}")
+    for kernel in KERNELS:
+        real = recorded(name, kernel)
+        if real is not None:
+            copied = sum(code.startswith("copy") for code in _codes_recorded(real))
+            lines.append(f"{f'recorded {kernel}':16}{faults_recorded(real):8}{copied:8}{'-':>8}")
+    return "\n".join(lines)
+
+
+def _codes_recorded(real: Recorded) -> Iterator[str]:
+    return (code_recorded(real, at) for at, step in enumerate(real.scenario.steps) if step[0] == "write")
+
+
+def faults_recorded(real: Recorded) -> int:
+    """How many page faults a kernel took for a program."""
+    return sum(len(step["faults"]) for step in real.steps)
+
+
+# --- the history ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something posted or released: the day, what, how to find it (a mail's id or a commit), and in which release."""
+
+    day: date
+    what: str
+    found: str = ""
+    where: str = ""
+
+
+RELEASES = {
+    "6.3": date(2023, 4, 23), "6.4": date(2023, 6, 25), "6.5": date(2023, 8, 27), "6.6": date(2023, 10, 29),
+    "6.7": date(2024, 1, 7), "6.8": date(2024, 3, 10), "6.9": date(2024, 5, 12), "6.10": date(2024, 7, 14),
+    "6.11": date(2024, 9, 15), "6.12": date(2024, 11, 17), "6.13": date(2025, 1, 19), "6.14": date(2025, 3, 24),
+    "6.15": date(2025, 5, 25), "6.16": date(2025, 7, 27), "6.17": date(2025, 9, 28), "6.18": date(2025, 11, 30),
+    "6.19": date(2026, 2, 8), "7.0": date(2026, 4, 12), "7.2": date(2026, 8, 16),
+}  # fmt: skip
+"""Days of release, as far as the figure needs them."""
+
+
+def _in(release: str, what: str, commit: str = "") -> Event:
+    return Event(RELEASES[release], what, commit, release)
+
+
+POSTED = (
+    Event(date(2023, 3, 17), "RFC v1: partial, and a plea for help with a bug", "20230317105802.2634004-1"),
+    Event(date(2023, 4, 14), "RFC v2: all four write paths, 17 patches", "20230414130303.2345383-1"),
+    Event(date(2023, 4, 17), "review: a copy must not take exclusive pages; is it worth it?"),
+    Event(
+        date(2023, 6, 26),
+        'v1: "bare minimum", three of the four paths removed, to come back later',
+        "20230626171430.3167004-1",
+    ),
+    Event(date(2023, 7, 3), "v2: no memory for the block? One page, nothing between", "20230703135330.1865927-1"),
+    Event(date(2023, 7, 14), "v3: three sizes are tried: preferred, 32 KiB, one page", "20230714160407.4142030-1"),
+    Event(date(2023, 7, 26), "v4: called LARGE_ANON_FOLIO; selftests", "20230726095146.2826796-1"),
+    Event(date(2023, 8, 10), "v5: 32 KiB by default, on arm64 too", "20230810142942.3169679-1"),
+    Event(date(2023, 9, 29), "v6: no built-in order any more, user space chooses", "20230929114421.3761121-1"),
+    Event(date(2023, 11, 22), 'v7: one knob per size in sysfs; called "small-sized THP"', "20231122162950.3854897-1"),
+    Event(date(2023, 12, 4), 'v8: called "multi-size THP" (mTHP)', "20231204102027.57185-1"),
+    Event(date(2023, 12, 7), "v9: the last one, merged for 6.8", "20231207161211.2374093-1"),
+)
+"""The series, from the first request for comments to the version that was merged."""
+
+MERGED = (
+    _in("6.8", "knobs, one per size, all off but 2 MiB", "3485b88390b0"),
+    _in("6.8", "path 1: a first touch takes a large folio", "19eaf44954df"),
+    _in("6.9", "arm64: one TLB entry for 16 pages (contpte)", "4602e5757bcc"),
+    _in("6.9", "fork shares a folio's pages in one batch", "f8d937761d65"),
+    _in("6.9", "path 4: no reuse of a large folio's last page", "cd197c3a2040"),
+    _in("6.13", "path 2, 2 MiB only: a write on the huge zero page", "1ced09e0331f"),
+    _in("6.14", "MADV_DONTNEED frees empty page tables (x86-64)", "6375e95f381e"),
+    _in("6.15", "mm_id slots in each large folio", "6af8cb80d3a9"),
+    _in("6.15", "path 4: reuse by mm_id, one page a fault", "1da190f4d0a6"),
+    _in("6.16", "VMAs merge that did not before", "879bca0a2c4f"),
+    _in("6.17", "mremap moves several VMAs at once", "d23cb648e365"),
+    _in("7.2", "khugepaged makes mTHP out of small pages"),
+)
+"""What came into releases and changes what a scenario sees; commits as in Linus's tree."""
+
+
+@dataclass(frozen=True)
+class Events:
+    """A list of events, one a line; `found_by` says what the last column holds."""
+
+    events: tuple[Event, ...]
+    found_by: str
+
+    def __repr__(self) -> str:
+        width = 2 + max(len(event.found) for event in self.events)
+        lines = (f"{event.day:%Y-%m}  {event.where:6}{event.found:{width}}{event.what}" for event in self.events)
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        heads = ("when", "in", "what", self.found_by)
+        rows = [(f"{event.day:%b %Y}", event.where, event.what, event.found) for event in self.events]
+        columns = [(head, cells) for head, cells in zip(heads, zip(*rows, strict=True), strict=True) if any(cells)]
+        head = "".join(f'<th style="{_LEFT}">{escape(head)}</th>' for head, _ in columns)
+        body = "".join(
+            "<tr>"
+            + "".join(f'<td style="{_LEFT}">{escape(cells[row], quote=False)}</td>' for _, cells in columns)
+            + "</tr>"
+            for row in range(len(rows))
+        )
+        return f'<div style="overflow-x: auto"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+mails = Events(POSTED, "Message-Id begins")
+merged = Events(MERGED, "commit")
+
+
+def release_policy(release: str) -> Policy:
+    """The policy of a release. 6.13 and 6.14 are 6.12 but for the huge zero page (1ced09e0331f, 6.13)."""
+    policy = policy_for_kernel(release)
+    return policy.but(huge_zero_write="huge") if release in ("6.13", "6.14") else policy
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One line of the figure: a row whose outcome is computed for every release, and said in a word."""
+
+    name: str
+    row: Row
+    says: Callable[[Timeline, int], tuple[str, str]]
+
+
+def _pages_at_once(timeline: Timeline, at: int) -> tuple[str, str]:
+    pages = pages_of(code_of(timeline, at))
+    return ("one", "one page at a time") if pages == 1 else ("block", f"{pages} pages at once")
+
+
+def _needless_copies(timeline: Timeline, at: int) -> tuple[str, str]:
+    """Of the writes from `at` on, by the only process left: how many copy?"""
+    codes = [code_of(timeline, number) for number in range(at, len(timeline))]
+    copied = sum(code.startswith("copy") for code in codes)
+    if copied:
+        return "copies", f"copies {copied} of {len(codes)}"
+    return _pages_at_once(timeline, at)
+
+
+LANES = (
+    Lane("1 first touch", FOUR[0], _pages_at_once),
+    Lane("2 zero page", FOUR[1], _pages_at_once),
+    Lane("   huge zero page", ROWS[4], _pages_at_once),
+    Lane("3 copy", FOUR[2], _pages_at_once),
+    Lane("4 reuse", FOUR[3], _needless_copies),
+)
+
+
+def spans(lane: Lane) -> list[tuple[str, str, str, str]]:
+    """What a lane's row does from release to release: first release of each stretch, last, kind, words."""
+    scenario = Scenario.load(lane.row.scenario)
+    outcomes = {policy: lane.says(scenario.run(policy), lane.row.at) for policy in set(map(release_policy, RELEASES))}
+    found = []
+    for outcome, stretch in groupby(RELEASES, key=lambda release: outcomes[release_policy(release)]):
+        releases = list(stretch)
+        found.append((releases[0], releases[-1], *outcome))
+    return found
+
+
+@dataclass(frozen=True)
+class History:
+    """The figure: four paths from the proposal to now. Bars are what the model of each release does, computed."""
+
+    def __repr__(self) -> str:
+        lines = ["What a write does, from which release on:"]
+        for lane in LANES:
+            proposed = _proposed(lane)
+            told = "; ".join(f"{first}: {words}" for first, _, _, words in spans(lane))
+            lines.append(f"{lane.name:18} RFC v2 (never merged): {proposed}; {told}")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return f'<div style="overflow-x: auto">{self.svg()}</div>'
+
+    def svg(self) -> str:
+        """One SVG; text takes the page's colour, so that it reads on light and dark."""
+        return _history_svg()
+
+
+def _proposed(lane: Lane) -> str:
+    return lane.says(ran(lane.row.scenario, RFC_V2.name), lane.row.at)[1]
+
+
+history = History()
+
+_WIDTH, _LANES_AT, _LANE, _START, _END = 980, 62, 46, date(2023, 3, 1), date(2026, 12, 1)
+_LEFT_EDGE, _RIGHT_EDGE = 132, 972
+_FILL = {"one": "rgba(128,128,128,.28)", "block": "rgba(0,114,178,.45)", "copies": "rgba(213,94,0,.45)"}
+
+
+def _x(day: date) -> float:
+    share = (day - _START).days / (_END - _START).days
+    return round(_LEFT_EDGE + share * (_RIGHT_EDGE - _LEFT_EDGE), 1)
+
+
+def _text(x: float, y: float, words: str, *, size: int = 11, anchor: str = "start", more: str = "") -> str:
+    return f'<text x="{x}" y="{y}" font-size="{size}" text-anchor="{anchor}"{more}>{escape(words, quote=False)}</text>'
+
+
+def _history_svg() -> str:
+    bottom = _LANES_AT + _LANE * len(LANES)
+    height = bottom + 118
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" role="img" '
+        f'style="max-width: 100%; height: auto; min-width: 720px; font-family: sans-serif" fill="currentColor">',
+        f"<title>{escape(repr(history), quote=False)}</title>",
+        *_years(bottom),
+        *_series(bottom),
+    ]
+    for number, lane in enumerate(LANES):
+        parts += _lane(lane, _LANES_AT + _LANE * number)
+    parts += [*_releases(bottom), *_around(bottom), "</svg>"]
+    return "".join(parts)
+
+
+def _years(bottom: int) -> Iterator[str]:
+    for year in (2024, 2025, 2026):
+        x = _x(date(year, 1, 1))
+        yield f'<line x1="{x}" y1="16" x2="{x}" y2="{bottom}" stroke="currentColor" stroke-opacity=".18"/>'
+    for year in (2023, 2024, 2025, 2026):
+        yield _text(_x(max(date(year, 1, 1), _START)) + 4, 14, str(year), size=12, more=' font-weight="600"')
+
+
+def _series(bottom: int) -> Iterator[str]:
+    """The mails: a tick each, the band between RFC v2 and the day three paths were removed."""
+    posted = {event.what.partition(":")[0]: _x(event.day) for event in POSTED}
+    left, right = posted["RFC v2"], posted["v1"]
+    yield (
+        f'<rect x="{left}" y="{_LANES_AT - 6}" width="{round(right - left, 1)}" height="{bottom - _LANES_AT}" '
+        'fill="none" stroke="currentColor" stroke-dasharray="4 3"/>'
+    )
+    yield _text(left, 34, "RFC v2, never merged")
+    yield _text(right, 49, "v1 … v9", size=10)
+    for event in POSTED:
+        x = _x(event.day)
+        told = f"<title>{event.day:%d %b %Y}: {escape(event.what, quote=False)}</title>"
+        yield f'<line x1="{x}" y1="52" x2="{x}" y2="{_LANES_AT - 6}" stroke="currentColor">{told}</line>'
+
+
+def _lane(lane: Lane, y: int) -> Iterator[str]:
+    yield _text(4, y + 19, lane.name, size=12, more=' font-weight="600" xml:space="preserve"')
+    left, right = _x(POSTED[1].day), _x(POSTED[3].day)
+    pages = pages_of(code_of(ran(lane.row.scenario, RFC_V2.name), lane.row.at))
+    yield _text(round((left + right) / 2, 1), y + 19, f"{pages}", size=12, anchor="middle")
+    for number, (first, last, kind, words) in enumerate(spans(lane)):
+        # The first stretch goes on from before the figure; the proposal stands in front of it.
+        start = right + 4 if number == 0 else _x(RELEASES[first])
+        later = [day for day in RELEASES.values() if day > RELEASES[last]]
+        stop = _x(min(later)) if later else float(_RIGHT_EDGE)
+        yield from _bar(start, stop, y, kind, f"{first} to {last}: {words}", words)
+
+
+def _bar(start: float, stop: float, y: int, kind: str, told: str, words: str) -> Iterator[str]:
+    width = round(stop - start - 2, 1)
+    yield f'<rect x="{start}" y="{y + 3}" width="{width}" height="24" rx="3" fill="{_FILL[kind]}">'
+    yield f"<title>{escape(told)}</title></rect>"
+    fits = len(words) * 6 < width
+    yield _text(start + 6, y + 19, words) if fits else _text(start, y + 39, words, size=10)
+
+
+def _releases(bottom: int) -> Iterator[str]:
+    y = bottom + 14
+    for release, day in RELEASES.items():
+        ran_here = release in KERNELS
+        weight = ' font-weight="700"' if ran_here else ' fill-opacity=".75"'
+        yield _text(_x(day), y, f"[{release}]" if ran_here else release, size=10, anchor="middle", more=weight)
+    yield _text(_RIGHT_EDGE - 4, y, "[7.3]", size=10, anchor="end", more=' font-weight="700"')
+    yield _text(4, y, "released", size=12, more=' font-weight="600"')
+
+
+_AROUND = ("6.9", "6.14", "6.16", "6.17", "7.2")
+
+
+def _around(bottom: int) -> Iterator[str]:
+    """Changes beside the four paths that a scenario may see, each under its release."""
+    yield _text(4, bottom + 38, "around them", size=12, more=' font-weight="600"')
+    words = {
+        "6.9": "contpte; fork in batches", "6.14": "empty page tables freed", "6.16": "more VMA merges",
+        "6.17": "mremap of several VMAs", "7.2": "khugepaged makes mTHP",
+    }  # fmt: skip
+    # The leftmost hang lowest: no line then runs through another's words.
+    levels = {"6.9": 0, "6.14": 2, "6.16": 1, "6.17": 0, "7.2": 2}
+    for release in _AROUND:
+        x, y = _x(RELEASES[release]), bottom + 38 + 18 * levels[release]
+        yield f'<line x1="{x}" y1="{bottom + 18}" x2="{x}" y2="{y - 10}" stroke="currentColor" stroke-opacity=".5"/>'
+        yield _text(x, y, words[release], size=11, anchor="end" if release == "7.2" else "start")
+    foot = (
+        "Dashed: pages at once in RFC v2. Bars: the model of each release, computed. [ ]: recorded from real kernels."
+    )
+    yield _text(4, bottom + 104, foot, size=10)
+
+
+# --- predictions ----------------------------------------------------------------------------------------------------
+
+
+def _paths_taken() -> int:
+    return sum(pages_of(code_of(ran(row.scenario, LINUX_6_15.name), row.at)) > 1 for row in FOUR)
+
+
+taken = Number(
+    name="q.taken",
+    prompt="RFC v2 wanted four write faults to work on whole blocks: first touch, write on the zero page, copy, reuse. "
+    "Sizes enabled: how many of the four work on a block of 16 pages in Linux 6.15 to 7.3?",
+    unit="paths",
+    truth=_paths_taken,
+    because="First touch. The other three were taken out of the series two months after RFC v2, to come back later, "
+    "and did not.",
+    hints=("In notebooks 02, 04 and 05: what did a write on the zero page get, how much was copied, how much reused?",),
+    mistakes=(
+        Mistake(
+            4,
+            'That is "it was merged". What was merged under the name mTHP in 6.8 is its first path, and that one off '
+            "unless somebody enables a size.",
+        ),
+        Mistake(0, "One made it: since 6.8 a first touch may get 16 pages, where a size is enabled."),
+        Mistake(
+            2,
+            "Reuse did come, in 6.15, by another test, and for one page a fault: RFC v2 made 16 writable at once.",
+        ),
+        Mistake(3, "Which three? A copy is one page in every release that was read, 6.1 to 7.2."),
+    ),
+)
+
+
+def _faults_on_6_18() -> int:
+    real = recorded(gone.name, "6.18")
+    assert real is not None
+    return faults_recorded(real)
+
+
+faults = Number(
+    name="q.faults",
+    prompt="A process writes 16 pages, one by one, and forks. The child exits. The process writes all 16 again. "
+    "`linux-6.3` takes a fault for each of the 32 writes. Sizes enabled: how many faults does Linux 6.18 take?",
+    unit="faults",
+    truth=_faults_on_6_18,
+    because="One for the first 16 writes, by path 1; then 16, one for each page. Read from a recording of Linux 6.18.",
+    hints=("How many faults do the first 16 writes take?", "How far does one reuse reach in 6.15 and later?"),
+    mistakes=(
+        Mistake(
+            lambda: len(ran(gone.name, RFC_V2.name).faults()),
+            "That is RFC v2, never merged: one block, and one reuse of all 16.",
+        ),
+        Mistake(
+            lambda: len(ran(gone.name, LINUX_6_3.name).faults()), "Since 6.8 the first touch can get all 16 at once."
+        ),
+        Mistake(1, "Fork took the right to write from all pages, and nothing gave it back when the child left."),
+        Mistake(16, "The very first write faults as well."),
+    ),
+)
+
+agrees = Number(
+    name="q.agrees",
+    prompt="Linux 7.3 ran 45 named scenarios of this suite, with the sizes that each wants enabled. In how many does "
+    "RFC v2 do, page by page, the same?",
+    unit="scenarios",
+    truth=lambda: equal_scenarios(RFC_V2, "7.3"),
+    because="They agree where nothing but a first touch is asked for, where all versions do the same, or where the "
+    "program ends before RFC v2's longer reuse could show.",
+    hints=(
+        "In most of the scenarios somebody forks and writes, or reads first.",
+        "Look at the table: in which rows does the last column equal the first? There the scenarios are one of many.",
+    ),
+    mistakes=(
+        Mistake(
+            lambda: equal_scenarios(LINUX_6_15, "7.3"),
+            'That is "it was merged". That many equal `linux-6.15`, which is what 7.3 does.',
+        ),
+        Mistake(0, "Path 1 is in: where only that is asked for, they agree."),
+    ),
+)
+
+
+# --- exercise: six behaviours ---------------------------------------------------------------------------------------
+
+
+def transcript(timeline: Timeline) -> str:
+    """What came of each write and read, in a line: ``alloc4, nf ×15, copy0 ×16``."""
+    runs = ((code, len(list(same))) for code, same in groupby(timeline.codes()))
+    return ", ".join(f"{code} ×{times}" if times > 1 else code for code, times in runs)
+
+
+def who_does(name: str, told: str) -> str:
+    """The one policy under which a scenario goes like this."""
+    found = [policy.name for policy in SIX if transcript(ran(name, policy.name)) == told]
+    if len(found) != 1:
+        raise ValueError(f"{told!r} of {name} is what {', '.join(found) or 'no policy'} does")
+    return found[0]
+
+
+def _case(words: str, name: str, policy: Policy) -> Case:
+    told = transcript(ran(name, policy.name))
+    wrong = {other.name: f"`{other.name}` gives: {transcript(ran(name, other.name))}." for other in SIX}
+    return Case(
+        f"{words} (`{name}`): {told}", lambda: who_does(name, told), wrong, lambda: Picture.of(ran(name, policy.name))
+    )
+
+
+six = Cases(
+    name="q.six",
+    prompt="Six runs, six versions, each once. Sizes 16, 32 and 64 KiB are enabled. Which version is it?",
+    answers={
+        "rfc-v2": ("rfc",), "rfc-v2-fixed": ("rfc-fixed", "fixed"), "linux-6.3": ("6.3",), "linux-6.8": ("6.8",),
+        "linux-6.9": ("6.9",), "linux-6.15": ("6.15",),
+    },
+    hints=(
+        "Who cannot map 16 pages by one first touch?",
+        "Who copies more than one page? Which of these spares the exclusive half?",
+        "Three are left: none reused, the last one reused, all reused.",
+    ),
+    cases={
+        "a": _case("write all; fork; the child exits; write all", gone.name, LINUX_6_9),
+        "b": _case("write all; half is wiped on fork; fork; write pages 10 and 2", half.name, RFC_V2_FIXED),
+        "c": _case("write all; fork; the child exits; write all", gone.name, LINUX_6_15),
+        "d": _case("write pages 5 and 6", "first-write", LINUX_6_3),
+        "e": _case("write all; fork; the child exits; write all", gone.name, LINUX_6_8),
+        "f": _case("write all; half is wiped on fork; fork; write pages 10 and 2", half.name, RFC_V2),
+    },
+)  # fmt: skip
+
+
+# --- exercise: a fingerprint ----------------------------------------------------------------------------------------
+
+told_apart = Scenario.parse("""
+# One program that goes differently under each of six policies.
+scenario fingerprint
+pages 16
+write 0 0..15
+madvise 0 8 8 wipeonfork
+fork 0
+madvise 0 8 8 keeponfork
+write 0 2 102
+exit 1
+write 0 5 105
+munmap 0 8 8
+munmap 0 4 4
+munmap 0 0 3
+write 0 3 103
+""")
+
+
+def alike(program: Scenario) -> list[list[str]]:
+    """The policies in groups that nobody could tell apart by a program's faults and page tables."""
+    groups: list[list[Timeline]] = []
+    for policy in SIX:
+        timeline = program.run(policy)
+        same = next((group for group in groups if not group[0].compare(timeline)), None)
+        if same is None:
+            groups.append([timeline])
+        else:
+            same.append(timeline)
+    return [[timeline.policy.name for timeline in group] for group in groups]
+
+
+def _tells_apart(program: Scenario) -> Verdict:
+    timeline = program.run(LINUX_6_15)
+    impossible = refused(timeline)
+    if impossible:
+        return impossible
+    groups = alike(program)
+    if len(groups) == len(SIX):
+        return Verdict(True, (f"{len(program.steps)} steps.",), timeline.show(), "Right: all six are told apart.")
+    lines = [f"- alike: {', '.join(group)}" for group in groups if len(group) > 1]
+    return Verdict(False, (*lines, *_advice(groups)), timeline.show(), f"It tells {len(groups)} of {len(SIX)} apart.")
+
+
+_PAIRS = (
+    (LINUX_6_3, LINUX_6_15, "6.3 has no 16-page folios by a first touch: write something."),
+    (RFC_V2, LINUX_6_15, "RFC v2, never merged, copies and reuses blocks: fork, and write."),
+    (RFC_V2, RFC_V2_FIXED, "The check matters where exclusive pages lie beside shared ones: see `wipe-on-fork`."),
+    (LINUX_6_9, LINUX_6_15, "6.15 finds out that a child is gone, 6.9 does not."),
+    (LINUX_6_8, LINUX_6_9, "6.8 reuses the last page that is left of a folio: see `one-page-left`."),
+)
+
+
+def _advice(groups: Iterable[Sequence[str]]) -> Iterator[str]:
+    """One sentence on the first pair that is still alike."""
+    groups = list(groups)
+    for one, other, says in _PAIRS:
+        if any(one.name in group and other.name in group for group in groups):
+            yield says
+            return
+
+
+fingerprint = Program(
+    name="q.fingerprint",
+    prompt="Write one program that goes differently under each of the six policies, in its page faults or in the page "
+    "tables after a step.",
+    judge=_tells_apart,
+    worked=lambda: told_apart,
+    hints=(
+        "Collect pieces: each row of the table in which two columns differ tells these two apart.",
+        "Begin as `wipe-on-fork` does; that leaves the released ones alike from 6.8 on. Then let the child exit.",
+        "One write for 6.15 against 6.9; then unmap all but one page that was never copied, and write that.",
+    ),
+)
