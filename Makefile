@@ -4,14 +4,16 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+PEERS  := $(VENV)/bench-peers
 UV     := $(shell command -v uv 2>/dev/null)
+LIVE_SECONDS ?= 120
 BOOKS   = $(wildcard notebooks/*.ipynb)
 
 # Jupyter refuses to start as root, which is who one is in a container.
 LAB_FLAGS ?= $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test lint format notebooks site mutants search lock clean
+.PHONY: help lab test live lint format notebooks site mutants search bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -27,6 +29,14 @@ ifneq ($(BOOKS),)
 else
 	@echo "notebooks/ holds no notebook yet: nothing to compare"
 endif
+
+# Exit code 1 is a difference; 2 says that this machine cannot be asked now, and why.
+live: $(STAMP) ## hold the model against this machine's kernel: fixed programs, then two minutes of fresh ones (root)
+	@if $(BIN)/python -m anonfolio doctor; then \
+		ANONFOLIO_LIVE=1 $(BIN)/pytest -q -m live && \
+		{ $(BIN)/python -m anonfolio compare --seconds $(LIVE_SECONDS) --kind any --seed fresh --keep data/failing \
+			|| [ $$? -eq 2 ]; }; \
+	else echo "live comparison skipped: see the first no"; fi
 
 lint: $(STAMP) ## ruff, without changing anything
 	$(BIN)/ruff check
@@ -51,14 +61,30 @@ search: $(STAMP) ## look for a program that breaks a promise of the kernel, unde
 		$(BIN)/python -m anonfolio search --policy $$policy --steps 7 || exit 1; done
 	! $(BIN)/python -m anonfolio search --policy rfc-v2
 
+# Simulators of others, for the bench alone: no part of the environment, and left out where they cannot be had.
+$(PEERS)/.installed: benchmarks/requirements.lock $(STAMP)
+	@rm -rf $(PEERS) && mkdir -p $(PEERS)
+ifneq ($(UV),)
+	-@uv pip install --quiet --python $(BIN)/python --target $(PEERS) --require-hashes --no-deps --no-build-isolation \
+		-r benchmarks/requirements.lock && touch $@
+else
+	-@$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(PEERS) --require-hashes --no-deps \
+		--no-build-isolation -r benchmarks/requirements.lock && touch $@
+endif
+
+bench: $(PEERS)/.installed ## side by side: model and kernel, TLB and other simulators (root and a C compiler, or less)
+	PYTHONPATH=$(PEERS) $(BIN)/python benchmarks/bench.py
+
 # The universal resolution serves every Python from 3.11 on and every system; uv is the one tool that makes it.
 lock: ## pin the newest versions anew (needs uv)
 	@command -v uv >/dev/null || { echo "error: make lock needs uv on the PATH" >&2; exit 1; }
 	uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
 		--extra lab --extra test --group build pyproject.toml --output-file requirements.lock
+	uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
+		--no-deps --no-emit-package numpy --extra bench pyproject.toml --output-file benchmarks/requirements.lock
 
 clean: ## remove the environment and everything generated
-	rm -rf $(VENV) build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build site benchmarks/out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	find . -name .ipynb_checkpoints -type d -prune -exec rm -rf {} +
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from . import contpte
 from .memory import NO_FOLIO, ZERO_PFN, OutOfMemory
 from .mm import (
     PMD_HUGE,
@@ -226,7 +227,7 @@ def _map_new_folio(vmf: VmFault, folio: int, start: int) -> None:
     pages = memory.nr_pages(folio)
     memory.folio_get(folio, pages - 1)
     folio_add_new_anon_rmap(memory, folio, vmf.mm.id)
-    vmf.mm.set_ptes(start, int(memory.head[folio]), pages, vmf.writable_bits())
+    contpte.set_ptes(vmf.mm, start, int(memory.head[folio]), pages, vmf.writable_bits())
     vmf.mm.rss_pages += pages
     vmf.folio, vmf.order, vmf.pages = folio, int(memory.order[folio]), range(start, start + pages)
 
@@ -266,7 +267,7 @@ def wp_page_reuse(vmf: VmFault, pages: range) -> None:
         vmf.pages = range(vmf.vpn, vmf.vpn + 1)
         vmf.done(UNSHARE_REUSE)
         return
-    vmf.mm.pte[pages.start : pages.stop] |= vmf.writable_bits()
+    contpte.ptep_set_access_flags(vmf.mm, pages, vmf.writable_bits())
     vmf.flushed += len(pages)
     vmf.done(REUSE)
 

@@ -12,9 +12,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from .contpte import foldable
 from .machine import Machine
 from .memory import GUP_PIN_COUNTING_BIAS, MAX_BUDDY_ORDER
-from .mm import PMD_HUGE, PMD_NONE, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, VM_WRITE, Mm
+from .mm import PMD_HUGE, PMD_NONE, PTE_CONT, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, VM_WRITE, Mm
 
 
 class Violation(NamedTuple):
@@ -127,6 +128,26 @@ def _huge_mappings_are_whole(machine: Machine) -> Iterable[Violation]:
                 )
             if len(set(mm.pte[start:end].tolist())) != 1:
                 yield Violation(name, f"process {process.number} block {block}: entries differ", process.number)
+
+
+def _contiguous_blocks_are_whole(machine: Machine) -> Iterable[Violation]:
+    name = "contiguous_blocks_are_whole"
+    order = machine.policy.cont_pte_order
+    for process in machine.live():
+        mm = process.mm
+        marked = (mm.pte & PTE_CONT) > 0
+        if not order:
+            for vpn in np.flatnonzero(marked).tolist():
+                where = f"process {process.number} page {vpn} carries the bit, and the machine has no contiguous bit"
+                yield Violation(name, where, process.number, vpn)
+            continue
+        marked = marked.reshape(-1, 1 << order)
+        # Protections must agree with the bit itself, but it is the same in all.
+        good = foldable(mm.pte, mm.pfn, machine.memory.folio_of, order) & marked.all(axis=1)
+        good &= np.repeat(mm.pmd != PMD_HUGE, 512 >> order)
+        for block in np.flatnonzero(marked.any(axis=1) & ~good).tolist():
+            where = f"process {process.number} block {block << order} carries the bit and is not 16 like entries"
+            yield Violation(name, where, process.number, block << order)
 
 
 def _mapcounts_match(machine: Machine) -> Iterable[Violation]:
@@ -277,6 +298,12 @@ INVARIANTS: dict[str, Invariant] = {
             "huge_mappings_are_whole",
             "A PMD maps 512 pages alike, inside one mapping.",
             _huge_mappings_are_whole,
+        ),
+        Invariant(
+            "contiguous_blocks_are_whole",
+            "Entries with arm64's contiguous bit come in whole aligned blocks: present, frames in a row of one folio, "
+            "equal protection. Else one TLB entry would say of a page what its own entry does not (6.9 and later).",
+            _contiguous_blocks_are_whole,
         ),
         Invariant(
             "mapcounts_match",

@@ -14,8 +14,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .live_kernel import PROC, WINDOW_PAGES, Disturbed, Knobs, LiveError, LiveKernel, NotLive, Remote, memory_info
-from .live_worker import PAGE, WINDOW_START, IoVec, libc
+from .live_kernel import (
+    PROC,
+    WINDOW_PAGES,
+    Disturbed,
+    Knobs,
+    LiveError,
+    LiveKernel,
+    NotLive,
+    Remote,
+    TooDisturbed,
+    memory_info,
+)  # fmt: skip
+from .live_worker import ACCESSES, PAGE, WINDOW_START, IoVec, libc
 from .recording import Recorded
 from .scenario import Scenario, Step
 
@@ -58,7 +69,7 @@ def live_run(scenario: Scenario, kernel: LiveKernel | None = None) -> Recorded:
             why = str(disturbance)
         except OSError as error:
             raise LiveError(f"the live run was cut short: {error}; run it again") from error
-    raise LiveError(f"something disturbed the live run {ATTEMPTS} times ({why}); try again when the machine is idle")
+    raise TooDisturbed(f"something disturbed the live run {ATTEMPTS} times ({why}); try again when the machine is idle")
 
 
 def _check_possible(scenario: Scenario) -> None:
@@ -130,7 +141,11 @@ class _Run:
             remote.close()
             del self.live[number]
         value = answer.get("value") if answer["ok"] else None
-        return {"ok": answer["ok"], "value": value, "faults": self._faults(remote), "view": self._view()}
+        faults = self._faults(remote) if self.kernel.traces else _fault_count(operation, answer)
+        view, mapcounts = self._view()
+        counted = {**answer.get("counted", {}), "mapcount": mapcounts}
+        counted |= {key: answer[key] for key in ("minflt", "held") if key in answer}
+        return {"ok": answer["ok"], "value": value, "faults": faults, "view": view, "counted": counted}
 
     def _short_pin(self, remote: Remote, page: int) -> dict[str, Any]:
         byte = ctypes.create_string_buffer(1)
@@ -151,54 +166,80 @@ class _Run:
 
     # --- looking ------------------------------------------------------------------------------------------------
 
-    def _view(self) -> dict[str, list[Cell]]:
-        frames: dict[int, tuple[int, int] | None] = {}
-        blocks: dict[int, memoryview[int]] = {}
-        return {str(number): self._cells(remote, frames, blocks) for number, remote in self.live.items()}
+    def _view(self) -> tuple[dict[str, list[Cell]], dict[str, list[int]]]:
+        """Per process its cells, and how often each of its pages is mapped (0 where there is no folio)."""
+        frames = _Frames(self.kernel)
+        seen = {str(number): self._cells(remote, frames) for number, remote in self.live.items()}
+        return {name: cells for name, (cells, _) in seen.items()}, {name: counts for name, (_, counts) in seen.items()}
 
-    def _cells(
-        self, remote: Remote, frames: dict[int, tuple[int, int] | None], blocks: dict[int, memoryview[int]]
-    ) -> list[Cell]:
+    def _cells(self, remote: Remote, frames: _Frames) -> tuple[list[Cell], list[int]]:
         raw = os.pread(remote.pagemap, 8 * self.scenario.pages, self.base // PAGE * 8)
         if not raw:
             raise LiveError(f"process {remote.pid} of the live run was killed from outside; run it again")
         cells: list[Cell] = []
+        mapcounts: list[int] = []
         for entry in memoryview(raw).cast("Q"):
-            if not entry >> PM_PRESENT & 1:
-                if entry >> PM_SWAP & 1:
-                    raise Disturbed("a page was swapped out")
-                cells.append(0)
-                continue
             frame = entry & PM_FRAME
-            if frame not in frames:
-                self._find_folio(frame, frames, blocks)
-            folio = frames[frame]
-            if folio is None:
-                cells.append("z")
-            else:
-                head, pages = folio
-                name = self.folios.setdefault(head, len(self.folios))
-                cells.append([name, frame - head, pages, entry >> PM_ONCE & 1])
-        return cells
+            cell: Cell = 0
+            if entry >> PM_PRESENT & 1:
+                folio = frames.folio(frame)
+                cell = "z"
+                if folio:
+                    head, pages = folio
+                    cell = [self.folios.setdefault(head, len(self.folios)), frame - head, pages, entry >> PM_ONCE & 1]
+            elif entry >> PM_SWAP & 1:
+                raise Disturbed("a page was swapped out")
+            cells.append(cell)
+            mapcounts.append(frames.mapcount(frame) if isinstance(cell, list) else 0)
+        return cells, mapcounts
 
-    def _find_folio(
-        self, frame: int, frames: dict[int, tuple[int, int] | None], blocks: dict[int, memoryview[int]]
-    ) -> None:
-        """Note for every frame of its folio the head and the pages; None for the zero page."""
+
+class _Frames:
+    """What the kernel says of frames at one moment, asked for folio by folio."""
+
+    def __init__(self, kernel: LiveKernel) -> None:
+        self.kernel = kernel
+        self._folios: dict[int, tuple[int, int] | None] = {}
+        self._mapcounts: dict[int, int] = {}
+
+    def folio(self, frame: int) -> tuple[int, int] | None:
+        """Head and pages of its folio; None for the zero page."""
+        if frame not in self._folios:
+            head, pages, flags = self._find_folio(frame)
+            found = None if flags >> KPF_ZERO_PAGE & 1 else (head, pages)
+            self._folios.update(dict.fromkeys(range(head, head + pages), found))
+        return self._folios[frame]
+
+    def mapcount(self, frame: int) -> int:
+        """How often a frame of a folio is mapped, by PTEs and PMDs."""
+        if frame not in self._mapcounts:
+            head, pages = self.folio(frame) or (frame, 1)
+            self._mapcounts.update(
+                zip(range(head, head + pages), self.kernel.frame_mapcounts(head, pages), strict=True)
+            )
+        return self._mapcounts[frame]
+
+    def _find_folio(self, frame: int) -> tuple[int, int, int]:
+        """Head and pages of the folio, and the flags of its head."""
+        flags = self.kernel.frame_flags(frame, 1)[0]
+        if not flags >> KPF_COMPOUND_HEAD & 1 and not flags >> KPF_COMPOUND_TAIL & 1:
+            return frame, 1, flags
         first = frame // FRAMES_PER_PMD * FRAMES_PER_PMD
-        if first not in blocks:
-            blocks[first] = self.kernel.frame_flags(first, FRAMES_PER_PMD)
-        flags = blocks[first]
+        block = self.kernel.frame_flags(first, FRAMES_PER_PMD)
         head = frame - first
-        while head and flags[head] >> KPF_COMPOUND_TAIL & 1:
+        while head and block[head] >> KPF_COMPOUND_TAIL & 1:
             head -= 1
         end = head + 1
-        if flags[head] >> KPF_COMPOUND_HEAD & 1:
-            while end < len(flags) and flags[end] >> KPF_COMPOUND_TAIL & 1:
-                end += 1
-        zero = flags[head] >> KPF_ZERO_PAGE & 1
-        for at in range(head, end):
-            frames[first + at] = None if zero else (first + head, end - head)
+        while end < len(block) and block[end] >> KPF_COMPOUND_TAIL & 1:
+            end += 1
+        return first + head, end - head, block[head]
+
+
+def _fault_count(operation: str, answer: dict[str, Any]) -> int:
+    """User faults of a step that was not traced: a refused access is one, and only accesses take any in the window."""
+    if operation not in ACCESSES:
+        return 0
+    return int(answer["minflt"]) if answer["ok"] else 1
 
 
 # --- a fork that fails ----------------------------------------------------------------------------------------------
@@ -234,6 +275,8 @@ class FailingFork:
         self.kernel, self.remote = kernel, remote
         self.sysctl = PROC / "sys/vm"
         info = memory_info()
+        if not kernel.traces:
+            raise NotLive("a fork can be made to fail only where page faults can be traced")
         if info["SwapTotal"] or Knobs.read(self.sysctl / "overcommit_memory") == "2":
             raise NotLive("a fork can be made to fail only without swap, and when overcommit_memory is not 2")
         cpus = sum(1 for _ in Path("/sys/devices/system/cpu").glob("cpu[0-9]*"))

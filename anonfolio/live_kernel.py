@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import gzip
 import json
 import os
 import platform
@@ -40,6 +41,7 @@ INSTANCES = "anonfolio-live-"
 WINDOW_PAGES = 4096
 FIRST_PID_NAMESPACE = 0xEFFFFFFC
 PMD_ORDER = 9
+SIZE_COUNTERS = ("anon_fault_alloc", "anon_fault_fallback", "nr_anon_partially_mapped", "split_deferred")
 PATIENCE = 60.0
 """Seconds to wait for another live run to end."""
 
@@ -50,6 +52,10 @@ class LiveError(ValueError):
 
 class NotLive(LiveError):
     """A scenario that no live kernel can run, or not this one; others can."""
+
+
+class TooDisturbed(LiveError):
+    """Something else on the machine got in the way, again and again."""
 
 
 class Disturbed(Exception):
@@ -87,17 +93,20 @@ def abilities() -> Iterator[Ability]:
     yield _ability("root", os.geteuid() == 0, "effective user 0", "run it with sudo, or look at recordings")
     elsewhere = "be root on a machine or virtual machine of your own, not in a container"
     yield _ability("frame numbers in pagemap", _shows_frames(), "pagemap, kpageflags", elsewhere)
-    first = os.stat(PROC / "self/ns/pid").st_ino == FIRST_PID_NAMESPACE
-    yield _ability("the first pid namespace", first, "traced process ids are ours", elsewhere)
     knobs = os.access(THP / "enabled", os.W_OK)
     yield _ability("knobs of huge pages", knobs, str(THP), f"{THP} must be writable; {elsewhere}")
-    yield _ability("page-fault tracepoint", _tracefs(), str(TRACEFS), f"none in {TRACEFS}; {elsewhere}")
     merging = KSM.exists() and KSM.read_text().strip() == "1"
     yield _ability("KSM off", not merging, "no page merging", f"echo 0 > {KSM}")
+    guessed = _configured("NO_PAGE_MAPCOUNT")
+    yield _ability(
+        "mapcounts of single pages", not guessed, "bit 56 of pagemap, kpagecount",
+        "CONFIG_NO_PAGE_MAPCOUNT has no such count: boot a kernel without it",
+    )  # fmt: skip
     yield from _further_abilities()
 
 
 def _further_abilities() -> Iterator[Ability]:
+    yield trace_ability()
     version = kernel_version()
     try:
         policy = policy_for_kernel(version).name
@@ -153,8 +162,36 @@ def _tracefs() -> bool:
     return os.path.exists(event)
 
 
+def trace_ability() -> Ability:
+    """Whether a run can say where faults happened."""
+    reason = _no_fault_trace()
+    advice = f"{reason}; faults are counted instead (minflt)"
+    return _ability("where faults happen", not reason, "exceptions:page_fault_user", advice, needed=False)
+
+
+def _no_fault_trace() -> str:
+    """Why page faults cannot be traced here; empty when they can."""
+    if os.stat(PROC / "self/ns/pid").st_ino != FIRST_PID_NAMESPACE:
+        return "not in the first pid namespace, whose process ids a trace has"
+    return "" if _tracefs() else f"no such tracepoint in {TRACEFS}"
+
+
+def _configured(option: str) -> bool:
+    """Whether the kernel was built with an option; no when its configuration is not to be had."""
+    line = f"CONFIG_{option}=y"
+    try:
+        return line in gzip.decompress((PROC / "config.gz").read_bytes()).decode().splitlines()
+    except OSError:
+        pass
+    with suppress(OSError):
+        return line in Path(f"/boot/config-{platform.release()}").read_text().splitlines()
+    return False
+
+
 def _no_failing_fork() -> str:
     """Why no fork can be made to fail here; empty when it can."""
+    if reason := _no_fault_trace():
+        return reason
     if memory_info()["SwapTotal"]:
         return "swapoff -a first"
     if Knobs.read(PROC / "sys/vm/overcommit_memory") == "2":
@@ -338,6 +375,11 @@ class Remote:
 class LiveKernel:
     """This machine's kernel as a witness; a context manager (see the module).
 
+    Parameters
+    ----------
+    patience : float
+        Seconds to wait for another live run to end.
+
     Attributes
     ----------
     version : str
@@ -348,14 +390,18 @@ class LiveKernel:
         What was changed.
     sizes : tuple of int
         Orders that can be enabled.
+    traces : bool
+        Whether it says where faults happen; else they are only counted.
     """
 
     nursery: Remote
     knobs: Knobs
     sizes: tuple[int, ...]
+    traces: bool
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float = PATIENCE) -> None:
         self.version = kernel_version()
+        self._patience = patience
         self._undo = ExitStack()
 
     def __enter__(self) -> Self:
@@ -388,7 +434,7 @@ class LiveKernel:
     def _prepare(self) -> None:
         """Each thing is noted for undoing before it is done: a signal may come in between."""
         self._raise_on_signals()
-        journal = self._undo.enter_context(only_run())
+        journal = self._undo.enter_context(only_run(self._patience))
         restore_leftovers(journal)
         self.knobs = Knobs(journal)
         self._undo.callback(self.knobs.restore)
@@ -396,9 +442,13 @@ class LiveKernel:
         # Another CPU's batch of the LRU would hold references that no fault can drain.
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
         self._set_knobs()
-        self._open_trace()
+        self.traces = not _no_fault_trace()
+        if self.traces:
+            self._open_trace()
         self._kpageflags = self._open(PROC / "kpageflags", os.O_RDONLY)
+        self._kpagecount = self._open(PROC / "kpagecount", os.O_RDONLY)
         self._start_nursery()
+        self.nursery.call("watch", self._counter_files())
 
     def _raise_on_signals(self) -> None:
         if threading.current_thread() is not threading.main_thread():
@@ -464,6 +514,14 @@ class LiveKernel:
         self._undo.callback(_end_nursery, process, self.nursery)
         theirs.close()
 
+    def _counter_files(self) -> dict[str, str]:
+        """Machine-wide counters, by name; what a size has is ``"name/order"``. 6.10 brought the sizes' own."""
+        files = {
+            f"{name}/{order}": path / "stats" / name for order, path in self._knob_of.items() for name in SIZE_COUNTERS
+        }
+        files |= dict.fromkeys(live_worker.VMSTAT, PROC / "vmstat")
+        return {name: str(path) for name, path in files.items() if path.exists()}
+
     # --- what runs need -----------------------------------------------------------------------------------------
 
     def enable(self, orders: tuple[int, ...]) -> None:
@@ -505,7 +563,9 @@ class LiveKernel:
         return lines
 
     def faults(self) -> list[tuple[int, int, int]]:
-        """User faults in the window since the last call: process id, address, x86 error code."""
+        """User faults in the window since the last call: process id, address, x86 error code; empty when not traced."""
+        if not self.traces:
+            return []
         form = r"-(\d+)\s+\[\d+\].*page_fault_user: address=(?:0x)?([0-9a-f]+) .*error_code=0x([0-9a-f]+)"
         found = []
         for line in self.trace_lines():
@@ -530,6 +590,10 @@ class LiveKernel:
     def frame_flags(self, first: int, frames: int) -> memoryview[int]:
         """/proc/kpageflags of frames [first, first + frames), fewer at the end of memory."""
         return memoryview(os.pread(self._kpageflags, 8 * frames, 8 * first)).cast("Q")
+
+    def frame_mapcounts(self, first: int, frames: int) -> memoryview[int]:
+        """/proc/kpagecount of frames [first, first + frames), fewer at the end of memory: how often each is mapped."""
+        return memoryview(os.pread(self._kpagecount, 8 * frames, 8 * first)).cast("Q")
 
 
 def _remove_instance(path: Path) -> None:

@@ -35,6 +35,14 @@ REGISTER_BUFFERS, UNREGISTER_BUFFERS = 0, 1
 READ_FIXED, WRITE_FIXED = 4, 5
 PR_SET_CHILD_SUBREAPER = 36
 OVERCOMMIT_MEMORY = "/proc/sys/vm/overcommit_memory"
+RUSAGE_BYTES, RUSAGE_MINFLT = 144, 64
+COUNTER_BYTES = 1 << 14
+VMSTAT = ("pgreuse",)
+"""Counters that are lines of /proc/vmstat; every other one is a file with one number."""
+ACCESSES = ("write", "read")
+COUNTED = frozenset(
+    (*ACCESSES, "munmap", "mremap", "mprotect", "madvise", "pin", "unpin", "ref", "unref", "dma_write", "dma_read")
+)
 
 Answer = dict[str, Any]
 
@@ -81,15 +89,19 @@ def _system_call(number: int, *arguments: object, what: str) -> int:
     return result
 
 
-def byte_access() -> tuple[Callable[[int], int], Callable[[int, int], int]]:
-    """``load(address)`` -> byte, ``store(address, byte)`` -> 0; both -1 after a SIGSEGV, which they survive.
+def byte_access() -> tuple[int, int, Callable[..., int]]:
+    """Addresses of ``load(address)`` -> byte and ``store(address, byte)`` -> 0, and who calls them.
+
+    ``between(address, byte, usage, usage, function)`` calls one between two getrusage(RUSAGE_SELF) and returns its
+    result: -1 after a SIGSEGV, which it survives.
 
     Machine code, because each must be one instruction that touches the page, and nothing else may: the handler moves
     the instruction pointer from either of them to the code that returns -1, and lets any other SIGSEGV crash.
     """
     page = libc.mmap(None, PAGE, PROT_READ | PROT_WRITE, MAP_ANONYMOUS_PRIVATE, -1, 0)
-    load, store, failed, handler = 0, 8, 16, 32
-    code = bytearray(b"\xcc" * 96)
+    load, store, failed, handler, between = 0, 8, 16, 32, 96
+    code = bytearray(b"\xcc" * 256)
+    getrusage = b"\x31\xff\xb8\x62\x00\x00\x00\x0f\x05"  # xor edi, edi; mov eax, 98; syscall
     for at, instructions in (
         (load, b"\x0f\xb6\x07\xc3"),  # movzx eax, byte [rdi]; ret
         (store, b"\x40\x88\x37\x31\xc0\xc3"),  # mov [rdi], sil; xor eax, eax; ret
@@ -104,15 +116,25 @@ def byte_access() -> tuple[Callable[[int], int], Callable[[int, int], int]]:
             + b"\x48\x89\x8a\xa8\x00\x00\x00\xc3"  # mov [rdx + 168], rcx; ret
             + b"\x0f\x0b",  # crash: ud2
         ),
+        (
+            between,
+            b"\x53\x41\x54\x41\x55\x41\x56\x41\x57"  # push rbx, r12, r13, r14, r15
+            + b"\x48\x89\xfb\x49\x89\xf4\x49\x89\xcd\x4d\x89\xc6"  # mov rbx, rdi; r12, rsi; r13, rcx; r14, r8
+            + (b"\x48\x89\xd6" + getrusage)  # mov rsi, rdx
+            + b"\x48\x89\xdf\x4c\x89\xe6\x41\xff\xd6\x41\x89\xc7"  # mov rdi, rbx; rsi, r12; call r14; mov r15d, eax
+            + (b"\x4c\x89\xee" + getrusage)  # mov rsi, r13
+            + b"\x44\x89\xf8"  # mov eax, r15d
+            + b"\x41\x5f\x41\x5e\x41\x5d\x41\x5c\x5b\xc3",  # pop r15, r14, r13, r12, rbx; ret
+        ),
     ):
         code[at : at + len(instructions)] = instructions
     ctypes.memmove(page, bytes(code), len(code))
     libc.mprotect(page, PAGE, PROT_READ | PROT_EXEC)
     action = SigAction(handler=page + handler, flags=4)  # SA_SIGINFO
     libc.sigaction(int(signal.SIGSEGV), ctypes.byref(action), None)
-    loader = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)
-    storer = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
-    return loader(page + load), storer(page + store)
+    pointer = ctypes.c_void_p
+    caller = ctypes.CFUNCTYPE(ctypes.c_int, pointer, ctypes.c_int, pointer, pointer, pointer)
+    return page + load, page + store, caller(page + between)
 
 
 class Ring:
@@ -170,13 +192,49 @@ class Ring:
         return result
 
 
+class Counters:
+    """Some counters of the whole machine, read before and after one request.
+
+    Buffers are there beforehand: what this process faulted in for itself would be counted with the request.
+    """
+
+    def __init__(self, files: dict[str, str]) -> None:
+        self.files = {name: os.open(path, os.O_RDONLY) for name, path in files.items()}
+        self.before, self.after = ({name: [bytearray(COUNTER_BYTES)] for name in files} for _ in range(2))
+
+    def read(self, buffers: dict[str, list[bytearray]]) -> None:
+        """Note how they stand."""
+        for name, fd in self.files.items():
+            os.preadv(fd, buffers[name], 0)
+
+    def differences(self) -> dict[str, int]:
+        """What each counter grew by, less those that did not change."""
+        found = {}
+        for name in self.files:
+            before, after = (_counter(name, buffers[name][0]) for buffers in (self.before, self.after))
+            if before != after:
+                found[name] = after - before
+        return found
+
+
+def _counter(name: str, text: bytearray) -> int:
+    """From a file of one number, or from /proc/vmstat, which has a name and a number on each line."""
+    if name not in VMSTAT:
+        return int(text.split(b"\n", 1)[0])
+    start = text.find(b"\n" + name.encode() + b" ") + len(name) + 2
+    return int(text[start : text.find(b"\n", start)])
+
+
 class Worker:
     """One process of a run: every ``do_…`` is a request that `serve` answers."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self.load, self.store = byte_access()
+        self.load, self.store, self.between = byte_access()
+        self.usage = ctypes.create_string_buffer(RUSAGE_BYTES), ctypes.create_string_buffer(RUSAGE_BYTES)
         self.base = 0
+        self.scratch: int = libc.mmap(None, PAGE, PROT_READ | PROT_WRITE, MAP_ANONYMOUS_PRIVATE, -1, 0)
+        self.counters: Counters | None = None
         self.rings: dict[int, Ring] = {}
         self.pipes: dict[int, tuple[int, int]] = {}
         self.keeper: int | None = None
@@ -186,7 +244,10 @@ class Worker:
         while request := self.sock.recv(MESSAGE_BYTES):
             operation, *arguments = json.loads(request)
             try:
-                answer = getattr(self, "do_" + operation)(*arguments)
+                if self.counters and operation in COUNTED:
+                    answer = self._counted(self.counters, operation, arguments)
+                else:
+                    answer = getattr(self, "do_" + operation)(*arguments)
             except Exception as error:  # told, never hidden
                 answer = {"error": repr(error)}
             if answer is not None:
@@ -198,6 +259,29 @@ class Worker:
             ring.release()
         for ends in self.pipes.values():
             _close(*ends)
+
+    def _counted(self, counters: Counters, operation: str, arguments: list[Any]) -> Answer:
+        """Do it between two readings. An access is rehearsed on a page of our own: then all else it needs is there."""
+        handler: Callable[..., Answer] = getattr(self, "do_" + operation)
+        base = self.base
+        for last in (False, False, True):
+            if operation not in ACCESSES and not last:
+                continue
+            # The same arguments, so that the interpreter takes the same steps.
+            self.base = base if last else self.scratch - arguments[0] * PAGE
+            counters.read(counters.before)
+            answer = handler(*arguments)
+            counters.read(counters.after)
+        found = counters.differences()
+        if operation not in ACCESSES:
+            # Nothing made sure that this process itself reused no page meanwhile.
+            found.pop("pgreuse", None)
+        return {**answer, "counted": found}
+
+    def do_watch(self, files: dict[str, str]) -> Answer:
+        """From now on, in this process and its children, count around every step: counter names and their files."""
+        self.counters = Counters(files)
+        return {"ok": True}
 
     def _at(self, page: int) -> int:
         return self.base + page * PAGE
@@ -272,14 +356,25 @@ class Worker:
             os.close(fd)
         return {"ok": True}
 
+    def access(self, function: int, address: int, byte: int = 0) -> tuple[int, int]:
+        """Load or store a byte; what came of it, and the minor faults that this one instruction took.
+
+        Twice, the first time on a page of our own: what it needs of stack and buffers is there and writable then.
+        """
+        self.between(self.scratch, byte, *self.usage, function)
+        result = self.between(address, byte, *self.usage, function)
+        before, after = (struct.unpack_from("<q", usage, RUSAGE_MINFLT)[0] for usage in self.usage)
+        return result, after - before
+
     # --- memory -------------------------------------------------------------------------------------------------
 
     def do_write(self, page: int, byte: int) -> Answer:
-        return {"ok": self.store(self._at(page), byte) == 0}
+        result, faults = self.access(self.store, self._at(page), byte)
+        return {"ok": result == 0, "minflt": faults}
 
     def do_read(self, page: int) -> Answer:
-        value = self.load(self._at(page))
-        return {"ok": value >= 0, "value": value if value >= 0 else None}
+        value, faults = self.access(self.load, self._at(page))
+        return {"ok": value >= 0, "value": value if value >= 0 else None, "minflt": faults}
 
     def do_munmap(self, page: int, n: int) -> Answer:
         return _result(libc.munmap(self._at(page), n * PAGE))
@@ -349,8 +444,10 @@ class Worker:
     def do_unref(self, id: int) -> Answer:
         if id not in self.pipes:
             return {"ok": False}
-        _close(*self.pipes.pop(id))
-        return {"ok": True}
+        reading, writing = self.pipes.pop(id)
+        held = os.read(reading, 1)[0]
+        _close(reading, writing)
+        return {"ok": True, "held": held}
 
 
 def _result(code: int) -> Answer:

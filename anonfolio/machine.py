@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+import numpy as np
+import numpy.typing as npt
+
 from . import fork as _fork
 from . import gup, mmap
 from .faults import MOST_FAULTS, READ, WRITE, handle_mm_fault
@@ -34,6 +37,7 @@ from .mm import (
 from .policy import LINUX_6_15, Policy, check_orders, policy_named
 from .record import NO_FAULT, PF_PROT, PF_USER, PF_WRITE, SIGSEGV, Counters, Fault, Trail
 from .snapshot import Snapshot, snapshot
+from .touch import Pages, Touched, touch_stream
 
 if TYPE_CHECKING:
     from .picture import Picture
@@ -241,11 +245,47 @@ class Process:
         self._begin()
         vpn, value = _whole("page", vpn), _byte(value)
         fault = self._access(vpn, WRITE)
-        self.machine.memory.content[self.mm.pfn[vpn]] = value
-        # The hardware sets accessed and dirty; under a PMD there is one entry for the whole block.
-        touched = slice(*self.mm.block_of(vpn)) if self.mm.is_huge(vpn) else slice(vpn, vpn + 1)
-        self.mm.pte[touched] |= PTE_DIRTY | PTE_YOUNG
+        self._store(vpn, value)
         return fault
+
+    def touch(
+        self,
+        vpns: npt.ArrayLike | range | slice,
+        write: bool | npt.ArrayLike = True,
+        value: int | npt.ArrayLike = 1,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Touched:
+        """Read and write whole arrays of pages, in order: what as many `read` and `write` would do, at once.
+
+        The state and the counters come out the same, bit for bit. Faults are counted, not recorded: ``machine.faults``
+        stays empty.
+
+        Parameters
+        ----------
+        vpns : array_like of int, range or slice
+            The pages, one an access. A range or slice takes no memory, however long.
+        write : bool or array_like of bool
+            Whether the accesses are writes; one for all, or one each.
+        value : int or array_like of int
+            The byte that writes leave (0..255); one for all, or one each. Reads ignore it.
+        progress : callable, optional
+            Called with (accesses done, all accesses) every now and then.
+
+        Raises
+        ------
+        ValueError
+            For arrays of a wrong shape or kind, a value that is no byte, a process that has exited.
+        SegmentationFault
+            If any access hits a hole, or writes where the mapping is read-only: names the first, and nothing is done.
+        OutOfMemory
+            When no frame is left: all accesses before that one are done.
+        """
+        self._begin()
+        pages = _pages(vpns)
+        writes = _flags(write, len(pages))
+        values = _bytes(value, len(pages))
+        self._check_accesses(pages, writes)
+        return touch_stream(self, pages, writes, values, progress)
 
     # --- processes ----------------------------------------------------------------------------------------------
 
@@ -403,6 +443,42 @@ class Process:
             faults.append(handle_mm_fault(self.machine, self.mm, vma, vpn, access))
         return faults[-1] if faults else self._no_fault(vpn, access)
 
+    def _store(self, vpn: int, value: int) -> None:
+        self.machine.memory.content[self.mm.pfn[vpn]] = value
+        # The hardware sets accessed and dirty; under a PMD there is one entry for the whole block.
+        touched = slice(*self.mm.block_of(vpn)) if self.mm.is_huge(vpn) else slice(vpn, vpn + 1)
+        self.mm.pte[touched] |= PTE_DIRTY | PTE_YOUNG
+
+    def _step(self, vpn: int, access: str, value: int) -> None:
+        """One access of a stream, taken the ordinary way: as `read` or `write`, without a record."""
+        if not self.mm.pte[vpn] & (PTE_WRITE if access == WRITE else PTE_PRESENT):
+            self.machine.faults = []
+            self._access(vpn, access)
+            self.machine.faults = []
+        if access == WRITE:
+            self._store(vpn, value)
+
+    def _check_accesses(self, pages: Pages | range, writes: bool | npt.NDArray[np.bool_]) -> None:
+        """Raise for the first access of a stream that would be a SIGSEGV."""
+        if not len(pages):
+            return
+        vma = self.mm.find_vma(int(pages[0]))
+        low, high = (
+            (min(pages[0], pages[-1]), max(pages[0], pages[-1]))
+            if isinstance(pages, range)
+            else (int(pages.min()), int(pages.max()))
+        )
+        if vma and vma.start <= low and high < vma.end and vma.flags & VM_WRITE:
+            return
+        at = _first_bad_access(self.mm, pages, writes)
+        if at is None:
+            return
+        vpn = int(pages[at])
+        access = WRITE if (writes if isinstance(writes, bool) else writes[at]) else READ
+        raise self._sigsegv(
+            vpn, access, self.mm.find_vma(vpn), f"access {at} of the stream, of which nothing is done: "
+        )
+
     def _no_fault(self, vpn: int, access: str) -> Fault:
         trail = Trail()
         trail("pte_write" if access == WRITE else "pte_present", True, "the hardware asks nobody")
@@ -413,7 +489,7 @@ class Process:
             folio=folio if folio >= 0 else None,
         )  # fmt: skip
 
-    def _sigsegv(self, vpn: int, access: str, vma: Vma | None) -> SegmentationFault:
+    def _sigsegv(self, vpn: int, access: str, vma: Vma | None, which: str = "") -> SegmentationFault:
         present = vma is not None and bool(self.mm.pte[vpn])
         code = PF_USER | (PF_WRITE if access == WRITE else 0) | (PF_PROT if present else 0)
         trail = Trail()
@@ -424,7 +500,7 @@ class Process:
         fault = Fault(self.number, vpn, access, SIGSEGV, code, pages=range(vpn, vpn), checks=tuple(trail))
         self.machine.faults.append(fault)
         reason = "the mapping is read-only" if vma else "no mapping contains it"
-        return SegmentationFault(f"SIGSEGV: process {self.number} {access}s page {vpn}: {reason}", fault)
+        return SegmentationFault(f"SIGSEGV: {which}process {self.number} {access}s page {vpn}: {reason}", fault)
 
     def _failing_fork(self, fail_at: Vma | None = None, fail_after_pages: int | None = None) -> Outcome:
         # A child that never lives takes no process number, but an mm_id of its own while it is torn down.
@@ -475,6 +551,56 @@ def _byte(value: int) -> int:
     if not 0 <= _whole("value", value) <= 255:
         raise ValueError(f"value={value} is not a byte (0..255)")
     return int(value)
+
+
+def _pages(vpns: npt.ArrayLike | range | slice) -> Pages | range:
+    if isinstance(vpns, slice):
+        if vpns.start is None or vpns.stop is None:
+            raise ValueError(f"{vpns} is open: a stream needs a first page and an end")
+        vpns = range(vpns.start, vpns.stop, 1 if vpns.step is None else vpns.step)
+    if isinstance(vpns, range):
+        return vpns
+    pages = np.asarray(vpns)
+    if pages.ndim != 1 or (pages.size and pages.dtype.kind not in "iu"):
+        raise ValueError(f"vpns has shape {pages.shape} and dtype {pages.dtype}; a stream is one row of whole numbers")
+    return pages.astype(np.intp, copy=False)
+
+
+def _flags(write: bool | npt.ArrayLike, accesses: int) -> bool | npt.NDArray[np.bool_]:
+    flags = np.asarray(write)
+    if flags.dtype != np.bool_ or flags.shape not in ((), (accesses,)):
+        raise ValueError(f"write has shape {flags.shape} and dtype {flags.dtype}; it is one bool or {accesses}")
+    return flags if flags.ndim else bool(flags)
+
+
+def _bytes(value: int | npt.ArrayLike, accesses: int) -> int | npt.NDArray[np.uint8]:
+    values = np.asarray(value)
+    if values.ndim == 0:
+        return _byte(value)  # type: ignore[arg-type]
+    if values.shape != (accesses,) or (accesses and values.dtype.kind not in "iu"):
+        raise ValueError(f"value has shape {values.shape} and dtype {values.dtype}; it is one byte or {accesses}")
+    bad = np.flatnonzero((values < 0) | (values > 255))
+    if len(bad):
+        raise ValueError(f"value[{bad[0]}]={values[bad[0]]} is not a byte (0..255)")
+    return values.astype(np.uint8, copy=False)
+
+
+def _first_bad_access(mm: Mm, pages: Pages | range, writes: bool | npt.NDArray[np.bool_]) -> int | None:
+    """Position of the first access that no mapping allows; None when there is none."""
+    if not mm.vmas:
+        return 0
+    starts = np.array([vma.start for vma in mm.vmas])
+    ends = np.array([vma.end for vma in mm.vmas])
+    writable = np.array([bool(vma.flags & VM_WRITE) for vma in mm.vmas])
+    for first in range(0, len(pages), 1 << 20):
+        part = pages[first : first + (1 << 20)]
+        some = np.arange(part.start, part.stop, part.step) if isinstance(part, range) else part
+        of = np.searchsorted(starts, some, "right") - 1
+        wants = writes if isinstance(writes, bool) else writes[first : first + (1 << 20)]
+        bad = (of < 0) | (some >= ends[of]) | (~writable[of] & wants)
+        if bool(bad.any()):
+            return first + int(bad.argmax())
+    return None
 
 
 def _outcome(call: Callable[..., None], *arguments: object) -> Outcome:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import zlib
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,50 @@ GUP_PIN_COUNTING_BIAS = 1 << 10
 """What one pin adds to the refcount of a small folio (include/linux/mm.h)."""
 
 NO_FOLIO = -1
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
+Numbers = npt.NDArray[np.int32]
+Index = npt.NDArray[np.intp] | slice
+
+
+def as_slice(numbers: npt.NDArray[np.integer]) -> Index:
+    """The same numbers as an index: a slice, many times cheaper, where they count up or down by one.
+
+    A numpy function that gets a slice writes straight ahead; an array of numbers makes it look up every place.
+    """
+    count = len(numbers)
+    if count == 0:
+        return slice(0, 0)
+    first, last = int(numbers[0]), int(numbers[-1])
+    if last - first == count - 1 and (count < 3 or bool((numbers[1:] > numbers[:-1]).all())):
+        return slice(first, last + 1)
+    if first - last == count - 1 and (count < 3 or bool((numbers[1:] < numbers[:-1]).all())):
+        return slice(first, last - 1 if last else None, -1)
+    return numbers.astype(np.intp, copy=False)
+
+
+def ascending(numbers: Numbers) -> Numbers:
+    """The numbers in order; sorts only what is in neither direction sorted already."""
+    if len(numbers) < 2:
+        return numbers
+    if numbers[0] > numbers[-1]:
+        numbers = numbers[::-1]
+    return numbers if bool((numbers[1:] >= numbers[:-1]).all()) else np.sort(numbers)
+
+
+def blocks_of(column: npt.NDArray[_Scalar], order: int) -> npt.NDArray[_Scalar]:
+    """A column cut into aligned blocks of 2**order, one a row: a view. A tail that fills no block is left out.
+
+    Order 0 leaves the column as it is: rows of one cost numpy half as much again as no rows.
+    """
+    if order == 0:
+        return column
+    return column[: len(column) >> order << order].reshape(-1, 1 << order)
+
+
+def rows_at(rows: npt.NDArray[_Scalar], at: Index) -> npt.NDArray[_Scalar]:
+    """``rows[at]``, in the quickest of numpy's ways."""
+    return rows[at] if isinstance(at, slice) else rows.take(at, axis=0)
 
 
 class OutOfMemory(MemoryError):
@@ -57,6 +101,62 @@ class Buddy:
             head &= ~(1 << order)
             order += 1
         self._push(head, order)
+
+    def alloc_many(self, order: int, count: int) -> Numbers:
+        """What `count` calls of `alloc` would return, in that order; fewer when memory runs out.
+
+        Blocks of the order itself go first, then the smallest larger size, each cut up from its lowest address
+        on: between two allocations of one order nothing smaller than the block being cut is free, so whole blocks can
+        be taken and only the last one leaves a rest.
+        """
+        runs: list[tuple[int, int]] = []
+        while count:
+            for size in range(order, MAX_BUDDY_ORDER + 1):
+                blocks = 1 << (size - order)
+                while count and (head := self._pop(size)) is not None:
+                    used = min(count, blocks)
+                    _append_run(runs, head, used, 1 << order)
+                    count -= used
+                    if used < blocks:
+                        self._push_rest(head + (used << order), head + (1 << size))
+            if not count or not self._may_carve(order):
+                break
+            whole = min(count >> (MAX_BUDDY_ORDER - order), (self.frames - self.untouched) >> MAX_BUDDY_ORDER)
+            if whole and self._fragmentation is None:
+                _append_run(runs, self.untouched, whole << (MAX_BUDDY_ORDER - order), 1 << order)
+                self.untouched += whole << MAX_BUDDY_ORDER
+                count -= whole << (MAX_BUDDY_ORDER - order)
+            else:
+                self._carve()
+        return _expanded(runs, 1 << order)
+
+    def free_many(self, heads: Numbers, orders: npt.NDArray[np.uint8]) -> None:
+        """Give many blocks back at once; the outcome does not depend on the order of freeing.
+
+        Order by order: two blocks freed here that are buddies merge, then one that was freed here with one that was
+        free already. What merged is freed at the next order.
+        """
+        merged = np.zeros(0, np.int32)
+        for order in range(MAX_BUDDY_ORDER + 1):
+            chosen = heads if bool((orders == order).all()) else heads[orders == order]
+            here = ascending(np.concatenate((merged, chosen)) if len(merged) else chosen)
+            if order == MAX_BUDDY_ORDER or not len(here):
+                merged = here
+                continue
+            size = 1 << order
+            pairs = np.flatnonzero((here[1:] - here[:-1] == size) & (here[:-1] & size == 0))
+            alone = np.ones(len(here), np.bool_)
+            alone[pairs] = alone[pairs + 1] = False
+            more = []
+            for head in here[alone].tolist():
+                if self._order_of.get(head ^ size) == order:
+                    del self._order_of[head ^ size]
+                    more.append(head & ~size)
+                else:
+                    self._push(head, order)
+            merged = np.concatenate((here[pairs], np.array(more, np.int32)))
+        for head in merged.tolist():
+            self._push(head, MAX_BUDDY_ORDER)
 
     def fragment(self, largest_order: int, fraction: float = 1.0, seed: int = 0) -> None:
         """Let somebody else hold frames, so that free blocks above `largest_order` become rare or none.
@@ -103,6 +203,13 @@ class Buddy:
     def _push(self, head: int, order: int) -> None:
         self._order_of[head] = order
         heapq.heappush(self._heaps[order], head)
+
+    def _push_rest(self, start: int, end: int) -> None:
+        """Free what is left of a block: [start, end), where `end` is aligned to the block's size."""
+        while start < end:
+            order = (start & -start).bit_length() - 1
+            self._push(start, order)
+            start += 1 << order
 
     def _split(self, head: int, size: int, order: int) -> int:
         while size > order:
@@ -184,7 +291,10 @@ class Memory:
         self.mm_id_mapcount = np.zeros((0, 2), np.int32)
         self.maybe_mapped_shared = np.zeros(0, np.bool_)
         self.partially_mapped = np.zeros(0, np.bool_)
-        self._free_folios: list[int] = []
+        # Folios given back, a stack, above folios never used: those count up from `_folios_used`.
+        self._free_folios = np.zeros(0, np.int32)
+        self._free_count = 0
+        self._folios_used = 0
         zero = self.buddy.alloc(0)
         assert zero == ZERO_PFN
         self._grow_frames()
@@ -196,9 +306,7 @@ class Memory:
             return None
         if self.buddy.untouched > len(self.content):
             self._grow_frames()
-        if not self._free_folios:
-            self._grow_folios()
-        folio = self._free_folios.pop()
+        folio = self._next_folio()
         frames = slice(head, head + (1 << order))
         self.content[frames] = 0
         self.folio_of[frames] = folio
@@ -254,8 +362,71 @@ class Memory:
         """An independent memory in the same state."""
         twin = object.__new__(type(self))
         for name, value in self.__dict__.items():
-            setattr(twin, name, value.copy())
+            setattr(twin, name, value if isinstance(value, int) else value.copy())
         return twin
+
+    # --- many at once ---------------------------------------------------------------------------------------------
+
+    def take_folios(self, count: int) -> Numbers:
+        """The numbers that the next `count` new folios get; nothing else is set up yet."""
+        again = min(count, self._free_count)
+        top = self._free_count
+        self._free_count -= again
+        fresh = count - again
+        if self._folios_used + fresh > len(self.head):
+            self._grow_folios(self._folios_used + fresh)
+        numbers = np.concatenate((
+            self._free_folios[top - again : top][::-1],
+            np.arange(self._folios_used, self._folios_used + fresh, dtype=np.int32),
+        ))  # fmt: skip
+        self._folios_used += fresh
+        return numbers
+
+    def give_back_folio(self, folio: int) -> None:
+        """The number is free for the next new folio."""
+        if self._free_count == len(self._free_folios):
+            self._free_folios = _longer(self._free_folios, max(16, 2 * self._free_count), 0)
+        self._free_folios[self._free_count] = folio
+        self._free_count += 1
+
+    def folios_alloc(self, folios: Numbers, heads: Numbers, order: int) -> None:
+        """Set up folios that got their numbers (`take_folios`) and frames (`Buddy.alloc_many`), as `folio_alloc` does.
+
+        Each gets one reference per page: what it holds once it is mapped whole.
+        """
+        if self.buddy.untouched > len(self.content):
+            self._grow_frames()
+        at = as_slice(folios)
+        block = as_slice(heads >> order)
+        blocks_of(self.content, order)[block] = 0
+        blocks_of(self.folio_of, order)[block] = folios[:, None] if order else folios
+        self.head[at] = heads
+        self.order[at] = order
+        self.refcount[at] = 1 << order
+
+    def release_folios(self, folios: Numbers, heads: Numbers, orders: npt.NDArray[np.uint8]) -> None:
+        """Free folios whose last reference went, in that order: their frames and numbers may be handed out again."""
+        self.buddy.free_many(heads, orders)
+        count = self._free_count + len(folios)
+        if count > len(self._free_folios):
+            self._free_folios = _longer(self._free_folios, max(count, 2 * len(self._free_folios)), 0)
+        self._free_folios[self._free_count : count] = folios
+        self._free_count = count
+
+    def clear_folios(self, folios: Numbers) -> None:
+        """The other half of freeing: nothing is known of the frames and the folios any more."""
+        heads, orders = self.head[folios], self.order[folios]
+        for order in np.flatnonzero(np.bincount(orders)).tolist():
+            block = as_slice(ascending(heads[orders == order] >> order))
+            blocks_of(self.folio_of, order)[block] = NO_FOLIO
+            blocks_of(self.anon_exclusive, order)[block] = False
+            blocks_of(self.mapcount, order)[block] = 0
+        at = as_slice(ascending(folios))
+        for column in (self.large_mapcount, self.entire_mapcount, self.nr_mapped, self.pincount, self.order,
+                       self.maybe_mapped_shared, self.partially_mapped):  # fmt: skip
+            column[at] = 0
+        for column in (*self.mm_id.T, *self.mm_id_mapcount.T):
+            column[at] = 0
 
     def _folio_free(self, folio: int) -> None:
         frames = self.frames_of(folio)
@@ -269,23 +440,51 @@ class Memory:
         self.mm_id_mapcount[folio] = 0
         self.maybe_mapped_shared[folio] = False
         self.partially_mapped[folio] = False
-        self._free_folios.append(folio)
+        self.give_back_folio(folio)
+
+    def _next_folio(self) -> int:
+        if self._free_count:
+            self._free_count -= 1
+            return int(self._free_folios[self._free_count])
+        if self._folios_used == len(self.head):
+            self._grow_folios(self._folios_used + 1)
+        self._folios_used += 1
+        return self._folios_used - 1
 
     def _grow_frames(self) -> None:
         size = max(self.buddy.untouched, min(2 * len(self.content), self.buddy.frames))
         for name, fill in (("content", 0), ("mapcount", 0), ("anon_exclusive", False), ("folio_of", NO_FOLIO)):
             setattr(self, name, _longer(getattr(self, name), size, fill))
 
-    def _grow_folios(self) -> None:
-        old = len(self.head)
-        size = max(16, 2 * old)
+    def _grow_folios(self, wanted: int) -> None:
+        size = max(16, wanted, 2 * len(self.head))
         for name in ("head", "order", "refcount", "large_mapcount", "entire_mapcount", "nr_mapped", "pincount",
                      "mm_id", "mm_id_mapcount", "maybe_mapped_shared", "partially_mapped"):  # fmt: skip
             setattr(self, name, _longer(getattr(self, name), size, 0))
-        self._free_folios.extend(range(size - 1, old - 1, -1))
 
 
-def _longer(column: npt.NDArray[np.generic], size: int, fill: int) -> npt.NDArray[np.generic]:
-    grown = np.full((size, *column.shape[1:]), fill, column.dtype)
+def _append_run(runs: list[tuple[int, int]], first: int, count: int, step: int) -> None:
+    if runs and runs[-1][0] + runs[-1][1] * step == first:
+        runs[-1] = (runs[-1][0], runs[-1][1] + count)
+    else:
+        runs.append((first, count))
+
+
+def _expanded(runs: list[tuple[int, int]], step: int) -> Numbers:
+    """The numbers of runs (first, count), `step` apart."""
+    if len(runs) == 1:
+        first, count = runs[0]
+        return np.arange(first, first + count * step, step, dtype=np.int32)
+    firsts, counts = np.array(runs, np.int64).reshape(-1, 2).T
+    ends = np.cumsum(counts)
+    numbers = np.arange(int(counts.sum())) - np.repeat(ends - counts, counts)
+    return (np.repeat(firsts, counts) + numbers * step).astype(np.int32)
+
+
+def _longer(column: npt.NDArray[_Scalar], size: int, fill: int) -> npt.NDArray[_Scalar]:
+    # Zeros come from the system untouched: memory that is never used costs nothing.
+    grown: npt.NDArray[_Scalar] = np.zeros((size, *column.shape[1:]), column.dtype)
     grown[: len(column)] = column
+    if fill:
+        grown[len(column) :] = fill
     return grown

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from .memory import Memory
 from .policy import Policy
@@ -31,10 +32,18 @@ PTE_YOUNG = 8
 PTE_SPECIAL = 16
 """Set on zero-page entries only: `vm_normal_page` finds no page behind them."""
 
+PTE_CONT = 32
+"""arm64's contiguous bit (PTE_CONT, arch/arm64/include/asm/pgtable-hwdef.h): this entry may share one TLB entry."""
+
 # Masks that take one bit out of entries (`pte_wrprotect`, `pte_mkold`, `pte_mkclean`).
 WRPROTECT = 0xFF ^ PTE_WRITE
 MKOLD = 0xFF ^ PTE_YOUNG
 MKCLEAN = 0xFF ^ PTE_DIRTY
+
+MANY_PAGES = 4 * PTRS_PER_PMD
+"""From this many pages on, fork, munmap and exit handle whole stretches at once."""
+STRETCH_PAGES = 1 << 17
+"""How many at once: what a stretch needs fits the processor's cache."""
 
 # States of a PMD.
 PMD_NONE = 0
@@ -48,6 +57,8 @@ VM_WIPEONFORK = 4
 VM_DONTCOPY = 8
 VM_HUGEPAGE = 16
 VM_NOHUGEPAGE = 32
+VM_UNACCOUNTED = 64
+"""Not VM_ACCOUNT: set where the kernel takes that flag away from a mapping that had it."""
 VM_ACCESS_FLAGS = VM_READ | VM_WRITE
 
 
@@ -298,6 +309,9 @@ class Mm:
         folio_split_rmap_pmd(self.memory, int(self.memory.folio_of[self.pfn[start]]), self.id)
         if not self.policy.split_keeps_dirty:
             self.pte[start:end] &= MKCLEAN
+        if self.policy.cont_pte_order:
+            # One `set_ptes` of 512 entries: every block of them is whole.
+            self.pte[start:end] |= PTE_CONT
 
     def split_huge_pmd_if_needed(self, vpn: int) -> None:
         """A VMA boundary may not lie inside a huge mapping (`split_huge_pmd_if_needed`, huge_memory.c)."""
@@ -325,6 +339,22 @@ class Mm:
             stop = min(self.block_of(start)[1], end)
             yield start, stop
             start = stop
+
+    def pmd_stretches(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """[start, end) cut where the state of the PMD changes: (first page, end, state)."""
+        states = self.pmd[start >> 9 : -(-end // PTRS_PER_PMD)]
+        cuts = np.flatnonzero(states[1:] != states[:-1]) + 1
+        firsts = [start, *(((start >> 9) + cuts) << 9).tolist()]
+        kinds = states[np.concatenate((np.zeros(1, np.intp), cuts))].tolist()
+        yield from zip(firsts, [*firsts[1:], end], kinds, strict=True)
+
+    def present_pfns(self, start: int, end: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.intp] | None]:
+        """The frames that [start, end) maps, zero page aside, and their pages, None where every page maps one."""
+        entries = self.pte[start:end]
+        if np.bitwise_and.reduce(entries) & PTE_PRESENT and not np.bitwise_or.reduce(entries) & PTE_SPECIAL:
+            return self.pfn[start:end], None
+        pages = np.flatnonzero((entries & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT)
+        return self.pfn[start:end][pages], pages
 
     def free_pgtables(self, start: int, end: int) -> None:
         """Free the page tables under which no VMA is left (`free_pgtables`)."""

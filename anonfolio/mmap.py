@@ -6,8 +6,14 @@ otherwise; what it did before it was refused stays done, as in the kernel.
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
+
+from . import contpte
 from .gup import unpin_user_pages
+from .memory import ascending
 from .mm import (
+    MANY_PAGES,
     PMD_HUGE,
     PMD_NONE,
     PMD_TABLE,
@@ -16,17 +22,19 @@ from .mm import (
     PTE_SPECIAL,
     PTE_WRITE,
     PTRS_PER_PMD,
+    STRETCH_PAGES,
     VM_ACCESS_FLAGS,
     VM_DONTCOPY,
     VM_HUGEPAGE,
     VM_NOHUGEPAGE,
+    VM_UNACCOUNTED,
     VM_WIPEONFORK,
     VM_WRITE,
     WRPROTECT,
     Mm,
     Vma,
 )
-from .rmap import folio_remove_rmap_pmd, folio_remove_rmap_ptes
+from .rmap import folio_remove_rmap_pmd, folio_remove_rmap_ptes, folios_remove_rmap_ptes, mapped_folios
 
 ADVICE: dict[str, tuple[int, int]] = {
     "wipeonfork": (VM_WIPEONFORK, 0),
@@ -55,6 +63,17 @@ def zap_page_range(mm: Mm, start: int, end: int) -> None:
     """
     for pin in mm.pins:
         pin.forget(start, end)
+    if end - start >= MANY_PAGES and not mm.policy.cont_pte_order:
+        for first, stop, state in mm.pmd_stretches(start, end):
+            if state == PMD_TABLE:
+                _zap_pte_tables(mm, first, stop)
+            elif state == PMD_HUGE:
+                _zap_pmds(mm, first, stop)
+        return
+    _zap_pmds(mm, start, end)
+
+
+def _zap_pmds(mm: Mm, start: int, end: int) -> None:
     for first, stop in mm.pmd_ranges(start, end):
         if mm.is_huge(first) and stop - first < PTRS_PER_PMD:
             mm.split_huge_pmd(first)
@@ -65,7 +84,29 @@ def zap_page_range(mm: Mm, start: int, end: int) -> None:
                 folio_remove_rmap_ptes(mm.memory, run.folio, run.pfn, run.pages, mm.id)
                 mm.memory.folio_put(run.folio, run.pages)
                 mm.rss_pages -= run.pages
+        contpte.clear_ptes(mm, first, stop)
+
+
+def _zap_pte_tables(mm: Mm, start: int, end: int) -> None:
+    """What is below [start, end), all of it page tables, goes at once.
+
+    Folios are freed together, at the end: to merge scattered frames one by one is what costs. Their numbers go back
+    so that the lowest comes next.
+    """
+    memory = mm.memory
+    freed = []
+    contpte.contpte_try_unfold_partial(mm, start, end)
+    for first in range(start, end, STRETCH_PAGES):
+        stop = min(first + STRETCH_PAGES, end)
+        pfns, vpns = mm.present_pfns(first, stop)
+        if len(pfns):
+            freed.append(folios_remove_rmap_ptes(memory, mapped_folios(memory, pfns, vpns), mm.id))
+            mm.rss_pages -= len(pfns)
         mm.pte[first:stop] = 0
+    if freed:
+        gone = ascending(np.concatenate(freed))[::-1]
+        memory.release_folios(gone, memory.head[gone], memory.order[gone])
+        memory.clear_folios(gone)
 
 
 def _zap_huge_pmd(mm: Mm, start: int) -> None:
@@ -83,7 +124,8 @@ def exit_mmap(mm: Mm) -> None:
     for vma in mm.vmas:
         zap_page_range(mm, vma.start, vma.end)
     mm.vmas.clear()
-    mm.pfn, mm.pte, mm.pmd = mm.pfn[:0], mm.pte[:0], mm.pmd[:0]
+    # Copies: an empty view would keep the whole page table.
+    mm.pfn, mm.pte, mm.pmd = mm.pfn[:0].copy(), mm.pte[:0].copy(), mm.pmd[:0].copy()
     for pin in mm.pins:
         unpin_user_pages(mm.memory, pin)
     mm.pins.clear()
@@ -163,9 +205,15 @@ def _move_page_tables(mm: Mm, start: int, end: int, new_start: int) -> None:
             mm.split_huge_pmd(start)
         if state != PMD_NONE:
             mm.pte_alloc(new_start)
+            # A whole page table moves as it is (`move_normal_pmd`); else entries go one by one (`move_ptes`, 6.12).
+            one_by_one = extent < PTRS_PER_PMD
+            if one_by_one:
+                contpte.contpte_try_unfold(mm, start, start + extent)
             mm.pfn[new_start : new_start + extent] = mm.pfn[start : start + extent]
             mm.pte[new_start : new_start + extent] = mm.pte[start : start + extent]
             mm.pte[start : start + extent] = 0
+            if one_by_one:
+                contpte.contpte_try_fold(mm, new_start, new_start + extent)
         start += extent
         new_start += extent
 
@@ -189,7 +237,12 @@ def mprotect_fixup(mm: Mm, vma: Vma, start: int, end: int, flags: int) -> int:
     """
     if vma.flags & VM_ACCESS_FLAGS == flags:
         return end
-    vma = mm.vma_modify_flags(vma, start, end, vma.flags & ~VM_ACCESS_FLAGS | flags)
+    changed = vma.flags & ~VM_ACCESS_FLAGS | flags
+    if flags & VM_WRITE:
+        changed &= ~VM_UNACCOUNTED
+    elif not vma.anon_vma and mm.policy.unaccounts_read_only:
+        changed |= VM_UNACCOUNTED
+    vma = mm.vma_modify_flags(vma, start, end, changed)
     change_protection(mm, start, end, writable=bool(flags & VM_WRITE))
     return vma.end
 
@@ -205,19 +258,29 @@ def change_protection(mm: Mm, start: int, end: int, *, writable: bool) -> None:
             continue
         if mm.is_huge(first) and stop - first < PTRS_PER_PMD:
             mm.split_huge_pmd(first)
+        # One entry after the other is cleared and set again (`ptep_modify_prot_start`, 6.12): blocks unfold, and fold
+        # when the last of them is set and they are alike.
+        contpte.contpte_try_unfold(mm, first, stop)
         bits = mm.pte[first:stop]
-        if not writable:
-            bits &= WRPROTECT
-            continue
-        candidates = (bits & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT
-        if mm.policy.mprotect_needs_dirty:
-            candidates &= (bits & PTE_DIRTY) > 0
-        if mm.is_huge(first):
-            exclusive = bool(mm.memory.anon_exclusive[mm.pfn[first]]) and not mm.policy.mprotect_needs_dirty
-            candidates &= exclusive
+        if writable:
+            bits[_may_be_writable(mm, first, stop)] |= PTE_WRITE
         else:
-            candidates[candidates] = mm.memory.anon_exclusive[mm.pfn[first:stop][candidates]]
-        bits[candidates] |= PTE_WRITE
+            bits &= WRPROTECT
+        if not mm.is_huge(first):
+            contpte.contpte_try_fold(mm, first, stop)
+
+
+def _may_be_writable(mm: Mm, first: int, stop: int) -> npt.NDArray[np.bool_]:
+    bits = mm.pte[first:stop]
+    candidates: npt.NDArray[np.bool_] = (bits & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT
+    if mm.policy.mprotect_needs_dirty:
+        candidates &= (bits & PTE_DIRTY) > 0
+    if mm.is_huge(first):
+        exclusive = bool(mm.memory.anon_exclusive[mm.pfn[first]]) and not mm.policy.mprotect_needs_dirty
+        candidates &= exclusive
+    else:
+        candidates[candidates] = mm.memory.anon_exclusive[mm.pfn[first:stop][candidates]]
+    return candidates
 
 
 def do_madvise(mm: Mm, start: int, end: int, advice: str) -> None:

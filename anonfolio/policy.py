@@ -82,6 +82,13 @@ class Policy:
     merges_into_unfaulted : bool
         Whether a VMA with an anon_vma merges into a neighbour that has none (`is_mergeable_anon_vma`, from 6.16;
         before, `list_is_singular` of the neighbour's empty chain said no).
+    unaccounts_read_only : bool
+        Whether a mapping without an anon_vma that becomes read-only loses VM_ACCOUNT (`mprotect_fixup`; in 6.12, not in
+        6.1), and then merges with no neighbour that keeps it.
+    cont_pte_order : int
+        Blocks of so many entries, as a power of two, carry arm64's contiguous bit when they are alike
+        (CONFIG_ARM64_CONTPTE, 6.9 and later): 4 with 4 KiB pages. Default 0, a machine without that bit, as the
+        recorded ones (x86) are. Kernels with larger base pages have other orders, and are not modelled.
     """
 
     name: str
@@ -104,6 +111,8 @@ class Policy:
     reclaims_page_tables: bool = True
     moves_many_vmas: bool = True
     merges_into_unfaulted: bool = True
+    unaccounts_read_only: bool = True
+    cont_pte_order: int = 0
 
     def __post_init__(self) -> None:
         for field, choices in _CHOICES.items():
@@ -112,6 +121,8 @@ class Policy:
                 raise ValueError(f"policy {self.name!r}: {field}={value!r} is none of {', '.join(choices)}")
         for field in ("fixed_orders", "knob_orders"):
             check_orders(getattr(self, field), f"policy {self.name!r}: {field}")
+        if self.cont_pte_order not in (0, 4):
+            raise ValueError(f"policy {self.name!r}: cont_pte_order={self.cont_pte_order!r} is neither 0 nor 4")
 
     def but(self, **changes: Any) -> Policy:
         """This policy with some fields changed: ``LINUX_6_15.but(name="mine", copy_extent="source_order")``."""
@@ -154,6 +165,7 @@ LINUX_6_3 = LINUX_6_8.but(
     unshares_zero_page=False,
     mprotect_needs_dirty=True,
     split_keeps_dirty=False,
+    unaccounts_read_only=False,
 )
 RFC_V2 = LINUX_6_3.but(
     name="rfc-v2",

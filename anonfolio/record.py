@@ -159,6 +159,21 @@ class Counters:
         if fault.path == FIRST_TOUCH:
             self.anon_fault_alloc[fault.order] += 1
 
+    def add_many(self, path: str, order: int, faults: int) -> None:
+        """Count faults that took the same path and acted on 2**order pages each; what they scanned is added apart."""
+        pages = faults << order
+        self.faults[path] += faults
+        if path in (FIRST_TOUCH, ZERO_COPY):
+            self.zeroed += pages
+        if path == COW_COPY:
+            self.copied += pages
+        if path in (ZERO_COPY, COW_COPY, REUSE):
+            self.flushed += pages
+        if path == REUSE:
+            self.pgreuse += faults
+        if path == FIRST_TOUCH:
+            self.anon_fault_alloc[order] += faults
+
     def copy(self) -> Self:
         """An independent copy."""
         return type(self)(

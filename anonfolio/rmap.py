@@ -1,11 +1,18 @@
 """Who maps a folio: mapcounts, exclusivity and the two mm_id slots (mm/rmap.c, include/linux/rmap.h).
 
 Functions carry the kernel's names. A range is `pages` frames from `pfn`, all of one folio, all mapped by one mm.
+The last part does the same for many folios at once.
 """
 
 from __future__ import annotations
 
-from .memory import Memory
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .memory import Index, Memory, Numbers, _Scalar, as_slice, blocks_of, rows_at
 
 
 def folio_add_new_anon_rmap(memory: Memory, folio: int, mm_id: int, *, pmd: bool = False) -> None:
@@ -130,3 +137,247 @@ def folio_sub_large_mapcount(memory: Memory, folio: int, mm_id: int, mappings: i
             break
     if left == 0 or counts[0] == left or counts[1] == left:
         memory.maybe_mapped_shared[folio] = False
+
+
+# --- many folios at once ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """What a stretch of one process's entries maps: every frame once, every folio once.
+
+    Within one process no two entries map the same frame, so a count of mappings per frame goes up by exactly one:
+    ``mapcount[frames] += 1`` needs no care for repeated numbers.
+
+    Attributes
+    ----------
+    order : int
+        When the entries map whole folios of one order, one after the other: that order; frames are then numbered in
+        blocks of that size. Else -1.
+    frames : slice or ndarray
+        The frames, or the blocks of frames.
+    folios : ndarray of shape (n,), int32
+        The folios.
+    pages : ndarray of shape (n,), int32, or int
+        How many entries map each folio.
+    keys : ndarray of shape (entries,), intp, or None
+        For `order` -1: a small number for each entry's folio.
+    folio_keys : ndarray of shape (n,), intp, or None
+        For `order` -1: the same for each of `folios`.
+    runs : ndarray of intp, or None
+        For `order` -1: the first entry of each run of consecutive pages of a folio.
+    """
+
+    order: int
+    frames: Index
+    folios: Numbers
+    pages: Numbers | int
+    keys: npt.NDArray[np.intp] | None = None
+    folio_keys: npt.NDArray[np.intp] | None = None
+    runs: npt.NDArray[np.intp] | None = None
+
+    def view(self, column: npt.NDArray[_Scalar]) -> npt.NDArray[_Scalar]:
+        """A per-frame column as `frames` numbers it."""
+        return blocks_of(column, max(self.order, 0))
+
+    def per_folio(self, marked: npt.NDArray[np.bool_]) -> Numbers:
+        """How many of the marked entries each folio has."""
+        if self.keys is None:
+            return (np.count_nonzero(marked, axis=1) if self.order > 0 else marked).astype(np.int32)
+        return self._tally(self.keys[marked])
+
+    def in_two_runs(self, marked: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Whether two runs of a folio have marked entries."""
+        if self.keys is None or self.runs is None or len(self.runs) == len(self.folios):
+            return np.zeros(len(self.folios), np.bool_)
+        found = np.logical_or.reduceat(marked, self.runs)
+        return self._tally(self.keys[self.runs[found]]) > 1
+
+    def _tally(self, keys: npt.NDArray[np.intp]) -> Numbers:
+        assert self.folio_keys is not None
+        return np.bincount(keys, minlength=int(self.folio_keys[-1]) + 1)[self.folio_keys].astype(np.int32)
+
+
+def mapped_folios(memory: Memory, pfns: Numbers, vpns: npt.NDArray[np.intp] | None = None) -> Mapped:
+    """Describe entries that map `pfns`, in order; `vpns` are their pages where those are not consecutive."""
+    order = int(memory.order[memory.folio_of[pfns[0]]])
+    whole = _whole_folios(memory, pfns, order)
+    if whole is not None:
+        return whole
+    frames = as_slice(pfns)
+    folio_of = memory.folio_of[frames]
+    cut = (folio_of[1:] != folio_of[:-1]) | (pfns[1:] - pfns[:-1] != 1)
+    if vpns is not None:
+        cut |= vpns[1:] - vpns[:-1] != 1
+    runs = np.concatenate((np.zeros(1, np.intp), np.flatnonzero(cut) + 1))
+    low, high = int(folio_of.min()), int(folio_of.max())
+    if high - low <= 4 * len(pfns):
+        keys = folio_of.astype(np.intp) - low
+        counts = np.bincount(keys)
+        folio_keys = np.flatnonzero(counts)
+        folios = (folio_keys + low).astype(np.int32)
+    else:
+        folios, keys = np.unique(folio_of, return_inverse=True)
+        counts = np.bincount(keys)
+        folio_keys = np.arange(len(folios))
+    return Mapped(-1, frames, folios, counts[folio_keys].astype(np.int32), keys, folio_keys, runs)
+
+
+def _whole_folios(memory: Memory, pfns: Numbers, order: int) -> Mapped | None:
+    size = 1 << order
+    if len(pfns) & (size - 1):
+        return None
+    frames = as_slice(pfns)
+    run = frames if isinstance(frames, slice) and frames.step is None else None
+    folios = memory.folio_of[run][::size].copy() if run else memory.folio_of[pfns[::size]]
+    orders = rows_at(memory.order, as_slice(folios))
+    if order == 0:
+        # Every folio one page: nothing but the order is left to be asked.
+        return None if bool(orders.any()) else Mapped(0, frames, folios, 1)
+    if bool((orders != order).any()):
+        return None
+    if run:
+        return (
+            None
+            if run.start & (size - 1)
+            else Mapped(order, slice(run.start >> order, run.stop >> order), folios, size)
+        )
+    heads = pfns[::size]
+    follows = pfns[1:] - pfns[:-1] == 1
+    follows[size - 1 :: size] = True
+    if bool((heads & (size - 1)).any()) or not bool(follows.all()):
+        return None
+    return Mapped(order, as_slice(heads >> order), folios, size)
+
+
+def folios_add_new_anon_rmap(memory: Memory, folios: Numbers, heads: Numbers, order: int, mm_id: int) -> None:
+    """`folio_add_new_anon_rmap` for fresh folios of one order, each mapped whole."""
+    at = as_slice(folios)
+    frames = as_slice(heads >> order)
+    blocks_of(memory.mapcount, order)[frames] = 1
+    blocks_of(memory.anon_exclusive, order)[frames] = True
+    memory.nr_mapped[at] = 1 << order
+    if order:
+        memory.large_mapcount[at] = 1 << order
+        memory.mm_id[at, 0] = mm_id
+        memory.mm_id_mapcount[at, 0] = 1 << order
+
+
+def folios_dup_anon_rmap_ptes(memory: Memory, mapped: Mapped, mm_id: int) -> None:
+    """`folio_dup_anon_rmap_ptes` and the references of `folio_get` for all that a stretch maps."""
+    mapcount = mapped.view(memory.mapcount)
+    if isinstance(mapped.frames, slice):
+        mapcount[mapped.frames] += 1
+    else:
+        mapcount[mapped.frames] = mapcount.take(mapped.frames, axis=0) + np.int16(1)
+    mapped.view(memory.anon_exclusive)[mapped.frames] = False
+    at = as_slice(mapped.folios)
+    memory.refcount[at] += mapped.pages
+    if mapped.order == 0:
+        return
+    if mapped.order > 0:
+        folios_add_large_mapcount(memory, mapped.folios, mapped.pages, mm_id)
+        return
+    large = memory.order[at] > 0
+    assert not isinstance(mapped.pages, int)
+    folios_add_large_mapcount(memory, mapped.folios[large], mapped.pages[large], mm_id)
+
+
+def folios_remove_rmap_ptes(memory: Memory, mapped: Mapped, mm_id: int, *, singly: bool = False) -> Numbers:
+    """`folio_remove_rmap_ptes` and the dropped references for all that a stretch maps; returns what must be freed.
+
+    Where single calls would meet a folio in two runs that both leave pages unmapped, the first of them finds pages
+    still mapped: partially mapped for good. `singly`: the calls would be one a page.
+    """
+    view = mapped.view(memory.mapcount)
+    left = rows_at(view, mapped.frames) - np.int16(1)
+    view[mapped.frames] = left
+    at = as_slice(mapped.folios)
+    refcount = (
+        memory.refcount[at] - np.int32(mapped.pages)
+        if isinstance(mapped.pages, int)
+        else (memory.refcount[at] - mapped.pages)
+    )
+    memory.refcount[at] = refcount
+    if mapped.order == 0:
+        memory.nr_mapped[at] = left > 0
+        return np.asarray(mapped.folios[refcount == 0])
+    gone = left == 0
+    unmapped = mapped.per_folio(gone)
+    twice = unmapped > 1 if singly else mapped.in_two_runs(gone)
+    if mapped.order > 0:
+        folios_sub_large_mapcount(memory, mapped.folios, mapped.pages, mm_id)
+    else:
+        large = memory.order[at] > 0
+        assert not isinstance(mapped.pages, int)
+        folios_sub_large_mapcount(memory, mapped.folios[large], mapped.pages[large], mm_id)
+    folios_unmap_pages(memory, mapped.folios, unmapped, twice)
+    return np.asarray(mapped.folios[refcount == 0])
+
+
+def folios_unmap_pages(memory: Memory, folios: Numbers, unmapped: Numbers, twice: npt.NDArray[np.bool_]) -> None:
+    """Folios lost the last mapping of `unmapped` pages, where `twice` says so in more than one go."""
+    at = as_slice(folios)
+    nr_mapped = memory.nr_mapped[at] - unmapped.astype(np.int16)
+    memory.nr_mapped[at] = nr_mapped
+    partial = (twice | ((unmapped > 0) & (nr_mapped > 0))) & (memory.entire_mapcount[at] == 0)
+    if bool(partial.any()):
+        partial &= memory.order[at] > 0
+        memory.partially_mapped[folios[partial]] = True
+
+
+def _by_slots(memory: Memory, folios: Numbers) -> Iterator[tuple[Index, Index, list[int]]]:
+    """Folios grouped by the two mms in their slots: (which of `folios`, the folios as an index, the mms).
+
+    All that fork and exit meet in one stretch is nearly always one group, and what happens to it is decided once.
+    """
+    at = as_slice(folios)
+    pairs = rows_at(memory.mm_id.view(np.int64).reshape(-1), at)
+    first = pairs[:1]
+    if bool((pairs == first).all()):
+        groups: list[Index] = [slice(None)] if len(pairs) else []
+    else:
+        _, group_of = np.unique(pairs, return_inverse=True)
+        groups = [np.flatnonzero(group_of == group) for group in range(int(group_of.max()) + 1)]
+    for chosen in groups:
+        here = at if isinstance(chosen, slice) else folios[chosen]
+        yield chosen, here, memory.mm_id[here][0].tolist()
+
+
+def _of(each: Numbers | int, chosen: Index) -> Numbers | int:
+    return each if isinstance(each, int) else each[chosen]
+
+
+def folios_add_large_mapcount(memory: Memory, folios: Numbers, mappings: Numbers | int, mm_id: int) -> None:
+    """`folio_add_large_mapcount` for folios that are all different."""
+    for chosen, at, slots in _by_slots(memory, folios):
+        more = _of(mappings, chosen)
+        mapcount = memory.large_mapcount[at]
+        memory.large_mapcount[at] = mapcount + np.asarray(more, np.int32)
+        if mm_id in slots:
+            memory.mm_id_mapcount[at, slots.index(mm_id)] += more
+        elif 0 in slots:
+            memory.mm_id[at, slots.index(0)] = mm_id
+            memory.mm_id_mapcount[at, slots.index(0)] = more
+            memory.maybe_mapped_shared[at] |= mapcount > 0
+
+
+def folios_sub_large_mapcount(memory: Memory, folios: Numbers, mappings: Numbers | int, mm_id: int) -> None:
+    """`folio_sub_large_mapcount` for folios that are all different.
+
+    One call for several pages equals one call for each: no slot counts more than its mm has mapped, so the shared
+    bit cannot clear before the last page of an mm goes, and then the last call decides.
+    """
+    for chosen, at, slots in _by_slots(memory, folios):
+        fewer = np.asarray(_of(mappings, chosen), np.int32)
+        left = memory.large_mapcount[at] - fewer
+        memory.large_mapcount[at] = left
+        gone: npt.NDArray[np.bool_] | bool = True
+        if mm_id in slots:
+            slot = slots.index(mm_id)
+            count = memory.mm_id_mapcount[at, slot] - fewer
+            gone = count <= 0
+            memory.mm_id[at, slot] = np.where(gone, np.int32(0), np.int32(mm_id))
+            memory.mm_id_mapcount[at, slot] = np.where(gone, np.int32(0), count)
+        first, second = memory.mm_id_mapcount[at, 0], memory.mm_id_mapcount[at, 1]
+        memory.maybe_mapped_shared[at] &= ~(gone & ((left == 0) | (first == left) | (second == left)))

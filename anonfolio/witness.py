@@ -65,11 +65,11 @@ class PageView(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What one witness says of one step."""
+    """What one witness says of one step. Of the faults only how many, when it could not see where."""
 
     ok: bool
     value: int | None
-    faults: list[list[int]]
+    faults: list[list[int]] | int
     view: dict[int, PageView]
 
 
@@ -178,7 +178,8 @@ def _first_difference(
     compared = mine.ok and not (step[0] == "dma_read" and theirs.value is None)
     if compared and mine.value != theirs.value:
         return "value", str(mine.value), str(theirs.value)
-    if mine.faults != theirs.faults:
+    counted = isinstance(theirs.faults, int)
+    if (_count(mine.faults) if counted else mine.faults) != theirs.faults:
         return "page faults", _faults_in_words(mine.faults), _faults_in_words(theirs.faults)
     if mine.view.keys() != theirs.view.keys():
         return "live processes", str(sorted(mine.view)), str(sorted(theirs.view))
@@ -204,7 +205,13 @@ def _first_difference(
     return _sharing_difference(mine.view, theirs.view)
 
 
-def _faults_in_words(faults: list[list[int]]) -> str:
+def _count(faults: list[list[int]] | int) -> int:
+    return faults if isinstance(faults, int) else len(faults)
+
+
+def _faults_in_words(faults: list[list[int]] | int) -> str:
+    if isinstance(faults, int):
+        return f"{faults}, counted"
     return ", ".join(f"page {page} ({FAULTED.get(code, f'error code {code}')})" for page, code in faults) or "none"
 
 

@@ -129,7 +129,7 @@ def test_the_kernels_order_is_right_and_the_solution() -> None:
     ("order", "told"),
     [
         ("allocate recheck clear flush copy set drop", "under the page-table lock"),
-        ("allocate copy recheck clear flush drop set", "no damage"),
+        ("allocate copy recheck clear flush drop set", "drops before it sets"),
     ],
 )
 def test_another_harmless_order_is_right_too(order: str, told: str) -> None:

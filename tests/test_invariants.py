@@ -11,7 +11,7 @@ import pytest
 from support import folio, machine_with_folio
 
 import anonfolio as af
-from anonfolio.mm import PMD_TABLE, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE
+from anonfolio.mm import PMD_TABLE, PTE_CONT, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE
 
 Break = Callable[[af.Machine, af.Process], object]
 
@@ -125,6 +125,7 @@ BREAKS: list[tuple[str, Break]] = [
     ("entries_lie_in_mappings", read_only_mapping),
     ("entries_lie_in_mappings", without_a_table),
     ("entries_lie_in_mappings", entry(PTE_PRESENT | PTE_SPECIAL | PTE_WRITE)),
+    ("contiguous_blocks_are_whole", entry(PTE_PRESENT | PTE_CONT)),
     ("mapcounts_match", entry(0)),
     ("mapcounts_match", frame("mapcount", 2)),
     ("mapcounts_match", column("large_mapcount", 1)),

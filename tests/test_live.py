@@ -6,27 +6,43 @@ Tests marked `live` change kernel settings for a while; they skip, with the reas
 from __future__ import annotations
 
 import os
+import random
+import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from live_support import (
+    PATIENCE_S,
+    difference,
+    eventually,
+    leftovers,
+    needs_kernel,
+    pinned_pages,
+    settings,
+    undisturbed,
+)
 
 import anonfolio as af
 from anonfolio.__main__ import main
-from anonfolio.random_programs import KINDS, random_scenario, shrink, without
+from anonfolio.counted import EVENTS, held_byte, iter_count_differences, least, model_counts
+from anonfolio.random_programs import ANY, KINDS, random_scenario, shrink, united, without
+from anonfolio.recording import DATA_DIR
 from anonfolio.scenario import Step
 from anonfolio.witness import iter_differences
 
 if sys.platform != "linux":
     pytest.skip("a live run needs Linux", allow_module_level=True)
 
-from anonfolio import live_kernel
+from anonfolio import live_compare, live_kernel
 from anonfolio.live import FailingFork, live_run
-from anonfolio.live_kernel import Knobs, LiveError, LiveKernel, NotLive, abilities, check_machine
+from anonfolio.live_compare import Tally, repeated_difference
+from anonfolio.live_kernel import Knobs, LiveError, LiveKernel, NotLive, TooDisturbed, abilities
 
 # --- random programs ------------------------------------------------------------------------------------------------
 
@@ -60,6 +76,12 @@ def test_programs_use_the_sizes_there_are() -> None:
     assert orders == {(), (9,)}
 
 
+def test_any_takes_the_kinds_in_turn_but_for_failing_forks() -> None:
+    names = [random_scenario(seed, ANY).name for seed in range(2 * len(KINDS))]
+    assert {name.split("-")[0] for name in names} == {*KINDS} - {"forkfail"}
+    assert random_scenario(9, ANY) == random_scenario(9, names[9].split("-")[0])
+
+
 def test_unknown_kind_is_named() -> None:
     with pytest.raises(ValueError, match="there is no kind 'wild'; there are mixed, populate"):
         random_scenario(1, "wild")
@@ -87,6 +109,33 @@ def test_smallest_program_differs_and_no_step_of_it_can_go(seed: int) -> None:
     assert differs(smallest) == last
     assert all(differs(without(smallest, range(at, at + 1))) is None for at in range(last))
     assert last < 8
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_processes_that_a_difference_does_not_need_go(seed: int) -> None:
+    """What 6.9 copies and 6.15 reuses takes four steps: write, fork, one of the two exits, the other writes."""
+
+    def differs(scenario: af.Scenario) -> int | None:
+        return model_differs("linux-6.15", "linux-6.9", scenario)
+
+    steps = (("write", 0, 5, 1), ("fork", 0), ("exit", 0), ("fork", 1), ("exit", 1), ("fork", 2), ("exit", 2))
+    program = af.Scenario(16, (*steps, ("write", 3, seed, 9)))
+    assert differs(program) == 7
+    smallest = shrink(program, differs)
+    assert [step[0] for step in smallest.steps] == ["write", "fork", "exit", "write"]
+
+
+def test_uniting_a_child_with_its_parent_keeps_the_others() -> None:
+    steps: tuple[Step, ...] = (
+        ("fork", 0), ("write", 1, 0, 1), ("fork", 1), ("exit", 1), ("write", 2, 0, 2), ("fork", 0), ("write", 3, 1, 3),
+        ("exit", 2), ("write", 3, 2, 4),
+    )  # fmt: skip
+    program = af.Scenario(4, steps)
+    assert united(program, 2).steps == (
+        ("fork", 0), ("write", 1, 0, 1), ("write", 1, 0, 2), ("fork", 0), ("write", 2, 1, 3), ("exit", 1),
+        ("write", 2, 2, 4),
+    )  # fmt: skip
+    assert len(united(program, 3).run()) == len(steps) - 1
 
 
 def test_program_without_a_difference_stays() -> None:
@@ -120,11 +169,10 @@ def no_huge_pages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(live_kernel, "THP", tmp_path / "transparent_hugepage")
 
 
-def no_tracefs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    make_root(monkeypatch)
-    monkeypatch.setattr(live_kernel, "THP", tmp_path)
-    (tmp_path / "enabled").touch()
-    monkeypatch.setattr(live_kernel, "TRACEFS", tmp_path / "tracing")
+def no_mapcounts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    page_merging(monkeypatch, tmp_path)
+    (tmp_path / "run").write_text("0\n")
+    monkeypatch.setattr(live_kernel, "_configured", lambda option: option == "NO_PAGE_MAPCOUNT")
 
 
 def hidden_frames(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -137,9 +185,9 @@ def another_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def page_merging(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    no_tracefs(monkeypatch, tmp_path)
-    event = tmp_path / "tracing/events/exceptions/page_fault_user"
-    event.mkdir(parents=True)
+    make_root(monkeypatch)
+    monkeypatch.setattr(live_kernel, "THP", tmp_path)
+    (tmp_path / "enabled").touch()
     (tmp_path / "run").write_text("1\n")
     monkeypatch.setattr(live_kernel, "KSM", tmp_path / "run")
 
@@ -153,7 +201,7 @@ def make_root(monkeypatch: pytest.MonkeyPatch) -> None:
 LACKS = {
     ordinary_user: "it needs root: run it with sudo",
     no_huge_pages: "it needs knobs of huge pages: ",
-    no_tracefs: "it needs page-fault tracepoint: none in ",
+    no_mapcounts: "it needs mapcounts of single pages: CONFIG_NO_PAGE_MAPCOUNT has no such count: boot a kernel",
     hidden_frames: "it needs frame numbers in pagemap: be root on a machine",
     another_processor: "it needs Linux on x86-64: use such a machine",
     page_merging: "it needs KSM off: echo 0 > ",
@@ -190,6 +238,26 @@ def test_doctor_says_no_and_what_to_do(
     ordinary_user(monkeypatch, tmp_path)
     assert main(["doctor"]) == 1
     assert "no   root: run it with sudo, or look at recordings\n" in capsys.readouterr().out
+
+
+def test_doctor_says_that_faults_are_only_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(live_kernel, "TRACEFS", tmp_path / "tracing")
+    assert not live_kernel.trace_ability().ok
+    assert not live_kernel.trace_ability().needed
+    assert "faults are counted instead (minflt)" in live_kernel.trace_ability().says
+
+
+def test_configuration_of_the_kernel_is_read_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import gzip
+
+    monkeypatch.setattr(live_kernel, "PROC", tmp_path)
+    monkeypatch.setattr(live_kernel.platform, "release", lambda: "none")
+    assert not live_kernel._configured("THIS")
+    (tmp_path / "config.gz").write_bytes(gzip.compress(b"CONFIG_THIS=y\n# CONFIG_THAT is not set\n"))
+    assert live_kernel._configured("THIS")
+    assert not live_kernel._configured("THAT")
 
 
 @pytest.mark.parametrize("command", [["record", "f.json.gz"], ["record", "f.json.gz", "wipe-on-fork", "--random", "1"]])
@@ -273,60 +341,180 @@ def test_lock_that_is_a_link_is_refused(lock: Path, tmp_path: Path) -> None:
         pass
 
 
+# --- a difference is believed when it repeats -----------------------------------------------------------------------
+
+
+def found_by(monkeypatch: pytest.MonkeyPatch, *runs: str) -> tuple[af.Difference | None, Tally]:
+    """What is reported when single runs find this ("" for no difference)."""
+    answers = iter(runs)
+
+    def one_run(*_: object) -> af.Difference | None:
+        what = next(answers)
+        return af.Difference(0, ("write", 0, 0, 1), what, "1", "2") if what else None
+
+    monkeypatch.setattr(live_compare, "live_difference", one_run)
+    tally = Tally()
+    return repeated_difference(af.Scenario(1, ()), None, af.LINUX_6_15, tally), tally  # type: ignore[arg-type]
+
+
+def test_difference_that_repeats_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, tally = found_by(monkeypatch, "size", "size", "size")
+    assert found
+    assert tally.disturbed == 0
+
+
+@pytest.mark.parametrize("runs", [("size", ""), ("size", "size", "")])
+def test_difference_that_does_not_repeat_is_counted_as_disturbed(
+    monkeypatch: pytest.MonkeyPatch, runs: tuple[str, ...]
+) -> None:
+    found, tally = found_by(monkeypatch, *runs)
+    assert found is None
+    assert tally.disturbed == 1
+    assert "1 disturbed (no difference when they ran again)" in str(tally)
+
+
+class OneKernel:
+    """Stands in for the prepared kernel; the runs themselves stand in too."""
+
+    entered = 0
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __enter__(self) -> OneKernel:
+        OneKernel.entered += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def test_busy_machine_leaves_programs_out_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(scenario: af.Scenario, *_: object) -> None:
+        time.sleep(0.005)
+        if scenario.name.endswith("3"):
+            raise TooDisturbed("busy")
+
+    monkeypatch.setattr(live_compare, "LiveKernel", OneKernel)
+    monkeypatch.setattr(live_compare, "repeated_difference", run)
+    monkeypatch.setattr(live_compare, "BUSY_S", 0)
+    monkeypatch.setattr(live_compare, "PAUSE_S", 0)
+    monkeypatch.setattr(live_compare, "TURN_S", 0.02)
+    OneKernel.entered, tally = 0, Tally()
+    programs = (af.Scenario(1, (("write", 0, 0, 1),), name=f"a-{seed}") for seed in range(100))
+    found = live_compare.first_live_difference(lambda _: programs, af.LINUX_6_15, tally, programs=10)
+    assert found is None
+    assert (tally.programs, tally.steps, tally.left_out) == (10, 10, 1)
+    assert OneKernel.entered > 1
+    assert "1 left out" in str(tally)
+
+
+# --- what is counted ------------------------------------------------------------------------------------------------
+
+
+def test_model_counts_what_the_kernel_counts() -> None:
+    steps = (("write", 0, 0, 1), ("fork", 0), ("exit", 1), ("write", 0, 3, 2), ("write", 0, 20, 1))
+    timeline = af.Scenario(24, steps, (2, 4)).run()
+    assert [model_counts(result) for result in timeline] == [
+        {"anon_fault_alloc/4": 1}, {}, {}, {"pgreuse": 1}, {"anon_fault_alloc/2": 1},
+    ]  # fmt: skip
+
+
+def as_counted(timeline: af.Timeline) -> af.Recorded:
+    """A kernel that counts exactly what the model says."""
+    scenario = timeline.scenario
+    steps = []
+    for result in timeline:
+        counts = live_compare_counts(result, scenario)
+        steps.append({"ok": result.ok, "value": result.value, "faults": [], "view": {}, "counted": counts})
+    return af.Recorded("6.18.44", scenario, tuple(steps))
+
+
+def live_compare_counts(result: af.Result, scenario: af.Scenario) -> dict[str, object]:
+    from anonfolio.counted import model_mapcounts
+
+    mapcounts = model_mapcounts(result.snapshot, scenario.first_vpn, scenario.pages)
+    counts: dict[str, object] = {"mapcount": {str(number): row.tolist() for number, row in mapcounts.items()}}
+    return {**counts, "minflt": len(result.user_faults), "held": 7, **model_counts(result)}
+
+
+COUNTED = af.Scenario(
+    16, (("write", 0, 0, 7), ("ref", 0, 0, 1), ("fork", 0), ("exit", 1), ("unref", 0, 1), ("write", 0, 3, 2)), (4,)
+)
+
+
+def test_counts_that_agree_are_no_difference_and_more_is_none_either() -> None:
+    timeline = COUNTED.run()
+    other = as_counted(timeline)
+    assert list(iter_count_differences(timeline, other)) == []
+    for step in other.steps:
+        step["counted"]["pgreuse"] = 5 + step["counted"].get("pgreuse", 0)
+    assert list(iter_count_differences(timeline, other)) == []
+    assert list(iter_count_differences(timeline, other.without_counts())) == []
+
+
+@pytest.mark.parametrize(
+    ("step", "name", "value", "what"),
+    [
+        (0, "minflt", 2, "minor faults"),
+        (5, "minflt", 0, "minor faults"),
+        (5, "pgreuse", 0, "pgreuse, counted by the whole machine"),
+        (0, "anon_fault_alloc/4", 0, "anon_fault_alloc/4, counted by the whole machine"),
+        (4, "held", 8, "byte behind the reference"),
+        (2, "mapcount", {"0": [1] * 16, "1": [2] * 16}, "process 0 page 0: mapcount"),
+    ],
+)
+def test_count_that_differs_is_told(step: int, name: str, value: object, what: str) -> None:
+    timeline = COUNTED.run()
+    other = as_counted(timeline)
+    other.steps[step]["counted"][name] = value
+    assert [(found.number, found.what) for found in iter_count_differences(timeline, other)] == [(step, what)]
+
+
+def test_least_of_several_runs_is_nearest() -> None:
+    runs = [as_counted(COUNTED.run()) for _ in range(2)]
+    runs[0].steps[5]["counted"]["pgreuse"] = 4
+    runs[1].steps[1]["counted"]["pgreuse"] = 2
+    assert least(runs) == [
+        {"anon_fault_alloc/4": 1}, {"pgreuse": 0}, {}, {}, {}, {"pgreuse": 1},
+    ]  # fmt: skip
+
+
+def test_byte_behind_a_reference_is_the_old_one_after_a_copy() -> None:
+    timeline = af.Scenario(4, (("write", 0, 1, 7), ("ref", 0, 1, 2), ("fork", 0), ("write", 0, 1, 9)), ()).run()
+    assert held_byte(timeline[3].snapshot, 0, 2) == 7
+
+
+# --- programs that showed a difference ------------------------------------------------------------------------------
+
+FAILING = DATA_DIR.parent / "failing"
+
+
+def test_programs_that_once_showed_a_difference_replay() -> None:
+    for path in sorted(FAILING.glob("*.json.gz")):
+        assert af.replay(af.read_recording(path)).mismatches == (), path.name
+
+
+def test_program_that_is_kept_can_show_its_difference(tmp_path: Path) -> None:
+    """The rule that one of them found, turned round."""
+    recording = af.read_recording(next(iter(sorted(FAILING.glob("*.json.gz")))))
+    wrong = af.policy_for_kernel(recording.kernel).but(unaccounts_read_only=False)
+    assert af.replay(recording, wrong).mismatches
+
+
 # --- live -----------------------------------------------------------------------------------------------------------
 
 
-ASKED = os.environ.get("ANONFOLIO_LIVE") == "1"
-"""Live tests change settings of the machine for a moment: only when asked to."""
-
-
-def why_not() -> str:
-    if not ASKED:
-        return "changes settings of this machine for a moment; asked for with ANONFOLIO_LIVE=1"
-    try:
-        check_machine()
-    except LiveError as error:
-        return str(error)
-    return ""
-
-
-WHY_NOT = why_not()
-needs_kernel = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 FAILING_FORKS = os.environ.get("ANONFOLIO_FAILING_FORKS") == "1"
 without_failing_forks = pytest.mark.skipif(
     not FAILING_FORKS, reason="makes other programs' forks fail for moments; asked for with ANONFOLIO_FAILING_FORKS=1"
 )
 
 
-def settings() -> dict[str, str]:
-    """Every value that a live run touches."""
-    paths = [*live_kernel.THP.rglob("*"), Path("/proc/sys/vm/min_free_kbytes"), Path("/proc/sys/kernel/numa_balancing")]
-    paths += [Path("/proc/sys/vm") / name for name in ("compaction_proactiveness", "user_reserve_kbytes")]
-    paths += Path("/proc/sys/vm").glob("overcommit_*")
-    return {str(path): path.read_text() for path in paths if path.is_file() and "stats" not in path.parts and
-            not path.match("khugepaged/full_scans") and not path.match("khugepaged/pages_collapsed")}  # fmt: skip
-
-
-def leftovers() -> list[str]:
-    """Tracefs instances and processes of live runs."""
-    found = [str(path) for path in (live_kernel.TRACEFS / "instances").glob(live_kernel.INSTANCES + "*")]
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        found += [str(path)] if any(word.endswith(b"live_worker.py") for word in words) else []
-    return found
-
-
 @pytest.fixture(scope="class")
 def kernel() -> Iterator[LiveKernel]:
-    with LiveKernel() as kernel:
+    with LiveKernel(PATIENCE_S) as kernel:
         yield kernel
-
-
-def differences(scenario: af.Scenario, kernel: LiveKernel) -> list[af.Difference]:
-    return scenario.run(af.policy_for_kernel(kernel.version)).compare(live_run(scenario, kernel))
 
 
 @pytest.mark.live
@@ -341,14 +529,14 @@ class TestPreparedKernel:
             if not FAILING_FORKS and any(step[0] == "forkfail" for step in scenario.steps):
                 continue
             with suppress(NotLive):
-                assert differences(scenario, kernel) == [], name
+                assert difference(scenario, kernel) is None, name
                 ran += 1
         assert ran >= (20 if len(kernel.sizes) > 1 else 1)
 
     @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "forkfail"])
     def test_random_programs_equal_the_model(self, kernel: LiveKernel, kind: str) -> None:
         for seed in range(5):
-            assert differences(random_scenario(seed, kind, kernel.sizes), kernel) == [], seed
+            assert difference(random_scenario(seed, kind, kernel.sizes), kernel) is None, seed
 
     @without_failing_forks
     def test_fork_fails_where_it_is_meant_to(self, kernel: LiveKernel) -> None:
@@ -356,7 +544,7 @@ class TestPreparedKernel:
         steps: list[Step] = [("write", 0, page, page) for page in (0, 8, 12)]
         steps += [("mprotect", 0, 8, 4, 1), ("forkfail", 0, 12), ("write", 0, 0, 9), ("write", 0, 12, 9)]
         for orders in ((), (9,)):
-            assert differences(af.Scenario(16, tuple(steps), orders), kernel) == []
+            assert difference(af.Scenario(16, tuple(steps), orders), kernel) is None
         assert Knobs.read(Path("/proc/sys/vm/overcommit_memory")) == before
 
     def test_recording_of_it_replays(self, kernel: LiveKernel, tmp_path: Path) -> None:
@@ -369,17 +557,60 @@ class TestPreparedKernel:
         assert af.replay(recording).mismatches == ()
 
     def test_wrong_policy_is_seen_and_made_small(self, kernel: LiveKernel) -> None:
-        wrong = af.policy_for_kernel(kernel.version).but(name="wrong", large_reuse="never", huge_zero_write="page")
-        if wrong == af.policy_for_kernel(kernel.version).but(name="wrong"):
-            pytest.skip("this kernel never reuses a page of a large folio")
+        """6.9 for this kernel: no step of what is left over can go, and no process."""
+        if af.policy_for_kernel(kernel.version) != af.LINUX_6_15:
+            pytest.skip("this kernel is no 6.15 or later")
 
         def differs(scenario: af.Scenario) -> int | None:
-            found = next(iter_differences(scenario.run(wrong), live_run(scenario, kernel)), None)
+            found = difference(scenario, kernel, af.LINUX_6_9)
             return found.number if found else None
 
-        programs = (random_scenario(seed, "populate", kernel.sizes) for seed in range(50))
-        smallest = shrink(next(program for program in programs if differs(program) is not None), differs)
-        assert len(smallest.steps) <= 6
+        for kind in ("populate", "mixed"):
+            programs = (random_scenario(seed, kind, kernel.sizes) for seed in range(50))
+            smallest = shrink(next(program for program in programs if differs(program) is not None), differs)
+            last = len(smallest.steps) - 1
+            assert last < 5
+            assert differs(smallest) == last
+            assert all(differs(without(smallest, range(at, at + 1))) is None for at in range(last))
+
+    def test_counters_are_the_models_when_nothing_else_counts(self, kernel: LiveKernel) -> None:
+        """Other programs only add, so that the least of some runs is this program's own."""
+        order = 4 if 4 in kernel.sizes else 9
+        pages = 1 << order
+        steps: tuple[Step, ...] = (
+            ("write", 0, 0, 1), ("fork", 0), ("write", 1, 1, 2), ("exit", 1), ("write", 0, 3, 2), ("write", 0, 1, 2),
+            ("munmap", 0, pages // 2, 1), ("write", 0, pages, 1),
+        )  # fmt: skip
+        scenario = af.Scenario(2 * pages, steps, (order,))
+        wanted = [model_counts(result) for result in scenario.run(af.policy_for_kernel(kernel.version))]
+        sized = (live_kernel.size_knobs().get(order, Path("none")) / "stats/anon_fault_alloc").exists()
+        runs = []
+        while len(runs) < 40:
+            runs.append(undisturbed(lambda: live_run(scenario, kernel)))
+            seen = [{name: count for name, count in counts.items() if count} for counts in least(runs)]
+            if seen == wanted:
+                break
+        events = EVENTS if sized else ("pgreuse",)
+        kept = [{name: n for name, n in counts.items() if name.split("/")[0] in events} for counts in wanted]
+        assert seen == kept
+
+    def test_part_of_a_folio_that_is_unmapped_is_counted_as_such(self, kernel: LiveKernel) -> None:
+        counter = live_kernel.size_knobs().get(4, Path("none")) / "stats/nr_anon_partially_mapped"
+        if not counter.exists():
+            pytest.skip("this kernel does not count partially mapped folios")
+        scenario = af.Scenario(16, (("write", 0, 0, 1), ("munmap", 0, 3, 2)), (4,))
+        recorded = undisturbed(lambda: live_run(scenario, kernel))
+        assert recorded.steps[1]["counted"]["nr_anon_partially_mapped/4"] == 1
+        assert recorded.steps[1]["counted"]["split_deferred/4"] == 1
+        assert recorded.steps[1]["counted"]["mapcount"] == {"0": [1, 1, 1, 0, 0, *[1] * 11]}
+
+    def test_recording_keeps_counters_only_when_asked(self, kernel: LiveKernel, tmp_path: Path) -> None:
+        recorded = undisturbed(lambda: live_run(af.Scenario(1, (("write", 0, 0, 1),), ()), kernel))
+        for name, run in (("with", recorded), ("without", recorded.without_counts())):
+            af.write_recording(tmp_path / name, kernel.version, [run])
+            read = af.read_recording(tmp_path / name).programs[0]
+            assert ("counted" in read.steps[0]) == (name == "with")
+            assert read.replay() == []
 
     def test_size_that_this_kernel_lacks_is_named(self, kernel: LiveKernel, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(kernel, "sizes", (9,))
@@ -396,7 +627,77 @@ class TestPreparedKernel:
         program = af.Scenario(1, (("write", 0, 0, 1), ("fork", 0), ("forkfail", 1, 0), ("write", 1, 0, 1)), ())
         with pytest.raises(LiveError, match=r"process \d+ of the live run was killed"):
             live_run(program, kernel)
-        assert differences(random_scenario(1, "mixed", kernel.sizes), kernel) == []
+        assert difference(random_scenario(1, "mixed", kernel.sizes), kernel) is None
+
+
+@pytest.fixture(scope="class")
+def untraced() -> Iterator[LiveKernel]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(live_kernel, "TRACEFS", Path("/sys/kernel/no-tracing"))
+        with LiveKernel(PATIENCE_S) as kernel:
+            yield kernel
+
+
+@pytest.mark.live
+@needs_kernel
+class TestWithoutTracefs:
+    """Faults are counted then, not placed, and everything else is the same."""
+
+    @pytest.mark.parametrize("kind", ["mixed", "populate", "huge", "segv", "dma"])
+    def test_counts_of_faults_equal_the_model(self, untraced: LiveKernel, kind: str) -> None:
+        assert not untraced.traces
+        for seed in range(10):
+            scenario = random_scenario(seed, kind, untraced.sizes)
+            assert difference(scenario, untraced) is None, seed
+        recorded = undisturbed(lambda: live_run(scenario, untraced))
+        assert all(isinstance(step["faults"], int) for step in recorded.steps)
+
+    def test_wrong_count_is_a_difference(self, untraced: LiveKernel) -> None:
+        scenario = af.Scenario(1, (("write", 0, 0, 1),), ())
+        recorded = undisturbed(lambda: live_run(scenario, untraced))
+        recorded.steps[0]["faults"] += 1
+        found = next(iter_differences(scenario.run(), recorded))
+        assert (found.what, found.mine, found.theirs) == ("page faults", "page 0 (write, nothing there)", "2, counted")
+
+    def test_failing_fork_is_not_live(self, untraced: LiveKernel) -> None:
+        scenario = af.Scenario(1, (("write", 0, 0, 1), ("forkfail", 0, 0)), ())
+        with pytest.raises(NotLive, match="only where page faults can be traced"):
+            live_run(scenario, untraced)
+
+
+@pytest.mark.live
+@needs_kernel
+class TestCommand:
+    """The command line, as a reader runs it."""
+
+    def test_recording_is_refused_where_faults_are_only_counted(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(live_kernel, "TRACEFS", tmp_path / "none")
+        assert main(["record", str(tmp_path / "f.json.gz"), "first-write"]) == 2
+        assert "a recording says where page faults happened" in capsys.readouterr().err
+
+    def test_difference_is_kept_as_a_recording(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        if af.policy_for_kernel(live_kernel.kernel_version()) != af.LINUX_6_15:
+            pytest.skip("this kernel is no 6.15 or later")
+        command = ["compare", "--kind", "populate", "--policy", "linux-6.9", "--keep", str(tmp_path / "kept")]
+        assert main(command) == 1
+        said = capsys.readouterr().out
+        assert re.search(r"\d+ programs, \d+ steps, a difference in populate-\d+: step", said)
+        kept = next((tmp_path / "kept").iterdir())
+        assert f"replay {kept} --policy linux-6.9" in said
+        assert af.replay(af.read_recording(kept)).mismatches == ()
+        assert len(af.replay(af.read_recording(kept), af.LINUX_6_9).mismatches) == 1
+
+    def test_time_is_a_bound_and_seed_kernel_and_steps_are_said(self, capsys: pytest.CaptureFixture[str]) -> None:
+        started = time.monotonic()
+        assert main(["compare", "--seconds", "2", "--kind", ANY, "--seed", "fresh"]) == 0
+        assert time.monotonic() - started < 120
+        said = capsys.readouterr().out
+        version = re.escape(live_kernel.kernel_version())
+        assert re.match(
+            rf"kernel {version} against linux-\S+, any programs from seed \d+ on\n\d+ programs, \d+ steps", said
+        )
 
 
 @pytest.mark.live
@@ -429,3 +730,22 @@ class TestPuttingBack:
             assert main(["doctor", "--restore"]) == 0
         assert settings() == before
         assert leftovers() == []
+
+    @pytest.mark.parametrize("seed", range(int(os.environ.get("ANONFOLIO_KILLS", "3"))))
+    def test_after_being_killed_at_a_random_moment(self, seed: int) -> None:
+        """Not only the settings: no process, no tracefs instance and no pinned page stays either."""
+        moment = random.Random(seed)
+        before, pinned = settings(), pinned_pages()
+        command = [sys.executable, "-m", "anonfolio", "compare", "--programs", "100000", "--kind", "dma"]
+        process = subprocess.Popen(
+            [*command, "--seed", str(1000 * seed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(moment.uniform(0.2, 4))
+        process.send_signal(moment.choice([signal.SIGKILL] * 4 + [signal.SIGTERM, signal.SIGINT]))
+        assert process.wait(30) != 0
+        # Its processes end by themselves, whatever became of it; the rest stays only after SIGKILL.
+        assert eventually(lambda: not any(path.startswith("/proc/") for path in leftovers()))
+        assert main(["doctor", "--restore"]) == 0
+        assert settings() == before
+        assert leftovers() == []
+        assert eventually(lambda: pinned_pages() <= pinned)

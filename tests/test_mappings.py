@@ -10,7 +10,7 @@ import pytest
 from support import folio, freeze, layout, machine_with_folio, vma_at
 
 import anonfolio as af
-from anonfolio.mm import PMD_HUGE, PMD_NONE, PMD_TABLE, PTE_DIRTY, PTE_WRITE, PTE_YOUNG, VM_WIPEONFORK
+from anonfolio.mm import PMD_HUGE, PMD_NONE, PMD_TABLE, PTE_DIRTY, PTE_WRITE, PTE_YOUNG, VM_UNACCOUNTED, VM_WIPEONFORK
 
 OLD, NEW = af.LINUX_6_9, af.LINUX_6_15
 
@@ -145,7 +145,7 @@ def test_one_call_over_several_mappings_changes_and_merges_all() -> None:
     assert layout(process) == [(0, 8), (8, 12), (12, 16)]
     process.madvise(0, 16, "wipeonfork")
     assert layout(process) == [(0, 16)]
-    assert flags_of(process) == [1 | VM_WIPEONFORK]
+    assert flags_of(process) == [1 | VM_WIPEONFORK | VM_UNACCOUNTED]
 
 
 def test_hugepage_and_nohugepage_exclude_each_other() -> None:
@@ -260,9 +260,9 @@ def test_the_neighbour_above_lends_its_anon_vma_before_the_one_below() -> None:
 )
 def test_a_mapping_with_pages_joins_one_without_an_anon_vma_since_6_16(policy: af.Policy, merges: bool) -> None:
     process = process_with(policy=policy)
-    process.mprotect(8, 8, 1)
+    process.madvise(8, 8, "wipeonfork")
     process.write(0)
-    process.mprotect(0, 8, 1)
+    process.madvise(0, 8, "wipeonfork")
     assert layout(process) == ([(0, 16)] if merges else [(0, 8), (8, 16)])
 
 

@@ -35,6 +35,10 @@ TESTS = (
     "test_replay.py",
     "test_properties.py",
     "test_search.py",
+    "test_trace.py",
+    "test_contpte.py",
+    "test_tlb.py",
+    "test_lru.py",
 )  # fmt: skip
 
 

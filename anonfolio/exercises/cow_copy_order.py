@@ -183,7 +183,7 @@ late = Choice(
         "The old entry is read-only. So can anything be written through it?",
     ),
     mistakes=(
-        Mistake("a", "It does, until somebody writes the new page: that needs only the new entry, not the flush."),
+        Mistake("a", "The same until somebody writes the new page: that needs only the new entry, not the flush."),
         Mistake("c", "For that the other process must be allowed to write the old page, which still counts as shared."),
         Mistake("d", "The old entry is read-only: no store goes through it, so none is lost."),
     ),
@@ -259,9 +259,12 @@ def _steps_told() -> tuple[str, ...]:
 
 
 def _remark(steps: Sequence[str]) -> tuple[str, ...]:
+    told = []
     if steps.index("copy") > steps.index("recheck"):
-        return ("It copies under the page-table lock, so other faults wait longer; a range would need just that.",)
-    return ()
+        told.append("It copies under the page-table lock, so other faults wait longer; a range would need just that.")
+    if steps.index("drop") < steps.index("set"):
+        told.append("It drops before it sets: no harm once the flush is done, as no TLB holds the old page then.")
+    return tuple(told)
 
 
 order = Order(
@@ -270,7 +273,7 @@ order = Order(
     hints=(
         "What needs no lock comes first: the copy is made before anybody is disturbed.",
         "No CPU may hold the old translation once another can get the new one. Two steps stand before `set`.",
-        "As long as a TLB may hold the old page, it must count as used: `drop` is the last.",
+        "As long as a TLB may hold the old page, it must count as used: `flush` comes before `drop`.",
     ),
 )
 

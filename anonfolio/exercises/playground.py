@@ -43,8 +43,8 @@ faults = Number(
         "In that block no folio of 16 fits, and no other size is enabled.",
     ),
     mistakes=(
-        Mistake(4, "So it were without the read. Where page 9 lies, something is mapped already."),
-        Mistake(64, "So it were with no size enabled: one fault a page."),
+        Mistake(4, "So it would be without the read. Where page 9 lies, something is mapped already."),
+        Mistake(64, "So it would be with no size enabled: one fault a page."),
         Mistake(20, "The read took a fault, too, but it is no write."),
         Mistake(1, "A folio has 16 pages at most here; no fault maps more than one."),
     ),

@@ -545,7 +545,7 @@ alone_at_last = Number(
     "unmaps everything. Now the second child writes all 16 pages. How many does Linux 6.18 copy?",
     unit="pages",
     truth=lambda: copied_by("6.18", third, 2),
-    because="It came third, so no slot names it, and nothing clears the shared bit any more. Read from a recording of "
+    because="It came third, so no slot names it, and nothing clears the shared bit here. Read from a recording of "
     "Linux 6.18.",
     hints=(
         "A folio has two slots. Who took them?",
@@ -816,7 +816,10 @@ moments = Cases(
         "c": _case(
             "MADV_DONTNEED page 4; fork; the child exits; the parent writes page 5",
             "madvise 0 4 1 dontneed\nfork 0\nexit 1\nwrite 0 5 105",
-            {NOT_NEEDED: "A hole stops RFC v2's scan. 6.15 compares counts, and 15 mappings equal 15 references."},
+            {
+                NOT_NEEDED: "A hole stops RFC v2's scan. 6.15 compares counts, and 15 mappings equal 15 references.",
+                NEEDED: "The child is gone: nobody else has any page of the folio.",
+            },
         ),
         "d": _case(
             "fork; the child exits; vmsplice puts page 3 into a pipe; the parent writes page 5",
@@ -834,7 +837,10 @@ moments = Cases(
         "f": _case(
             "munmap pages 0 to 14; fork; the child exits; the parent writes page 15",
             "munmap 0 0 15\nfork 0\nexit 1\nwrite 0 15 115",
-            {REUSED: "One page is left: 6.15 copies it on purpose, so that the folio's 16 pages can go."},
+            {
+                REUSED: "One page is left: 6.15 copies it on purpose, so that the folio's 16 pages can go.",
+                NEEDED: "The child is gone, so nobody else has page 15; but it is the last page of its folio.",
+            },
         ),
     },
 )  # fmt: skip

@@ -1,0 +1,500 @@
+"""Questions of ``11_your_kernel``: ``from anonfolio.exercises import your_kernel as q``."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from ..fields import FLAGS, Experiment, Fields, Look, differing, fields, live_wanted, need_linux, stored
+from ..fields import folio_sizes as library_sizes
+from ..policy import LINUX_6_8, LINUX_6_9, LINUX_6_15, Policy, policy_for_kernel
+from ..quiz import Case, Cases, Choice, Function, Mistake, Number, Program, Verdict, refused
+from ..recording import DATA_DIR, Recorded, read_recording
+from ..scenario import Result, Scenario, Timeline
+
+RECORDED_KERNEL = "6.18"
+"""Which recordings stand in where nothing runs live."""
+
+
+# --- whom to ask ----------------------------------------------------------------------------------------------------
+
+
+def ask(live: bool | None = None) -> Fields:
+    """The experiments of this notebook, from whoever can be asked; says who that is in one line."""
+    try:
+        found = fields(live)
+    except ValueError as reason:
+        found = stored()
+        print(f"Not live: {reason}. {found}")
+    else:
+        print(found)
+    return found
+
+
+def witness(scenario: Scenario, live: bool | None = None) -> Recorded | None:
+    """What a real kernel does with a program: this machine's when asked for, else a recorded one; None if none ran it.
+
+    Raises
+    ------
+    ValueError
+        It was asked for live, and that cannot be; one line that says what is missing.
+    """
+    if live_wanted(live):
+        need_linux()
+        return scenario.live()
+    return next((program for program in _programs() if _same_program(program.scenario, scenario)), None)
+
+
+@lru_cache(maxsize=1)
+def _programs() -> tuple[Recorded, ...]:
+    return read_recording(DATA_DIR / f"named-{RECORDED_KERNEL}.json.gz").programs
+
+
+def _same_program(one: Scenario, other: Scenario) -> bool:
+    return all(getattr(one, name) == getattr(other, name) for name in ("steps", "pages", "orders", "skew"))
+
+
+def against(scenario: Scenario, *policies: Policy, live: bool | None = None) -> str:
+    """A real kernel beside some policies: in how many steps each differs from it, and where first."""
+    try:
+        seen = witness(scenario, live)
+    except ValueError as reason:
+        return f"Not live: {reason}"
+    if seen is None:
+        return f"This program was not recorded; {NOT_ASKED}"
+    lines = [f"Linux {seen.kernel}, {'live' if live_wanted(live) else 'recorded'}, {len(scenario.steps)} steps"]
+    for policy in policies:
+        found = scenario.run(policy).compare(seen)
+        first = (
+            f", first in {found[0].number + 1}: {found[0].what} {found[0].mine}, not {found[0].theirs}" if found else ""
+        )
+        lines.append(f"{policy.name:12} differs in {_steps(len(found))}{first}")
+    return "\n".join(lines)
+
+
+def _steps(count: int) -> str:
+    return "1 step" if count == 1 else f"{count} steps"
+
+
+NOT_ASKED = "start the notebook with ANONFOLIO_LIVE=1, as root, to ask yours."
+
+
+# --- how fields are shown -------------------------------------------------------------------------------------------
+
+
+def shown(asked: Fields, *moments: tuple[str, int]) -> str:
+    """The fields of process 0 after some steps of some experiments, a character a page; below, what the model holds."""
+    columns = [_column(asked, name, done) for name, done in moments]
+    lines = [f"{file:11}{row:16}" + "".join(f"{column[at]:24}" for column in columns) for at, (file, row) in ROWS]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+ROWS = tuple(
+    enumerate(
+        (
+            ("", ""), ("", ""), ("", "page"),
+            ("pagemap", "63 present"), ("", "56 once"), ("kpagecount", ""),
+            ("kpageflags", "15 head"), ("", "16 tail"), ("", "22 thp"), ("", "34 exclusive"),
+            ("the model", "exclusive"), ("", "writable"), ("", "references"),
+        )
+    )
+)  # fmt: skip
+
+
+def _column(asked: Fields, name: str, done: int) -> list[str]:
+    experiment = asked[name]
+    look = experiment.look(done)
+    return [
+        name,
+        "after " + " ".join(map(str, experiment.scenario.steps[done - 1])) if done else "at the start",
+        "0   4   8   12",
+        _marks(look.present),
+        _marks(look.once),
+        "".join(str(count) if there else "." for count, there in zip(look.kpagecount, look.present, strict=True)),
+        *(_marks(look.flag(flag)) for flag in ("head", "tail", "thp", "exclusive")),
+        *_model_column(experiment, asked.kernel, done),
+    ]
+
+
+def _marks(bits: Any) -> str:
+    return "".join("#" if bit else "." for bit in bits)
+
+
+def _model_column(experiment: Experiment, kernel: str, done: int) -> tuple[str, str, str]:
+    """Marks, write bits and references: what no field shows."""
+    timeline = experiment.scenario.run(model_of(kernel))
+    at = timeline[done - 1].snapshot if done else timeline.start
+    exclusive = np.zeros(experiment.scenario.pages, bool)
+    writable = exclusive.copy()
+    base = experiment.scenario.first_vpn
+    for mapping in at.processes[0].mappings:
+        writable[mapping.start - base : mapping.end - base] = mapping.writable
+        for page in np.flatnonzero(mapping.present & ~mapping.zero).tolist():
+            folio = at.folio_at(int(mapping.pfn[page]))
+            if folio:
+                exclusive[mapping.start - base + page] = folio.anon_exclusive[mapping.pfn[page] - folio.head]
+    pages = len(experiment.look(done).present)
+    references = [folio.refcount for folio in at.folios]
+    each = f"{references[0]} each" if len(references) > 1 and len(set(references)) == 1 else ""
+    return (
+        _marks(exclusive[:pages]), _marks(writable[:pages]), each or ", ".join(map(str, references)) or "no folio",
+    )  # fmt: skip
+
+
+def model_of(kernel: str) -> Policy:
+    """The policy of a kernel; that of the recordings when there is none for it."""
+    try:
+        return policy_for_kernel(kernel)
+    except ValueError:
+        return LINUX_6_15
+
+
+SMAPS = ("Rss", "Pss", "Anonymous", "AnonHugePages")
+
+
+def smaps(asked: Fields, *moments: tuple[str, int], rows: tuple[str, ...] = SMAPS) -> str:
+    """Numbers of smaps beside each other, in kB, for process 0 of some experiments after so many steps."""
+    looks = [asked[name].look(done) for name, done in moments]
+    lines = [
+        " " * 15 + "".join(f"{name:>13}" for name, _ in moments),
+        f"{'smaps, kB':15}" + "".join(f"{f'step {done}':>13}" for _, done in moments),
+    ]
+    lines += [f"{row:15}" + "".join(f"{look.smaps.get(row, 0):13}" for look in looks) for row in rows]
+    held = [asked[name].folios[done] for name, done in moments]
+    lines.append(f"{'folios':15}" + "".join(f"{len(folios):13}" for folios in held))
+    lines.append(f"{'their pages':15}" + "".join(f"{sum(map(len, folios)):13}" for folios in held))
+    return "\n".join(lines)
+
+
+def outcome(experiment: Experiment, step: int) -> str:
+    """What a write did, by the counters alone."""
+    if not experiment.counted("minflt", step, step + 1):
+        return "no fault"
+    return "reuse" if experiment.counted("pgreuse", step, step + 1) else "copy"
+
+
+def counters(asked: Fields, name: str, *steps: int) -> str:
+    """What each of some steps did to the counters, and what that means."""
+    experiment = asked[name]
+    lines = [f"{'step':17}{'minflt':>7}{'pgreuse':>9}   so"]
+    for step in steps:
+        words = " ".join(map(str, experiment.scenario.steps[step]))
+        counts = [experiment.counted(counter, step, step + 1) for counter in ("minflt", "pgreuse")]
+        lines.append(f"{words:17}{counts[0]:7}{counts[1]:9}   {outcome(experiment, step)}")
+    return "\n".join(lines)
+
+
+def copied_by_fork(experiment: Experiment, done: int) -> int:
+    """In how many pages the child maps a frame that its parent does not."""
+    parent, child = experiment.look(done, 0), experiment.look(done, 1)
+    return int((child.present & (parent.frames != child.frames)).sum())
+
+
+def twins(asked: Fields) -> str:
+    """Pairs of states: the fields that differ, and what comes next."""
+    lines = [f"{'states':32}{'fields that differ':22}{'next step':18}"]
+    for says, (name, done, process), (other, other_done, other_process), fork in TWINS:
+        mine, theirs = asked[name], asked[other]
+        found = differing(mine.look(done, process), theirs.look(other_done, other_process))
+        if fork:
+            then = " / ".join(f"copies {copied_by_fork(e, at + 1)}" for e, at in ((mine, done), (theirs, other_done)))
+        else:
+            then = f"{outcome(mine, done)} / {outcome(theirs, other_done)}"
+        lines.append(f"{says:32}{', '.join(found) or 'none':22}{then}")
+    return "\n".join(lines)
+
+
+TWINS = (
+    ("a pipe holds page 3 / closed", ("pipe", 19, 0), ("pipe closed", 20, 0), False),
+    ("page 4 is pinned / unpinned", ("pin", 17, 0), ("pin over", 18, 0), True),
+    ("third process / parent, alone", ("third", 36, 2), ("child gone", 18, 0), False),
+)
+
+
+# --- predictions ----------------------------------------------------------------------------------------------------
+
+
+def _look(name: str, done: int) -> Look:
+    return stored()[name].look(done)
+
+
+one_folio = Scenario.parse("pages 16\norders 4\nwrite 0 0..15")
+
+huge = Number(
+    name="q.huge",
+    prompt="Only 64 KiB is enabled. A process writes 16 pages, and one folio of 64 KiB backs them. How many kB of "
+    "AnonHugePages does /proc/PID/smaps show?",
+    unit="kB",
+    truth=lambda: _look("one folio", 16).smaps.get("AnonHugePages", 0),
+    because="AnonHugePages adds 2 MiB for each PMD that maps a folio in one piece. Here 16 PTEs map it.",
+    hints=("The name is from a time when there was one huge size.",),
+    mistakes=(
+        Mistake(64, "It counts no folios. It counts what is mapped in one piece, by a PMD: 2 MiB at a time."),
+        Mistake(2048, "That would be one PMD. Only 64 KiB is enabled here."),
+    ),
+)
+
+CHILD_EXITED, NEXT = 18, 33
+"""Steps done in "child gone": when the child has exited, and when pages 1 to 15 have been written after that."""
+
+faults = Number(
+    name="q.faults",
+    prompt="The child has exited, and bit 56 is set for all 16 pages. Now the parent writes pages 1 to 15, one byte "
+    "each. How many minor faults?",
+    unit="faults",
+    truth=lambda: stored()["child gone"].counted("minflt", CHILD_EXITED, NEXT),
+    because="Bit 56 is about mappings: each page is mapped once. Whether a write may go ahead is the PTE's write bit, "
+    "and fork took that from all 16.",
+    hints=("What did fork do to the parent's page table, and who undid it?",),
+    mistakes=(
+        Mistake(0, "Bit 56 was read as exclusive. It says mapped once; the entries are still read-only."),
+        Mistake(1, "One fault makes one page writable. RFC v2, never merged, would have taken the whole folio."),
+        Mistake(16, "Page 0 is not written."),
+    ),
+)
+
+_DIFFERS = {
+    "a": ("smaps", "a number in smaps"),
+    "b": ("pagemap", "a bit of pagemap"),
+    "c": ("kpagecount", "kpagecount"),
+    "d": ("kpageflags", "a bit of kpageflags"),
+    "e": ("", "nothing that can be read"),
+}
+
+
+def _first_difference() -> str:
+    found = differing(_look("one folio", 16), _look("child gone", CHILD_EXITED))
+    files = {field.split()[0] for field in found}
+    return next(letter for letter, (file, _) in _DIFFERS.items() if file in files or not file)
+
+
+differs = Choice(
+    name="q.differs",
+    prompt="Process A wrote its 16 pages and never forked. Process B did the same, forked, and its child has exited. "
+    "A's next write is free, B's takes a fault. What can one read, beforehand, that differs between them?",
+    options={letter: words for letter, (_, words) in _DIFFERS.items()},
+    truth=_first_difference,
+    because="Bit 34, the mark of the folio's first page. smaps, pagemap and kpagecount are about mappings, and those "
+    "are the same again.",
+    hints=("Which of these are derived from mapcounts? The mapcounts are back where they were.",),
+    mistakes=(
+        Mistake("a", "smaps shows everything? Every number in it is the same for both."),
+        Mistake("b", "Bit 56 is set for both: mapped once."),
+        Mistake("c", "The mapcounts are 1 again, all of them."),
+        Mistake("e", "Nearly. One bit does give it away, for the first page of the folio."),
+    ),
+)
+
+# --- which field tells? ---------------------------------------------------------------------------------------------
+
+NOTHING = "nothing"
+_FILES = ("smaps", "pagemap", "kpageflags")
+
+
+def _first_that_tells(one: Look, other: Look) -> str:
+    files = {field.split()[0] for field in differing(one, other)}
+    return next((file for file in _FILES if file in files), NOTHING)
+
+
+def _pair(story: str, one: tuple[str, int, int], other: tuple[str, int, int], wrong: Mapping[str, str]) -> Case:
+    def truth() -> str:
+        looks = [stored()[name].look(done, process) for name, done, process in (one, other)]
+        return _first_that_tells(*looks)
+
+    return Case(story, truth, wrong, lambda: _timeline(one[0]).show(one[1] - 1))
+
+
+def _timeline(name: str) -> Timeline:
+    return stored()[name].scenario.run(LINUX_6_15)
+
+
+tells = Cases(
+    name="q.tells",
+    prompt="Two states, one process each. Look in smaps, then pagemap (without frame numbers), then kpageflags: which "
+    "is the first that tells them apart on 6.18?",
+    answers={"smaps": (), "pagemap": (), "kpageflags": (), NOTHING: ("none", "only the next step")},
+    hints=(
+        "Rss, Pss and the Shared and Private lines come from mapcounts; AnonHugePages from PMDs.",
+        "pagemap says what is present, and bit 56. kpageflags shows the folio of a frame, and its first page's mark.",
+        "References, pins, slots, the write bit, and the marks of the other pages are in none of them.",
+    ),
+    cases={
+        "a": _pair(
+            "16 pages in one folio / in 16 folios of one page",
+            ("one folio", 16, 0), ("16 folios", 32, 0),
+            {"smaps": "Rss, Anonymous and AnonHugePages are the same for both.",
+             "pagemap": "Every page is present and mapped once, in both."},
+        ),
+        "b": _pair(
+            "one page was read, nothing written / nothing was touched",
+            ("zero page", 1, 0), ("zero page", 0, 0),
+            {"smaps": "The zero page is in nobody's Rss.", "kpageflags": "It does tell, but something tells earlier.",
+             NOTHING: "Something is mapped now, and that can be seen."},
+        ),
+        "c": _pair(
+            "forked, the child is there / the child has exited",
+            ("child gone", 17, 0), ("child gone", 18, 0),
+            {"pagemap": "It does tell (bit 56), but smaps tells earlier.",
+             NOTHING: "The exit changed the mapcounts."},
+        ),
+        "d": _pair(
+            "the child has exited, nothing written since / pages 1 to 15 written since",
+            ("child gone", 18, 0), ("child gone", 33, 0),
+            {"kpageflags": "15 pages have the mark now; but the file shows the first page's for all of them.",
+             "pagemap": "Bit 56 was set before and is set after.", "smaps": "The mapcounts did not change."},
+        ),
+        "e": _pair(
+            "a pipe holds page 3 / the pipe is closed",
+            ("pipe", 19, 0), ("pipe closed", 20, 0),
+            {"kpageflags": "A reference count is in none of its bits.", "smaps": "smaps counts mappings."},
+        ),
+        "f": _pair(
+            "16 pages mapped / 15 of them unmapped, the folio still there",
+            ("one folio", 16, 0), ("last page", 17, 0),
+            {NOTHING: "Rss follows the mappings, whatever the folio holds."},
+        ),
+    },
+)  # fmt: skip
+
+# --- folios from kpageflags -----------------------------------------------------------------------------------------
+
+
+def folio_sizes(flags: list[int]) -> list[int]:
+    """Sizes in pages of the folios in a row of frames."""
+    sizes: list[int] = []
+    for word in flags:
+        if word >> 16 & 1:
+            sizes[-1] += 1
+        else:
+            sizes.append(1)
+    return sizes
+
+
+def _word(size: int, at: int, shared: int) -> int:
+    bits = shared
+    if size > 1:
+        bits |= 1 << FLAGS["thp"] | 1 << (FLAGS["tail"] if at else FLAGS["head"])
+    return bits
+
+
+def _random_frames(source: random.Random) -> Mapping[str, Any]:
+    flags: list[int] = []
+    for _ in range(source.randrange(1, 5)):
+        size = source.choice((1, 1, 4, 4, 16))
+        exclusive = source.choice((0, 1 << FLAGS["exclusive"]))
+        flags += [_word(size, at, 1 << FLAGS["anon"] | exclusive) for at in range(size)]
+    return {"flags": flags}
+
+
+def _by_thp(flags: list[int]) -> list[int]:
+    sizes: list[int] = []
+    inside = False
+    for word in flags:
+        large = bool(word >> FLAGS["thp"] & 1)
+        if large and inside:
+            sizes[-1] += 1
+        else:
+            sizes.append(1)
+        inside = large
+    return sizes
+
+
+def _tails_only(flags: list[int]) -> list[int]:
+    return [size - 1 if size > 1 else size for size in library_sizes(flags)]
+
+
+def _large_only(flags: list[int]) -> list[int]:
+    return [size for size in library_sizes(flags) if size > 1]
+
+
+def _every_frame(flags: list[int]) -> list[int]:
+    return [1] * len(flags)
+
+
+def _head_starts(flags: list[int]) -> list[int]:
+    sizes = [0]
+    for word in flags:
+        if word >> FLAGS["head"] & 1 and sizes[-1]:
+            sizes.append(0)
+        sizes[-1] += 1
+    return sizes
+
+
+sizes = Function(
+    name="q.sizes",
+    prompt="Write `folio_sizes(flags)`: `flags` are the words of /proc/kpageflags for a row of frames, the first of "
+    "which begins a folio; return the sizes of the folios in it, in pages and in order. Bit 15 marks the head of a "
+    "folio of two or more pages, bit 16 each of its tails; a folio of one page has neither.",
+    truth=library_sizes,
+    case=_random_frames,
+    worked=folio_sizes,
+    hints=("Which frames begin a folio? Heads, and those of one page.", "`word >> 16 & 1` is bit 16."),
+    wrong={
+        "Two large folios side by side become one: bit 22 is set for both. Only bits 15 and 16 show where one ends.": (
+            _by_thp
+        ),
+        "The head is a page of its folio, too.": _tails_only,
+        "That leaves out the folios of one page.": _large_only,
+        "That counts frames.": _every_frame,
+        "Folios of one page have no bit 15; they begin, too.": _head_starts,
+    },
+)
+
+# --- a program of her own -------------------------------------------------------------------------------------------
+
+PAIR = (LINUX_6_8, LINUX_6_9)
+
+
+def _parts_them(program: Scenario) -> Verdict:
+    older, newer = (program.run(policy) for policy in PAIR)
+    impossible = refused(newer)
+    if impossible:
+        return impossible
+    found = older.compare(newer)
+    names = " and ".join(policy.name for policy in PAIR)
+    if not found:
+        return Verdict(False, (_missed(newer),), newer.show(), f"{names} do the same in all {len(newer)} steps.")
+    head = f"Right: {names} part at step {found[0].number + 1}, {found[0].what}: {found[0].mine} and {found[0].theirs}."
+    return Verdict(True, (_testimony(program),), newer.show(found[0].number), head)
+
+
+def _testimony(program: Scenario) -> str:
+    try:
+        seen = witness(program)
+    except ValueError as reason:
+        return f"Your kernel was not asked: {reason}."
+    if seen is None:
+        return f"So says the model. No recorded kernel ran this program; {NOT_ASKED}"
+    older, newer = (len(program.run(policy).compare(seen)) for policy in PAIR)
+    how = "your own" if live_wanted() else "recorded"
+    verb = "differs" if older == 1 else "differ"
+    return f"Linux {seen.kernel}, {how}: {_steps(older)} {verb} from {PAIR[0].name}, {newer} from {PAIR[1].name}."
+
+
+def _missed(newer: Timeline) -> str:
+    if not any(_copies_large(result) for result in newer):
+        return (
+            "They part over one thing only: a write to a page of a large folio that was shared. No such write is here."
+        )
+    return "linux-6.8 reuses such a page only when the folio has one reference left. How would it come to that?"
+
+
+def _copies_large(result: Result) -> bool:
+    return any(check.what == "!folio_test_large" and not check.outcome for f in result.faults for check in f.checks)
+
+
+mine = Program(
+    name="q.mine",
+    prompt="Write a program in which `linux-6.8` and `linux-6.9` differ.",
+    judge=_parts_them,
+    worked=lambda: Scenario.load("one-page-left"),
+    hints=(
+        "linux-6.8 asks whether the folio has a single reference; linux-6.9 refuses every large folio.",
+        "A folio of 16 pages that has a single reference is mapped in one page only. munmap can do that.",
+        "Write all, fork, let the child exit, munmap all pages but one, write that one.",
+    ),
+)

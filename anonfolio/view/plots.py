@@ -1,0 +1,281 @@
+"""Figures for notebooks: small, the same each time they are drawn, readable on paper and on a dark page.
+
+Each function returns a `Plot`: SVG where HTML is shown, and the numbers behind it as text, for whoever cannot see it.
+Importing this needs matplotlib (the ``lab`` extra).
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PAPER, INK, FAINT = "#fbfaf7", "#24282d", "#d9d6cf"
+"""Every figure brings its own light ground: dark ink on it reads on any page."""
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#6b6b6b")
+STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+"""Lines differ in colour and in dashes: neither alone has to tell them apart."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure: its SVG, and what it says in words and numbers."""
+
+    svg: str
+    words: str
+
+    def __repr__(self) -> str:
+        return self.words
+
+    def _repr_svg_(self) -> str:
+        return self.svg
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve: what it is called, and a value at each x."""
+
+    name: str
+    y: Sequence[float]
+
+
+def new_figure(width: float = 7.4, height: float = 3.4) -> Figure:
+    """An empty figure, sizes in inches. It belongs to no window and to no backend."""
+    return Figure(figsize=(width, height), facecolor=PAPER, layout="constrained")
+
+
+def finished(figure: Figure, title: str, words: str) -> Plot:
+    """The figure as SVG: the same bytes each time, text as text."""
+    image = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": "anonfolio", "svg.fonttype": "none"}):
+        figure.savefig(image, format="svg", facecolor=PAPER, metadata={"Date": None, "Creator": None})
+    svg = image.getvalue()
+    tag, rest = svg[svg.index("<svg") :].split(">", 1)
+    told = f"<title>{escape(title)}</title><desc>{escape(words)}</desc>"
+    return Plot(f'{tag} role="img" style="max-width: 100%; height: auto">{told}{rest}', f"{title}\n{words}")
+
+
+def dress(axes: Axes, title: str, x: str, y: str) -> None:
+    """The look that all figures share."""
+    axes.set_facecolor(PAPER)
+    axes.set_title(title, loc="left", fontsize=11, color=INK, fontweight="bold")
+    axes.set_xlabel(x, color=INK)
+    axes.set_ylabel(y, color=INK)
+    axes.tick_params(colors=INK, labelsize=9)
+    axes.grid(visible=True, color=FAINT, linewidth=0.7)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(INK)
+
+
+def curves(
+    title: str,
+    x: Sequence[float],
+    lines: Sequence[Line],
+    *,
+    x_name: str,
+    y_name: str,
+    marks: Sequence[tuple[float, str]] = (),
+    digits: int = 1,
+) -> Plot:
+    """Curves over a logarithmic x axis to base 2, each named in the legend; `marks` are vertical lines with words.
+
+    The words are a table: a row per x, a column per curve, with `digits` decimals.
+    """
+    figure = new_figure()
+    axes = figure.subplots()
+    for at, line in enumerate(lines):
+        axes.plot(
+            x, line.y, color=COLOURS[at % 5], linestyle=STYLES[at % 5], linewidth=2, marker="o", markersize=3,
+            label=line.name,
+        )  # fmt: skip
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(list(x), [f"{each:g}" for each in x])
+    axes.minorticks_off()
+    axes.set_ylim(bottom=0)
+    top = axes.get_ylim()[1]
+    for where, says in marks:
+        axes.axvline(where, color=INK, linewidth=0.8)
+        axes.annotate(says, (where, top), xytext=(3, -2), textcoords="offset points", va="top", fontsize=8, color=INK)
+    dress(axes, title, x_name, y_name)
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK, bbox_to_anchor=(1.0, 1.0), loc="upper left")
+    return finished(figure, title, table(x_name, x, lines, digits))
+
+
+def table(x_name: str, x: Sequence[float], lines: Sequence[Line], digits: int = 1) -> str:
+    """Curves as text."""
+    widths = [max(len(line.name), 6) + 2 for line in lines]
+    head = f"{x_name:>20}" + "".join(f"{line.name:>{width}}" for line, width in zip(lines, widths, strict=True))
+    rows = [
+        f"{each:20,g}" + "".join(f"{line.y[at]:{width},.{digits}f}" for line, width in zip(lines, widths, strict=True))
+        for at, each in enumerate(x)
+    ]
+    return "\n".join([head, *rows])
+
+
+Piece = tuple[int, int]
+"""First page of what one entry covers, and its pages."""
+
+
+def coverage(title: str, rows: Sequence[tuple[str, Sequence[Piece]]]) -> Plot:
+    """How entries cover pages: a row per machine, a box per entry as wide as it covers."""
+    pages = max(first + count for _, pieces in rows for first, count in pieces)
+    figure = new_figure(7.4, 0.75 + 0.5 * len(rows))
+    axes = figure.subplots()
+    axes.set_xlim(-0.2, pages + 0.2)
+    axes.set_ylim(len(rows) - 0.5, -0.75)
+    for row, (_, pieces) in enumerate(rows):
+        for first, count in pieces:
+            box = FancyBboxPatch(
+                (first + 0.08, row - 0.3), count - 0.16, 0.6, boxstyle="round,pad=0,rounding_size=0.15",
+                facecolor="white" if count == 1 else COLOURS[0], edgecolor=COLOURS[0], linewidth=1.2,
+            )  # fmt: skip
+            axes.add_patch(box)
+            says = str(first) if count == 1 else f"{first}–{first + count - 1}"
+            axes.text(
+                first + count / 2, row, says, ha="center", va="center", fontsize=8,
+                color=INK if count == 1 else "white",
+            )  # fmt: skip
+    axes.set_yticks(range(len(rows)), [f"{name}: {_entries(pieces)}" for name, pieces in rows])
+    axes.set_xticks([])
+    dress(axes, title, "", "")
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    told = [
+        f"{name}: {_entries(pieces)}: " + ", ".join(_span(first, count) for first, count in pieces)
+        for name, pieces in rows
+    ]
+    return finished(figure, title, "\n".join(told))
+
+
+def _entries(pieces: Sequence[Piece]) -> str:
+    return f"{len(pieces)} entr{'y' if len(pieces) == 1 else 'ies'}"
+
+
+def _span(first: int, count: int) -> str:
+    return str(first) if count == 1 else f"{first}-{first + count - 1}"
+
+
+# --- by size --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One of several drawings side by side: its y axis, its curves, and whether the axis is logarithmic.
+
+    Curves named in `dots` are drawn as rings without a line: what was measured, beside what was computed.
+    """
+
+    y_name: str
+    lines: Sequence[Line]
+    log: bool = False
+    dots: Sequence[str] = ()
+    digits: int = 1
+
+
+def panels(title: str, names: Sequence[str], drawn: Sequence[Panel], *, x_name: str) -> Plot:
+    """Curves over named sizes, in one panel or in several that share the legend."""
+    figure = new_figure(7.4, 3.2)
+    every = figure.subplots(1, len(drawn), squeeze=False)[0]
+    # Names of sizes need room: where there are several panels, every second one is left out.
+    step = 1 if len(drawn) == 1 else 2
+    for axes, panel in zip(every, drawn, strict=True):
+        for at, line in enumerate(panel.lines):
+            dotted = line.name in panel.dots
+            axes.plot(
+                range(len(names)), line.y, color=COLOURS[at % 5], linestyle="none" if dotted else STYLES[at % 5],
+                linewidth=2, marker="o", markersize=9 if dotted else 3, fillstyle="none" if dotted else "full",
+                markeredgewidth=1.5, label=line.name,
+            )  # fmt: skip
+        axes.set_xticks(range(0, len(names), step), list(names[::step]))
+        if panel.log:
+            axes.set_yscale("log", base=2)
+            axes.minorticks_off()
+            axes.yaxis.set_major_formatter("{x:g}")
+        else:
+            axes.set_ylim(bottom=0)
+            axes.yaxis.set_major_formatter("{x:,.0f}")
+        dress(axes, panel.y_name if len(drawn) > 1 else "", x_name, "" if len(drawn) > 1 else panel.y_name)
+    _head(figure, title, every[0])
+    told = "\n\n".join(f"{panel.y_name}\n{named_table(x_name, names, panel.lines, panel.digits)}" for panel in drawn)
+    return finished(figure, title, told)
+
+
+def _head(figure: Figure, title: str, axes: Axes) -> None:
+    """The title, and one legend for all panels below it."""
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK, fontweight="bold")
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower left", ncols=len(labels), frameon=False, fontsize=9, labelcolor=INK
+    )
+
+
+HATCHES = ("", "///", "..", "xx", "--")
+"""Parts differ in colour and in hatching."""
+
+
+def stacks(
+    title: str, names: Sequence[str], parts: Sequence[Line], *, x_name: str, y_name: str, digits: int = 1
+) -> Plot:
+    """Bars by named size, each made of parts from the bottom up."""
+    figure = new_figure(7.4, 3.2)
+    axes = figure.subplots()
+    below = [0.0] * len(names)
+    for at, part in enumerate(parts):
+        axes.bar(
+            range(len(names)), part.y, 0.62, bottom=below, label=part.name, color=COLOURS[at % 5], edgecolor=PAPER,
+            hatch=HATCHES[at % 5], linewidth=0.8,
+        )  # fmt: skip
+        below = [low + each for low, each in zip(below, part.y, strict=True)]
+    axes.set_xticks(range(len(names)), list(names))
+    dress(axes, "", x_name, y_name)
+    axes.grid(visible=False, axis="x")
+    axes.set_axisbelow(True)
+    _head(figure, title, axes)
+    return finished(figure, title, named_table(x_name, names, [*parts, Line("all", below)], digits))
+
+
+def straight(title: str, x: Sequence[float], drawn: Sequence[Panel], *, x_name: str, x_ticks: dict[float, str]) -> Plot:
+    """Curves over two logarithmic axes, where growth in proportion is a straight line of 45 degrees (drawn thin)."""
+    figure = new_figure(7.4, 3.2)
+    every = figure.subplots(1, len(drawn), squeeze=False)[0]
+    for axes, panel in zip(every, drawn, strict=True):
+        for at, line in enumerate(panel.lines):
+            axes.plot(
+                x, line.y, color=COLOURS[at % 5], linestyle=STYLES[at % 5], linewidth=2, marker="o", markersize=4,
+                label=line.name,
+            )  # fmt: skip
+        top = panel.lines[0].y[-1]
+        axes.plot(x, [top * each / x[-1] for each in x], color=INK, linewidth=0.8, label="in proportion")
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log", base=10)
+        axes.set_xticks(list(x_ticks), list(x_ticks.values()))
+        axes.minorticks_off()
+        dress(axes, panel.y_name, x_name, "")
+    _head(figure, title, every[0])
+    names = [x_ticks.get(each, f"{each:g}") for each in x]
+    told = "\n\n".join(f"{panel.y_name}\n{named_table(x_name, names, panel.lines, panel.digits)}" for panel in drawn)
+    return finished(figure, title, told)
+
+
+def named_table(x_name: str, names: Sequence[str], lines: Sequence[Line], digits: int = 1) -> str:
+    """Curves over named sizes as text."""
+    widths = [max(len(line.name), 8) + 2 for line in lines]
+    head = f"{x_name:12}" + "".join(f"{line.name:>{width}}" for line, width in zip(lines, widths, strict=True))
+    rows = [
+        f"{name:12}" + "".join(f"{line.y[at]:{width},.{digits}f}" for line, width in zip(lines, widths, strict=True))
+        for at, name in enumerate(names)
+    ]
+    return "\n".join([head, *rows])

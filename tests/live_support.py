@@ -1,0 +1,104 @@
+"""What tests on the kernel of this machine share: whether they may, and what a run could leave behind."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import pytest
+
+import anonfolio as af
+
+if TYPE_CHECKING:
+    from anonfolio.live_kernel import LiveKernel
+
+ASKED = os.environ.get("ANONFOLIO_LIVE") == "1"
+"""Live tests change settings of the machine for a moment: only when asked to."""
+PATIENCE_S = 600.0
+"""Another live run may be going on."""
+Found = TypeVar("Found")
+
+
+def why_not() -> str:
+    """Why no live test runs here; nothing when they can. Only what a run really needs is asked, by making it ready."""
+    if not ASKED:
+        return "changes settings of this machine for a moment; asked for with ANONFOLIO_LIVE=1"
+    if sys.platform != "linux":
+        return "a live run needs Linux"
+    from anonfolio.live_kernel import LiveError, LiveKernel
+
+    try:
+        with LiveKernel(PATIENCE_S):
+            return ""
+    except LiveError as error:
+        return str(error)
+
+
+WHY_NOT = why_not()
+needs_kernel = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
+
+
+def undisturbed(run: Callable[[], Found]) -> Found:
+    """A live run's result; a machine that is too busy for it skips the test, and is given three chances."""
+    from anonfolio.live_kernel import TooDisturbed
+
+    for _ in range(3):
+        try:
+            return run()
+        except TooDisturbed as error:
+            why = str(error)
+            time.sleep(1)
+    pytest.skip(why)
+
+
+def difference(scenario: af.Scenario, kernel: LiveKernel, policy: af.Policy | None = None) -> af.Difference | None:
+    """Where kernel and model differ, when they do so in every one of several runs."""
+    from anonfolio.live_compare import Tally, repeated_difference
+
+    chosen = policy or af.policy_for_kernel(kernel.version)
+    return undisturbed(lambda: repeated_difference(scenario, kernel, chosen, Tally()))
+
+
+def settings() -> dict[str, str]:
+    """Every value that a live run touches."""
+    from anonfolio.live_kernel import THP
+
+    paths = [*THP.rglob("*"), Path("/proc/sys/vm/min_free_kbytes"), Path("/proc/sys/kernel/numa_balancing")]
+    paths += [Path("/proc/sys/vm") / name for name in ("compaction_proactiveness", "user_reserve_kbytes")]
+    paths += Path("/proc/sys/vm").glob("overcommit_*")
+    return {str(path): path.read_text() for path in paths if path.is_file() and "stats" not in path.parts and
+            not path.match("khugepaged/full_scans") and not path.match("khugepaged/pages_collapsed")}  # fmt: skip
+
+
+def leftovers() -> list[str]:
+    """Tracefs instances and processes of live runs."""
+    from anonfolio.live_kernel import INSTANCES, TRACEFS
+
+    found = [str(path) for path in (TRACEFS / "instances").glob(INSTANCES + "*")]
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        found += [str(path)] if any(word.endswith(b"live_worker.py") for word in words) else []
+    return found
+
+
+def pinned_pages() -> int:
+    """Pins of the whole machine that are held: FOLL_PIN taken less released (/proc/vmstat)."""
+    counts = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
+    return int(counts["nr_foll_pin_acquired"]) - int(counts["nr_foll_pin_released"])
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 20) -> bool:
+    """Whether something comes to hold: rings of killed processes let go of their pins a little later."""
+    end = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.1)
+    return True

@@ -1,0 +1,536 @@
+"""arm64's contiguous bit: the cases one can name, and every fold and unfold against contpte.c taken literally."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import anonfolio as af
+from anonfolio import contpte, fork, mmap
+from anonfolio.contpte import foldable
+from anonfolio.mm import PMD_HUGE, PTE_CONT, PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG, Mm, Vma
+from anonfolio.random_programs import random_scenario
+from anonfolio.scenario import do_step
+from anonfolio.tlb import Contiguous, page_table
+
+ARM64 = af.LINUX_6_15.but(name="linux-6.15, arm64", cont_pte_order=4)
+ARM64_RFC = af.RFC_V2_FIXED.but(name="rfc-v2-fixed, arm64", cont_pte_order=4)
+ARM64_RFC_FIRST = af.RFC_V2.but(name="rfc-v2, arm64", cont_pte_order=4, unshare_extent="source_order")
+NORMAL = PTE_PRESENT | PTE_WRITE | PTE_YOUNG | PTE_DIRTY
+
+
+def folded(process: af.Process, start: int = 0, pages: int = 16) -> list[int]:
+    """The blocks of a range that carry the bit, by first page; all 16 entries of a block or none."""
+    bits = (process.mm.pte[start : start + pages].reshape(-1, 16) & PTE_CONT) > 0
+    assert (bits.all(axis=1) == bits.any(axis=1)).all()
+    return (start + 16 * np.flatnonzero(bits[:, 0])).tolist()
+
+
+def written(policy: af.Policy = ARM64, pages: int = 16, **knobs: Any) -> af.Process:
+    """A process that has written each page of its mapping."""
+    process = af.Machine(policy, **knobs).spawn()
+    process.mmap(pages)
+    for page in range(pages):
+        process.write(page, page % 256)
+    return process
+
+
+# --- cases one can name ---------------------------------------------------------------------------------------------
+
+
+def test_a_machine_without_the_bit_never_shows_it() -> None:
+    process = written(af.LINUX_6_15)
+    process.fork()
+    process.mprotect(0, 16, 1)
+    assert not (process.mm.pte & PTE_CONT).any()
+
+
+@pytest.mark.parametrize("order", [1, 3, 5, 7, -4])
+def test_no_other_order_than_that_of_4k_pages(order: int) -> None:
+    with pytest.raises(ValueError, match="neither 0 nor 4"):
+        ARM64.but(cont_pte_order=order)
+
+
+def test_a_fresh_folio_of_16_is_folded_at_once() -> None:
+    process = af.Machine(ARM64).spawn()
+    process.mmap(32)
+    process.write(5)
+    assert folded(process, pages=32) == [0]
+    assert (Contiguous().orders(page_table(process, 0, 16)) == 4).all()
+
+
+@pytest.mark.parametrize(("order", "blocks"), [(2, []), (3, []), (4, [0, 16]), (5, [0, 16]), (6, [0, 16, 32, 48])])
+def test_smaller_folios_never_and_larger_ones_in_blocks(order: int, blocks: list[int]) -> None:
+    process = written(pages=max(32, 1 << order), orders=(order,))
+    assert folded(process, pages=max(32, 1 << order)) == blocks
+
+
+def test_two_folios_side_by_side_are_no_block_although_their_frames_are_consecutive() -> None:
+    process = written(orders=(3,))
+    assert (np.diff(process.mm.pfn[:16]) == 1).all()
+    assert folded(process) == []
+    process.mprotect(0, 16, 1)
+    assert folded(process) == []
+
+
+def test_fork_keeps_the_bit_on_both_sides() -> None:
+    process = written()
+    child = process.fork()
+    assert (folded(process), folded(child)) == ([0], [0])
+    assert not (child.mm.pte[:16] & PTE_YOUNG).any()
+
+
+@pytest.mark.parametrize("page", [0, 5, 15])
+def test_one_copy_unfolds_the_block_here_and_not_there(page: int) -> None:
+    process = written()
+    child = process.fork()
+    process.write(page)
+    assert (folded(process), folded(child)) == ([], [0])
+
+
+@pytest.mark.parametrize("page", [0, 5, 15])
+def test_one_reuse_unfolds_and_reusing_all_folds_nothing(page: int) -> None:
+    process = written()
+    process.fork().exit()
+    assert folded(process) == [0]
+    assert process.write(page).path == "exclusive reuse"
+    assert folded(process) == []
+    for each in range(16):
+        process.write(each)
+    assert len(set(process.mm.pte[:16].tolist())) == 1
+    assert folded(process) == []
+
+
+def test_mprotect_folds_what_reuse_left_unfolded() -> None:
+    process = written()
+    process.fork().exit()
+    for page in range(16):
+        process.write(page)
+    process.mprotect(0, 16, 1)
+    assert folded(process) == [0]
+    process.mprotect(0, 16, 3)
+    assert folded(process) == [0]
+
+
+def test_mprotect_of_a_part_unfolds_until_the_last_entry_makes_them_alike() -> None:
+    process = written()
+    process.mprotect(8, 8, 1)
+    assert folded(process) == []
+    process.mprotect(0, 8, 1)
+    assert folded(process) == []
+    process.mprotect(8, 8, 3)
+    process.mprotect(8, 8, 1)
+    assert folded(process) == [0]
+
+
+def test_the_next_child_gets_the_bit_that_its_parent_lost() -> None:
+    process = written()
+    process.fork().exit()
+    process.write(5)
+    child = process.fork()
+    assert (folded(process), folded(child)) == ([], [0])
+
+
+@pytest.mark.parametrize(
+    ("clean", "blocks"), [(range(0), [0]), (range(15, 16), [0]), (range(8, 16), []), (range(1), [])]
+)
+def test_a_child_is_given_entries_in_batches_that_are_equally_dirty(clean: range, blocks: list[int]) -> None:
+    process = written()
+    process.fork().exit()
+    process.write(5)
+    process.mm.pte[clean.start : clean.stop] &= 0xFF ^ PTE_DIRTY
+    child = process.fork()
+    # A batch of one, the block's last, looks at all 16; a batch of several looks at nothing but itself.
+    assert folded(child) == blocks
+    assert bool((child.mm.pte[:16] & PTE_DIRTY > 0).all()) == bool(blocks)
+
+
+@pytest.mark.parametrize(("target", "blocks"), [(512, [512]), (528, [528]), (513, []), (520, [])])
+def test_a_moved_folio_is_folded_where_its_alignment_stays(target: int, blocks: list[int]) -> None:
+    process = written()
+    process.mremap(0, 16, target)
+    assert folded(process, 512, 48) == blocks
+
+
+def test_halves_that_meet_again_are_folded_when_the_upper_one_comes_last() -> None:
+    process = written()
+    process.mremap(0, 8, 512)
+    assert folded(process) == []
+    process.mremap(8, 8, 520)
+    assert folded(process, 512) == [512]
+    process.mremap(512, 8, 0)
+    process.mremap(520, 8, 8)
+    assert folded(process) == [0]
+    process.mremap(8, 8, 520)
+    process.mremap(0, 8, 512)
+    assert folded(process, 512) == []
+
+
+@pytest.mark.parametrize("call", ["munmap", "dontneed"])
+def test_a_hole_unfolds_its_block_only(call: str) -> None:
+    process = written(pages=48)
+    assert (process.munmap(20) if call == "munmap" else process.madvise(20, 1, "dontneed")).ok
+    assert folded(process, pages=48) == [0, 32]
+
+
+def test_a_fork_that_copies_half_a_block_unfolds_it() -> None:
+    process = written()
+    process.madvise(8, 8, "wipeonfork")
+    assert folded(process) == [0]
+    child = process.fork()
+    assert (folded(process), folded(child)) == ([], [])
+
+
+def test_a_pmd_that_is_split_leaves_32_folded_blocks() -> None:
+    process = written(pages=512, orders=(9,))
+    assert folded(process, pages=512) == []
+    process.madvise(100, 1, "dontneed")
+    assert folded(process, pages=512) == [block for block in range(0, 512, 16) if block != 96]
+
+
+def test_range_copy_and_range_reuse_of_the_proposal_are_whole_blocks() -> None:
+    process = written(ARM64_RFC)
+    child = process.fork()
+    assert process.write(5).pages == range(16)
+    assert (folded(process), folded(child)) == ([0], [0])
+    assert child.write(5).path == "exclusive reuse"
+    assert (folded(process), folded(child)) == ([0], [0])
+
+
+def test_a_copy_of_less_than_a_block_unfolds_it_in_the_proposal_too() -> None:
+    process = written(ARM64_RFC)
+    process.madvise(8, 8, "dontfork")
+    process.fork()
+    assert process.write(2).pages == range(8)
+    assert folded(process) == []
+
+
+def test_accessed_and_dirty_are_one_for_a_block_and_are_spread_when_it_unfolds() -> None:
+    process = written()
+    process.mm.pte[:16] &= 0xFF ^ (PTE_YOUNG | PTE_DIRTY)
+    process.mm.pte[3] |= PTE_YOUNG
+    process.mm.pte[9] |= PTE_DIRTY
+    assert (contpte.ptep_get(process.mm, 4, 7) & contpte.AGE == contpte.AGE).all()
+    child = process.fork()
+    assert (child.mm.pte[:16] & PTE_DIRTY > 0).all()
+    process.munmap(0)
+    assert (process.mm.pte[1:16] & contpte.AGE == contpte.AGE).all()
+
+
+# --- the fold check -------------------------------------------------------------------------------------------------
+
+
+def a_block() -> tuple[Any, Any, Any]:
+    return (
+        np.full(32, NORMAL, np.uint8),
+        np.arange(64, 96, dtype=np.int32),
+        np.repeat(np.arange(8, dtype=np.int32), 16),
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (lambda pte, pfn, folio_of: pte.__setitem__(7, 0), "a hole"),
+        (lambda pte, pfn, folio_of: pte.__setitem__(7, NORMAL & ~PTE_WRITE), "one entry read-only"),
+        (lambda pte, pfn, folio_of: pte.__setitem__(slice(0, 16), PTE_PRESENT | PTE_SPECIAL), "zero pages"),
+        (lambda pte, pfn, folio_of: pfn.__setitem__(7, 99), "another frame"),
+        (lambda pte, pfn, folio_of: pfn.__isub__(1), "frames not aligned"),
+        (lambda pte, pfn, folio_of: folio_of.__setitem__(slice(72, 80), 7), "two folios"),
+    ],
+)
+def test_what_keeps_a_block_from_being_folded(spoil: Callable[..., Any], why: str) -> None:
+    pte, pfn, folio_of = a_block()
+    assert foldable(pte, pfn, folio_of).tolist() == [True, True]
+    spoil(pte, pfn, folio_of)
+    assert not foldable(pte, pfn, folio_of)[0], why
+
+
+def test_accessed_and_dirty_may_differ() -> None:
+    pte, pfn, folio_of = a_block()
+    pte[3] &= 0xFF ^ PTE_YOUNG
+    pte[4] &= 0xFF ^ PTE_DIRTY
+    pte[16:] |= PTE_CONT
+    assert foldable(pte, pfn, folio_of).tolist() == [True, True]
+
+
+# --- against the kernel's own steps ---------------------------------------------------------------------------------
+
+
+class Literal:
+    """One process's entries, changed by one call an entry as arch/arm64 does it (6.12), with nothing vectorised."""
+
+    def __init__(self, mm: Mm) -> None:
+        self.memory, self.pmd = mm.memory, mm.pmd.tolist()
+        self.pte, self.pfn = mm.pte.tolist(), mm.pfn.tolist()
+
+    def _block(self, vpn: int) -> range:
+        return range(vpn & -16, (vpn & -16) + 16)
+
+    def get(self, vpn: int) -> int:
+        pte = self.pte[vpn]
+        if pte & PTE_CONT:
+            for each in self._block(vpn):
+                pte |= self.pte[each] & (PTE_YOUNG | PTE_DIRTY)
+        return pte & ~PTE_CONT
+
+    def _convert(self, vpn: int, cont: int) -> None:
+        age = 0
+        for each in self._block(vpn):
+            age |= self.pte[each] & (PTE_YOUNG | PTE_DIRTY)
+        for each in self._block(vpn):
+            self.pte[each] = self.pte[each] & ~PTE_CONT | age | cont
+
+    def unfold(self, vpn: int) -> None:
+        if self.pte[vpn] & PTE_CONT:
+            self._convert(vpn, 0)
+
+    def unfold_partial(self, start: int, nr: int) -> None:
+        if start % 16 or nr < 16:
+            self.unfold(start)
+        if (start + nr) % 16:
+            self.unfold(start + nr - 1)
+
+    def try_fold(self, vpn: int) -> None:
+        pte, pfn = self.pte[vpn], self.pfn[vpn]
+        if vpn % 16 != 15 or pfn % 16 != 15 or not pte & PTE_PRESENT or pte & (PTE_CONT | PTE_SPECIAL):
+            return
+        folio = int(self.memory.folio_of[pfn])
+        frames = self.memory.frames_of(folio)
+        if frames.start > pfn - 15:
+            return
+        for at, each in enumerate(self._block(vpn)):
+            if (self.pte[each] ^ pte) & ~(PTE_YOUNG | PTE_DIRTY) or self.pfn[each] != pfn - 15 + at:
+                return
+        self._convert(vpn, PTE_CONT)
+
+    def set_ptes(self, vpn: int, pfn: int, pte: int, nr: int) -> None:
+        pte &= ~PTE_CONT
+        if nr == 1:
+            self.unfold(vpn)
+            self.pte[vpn], self.pfn[vpn] = pte, pfn
+            self.try_fold(vpn)
+            return
+        end = vpn + nr
+        while vpn < end:
+            following = min((vpn & -16) + 16, end)
+            cont = PTE_CONT if not (vpn | following | pfn) % 16 else 0
+            for each in range(vpn, following):
+                self.pte[each], self.pfn[each] = pte | cont, pfn + each - vpn
+            pfn += following - vpn
+            vpn = following
+
+    def split_pmds_of(self, after: Mm) -> None:
+        """PMDs that the call has split: one set_ptes of 512 entries each."""
+        for at, state in enumerate(self.pmd):
+            if state == PMD_HUGE and after.pmd[at] != PMD_HUGE and not self.pte[at << 9] & PTE_SPECIAL:
+                bits = self.pte[at << 9] & (~0 if after.policy.split_keeps_dirty else ~PTE_DIRTY)
+                self.set_ptes(at << 9, self.pfn[at << 9], bits, 512)
+
+    def batches(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """`folio_pte_batch`, young and write ignored."""
+        vpn = start
+        while vpn < end:
+            if not self.pte[vpn]:
+                vpn += 1
+                continue
+            nr = 1
+            first, pfn = self.get(vpn), self.pfn[vpn]
+            special = first & PTE_SPECIAL
+            while not special and vpn + nr < end:
+                other, frame = self.get(vpn + nr), self.pfn[vpn + nr]
+                same_folio = other and not other & PTE_SPECIAL
+                same_folio = same_folio and self.memory.folio_of[frame] == self.memory.folio_of[pfn]
+                if (first ^ other) & ~(PTE_YOUNG | PTE_WRITE) or frame != pfn + nr or not same_folio:
+                    break
+                nr += 1
+            yield vpn, nr
+            vpn += nr
+
+
+class Spy:
+    """Calls the model's function and then compares all entries with those that the literal steps leave."""
+
+    def __init__(self) -> None:
+        self.calls: dict[str, int] = {}
+        self.folded = 0
+
+    def compare(self, name: str, mm: Mm, literal: Literal) -> None:
+        self.calls[name] = self.calls.get(name, 0) + 1
+        pte = np.array(literal.pte, np.uint8)
+        wrong = np.flatnonzero(pte != mm.pte)
+        assert not len(wrong), (name, wrong[:5], pte[wrong[:5]], mm.pte[wrong[:5]])
+        self.folded += int(np.count_nonzero(pte & PTE_CONT))
+
+    def change_protection(self, mm: Mm, start: int, end: int, *, writable: bool) -> None:
+        literal = Literal(mm)
+        change_protection(mm, start, end, writable=writable)
+        literal.split_pmds_of(mm)
+        for vpn in range(start, end):
+            if literal.pte[vpn]:
+                bits = literal.get(vpn) & ~PTE_WRITE | int(mm.pte[vpn]) & PTE_WRITE
+                if mm.pmd[vpn >> 9] == PMD_HUGE:
+                    literal.pte[vpn] = bits
+                    continue
+                literal.unfold(vpn)
+                literal.pte[vpn] = 0
+                literal.set_ptes(vpn, literal.pfn[vpn], bits, 1)
+        self.compare("mprotect", mm, literal)
+
+    def move_page_tables(self, mm: Mm, start: int, end: int, new_start: int) -> None:
+        literal = Literal(mm)
+        move_page_tables(mm, start, end, new_start)
+        whole = [at for at in range(len(literal.pmd)) if start <= at << 9 and (at + 1) << 9 <= end]
+        if (new_start - start) % 512 == 0:
+            for at in whole:
+                source, target = range(at << 9, (at + 1) << 9), (at << 9) + new_start - start
+                for vpn in source:
+                    literal.pte[target + vpn - source.start], literal.pte[vpn] = literal.pte[vpn], 0
+                    literal.pfn[target + vpn - source.start] = literal.pfn[vpn]
+                literal.pmd[at] = 0
+        literal.split_pmds_of(mm)
+        for vpn in range(start, end):
+            if literal.pte[vpn]:
+                bits = literal.get(vpn)
+                literal.unfold(vpn)
+                literal.pte[vpn] = 0
+                literal.set_ptes(new_start + vpn - start, literal.pfn[vpn], bits, 1)
+        self.compare("mremap", mm, literal)
+
+    def zap_page_range(self, mm: Mm, start: int, end: int) -> None:
+        literal = Literal(mm)
+        # What is unmapped may be freed: batches are looked at before.
+        was_huge = [literal.pmd[vpn >> 9] == PMD_HUGE for vpn in range(start, end)]
+        if any(was_huge):
+            zap_page_range(mm, start, end)
+            return
+        batches = [batch for first, stop in mm.pmd_ranges(start, end) for batch in literal.batches(first, stop)]
+        zap_page_range(mm, start, end)
+        for vpn, nr in batches:
+            literal.unfold_partial(vpn, nr)
+            literal.pte[vpn : vpn + nr] = [0] * nr
+        self.compare("zap", mm, literal)
+
+    def copy_page_range(self, mm: Mm, child: Mm, vma: Vma, budget: Any) -> None:
+        mine, its = Literal(mm), Literal(child)
+        if mm.has_pinned or budget.pages is not None:
+            copy_page_range(mm, child, vma, budget)
+            return
+        copy_page_range(mm, child, vma, budget)
+        for start, end in mm.pmd_ranges(vma.start, vma.end):
+            if mine.pmd[start >> 9] == PMD_HUGE:
+                for vpn in range(start, end):
+                    mine.pte[vpn] &= ~PTE_WRITE
+                    its.pte[vpn] = mine.pte[vpn] & ~PTE_YOUNG
+                continue
+            for vpn, nr in mine.batches(start, end):
+                pte = mine.get(vpn)
+                if any(mine.pte[each] & PTE_WRITE for each in range(vpn, vpn + nr)):
+                    mine.unfold_partial(vpn, nr)
+                    for each in range(vpn, vpn + nr):
+                        mine.pte[each] &= ~PTE_WRITE
+                its.set_ptes(vpn, mine.pfn[vpn], pte & ~(PTE_WRITE | PTE_YOUNG), nr)
+        self.compare("fork", mm, mine)
+        self.compare("fork", child, its)
+
+    def set_ptes(self, mm: Mm, vpn: int, pfn: int, pages: int, bits: int) -> None:
+        literal = Literal(mm)
+        set_ptes(mm, vpn, pfn, pages, bits)
+        literal.unfold_partial(vpn, pages)
+        literal.pte[vpn : vpn + pages] = [0] * pages
+        literal.set_ptes(vpn, pfn, bits, pages)
+        self.compare("new folio", mm, literal)
+
+    def access_flags(self, mm: Mm, pages: range, bits: int) -> None:
+        literal = Literal(mm)
+        access_flags(mm, pages, bits)
+        if len(pages) > 1:
+            return
+        vpn = pages.start
+        literal.unfold(vpn)
+        literal.pte[vpn] |= bits
+        self.compare("reuse", mm, literal)
+
+
+change_protection, move_page_tables, zap_page_range = (
+    mmap.change_protection,
+    mmap._move_page_tables,
+    mmap.zap_page_range,
+)
+copy_page_range, set_ptes, access_flags = fork.copy_page_range, contpte.set_ptes, contpte.ptep_set_access_flags
+
+
+def where_the_bit_is(real: Callable[..., None], watched: Callable[..., None]) -> Callable[..., None]:
+    """Random programs are made up on a machine without the bit: that one is not watched."""
+
+    def call(mm: Mm, *arguments: Any, **named: Any) -> None:
+        (watched if mm.policy.cont_pte_order else real)(mm, *arguments, **named)
+
+    return call
+
+
+@pytest.fixture
+def spy(monkeypatch: pytest.MonkeyPatch) -> Spy:
+    spying = Spy()
+    for module, name, real, watched in (
+        (mmap, "change_protection", change_protection, spying.change_protection),
+        (mmap, "_move_page_tables", move_page_tables, spying.move_page_tables),
+        (mmap, "zap_page_range", zap_page_range, spying.zap_page_range),
+        (fork, "copy_page_range", copy_page_range, spying.copy_page_range),
+        (contpte, "set_ptes", set_ptes, spying.set_ptes),
+        (contpte, "ptep_set_access_flags", access_flags, spying.access_flags),
+    ):
+        monkeypatch.setattr(module, name, where_the_bit_is(real, watched))
+    return spying
+
+
+@pytest.mark.parametrize("policy", [ARM64, ARM64_RFC, ARM64_RFC_FIRST], ids=lambda policy: policy.name)
+@pytest.mark.parametrize("kind", ["mixed", "merge", "populate", "forkfail", "huge", "segv"])
+def test_random_programs_fold_and_unfold_as_the_kernel_does(policy: af.Policy, kind: str, spy: Spy) -> None:
+    for seed in range(4 if kind == "huge" else 25):
+        scenario = random_scenario(seed, kind, sizes=(4, 5, 6, 9) if seed % 2 else (2, 3, 4, 5, 6, 9))
+        machine = scenario.machine(policy, frames=1 << 13)
+        for step in scenario.steps:
+            do_step(machine, step, scenario.first_vpn)
+            assert not af.check(machine, [af.INVARIANTS["contiguous_blocks_are_whole"]]), (kind, seed, step)
+    assert spy.folded
+    assert spy.calls["new folio"]
+
+
+def test_the_same_in_stretches(spy: Spy, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (fork, mmap):
+        monkeypatch.setattr(module, "MANY_PAGES", 1)
+        monkeypatch.setattr(module, "STRETCH_PAGES", 7)
+    for seed in range(25):
+        random_scenario(seed, "mixed", sizes=(4, 5, 6)).end(ARM64, frames=1 << 13)
+    assert spy.calls["fork"] > 10
+    assert spy.calls["zap"] > 10
+
+
+# --- the invariant --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spoil", "where"),
+    [
+        (lambda mm: mm.pte.__setitem__(3, mm.pte[3] & (0xFF ^ PTE_CONT)), "block 0"),
+        (lambda mm: mm.pte.__setitem__(3, mm.pte[3] & (0xFF ^ PTE_WRITE)), "block 0"),
+        (lambda mm: mm.pfn.__setitem__(slice(16, 32), mm.pfn[16:32][::-1].copy()), "block 16"),
+        (lambda mm: mm.pte.__setitem__(slice(32, 48), PTE_CONT), "block 32"),
+    ],
+)
+def test_the_invariant_sees_a_block_that_is_not_whole(spoil: Callable[[Mm], Any], where: str) -> None:
+    process = written(pages=48)
+    rule = [af.INVARIANTS["contiguous_blocks_are_whole"]]
+    assert af.check(process.machine, rule) == []
+    spoil(process.mm)
+    assert af.check(process.machine, rule)[0].where.startswith(f"process 0 {where}")
+
+
+def test_the_invariant_forbids_the_bit_where_there_is_none() -> None:
+    process = written(af.LINUX_6_15)
+    process.mm.pte[:16] |= PTE_CONT
+    assert "has no contiguous bit" in str(af.check(process.machine)[0])

@@ -1,0 +1,593 @@
+"""Whole streams at once equal one access at a time: frames, folios, counts, entries, contents and counters."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest.mock import patch
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+
+import anonfolio as af
+from anonfolio import fork, mm, mmap, touch
+from anonfolio.memory import Buddy
+
+POLICIES = {
+    **af.POLICIES,
+    "none_only": af.RFC_V2_FIXED.but(name="none_only", zero_neighbours="none_only", copy_requires_ro=True),
+    "everything large": af.LINUX_6_15.but(
+        name="everything large", copy_extent="source_order", copy_max_order=9, unshare_extent="source_order",
+        zero_page_write="first_touch", reuse_extent="range",
+    ),
+    "mm_id, range": af.RFC_V2.but(name="mm_id, range", large_reuse="mm_id", copy_requires_ro=True),
+    "6.8, range": af.LINUX_6_8.but(name="6.8, range", reuse_extent="range"),
+    "scan one": af.RFC_V2.but(name="scan one", reuse_extent="page"),
+    "never, range": af.RFC_V2_FIXED.but(name="never, range", large_reuse="never"),
+    "contiguous": af.LINUX_6_15.but(name="contiguous", cont_pte_order=4),
+    "scan, copy one": af.RFC_V2.but(name="scan, copy one", copy_extent="page"),
+    "contiguous bit": af.LINUX_6_15.but(name="contiguous bit", cont_pte_order=4),
+    "contiguous bit, range": af.RFC_V2_FIXED.but(name="contiguous bit, range", cont_pte_order=4),
+}  # fmt: skip
+
+
+PHASES = [Phase.explicit, Phase.generate]
+"""No shrinking: a failing machine is printed by its parts, and shrinking takes minutes."""
+
+# --- everything that must be equal ------------------------------------------------------------------------------------
+
+
+def state_of(machine: af.Machine) -> dict[str, Any]:
+    """All that a machine holds, by name; what no kernel could tell apart is put in one form.
+
+    That is: how far the arrays have grown, frames of entries that are none, and in which order equal free blocks lie
+    in the allocator's own lists.
+    """
+    memory = machine.memory
+    state: dict[str, Any] = {}
+    for name, column in vars(memory).items():
+        if isinstance(column, np.ndarray) and name != "_free_folios":
+            empty = -1 if name == "folio_of" else 0
+            used = np.flatnonzero((column != empty).any(axis=tuple(range(1, column.ndim))))
+            state[name] = column[: used[-1] + 1 if len(used) else 0].tolist()
+    state["free folios"] = memory._free_folios[: memory._free_count].tolist(), memory._folios_used
+    state["free blocks"] = memory.buddy.blocks(), memory.buddy.untouched
+    counters = machine.counters
+    state["counters"] = {name: getattr(counters, name) for name in counters.__slots__}
+    for name, counter in state["counters"].items():
+        if not isinstance(counter, int):
+            state["counters"][name] = {key: count for key, count in counter.items() if count}
+    for process in machine.processes:
+        space = process.mm
+        state[f"process {process.number}"] = {
+            "alive": process.alive, "rss": process.rss_pages, "pte": space.pte.tolist(), "pmd": space.pmd.tolist(),
+            "pfn": np.where(space.pte > 0, space.pfn, 0).tolist(), "pins": [pin.frames for pin in space.pins],
+            "vmas": [(vma.start, vma.end, vma.flags, vma.pgoff, vma.anon_vma, vma.chain) for vma in space.vmas],
+        }  # fmt: skip
+    return state
+
+
+def difference(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    return {name: (one[name], other[name]) for name in one if one[name] != other[name]}
+
+
+def step_through(process: af.Process, vpns: Any, write: Any, value: Any) -> None:
+    """The stream, one access at a time."""
+    writes = np.broadcast_to(write, len(vpns)).tolist()
+    values = np.broadcast_to(value, len(vpns)).tolist()
+    for vpn, is_write, byte in zip(vpns, writes, values, strict=True):
+        if is_write:
+            process.write(int(vpn), byte)
+        else:
+            process.read(int(vpn))
+
+
+def check_equal(machine: af.Machine, number: int, vpns: Any, write: Any, value: Any) -> touch.Touched:
+    """Do a stream on two copies of a machine, both ways, compare, and return what the fast one says it did."""
+    slow, fast = machine.copy(), machine.copy()
+    stops: list[str] = []
+    done = touch.Touched(0, {}, 0)
+    try:
+        step_through(slow.process(number), vpns, write, value)
+    except af.OutOfMemory as out:
+        stops.append(str(out))
+    try:
+        done = fast.process(number).touch(vpns, write, value)
+    except af.OutOfMemory as out:
+        stops.append(str(out))
+    assert len(stops) != 1
+    assert len(set(stops)) < 2
+    assert not difference(state_of(slow), state_of(fast))
+    assert not af.check(fast)
+    return done
+
+
+# --- random states, streams, orders, policies, fragmentation ----------------------------------------------------------
+
+START, PAGES = 488, 72  # across a 2 MiB boundary, aligned to no block
+
+
+@st.composite
+def machines(draw: st.DrawFn, policy: af.Policy, huge: bool) -> tuple[af.Machine, range]:
+    """A machine in a random state, and the pages that streams may name."""
+    orders = draw(st.sampled_from(((4, 3, 2), (4,), (3, 2), (), (2, 4, 5), (2,))))
+    start, pages, unit = (500, 2100, 25) if huge else (START, PAGES, 1)
+    machine = af.Machine(
+        policy,
+        orders=(*orders, 9) if huge else orders,
+        thp=draw(st.sampled_from(("always", "always", "madvise"))),
+        use_zero_page=draw(st.booleans()),
+        frames=1 << 14 if huge else draw(st.sampled_from((1 << 11, 1 << 11, 1 << 10, 400))),
+    )
+    parent = machine.spawn()
+    largest = draw(st.sampled_from((None, None, None, 8, 3, 2, 0)))
+    if largest is not None:
+        machine.memory.buddy.fragment(largest, draw(st.sampled_from((1.0, 0.5))))
+    pieces = draw(st.sampled_from((((0, pages),), ((0, pages // 2), (pages // 2, pages - pages // 2)))))
+    for at, count in pieces:
+        parent.mmap(count, at=start + at, advice=draw(st.sampled_from((None, None, "hugepage"))))
+    places = st.integers(0, 71).map(lambda place: start + place * unit)
+    lengths = st.sampled_from((1, 2, 4, 8, 16, 32)).map(lambda length: length * unit)
+    for kind in draw(st.lists(st.sampled_from(DEEDS), max_size=10)):
+        process = machine.live()[draw(st.integers(0, 3)) % len(machine.live())]
+        place, length = draw(places), draw(lengths)
+        length = min(length, start + pages - place)
+        _do(machine, process, kind, place, length, start, pages)
+    return machine, range(start, start + pages)
+
+
+DEEDS = (
+    "fork", "fork", "exit", "exit", "fork and exit", "fork and exit", "write", "write", "write", "read", "read",
+    "mprotect", "dontneed", "pin", "unpin", "ref", "mremap", "nohugepage", "hugepage", "fork fails",
+)  # fmt: skip
+
+
+def _do(machine: af.Machine, process: af.Process, kind: str, place: int, length: int, start: int, pages: int) -> None:
+    match kind:
+        case "fork" if len(machine.live()) < 4:
+            process.fork()
+        case "exit" if len(machine.live()) > 1:
+            process.exit()
+        case "fork and exit":
+            process.fork().exit()
+        case "write" | "read":
+            for vpn in range(place, place + length):
+                vma = process.mm.find_vma(vpn)
+                if vma and (kind == "read" or vma.flags & mm.VM_WRITE):
+                    process.write(vpn, vpn % 251) if kind == "write" else process.read(vpn)
+        case "mprotect":
+            process.mprotect(place, length, 1)
+            process.mprotect(place, length, 3)
+        case "dontneed" | "nohugepage" | "hugepage":
+            process.madvise(place, length, kind)
+        case "pin" if ("pin", 0) not in process.pins():
+            process.pin(place, min(length, 5))
+        case "unpin":
+            process.unpin()
+        case "ref" if ("reference", 0) not in process.pins():
+            process.ref(place)
+        case "mremap":
+            to = start + (place * 7 + 5) % max(1, pages - length)
+            if to + length <= place or place + length <= to:
+                process.mremap(place, length, to)
+                # The hole that it leaves is mapped anew: streams may name any page.
+                if not process.mm.vmas_in(place, place + length):
+                    process.mmap(length, at=place)
+        case "fork fails":
+            process.fork_fails_after(length)
+
+
+@st.composite
+def streams(draw: st.DrawFn, pages: range) -> tuple[Any, Any, Any]:
+    """Pages, whether each is written, and with what."""
+    low = draw(st.integers(0, len(pages) - 1))
+    count = draw(st.integers(1, len(pages) - low))
+    vpns: Any = pages[low : low + count]
+    kind = draw(st.sampled_from(("range", "backwards", "shuffled", "repeated", "strided")))
+    rng = np.random.default_rng(draw(st.integers(0, 1 << 16)))
+    if kind == "backwards":
+        vpns = vpns[::-1]
+    if kind == "strided":
+        vpns = vpns[:: draw(st.sampled_from((2, 3, 16)))]
+    if kind == "shuffled":
+        vpns = rng.permutation(np.array(vpns))
+    if kind == "repeated":
+        vpns = rng.choice(np.array(vpns), draw(st.integers(1, 150)))
+    write: Any = draw(st.sampled_from((True, True, False, 0.1, 0.5, 0.9, "reads first", "writes first")))
+    if isinstance(write, float):
+        write = rng.random(len(vpns)) < write
+    elif isinstance(write, str):
+        both = np.concatenate((np.array(vpns), rng.permutation(np.array(vpns))[: len(vpns) // 2 + 1]))
+        vpns, write = (
+            both,
+            np.arange(len(both)) >= len(vpns) if write == "reads first" else np.arange(len(both)) < len(vpns),
+        )
+    value: Any = 7 if draw(st.booleans()) else rng.integers(0, 256, len(vpns))
+    return vpns, write, value
+
+
+def accessible(process: af.Process, vpns: Any, write: Any) -> bool:
+    writes = np.broadcast_to(write, len(vpns))
+    vmas = [process.mm.find_vma(int(vpn)) for vpn in vpns]
+    return all(vma and (vma.flags & mm.VM_WRITE or not w) for vma, w in zip(vmas, writes, strict=True))
+
+
+def examples(count: int) -> Any:
+    return settings(
+        max_examples=count, deadline=None, derandomize=True, database=None, phases=PHASES,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+
+
+def property_test(policy: af.Policy, huge: bool, count: int) -> Any:
+    @examples(count)
+    @given(st.data())
+    def test(data: st.DataObject) -> None:
+        machine, pages = data.draw(machines(policy, huge))
+        live = machine.live()
+        process = live[data.draw(st.integers(0, 3)) % len(live)]
+        vpns, write, value = data.draw(streams(pages))
+        if not accessible(process, vpns, write):
+            before = state_of(machine)
+            with pytest.raises(af.SegmentationFault, match="of which nothing is done"):
+                process.touch(vpns, write, value)
+            assert state_of(machine) == before
+            return
+        check_equal(machine, process.number, vpns, write, value)
+
+    return test
+
+
+for _name, _policy in POLICIES.items():
+    _id = "".join(ch if ch.isalnum() else "_" for ch in _name)
+    globals()[f"test_stream_equals_steps_{_id}"] = property_test(_policy, huge=False, count=120)
+    globals()[f"test_stream_equals_steps_huge_{_id}"] = property_test(_policy, huge=True, count=10)
+
+
+# --- what random states seldom hold -----------------------------------------------------------------------------------
+
+
+def sole_owner(policy: str, pages: int = 64) -> tuple[af.Machine, af.Process]:
+    """Every page written, forked, and the child gone: nothing is exclusive, nobody else maps anything."""
+    machine = af.Machine(POLICIES[policy], orders=(4,), frames=1 << 10)
+    process = machine.spawn()
+    process.mmap(pages + 64)
+    for page in range(pages):
+        process.write(page, page + 1)
+    process.fork().exit()
+    return machine, process
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_pages_that_come_twice_fault_when_they_come_first(policy: str) -> None:
+    machine, _ = fresh(64, policy=POLICIES[policy], orders=())
+    check_equal(machine, 0, np.array([9, 4, 7, 4, 9, 2, 9]), True, 5)
+    check_equal(machine, 0, np.array([9, 4, 7, 4, 9, 2, 9]), np.array([1, 0, 1, 1, 0, 1, 1], bool), 5)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_folio_that_its_last_copy_frees_is_handed_out_again(policy: str) -> None:
+    machine, _ = sole_owner(policy)
+    shuffled = np.random.default_rng(3).permutation(64)
+    check_equal(machine, 0, range(64), True, 5)
+    check_equal(machine, 0, shuffled, True, 5)
+    check_equal(machine, 0, shuffled[:50], True, 5)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_stepped_access_after_a_folio_was_freed_finds_it_free(policy: str) -> None:
+    machine, _ = sole_owner(policy)
+    # Reads and writes of pages 80..95 in turn cannot be planned; they come between and after the copies.
+    torn = np.array([83, 85, 84, 90])
+    vpns = np.concatenate((np.arange(16), torn, np.arange(16, 40), [110, 112, 111, 81]))
+    write = ~np.isin(vpns, [83, 84, 110, 111])
+    check_equal(machine, 0, vpns, write, 5)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("kept", [0, 7])
+def test_the_only_page_left_of_a_folio(policy: str, kept: int) -> None:
+    machine, process = sole_owner(policy)
+    if kept:
+        process.madvise(0, kept, "dontneed")
+    process.madvise(kept + 1, 15 - kept, "dontneed")
+    check_equal(machine, 0, range(kept, kept + 1), True, 5)
+    check_equal(machine, 0, range(64), True, 5)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("hole", [None, 5])
+def test_a_folio_that_a_reference_keeps_is_partially_mapped_for_good(policy: str, hole: int | None) -> None:
+    machine, process = sole_owner(policy)
+    process.ref(3)
+    if hole is not None:
+        process.madvise(hole, 1, "dontneed")
+    check_equal(machine, 0, np.setdiff1d(np.arange(16), [hole]) if hole else np.arange(16), True, 5)
+    states = []
+    for stretch in (0, 64):
+        twin = machine.copy()
+        one, other = in_stretches(stretch)
+        with one, other:
+            twin.process(0).munmap(0, 64)
+        states.append(without_order_of_numbers(state_of(twin)))
+    assert not difference(*states)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_third_process_that_survives_alone(policy: str) -> None:
+    machine, first = sole_owner(policy)
+    second = first.fork()
+    third = second.fork()
+    first.exit()
+    second.exit()
+    check_equal(machine, third.number, np.random.default_rng(1).permutation(64), True, 5)
+    check_equal(machine, third.number, range(3, 20), True, 5)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_fresh_range_is_like_any_other_stream(policy: str) -> None:
+    for orders in ((), (4,), (4, 2)):
+        machine, process = fresh(128, policy=POLICIES[policy], orders=orders)
+        process.write(70, 1)
+        for stream in (range(64), range(3, 64), range(16, 61), range(16, 128), range(80, 128)):
+            check_equal(machine, 0, stream, True, 5)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_entries_written_before_are_dirty_and_young_again(policy: str) -> None:
+    machine, process = sole_owner(policy)
+    process.touch(range(64))
+    process.mm.pte[:64] &= 0xFF ^ (mm.PTE_DIRTY | mm.PTE_YOUNG)
+    check_equal(machine, 0, range(8, 24), True, 5)
+    check_equal(machine, 0, range(8, 24), False, 5)
+
+
+# --- fork, exit and munmap of many pages ------------------------------------------------------------------------------
+
+
+def in_stretches(pages: int) -> Any:
+    """Everything in stretches of that many pages; 0: never."""
+    many, stretch = (1, pages) if pages else (1 << 40, 1)
+    return patch.multiple(fork, MANY_PAGES=many, STRETCH_PAGES=stretch), patch.multiple(
+        mmap, MANY_PAGES=many, STRETCH_PAGES=stretch
+    )
+
+
+def without_order_of_numbers(state: dict[str, Any]) -> dict[str, Any]:
+    """Folios that go at once give their numbers back in another order than one by one; nothing else may differ."""
+    numbers, used = state["free folios"]
+    return state | {"free folios": (sorted(numbers), used)}
+
+
+def ranges_property(policy: af.Policy, huge: bool, count: int) -> Any:
+    @examples(count)
+    @given(st.data())
+    def test(data: st.DataObject) -> None:
+        machine, pages = data.draw(machines(policy, huge))
+        number = data.draw(st.sampled_from([process.number for process in machine.live()]))
+        call = data.draw(st.sampled_from(("fork", "exit", "dontneed", "munmap")))
+        place = data.draw(st.integers(0, len(pages) - 1))
+        length = data.draw(st.integers(1, len(pages) - place))
+        states = []
+        for stretch in (0, 7, 1 << 15):
+            twin = machine.copy()
+            process = twin.process(number)
+            one, other = in_stretches(stretch)
+            with one, other:
+                match call:
+                    case "fork":
+                        process.fork()
+                    case "exit":
+                        process.exit()
+                    case "munmap":
+                        process.munmap(pages[place], length)
+                    case _:
+                        process.madvise(pages[place], length, call)
+            assert not af.check(twin)
+            states.append(without_order_of_numbers(state_of(twin)))
+        assert not difference(states[0], states[1])
+        assert not difference(states[0], states[2])
+
+    return test
+
+
+for _name in ("linux-6.3", "linux-6.15", "rfc-v2", "contiguous bit"):
+    _id = "".join(ch if ch.isalnum() else "_" for ch in _name)
+    globals()[f"test_ranges_equal_single_runs_{_id}"] = ranges_property(POLICIES[_name], huge=False, count=60)
+    globals()[f"test_ranges_equal_single_runs_huge_{_id}"] = ranges_property(POLICIES[_name], huge=True, count=12)
+
+
+@examples(150)
+@given(st.data())
+def test_blocks_taken_and_freed_together_equal_one_by_one(data: st.DataObject) -> None:
+    one = Buddy(data.draw(st.sampled_from((100, 1 << 10, 5000))))
+    largest = data.draw(st.sampled_from((None, None, 0, 2, 4)))
+    if largest is not None:
+        one.fragment(largest, data.draw(st.sampled_from((1.0, 0.5))))
+    other = one.copy()
+    held: list[tuple[int, int]] = []
+    for _ in range(data.draw(st.integers(1, 6))):
+        if held and data.draw(st.booleans()):
+            rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+            rng.shuffle(held)
+            gone = held[: data.draw(st.integers(1, len(held)))]
+            held = held[len(gone) :]
+            for head, order in gone:
+                one.free(head, order)
+            heads, orders = np.array(gone).T
+            other.free_many(heads.astype(np.int32), orders.astype(np.uint8))
+        else:
+            order, count = data.draw(st.integers(0, 10)), data.draw(st.integers(1, 300))
+            heads = [one.alloc(order) for _ in range(count)]
+            got = [head for head in heads if head is not None]
+            assert other.alloc_many(order, count).tolist() == got
+            held += [(head, order) for head in got]
+        assert (one.blocks(), one.untouched) == (other.blocks(), other.untouched)
+
+
+# --- nothing common is stepped ----------------------------------------------------------------------------------------
+
+
+ALL = range(1 << 12)
+
+
+@pytest.mark.parametrize("policy", [*af.POLICIES, "mm_id, range", "scan one"])
+@pytest.mark.parametrize("stream", [ALL, ALL[::-1], np.random.default_rng(0).permutation(len(ALL))], ids=len)
+def test_the_four_paths_are_never_stepped(policy: str, stream: Any) -> None:
+    machine = af.Machine(POLICIES[policy], orders=(4, 3, 2), frames=1 << 15)
+    parent = machine.spawn()
+    parent.mmap(len(ALL))
+    paths = []
+    for before, write in (
+        (None, False), (None, True), ("dontneed", True), ("fork", True), ("exit", True), ("fork and exit", True),
+    ):  # fmt: skip
+        match before:
+            case "dontneed":
+                parent.madvise(0, len(ALL), "dontneed")
+            case "fork":
+                child = parent.fork()
+            case "exit":
+                child.exit()
+            case "fork and exit":
+                parent.fork().exit()
+        done = parent.touch(stream, write)
+        assert done.stepped == 0
+        paths.append(set(done.faults))
+    reuses = paths.pop()
+    assert paths == [{"zero page read"}, {"zero page copy"}, {"first touch"}, {"cow copy"}, set()]
+    assert reuses <= {"exclusive reuse", "cow copy"}
+    assert reuses
+
+
+def test_reads_and_writes_of_one_block_in_turn_are_stepped() -> None:
+    process = af.Machine(orders=(4,)).spawn()
+    process.mmap(64)
+    order = [3, 5, 4]
+    done = process.touch(order, [False, True, False])
+    assert (done.accesses, done.stepped) == (3, 3)
+    assert process.touch(np.arange(16, 64), True).stepped == 0
+
+
+# --- what a stream is -------------------------------------------------------------------------------------------------
+
+
+def fresh(pages: int = 64, **knobs: Any) -> tuple[af.Machine, af.Process]:
+    machine = af.Machine(**knobs)
+    process = machine.spawn()
+    process.mmap(pages)
+    return machine, process
+
+
+def test_the_last_of_several_writes_stays() -> None:
+    _, process = fresh()
+    process.touch([5, 6, 5, 5, 6], True, [1, 2, 3, 4, 5])
+    assert [process.read(page) for page in (4, 5, 6)] == [0, 4, 5]
+
+
+def test_ranges_slices_and_arrays_are_the_same_stream() -> None:
+    states = []
+    for stream in (range(3, 40), slice(3, 40), np.arange(3, 40, dtype=np.uint16), list(range(3, 40))):
+        machine, process = fresh()
+        assert process.touch(stream, value=9).faults == {"first touch": 3}
+        states.append(state_of(machine))
+    assert states.count(states[0]) == len(states)
+
+
+def test_an_empty_stream_does_nothing() -> None:
+    machine, process = fresh()
+    before = state_of(machine)
+    for stream in (range(0), [], slice(4, 4)):
+        assert process.touch(stream) == touch.Touched(0, {}, 0)
+    assert state_of(machine) == before
+
+
+def test_a_long_stream_reports_its_progress() -> None:
+    _, process = fresh(1 << 18)
+    seen: list[tuple[int, int]] = []
+    process.touch(range(1 << 18), progress=lambda done, total: seen.append((done, total)))
+    assert len(seen) > 2
+    assert seen == sorted(seen)
+    assert seen[-1] == (1 << 18, 1 << 18)
+
+
+def test_scattered_pages_need_no_window_of_the_whole_mapping() -> None:
+    machine, process = fresh(1 << 20, orders=(4,))
+    pages = np.random.default_rng(0).integers(0, 1 << 20, 500)
+    slow = machine.copy()
+    step_through(slow.process(0), pages, True, pages % 256)
+    done = process.touch(pages, value=pages % 256)
+    assert (done.faults, done.stepped) == ({"first touch": len(np.unique(pages >> 4))}, 0)
+    for column in ("pte", "pfn", "pmd"):
+        assert (getattr(process.mm, column) == getattr(slow.process(0).mm, column)).all()
+    assert machine.memory.content.tolist() == slow.memory.content.tolist()
+
+
+@pytest.mark.parametrize(
+    ("vpns", "write", "value", "says"),
+    [
+        ([[1, 2]], True, 1, "vpns has shape"),
+        ([1.0, 2.0], True, 1, "vpns has shape"),
+        (["a"], True, 1, "vpns has shape"),
+        (5, True, 1, "vpns has shape"),
+        (slice(None, 5), True, 1, "is open"),
+        ([1, 2], 1, 1, "write has shape"),
+        ([1, 2], [True], 1, "write has shape"),
+        ([1, 2], [1, 0], 1, "write has shape"),
+        ([1, 2], True, 256, "value=256 is not a byte"),
+        ([1, 2], True, -1, "value=-1 is not a byte"),
+        ([1, 2], True, 1.5, "is not a whole number"),
+        ([1, 2], True, [3, 300], r"value\[1\]=300 is not a byte"),
+        ([1, 2], True, [3], "value has shape"),
+        ([1, 2], True, [1.0, 2.0], "value has shape"),
+    ],
+)
+def test_what_is_no_stream_raises_before_anything_changes(vpns: Any, write: Any, value: Any, says: str) -> None:
+    machine, process = fresh()
+    before = state_of(machine)
+    with pytest.raises(ValueError, match=says):
+        process.touch(vpns, write, value)
+    assert state_of(machine) == before
+
+
+@pytest.mark.parametrize("stream", [[1, 2, 64, 3, 99], range(1, 70), range(70, 0, -1), [1, -1], slice(60, 99)])
+def test_the_first_page_in_a_hole_is_named_and_nothing_changes(stream: Any) -> None:
+    machine, process = fresh()
+    pages = list(range(stream.start, stream.stop)) if isinstance(stream, slice) else list(stream)
+    at = next(at for at, page in enumerate(pages) if not 0 <= page < 64)
+    before = state_of(machine)
+    with pytest.raises(
+        af.SegmentationFault, match=rf"access {at} of the stream.* page {pages[at]}: no mapping"
+    ) as stop:
+        process.touch(stream)
+    assert stop.value.fault.vpn == pages[at]
+    assert state_of(machine) == before
+
+
+def test_a_write_where_the_mapping_is_read_only_is_named_and_reads_are_not() -> None:
+    machine, process = fresh()
+    process.mprotect(8, 8, 1)
+    before = state_of(machine)
+    with pytest.raises(af.SegmentationFault, match=r"access 2 of the stream.* page 9: the mapping is read-only"):
+        process.touch([7, 8, 9], [True, False, True])
+    assert state_of(machine) == before
+    assert process.touch([7, 8], [True, False]).faults == {"first touch": 1, "zero page read": 1}
+
+
+def test_an_exited_process_touches_nothing() -> None:
+    _, process = fresh()
+    process.exit()
+    with pytest.raises(ValueError, match="process 0 has exited"):
+        process.touch([1])
+
+
+@pytest.mark.parametrize("orders", [(), (4, 2)])
+def test_out_of_memory_leaves_what_came_before(orders: tuple[int, ...]) -> None:
+    machine, process = fresh(512, orders=orders, frames=300)
+    slow = machine.copy()
+    with pytest.raises(af.OutOfMemory):
+        step_through(slow.process(0), range(512), True, 3)
+    with pytest.raises(af.OutOfMemory):
+        process.touch(range(512), value=3)
+    assert process.rss_pages > 250
+    assert not difference(state_of(slow), state_of(machine))

@@ -1,0 +1,693 @@
+"""A real compile, replayed: the prediction is close, and close for the right reason; bad traces are refused.
+
+The recorded run says what the kernel's own maps held at the end; the measured counts say what it did under each size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from anonfolio.__main__ import main
+from anonfolio.trace import (
+    ADVICE,
+    ALL_SIZES,
+    ALONE,
+    CALLS,
+    DATA_DIR,
+    NO_HUGE,
+    READ_ONLY,
+    READ_WRITE,
+    Call,
+    Compared,
+    Replay,
+    Setting,
+    Trace,
+    TraceError,
+    read_measured,
+    read_trace,
+    replay,
+    size_names,
+    sizes_named,
+    write_measured,
+    write_trace,
+)
+
+COMPILE = DATA_DIR / "compile-6.18.44.npz"
+MEASURED = COMPILE.with_suffix(".json")
+GENERATOR = Path(__file__).parent.parent / "tools" / "make_c_source.py"
+WANTED = ((), (2,), (3,), (4,), (5,), (6,), (7,), (8,), (2, 4), ALL_SIZES)
+ALL_WANTED = (*WANTED, (9,))
+
+
+@pytest.fixture(scope="module")
+def compile_trace() -> Trace:
+    return read_trace(COMPILE)
+
+
+@lru_cache
+def replayed(orders: tuple[int, ...] = ()) -> Replay:
+    """The compile under these sizes."""
+    return replay(read_trace(COMPILE), orders)
+
+
+def measured(orders: tuple[int, ...]) -> Setting:
+    """What the kernel did under them."""
+    (found,) = (setting for setting in read_measured(MEASURED) if setting.orders == orders)
+    return found
+
+
+# --- the recorded compile ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("orders", ALL_WANTED, ids=size_names)
+def test_prediction_is_within_one_per_cent_of_the_kernel(orders: tuple[int, ...]) -> None:
+    found = Compared(measured(orders), replayed(orders))
+    assert abs(found.difference) < 0.01, str(found)
+
+
+@pytest.mark.parametrize("orders", ALL_WANTED, ids=size_names)
+def test_faults_in_anonymous_memory_are_the_kernels_to_the_last_one(orders: tuple[int, ...]) -> None:
+    assert set(measured(orders).anonymous) == {replayed(orders).anonymous}
+
+
+@pytest.mark.parametrize("orders", ALL_WANTED, ids=size_names)
+def test_memory_grows_as_the_kernels_did(orders: tuple[int, ...]) -> None:
+    grown_kib = min(measured(orders).peak_rss_kib) - min(measured(()).peak_rss_kib)
+    assert abs(4 * (replayed(orders).rss_peak_pages - replayed().rss_peak_pages) - grown_kib) < 256
+
+
+def test_measured_settings_are_those_that_were_promised() -> None:
+    settings = read_measured(MEASURED)
+    assert set(WANTED) <= {setting.orders for setting in settings}
+    for setting in settings:
+        assert len(setting.faults) == len(setting.traced) == len(setting.peak_rss_kib) >= 3
+        assert not any(setting.fallbacks)
+        # Two ways to count: the kernel's own, and the tracepoints'.
+        assert all(abs(own - seen) <= 8 for own, seen in zip(setting.faults, setting.traced, strict=True))
+
+
+def test_every_recorded_fault_is_one_under_4k(compile_trace: Trace) -> None:
+    found = replayed()
+    assert len(compile_trace) > 30_000
+    assert found.anonymous == len(compile_trace)
+    assert found.total == compile_trace.kernel_faults
+    assert found.waste_pages == 0
+    assert found.stepped == 0
+
+
+def test_mappings_and_pages_at_exit_are_the_kernels(compile_trace: Trace) -> None:
+    assert [process["name"] for process in compile_trace.processes] == ["gcc", "cc1", "as"]
+    for number, process in enumerate(compile_trace.processes):
+        end = replayed().ends[number]
+        assert [list(mapping) for mapping in end.mappings] == process["mappings"]
+        assert end.anonymous_pages == process["anonymous_pages"]
+
+
+def test_mappings_at_exit_do_not_depend_on_sizes() -> None:
+    small, large = replayed(), replayed((4,))
+    for number, end in small.ends.items():
+        assert large.ends[number].mappings == end.mappings
+    assert large.held_peak_pages > small.held_peak_pages
+    assert large.touched_pages >= small.touched_pages
+    assert large.rss_peak_pages <= large.held_peak_pages
+    assert sum(count << order for order, count in large.allocated.items()) >= large.rss_peak_pages
+
+
+def test_one_stream_a_stretch_equals_one_access_at_a_time(compile_trace: Trace) -> None:
+    some = 1500
+    calls = tuple(call for call in compile_trace.calls if call.at <= some)
+    cut = replace(
+        compile_trace, vpn=compile_trace.vpn[:some], process=compile_trace.process[:some],
+        code=compile_trace.code[:some], calls=calls, kernel_faults=some,
+    )  # fmt: skip
+    single = tuple(call._replace(at=at) for at, call in _one_by_one(cut))
+    for orders in ((), (2, 4), ALL_SIZES):
+        at_once = replay(cut, orders)
+        assert replay(replace(cut, calls=single), orders).faults == at_once.faults
+        assert at_once.elsewhere == 0
+
+
+def _one_by_one(trace: Trace) -> list[tuple[int, Call]]:
+    """The calls, and between them for each access a call that does nothing but end the stream."""
+    nothing = Call(0, "advise", 0, 0, 1, ADVICE.index("dofork"))
+    calls = [(call.at, call) for call in trace.calls]
+    started = next(call for call in trace.calls if call.name == "map")
+    first = next(at for at, owner in enumerate(trace.process) if owner == started.process)
+    ends = {call.process: call.at for call in trace.calls if call.name == "exit"}
+    stop = ends.get(started.process, len(trace))
+    # At equal places the trace's own calls come first.
+    calls += [(at, nothing._replace(process=started.process, vpn=started.vpn)) for at in range(first + 1, stop)]
+    return sorted(calls, key=lambda call: call[0])
+
+
+@pytest.mark.skipif(not GENERATOR.exists(), reason="the generator is not part of this copy")
+def test_source_is_the_one_that_was_compiled(compile_trace: Trace, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, GENERATOR, tmp_path / "program.c"], check=True)
+    assert hashlib.sha256((tmp_path / "program.c").read_bytes()).hexdigest() in compile_trace.about["source"]
+
+
+def test_data_is_compact() -> None:
+    assert COMPILE.stat().st_size + MEASURED.stat().st_size < 1_500_000
+
+
+def test_command_line_compares(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trace", "replay", "--sizes", "64K", "64K+1M"]) == 0
+    said = capsys.readouterr().out
+    assert f"64K+1M: {replayed((4, 8)).total:,} faults" in said
+    assert said.endswith("1 of 1 within 1 %\n")
+
+
+def test_command_line_says_where_it_is_off(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, compile_trace: Trace
+) -> None:
+    write_trace(tmp_path / "x.npz", compile_trace)
+    write_measured(tmp_path / "x.json", [measured(())._replace(faults=[40_000] * 3)])
+    assert main(["trace", "replay", str(tmp_path / "x.npz")]) == 1
+    assert "0 of 1 within 1 %; not 4K" in capsys.readouterr().out
+
+
+# --- one call at a time -----------------------------------------------------------------------------------------------
+
+
+def small(calls: list[Call], accesses: list[tuple[int, int, bool]], **changes: Any) -> Trace:
+    """A trace of (process, page, write) accesses."""
+    rows = accesses or [(0, 0, False)][:0]
+    fields: dict[str, Any] = {
+        "kernel": "6.18.44", "about": {}, "calls": tuple(calls), "blocks": np.arange(8), "processes": ({},),
+        "vpn": np.array([page for _, page, _ in rows], np.int64),
+        "process": np.array([process for process, _, _ in rows], np.uint8),
+        "code": np.array([6 if write else 4 for _, _, write in rows], np.uint8),
+        "kernel_faults": len(rows),
+    }  # fmt: skip
+    return Trace(**(fields | changes))
+
+
+def writes(*pages: int, process: int = 0) -> list[tuple[int, int, bool]]:
+    return [(process, page, True) for page in pages]
+
+
+SPAWN = Call(0, "spawn", 0)
+
+
+def test_neighbouring_maps_are_one_mapping_and_take_one_block() -> None:
+    calls = [SPAWN, Call(0, "map", 0, 0, 8, READ_WRITE), Call(0, "map", 0, 8, 8, READ_WRITE)]
+    assert replay(small(calls, writes(0, 9, 15)), (4,)).faults == {"first touch": 1}
+
+
+def test_first_brk_joins_no_neighbour() -> None:
+    calls = [SPAWN, Call(0, "map", 0, 0, 8, READ_WRITE), Call(0, "map", 0, 8, 8, READ_WRITE | ALONE)]
+    found = replay(small([*calls, Call(3, "exit", 0)], writes(0, 9, 15)), (4,))
+    assert found.faults == {"first touch": 3}
+    assert found.ends[0].mappings == ((0, 8), (8, 8))
+
+
+def test_next_brk_extends_the_first() -> None:
+    calls = [SPAWN, Call(0, "map", 0, 0, 8, READ_WRITE | ALONE), Call(0, "map", 0, 8, 8, READ_WRITE)]
+    assert replay(small(calls, writes(0, 9)), (4,)).faults == {"first touch": 1}
+
+
+def test_exec_populates_the_stack_page_by_page_and_nobody_counts_it() -> None:
+    calls = [SPAWN, Call(0, "map", 0, 0, 16, READ_WRITE), Call(0, "populate", 0, 14, 2)]
+    found = replay(small(calls, writes(15, 13, 0)), (4, 2))
+    # The top block of 4 is not all none; below it one of 4 fits.
+    assert found.faults == {"first touch": 2}
+    assert found.allocated == {0: 1, 2: 1}
+    assert (found.held_peak_pages, found.touched_pages, found.waste_pages) == (7, 4, 3)
+
+
+def test_reads_map_the_zero_page_that_a_block_then_avoids() -> None:
+    calls = [SPAWN, Call(0, "map", 0, 0, 16, READ_WRITE)]
+    found = replay(small(calls, [(0, 3, False), *writes(5, 3)]), (4, 2))
+    assert found.faults == {"zero page read": 1, "first touch": 1, "zero page copy": 1}
+    assert found.allocated == {2: 1}
+
+
+def test_map_stack_has_no_large_folios() -> None:
+    calls = [SPAWN, Call(0, "map", 0, 0, 16, READ_WRITE | NO_HUGE)]
+    assert replay(small(calls, writes(0, 1, 2)), (4,)).allocated == {0: 3}
+
+
+def test_unmapped_and_dropped_pages_fault_again() -> None:
+    calls = [
+        SPAWN, Call(0, "map", 0, 0, 32, READ_WRITE),
+        Call(2, "advise", 0, 0, 16, ADVICE.index("dontneed")),
+        Call(3, "unmap", 0, 16, 16), Call(3, "map", 0, 16, 16, READ_WRITE),
+    ]  # fmt: skip
+    found = replay(small(calls, writes(0, 16, 1, 17)), (4,))
+    assert found.faults == {"first touch": 4}
+    assert (found.held_peak_pages, found.rss_peak_pages, found.touched_pages) == (32, 32, 2)
+
+
+def test_moved_pages_come_along() -> None:
+    calls = [SPAWN, Call(0, "map", 0, 0, 16, READ_WRITE), Call(1, "move", 0, 0, 16, 512)]
+    found = replay(small([*calls, Call(2, "exit", 0)], writes(0, 513)), (4,))
+    assert found.faults == {"first touch": 1}
+    assert found.ends[0].mappings == ((512, 16),)
+
+
+def test_a_read_only_map_becomes_writable() -> None:
+    calls = [SPAWN, Call(0, "map", 0, 0, 16, READ_ONLY), Call(1, "protect", 0, 0, 16, READ_WRITE)]
+    found = replay(small(calls, [(0, 0, False), *writes(0)]), (4,))
+    assert found.faults == {"zero page read": 1, "zero page copy": 1}
+
+
+def test_fork_shares_until_a_write() -> None:
+    calls = [SPAWN, Call(0, "map", 0, 0, 16, READ_WRITE), Call(1, "fork", 0, argument=1)]
+    found = replay(small(calls, [*writes(0), *writes(1, process=1), *writes(2)]), (4,))
+    assert found.faults == {"first touch": 1, "cow copy": 2}
+    # The turns of the two processes are streams of their own.
+    assert found.rss_peak_pages == 32
+
+
+def test_peak_is_before_memory_is_given_back() -> None:
+    calls = [SPAWN, Call(0, "map", 0, 0, 32, READ_WRITE), Call(2, "unmap", 0, 0, 32), Call(2, "exit", 0)]
+    found = replay(small(calls, writes(0, 1)), (4,))
+    assert (found.held_peak_pages, found.touched_pages, found.waste_pages) == (16, 2, 14)
+    assert found.ends[0].anonymous_pages == 0
+
+
+def test_frames_given_back_are_not_counted_as_written() -> None:
+    calls = [
+        SPAWN, Call(0, "map", 0, 0, 2, READ_WRITE | NO_HUGE), Call(2, "unmap", 0, 1, 1),
+        Call(2, "map", 0, 512, 16, READ_WRITE),
+    ]  # fmt: skip
+    found = replay(small(calls, writes(0, 1, 512)), (4,))
+    assert (found.held_peak_pages, found.touched_pages) == (17, 2)
+
+
+def test_elsewhere_is_what_the_kernel_counted_more() -> None:
+    calls = [SPAWN, Call(0, "map", 0, 0, 16, READ_WRITE)]
+    found = replay(small(calls, writes(0, 1), kernel_faults=10), (4,))
+    assert (found.anonymous, found.elsewhere, found.total) == (1, 8, 9)
+
+
+def test_progress_goes_to_the_end() -> None:
+    seen: list[tuple[int, int]] = []
+    calls = [SPAWN, Call(0, "map", 0, 0, 16, READ_WRITE), Call(2, "exit", 0)]
+    replay(small(calls, writes(0, 1)), progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("calls", "accesses", "says"),
+    [
+        ([SPAWN, Call(1, "exit", 0)], writes(3), r"call 1 \(exit\).*page 3: no mapping"),
+        ([SPAWN], writes(3), r"call 1 \(end\).*page 3: no mapping"),
+        ([SPAWN, Call(0, "map", 0, 0, 4, 3), Call(0, "map", 0, 3, 4, 3)], [], r"call 2 \(map\).*overlap"),
+        ([SPAWN, Call(0, "map", 0, 0, 4, 3), Call(0, "map", 0, 3, 4, 3 | ALONE)], [], r"call 2 \(map\).*overlap"),
+        ([SPAWN, Call(0, "protect", 0, 0, 4, 3)], [], r"call 1 \(protect\).*ENOMEM"),
+        ([Call(0, "exit", 0)], [], r"call 0 \(exit\)"),
+    ],
+)
+def test_a_trace_that_contradicts_itself_is_refused(
+    calls: list[Call], accesses: list[tuple[int, int, bool]], says: str
+) -> None:
+    with pytest.raises(TraceError, match=says):
+        replay(small(calls, accesses))
+
+
+def test_addresses_are_kept_within_two_mib() -> None:
+    trace = small([], [], blocks=np.array([7, -1, 1 << 20]))
+    assert trace.address(3) == 7 << 21 | 3 << 12
+    assert trace.address(1024 + 5) == 1 << 41 | 5 << 12
+    with pytest.raises(ValueError, match="gap"):
+        trace.address(600)
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_written_trace_reads_back_the_same_bytes(tmp_path: Path, compile_trace: Trace) -> None:
+    write_trace(tmp_path / "a.npz", compile_trace)
+    again = read_trace(tmp_path / "a.npz")
+    write_trace(tmp_path / "b.npz", again)
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes() == COMPILE.read_bytes()
+    assert again.calls == compile_trace.calls
+    assert np.array_equal(again.vpn, compile_trace.vpn)
+
+
+def arrays_of(trace: Trace, path: Path) -> dict[str, Any]:
+    write_trace(path, trace)
+    with np.load(path) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "not a trace|cut off"),
+        (b"PK\x03\x04 half an archive", "cut off"),
+        (b"%PDF-1.7 something else", "not a trace"),
+        (b'{"format": "anonfolio-recording/1"}', "not a trace"),
+    ],
+)
+def test_other_files_are_refused_in_one_line(tmp_path: Path, content: bytes, says: str) -> None:
+    path = tmp_path / "x.npz"
+    path.write_bytes(content)
+    with pytest.raises(TraceError, match=says) as refused:
+        read_trace(path)
+    assert "x.npz" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_truncated_trace_is_refused(tmp_path: Path) -> None:
+    whole = COMPILE.read_bytes()
+    path = tmp_path / "cut.npz"
+    for length in (10, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(TraceError, match=r"cut off|not a trace"):
+            read_trace(path)
+    damaged = bytearray(whole)
+    damaged[len(whole) // 2] ^= 0xFF
+    path.write_bytes(damaged)
+    with pytest.raises(TraceError, match="damaged"):
+        read_trace(path)
+
+
+def test_a_single_numpy_array_is_no_trace(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.arange(3))
+    with pytest.raises(TraceError, match="not a trace"):
+        read_trace(tmp_path / "x.npy")
+
+
+def test_a_missing_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trace", "replay", str(tmp_path / "none.npz")]) == 2
+    assert "none.npz: No such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"header": b'{"format": "anonfolio-trace/2"}'}, "format is 'anonfolio-trace/2'"),
+        ({"header": b'{"format": "anonfolio-trace/1"}'}, "the header has no 'kernel'"),
+        ({"header": b"[1]"}, "format is 'list'"),
+        ({"steps": None}, "steps missing"),
+        ({"code": np.zeros(1, np.uint8)}, "code has shape"),
+        ({"process": np.zeros(2, np.int64)}, "process has shape"),
+        ({"process": np.full(2, 9, np.uint8)}, "process 9 is never started"),
+        ({"steps": np.array([5, -9], np.int32)}, "pages outside"),
+        ({"calls": np.zeros((1, 3), np.int64)}, "a call is 6 whole numbers"),
+        ({"calls": np.array([[0, len(CALLS), 0, 0, 0, 0]])}, "newer version"),
+        ({"calls": np.array([[2, 0, 0, 0, 0, 0], [1, 2, 0, 0, 4, 3]])}, "not in the order"),
+        ({"calls": np.array([[3, 0, 0, 0, 0, 0]])}, "not in the order"),
+        ({"calls": np.array([[0, 2, 0, 1 << 28, 4, 3]])}, "a call has pages outside"),
+    ],
+)
+def test_what_is_wrong_inside_is_said(tmp_path: Path, change: dict[str, Any], says: str) -> None:
+    trace = small([SPAWN, Call(0, "map", 0, 0, 16, READ_WRITE)], writes(0, 1))
+    arrays = arrays_of(trace, tmp_path / "good.npz")
+    for name, value in change.items():
+        arrays[name] = np.frombuffer(value, np.uint8) if isinstance(value, bytes) else value
+    np.savez_compressed(tmp_path / "bad.npz", **{name: array for name, array in arrays.items() if array is not None})
+    with pytest.raises(TraceError, match=says):
+        read_trace(tmp_path / "bad.npz")
+
+
+def test_measured_counts_read_back(tmp_path: Path) -> None:
+    settings = [Setting((), [10, 12, 11], [10, 12, 11], [4, 4, 4], [1, 1, 1], [0, 0, 0])]
+    write_measured(tmp_path / "m.json", settings, kernel="6.18.44")
+    assert read_measured(tmp_path / "m.json") == settings
+    assert settings[0].median_faults == 11
+    for text, says in (("{", "not JSON"), ("[]", "format is 'list'"), ('{"format": "x"}', "format is 'x'")):
+        (tmp_path / "m.json").write_text(text)
+        with pytest.raises(TraceError, match=says):
+            read_measured(tmp_path / "m.json")
+    head = json.loads((MEASURED).read_text())
+    del head["settings"][0]["traced"]
+    (tmp_path / "m.json").write_text(json.dumps(head))
+    with pytest.raises(TraceError, match="traced"):
+        read_measured(tmp_path / "m.json")
+
+
+def test_sizes_have_names() -> None:
+    assert [size_names(orders) for orders in WANTED] == [
+        "4K", "16K", "32K", "64K", "128K", "256K", "512K", "1M", "16K+64K", "all",
+    ]  # fmt: skip
+    assert [sizes_named(size_names(orders)) for orders in WANTED] == list(WANTED)
+    assert sizes_named("64K+2M") == (4, 9)
+    with pytest.raises(ValueError, match="'8K' is no size"):
+        sizes_named("8K")
+
+
+# --- the recorder -----------------------------------------------------------------------------------------------------
+
+WHY_NOT = "a live run needs Linux"
+if sys.platform == "linux":
+    from anonfolio import live_kernel
+    from anonfolio.live_kernel import LiveError, LiveKernel, check_machine
+    from anonfolio.live_trace import Ended, Image, Run, Spans, measure, record, trace_of
+
+    try:
+        check_machine()
+        WHY_NOT = ""
+    except LiveError as error:
+        WHY_NOT = str(error)
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the recorder needs Linux")
+STACK = 0x7FFFF000  # the page of the stack's start
+
+
+def line(pid: int, event: str, rest: str) -> str:
+    return f"  some name-{pid}   [001] d.... 13723.519886: {event}: {rest}"
+
+
+def fault(page: int, code: int = 6, pid: int = 7, event: str = "page_fault_user") -> str:
+    return line(pid, event, f"address={page * 4096 + 8:#x} ip=0x7f499cc3fb70 error_code={code:#x}")
+
+
+def call(number: int, arguments: list[int], result: int, pid: int = 7) -> list[str]:
+    words = ", ".join(f"{word:x}" for word in [*arguments, 0, 0, 0, 0, 0, 0][:6])
+    return [line(pid, "sys_enter", f"NR {number} ({words})"), line(pid, "sys_exit", f"NR {number} = {result}")]
+
+
+def run_of(lines: list[str], images: int = 1) -> Run:
+    """A program whose exec maps two pages of bss up to its break, and a stack with one page present."""
+    anonymous = [(1022, 1024), (STACK, STACK + 33)]
+    image = Image(7, "program", anonymous, STACK, 1024 * 4096, [(STACK + 32, STACK + 33)], 100)
+    start = [line(7, "sched_process_exec", "filename=/bin/program pid=7 old_pid=7")]
+    end = [line(7, "sched_process_exit", "comm=program pid=7 prio=120 group_dead=true")]
+    return Run([*start, *lines, *end], [image] * images, [Ended(7, [], 0, 0, 150)], 0)
+
+
+def converted(lines: list[str]) -> tuple[Trace, list[Call]]:
+    """The trace, and those of its calls that exec and exit did not make."""
+    trace = trace_of(run_of(lines), "6.18.44")
+    return trace, list(trace.calls[4:-1])
+
+
+@linux
+def test_a_run_becomes_a_trace() -> None:
+    trace, calls = converted([fault(1023), fault(1022, 4), fault(5), fault(STACK, 2, event="page_fault_kernel")])
+    assert [trace.address(vpn) >> 12 for vpn in trace.vpn.tolist()] == [1023, 1022, STACK]
+    assert trace.code.tolist() == [6, 4, 2]
+    assert trace.kernel_faults == 50
+    assert trace.processes[0]["elsewhere"] == 1
+    assert not calls
+    assert [call.name for call in trace.calls] == ["spawn", "map", "map", "populate", "exit"]
+    assert replay(trace).anonymous == 3
+
+
+@linux
+def test_the_kernels_own_faults_are_nobodys() -> None:
+    trace, _ = converted([line(7, "page_fault_kernel", "address=0xffff888000000000 ip=x error_code=0x0")])
+    assert trace.processes[0]["elsewhere"] == 0
+
+
+@linux
+def test_brk_begins_alone_and_grows_and_shrinks() -> None:
+    _, calls = converted([
+        *call(12, [0], 1024 * 4096), *call(12, [0], 1030 * 4096 + 5), *call(12, [0], 1032 * 4096),
+        *call(12, [0], 1028 * 4096),
+    ])  # fmt: skip
+    assert [(name, pages, argument) for _, name, _, _, pages, argument in calls] == [
+        ("map", 7, READ_WRITE | ALONE), ("map", 1, READ_WRITE), ("unmap", 4, 0),
+    ]  # fmt: skip
+
+
+@linux
+def test_the_stack_grows_to_the_page_that_was_touched() -> None:
+    trace, calls = converted([fault(STACK - 3), fault(STACK - 1), fault(STACK - 4096)])
+    assert [(name, trace.address(vpn) >> 12, pages) for _, name, _, vpn, pages, _ in calls] == [("map", STACK - 3, 3)]
+    assert trace.processes[0]["elsewhere"] == 1
+
+
+@linux
+def test_maps_of_files_are_holes_even_over_memory() -> None:
+    private_anonymous = [0, 8 * 4096, 3, 0x22, 2**64 - 1, 0]
+    file_over_it = [2050 * 4096, 4096, 3, 0x12, 3, 0]
+    maps = [*call(9, private_anonymous, 2048 * 4096), *call(9, file_over_it, 2050 * 4096)]
+    trace, calls = converted([*maps, fault(2050)])
+    assert [(name, pages) for _, name, _, _, pages, _ in calls] == [("map", 8), ("unmap", 1)]
+    assert trace.processes[0]["elsewhere"] == 1
+    assert not len(trace)
+
+
+@linux
+def test_calls_that_failed_did_nothing_and_those_not_followed_are_counted() -> None:
+    trace, calls = converted([
+        *call(9, [0, 8192, 3, 0x22], -12), *call(9, [0, 8192, 3, 0x21], 2048 * 4096), *call(149, [0, 4096], 0),
+        *call(28, [1022 * 4096, 4096, 8], 0), *call(28, [1022 * 4096, 4096, 4], 0),
+    ])  # fmt: skip
+    assert [call.name for call in calls] == ["advise"]
+    assert trace.left_out == {"shared anonymous mmap": 1, "mlock": 1, "madvise 8": 1}
+
+
+@linux
+def test_mremap_moves_grows_and_shrinks() -> None:
+    _, calls = converted([
+        *call(9, [0, 4 * 4096, 3, 0x22], 2048 * 4096),
+        *call(25, [2048 * 4096, 4 * 4096, 6 * 4096, 1], 4096 * 4096),
+        *call(25, [4096 * 4096, 6 * 4096, 2 * 4096, 0], 4096 * 4096),
+    ])  # fmt: skip
+    assert [(name, pages) for _, name, _, _, pages, _ in calls] == [("map", 4), ("move", 4), ("map", 2), ("unmap", 4)]
+    assert calls[1].argument + 4 == calls[2].vpn
+
+
+@linux
+def test_protect_reaches_only_anonymous_memory_and_none_counts_as_readable() -> None:
+    _, calls = converted(call(10, [1000 * 4096, 23 * 4096, 0], 0))
+    assert [(name, pages, argument) for _, name, _, _, pages, argument in calls] == [("protect", 1, READ_ONLY)]
+
+
+@linux
+def test_a_vfork_child_lives_in_its_parents_memory_and_a_fork_child_in_its_own() -> None:
+    newtask = [
+        line(7, "task_newtask", "pid=8 comm=program clone_flags=4100 oom_score_adj=0"),
+        line(7, "task_newtask", "pid=9 comm=program clone_flags=1200000 oom_score_adj=0"),
+    ]
+    leave = [line(pid, "sched_process_exit", f"comm=program pid={pid} prio=120") for pid in (8, 9)]
+    trace, calls = converted([*newtask, fault(1023, pid=8), fault(1023, pid=9), *leave, fault(1022)])
+    assert trace.process.tolist() == [0, 1, 0]
+    assert [(call.name, call.process, call.argument) for call in calls] == [("fork", 0, 1), ("exit", 1, 0)]
+    assert replay(trace, (2,)).faults["first touch"] == 3
+
+
+@linux
+def test_what_exec_writes_on_its_own_stack_is_a_fault_of_the_new_program() -> None:
+    exec_again = [
+        line(7, "sys_enter", "NR 59 (0, 0, 0, 0, 0, 0)"),
+        fault(5, 0, event="page_fault_kernel"),
+        fault(STACK + 32, 2, event="page_fault_kernel"),
+        line(7, "sched_process_exec", "filename=/bin/program pid=7 old_pid=7"),
+        line(7, "sys_exit", "NR 59 = 0"),
+    ]
+    trace = trace_of(run_of(exec_again, images=2), "6.18.44")
+    begin = ["spawn", "map", "map"]
+    assert [call.name for call in trace.calls] == [*begin, "populate", "exit", *begin, "exit"]
+    assert trace.process.tolist() == [1]
+    assert [process["elsewhere"] for process in trace.processes] == [0, 1]
+    assert ["mappings" in process for process in trace.processes] == [False, True]
+
+
+@linux
+def test_a_failed_exec_leaves_the_program_as_it_is() -> None:
+    tried = [line(7, "sys_enter", "NR 59 (0, 0)"), fault(1023, 2), line(7, "sys_exit", "NR 59 = -2")]
+    trace, calls = converted([*tried, fault(1022)])
+    assert len(trace) == 2
+    assert not calls
+
+
+@linux
+@pytest.mark.parametrize("bad", ["rubbish", line(7, "page_fault_user", "address=?"), line(7, "sys_enter", "?")])
+def test_unreadable_events_are_named(bad: str) -> None:
+    with pytest.raises(LiveError, match="cannot be read"):
+        converted([bad])
+
+
+@linux
+def test_a_trace_without_a_program_is_refused() -> None:
+    with pytest.raises(LiveError, match="no exec"):
+        trace_of(Run([], [], [], 0), "6.18.44")
+
+
+@linux
+def test_more_programs_than_a_byte_can_number_are_refused() -> None:
+    again = [line(7, "sched_process_exec", "filename=/bin/program pid=7 old_pid=7")] * 256
+    with pytest.raises(LiveError, match="257 programs and forks are too many"):
+        trace_of(run_of(again, images=257), "6.18.44")
+
+
+@linux
+def test_spans() -> None:
+    spans = Spans([(10, 20)])
+    spans.add(30, 40)
+    spans.remove(12, 15)
+    spans.remove(38, 50)
+    assert spans.spans == [(10, 12), (15, 20), (30, 38)]
+    spans.add(12, 15)
+    assert spans.spans == [(10, 20), (30, 38)]
+    spans.remove(12, 15)
+    assert spans.within(11, 31) == [(11, 12), (15, 20), (30, 31)]
+    assert 11 in spans
+    assert 12 not in spans
+
+
+@pytest.mark.live
+@pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
+def test_a_program_recorded_now_is_explained_by_the_model(tmp_path: Path) -> None:
+    (tmp_path / "lines").write_text("".join(f"{number * 7919 % 20011} line\n" for number in range(20011)))
+    # The shell forks before it runs sort: both parts of a fork are in the trace.
+    command = ["/bin/sh", "-c", "(sort --parallel=1 -S 4M lines > sorted; true); true"]
+    trace = record(command, tmp_path, {"command": "sort"})
+    found = replay(trace)
+    assert len(trace) > 300
+    assert found.anonymous == len(trace)
+    assert 0 <= trace.elsewhere - sum(process["elsewhere"] for process in trace.processes) <= 8
+    for number, process in enumerate(trace.processes):
+        if "mappings" in process:
+            assert [list(mapping) for mapping in found.ends[number].mappings] == process["mappings"]
+            assert found.ends[number].anonymous_pages == process["anonymous_pages"]
+    (live,) = measure(command, tmp_path, [(4,)], rounds=1)
+    assert abs(Compared(live, replay(trace, (4,))).difference) < 0.01
+
+
+STOPPED = """
+import sys
+from pathlib import Path
+from anonfolio.live_trace import record
+record(["sleep", "600"], Path(sys.argv[1]), {}, lambda text: print(text, flush=True))
+"""
+
+
+@pytest.mark.live
+@pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_recorder_leaves_no_program_and_no_tracing_behind(tmp_path: Path, number: signal.Signals) -> None:
+    with subprocess.Popen([sys.executable, "-c", STOPPED, tmp_path], stdout=subprocess.PIPE, text=True) as recorder:
+        assert recorder.stdout is not None
+        assert recorder.stdout.readline() == "running sleep\n"
+        (program,) = (pid for pid in _children(recorder.pid) if (Path("/proc") / pid / "comm").read_text() == "sleep\n")
+        ours = list((live_kernel.TRACEFS / "instances").glob(f"{live_kernel.INSTANCES}{recorder.pid}*"))
+        assert len(ours) == 2
+        recorder.send_signal(number)
+        assert recorder.wait(30) in (143, -number)
+    deadline = time.monotonic() + 10
+    while _runs(program) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not _runs(program)
+    # After a kill the next run tidies up.
+    with LiveKernel():
+        assert not any(path.exists() for path in ours)
+
+
+def _children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def _runs(pid: str) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
