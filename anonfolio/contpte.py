@@ -142,6 +142,9 @@ def ptep_get(mm: Mm, start: int, end: int) -> Entries:
 
 def set_ptes(mm: Mm, vpn: int, pfn: int, pages: int, bits: int) -> None:
     """Map consecutive frames with one template of bits, in place of what was there (`ptep_clear_flush`, `set_ptes`)."""
+    if not mm.policy.cont_pte_order:
+        mm.set_ptes(vpn, pfn, pages, bits)
+        return
     contpte_try_unfold_partial(mm, vpn, vpn + pages)
     mm.set_ptes(vpn, pfn, pages, bits)
     if pages > 1:

@@ -24,11 +24,12 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
+from .contpte import CONT_PTE_ORDER
 from .machine import Machine, Process
 from .mm import PMD_HUGE, PTE_CONT, PTE_PRESENT, PTE_SPECIAL
 from .policy import PMD_ORDER
 from .record import COW_COPY, FIRST_TOUCH, REUSE, UNSHARE_REUSE, ZERO_COPY, ZERO_READ, Counters, Fault
-from .tlb import CONT_PTE_ORDER, NEOVERSE_N1, UNMAPPED, Coalescing, Contiguous, Core, PageTable, page_table
+from .tlb import NEOVERSE_N1, UNMAPPED, Coalescing, Contiguous, Core, PageTable, page_table
 from .trace import Replay
 
 FORMAT = "anonfolio-costs/1"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from . import contpte
 from .memory import OutOfMemory
 from .mm import (
@@ -26,6 +28,7 @@ from .mm import (
     Mm,
     Run,
     Vma,
+    stretches,
 )
 from .rmap import (
     folio_add_new_anon_rmap,
@@ -133,8 +136,7 @@ def copy_pte_tables(mm: Mm, child: Mm, start: int, end: int) -> None:
     stretches that fit the processor's cache.
     """
     child.pmd[start >> 9 : -(-end // PTRS_PER_PMD)] = PMD_TABLE
-    for first in range(start, end, STRETCH_PAGES):
-        stop = min(first + STRETCH_PAGES, end)
+    for first, stop in stretches(start, end, STRETCH_PAGES):
         pfns, vpns = mm.present_pfns(first, stop)
         if len(pfns):
             folios_dup_anon_rmap_ptes(mm.memory, mapped_folios(mm.memory, pfns, vpns), child.id)
@@ -231,4 +233,4 @@ def _share_entries(mm: Mm, child: Mm, start: int, end: int) -> None:
     bits = mm.pte[start:end]
     bits &= WRPROTECT
     child.pfn[start:end] = mm.pfn[start:end]
-    child.pte[start:end] = bits & MKOLD
+    np.bitwise_and(bits, MKOLD, out=child.pte[start:end])

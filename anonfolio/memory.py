@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import zlib
-from typing import Self, TypeVar
+from typing import Self, TypeGuard, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,16 +29,17 @@ Numbers = npt.NDArray[np.int32]
 Index = npt.NDArray[np.intp] | slice
 
 
-def as_slice(numbers: npt.NDArray[np.integer]) -> Index:
+def as_slice(numbers: npt.NDArray[np.integer], *, rising: bool = False) -> Index:
     """The same numbers as an index: a slice, many times cheaper, where they count up or down by one.
 
-    A numpy function that gets a slice writes straight ahead; an array of numbers makes it look up every place.
+    A numpy function that gets a slice writes straight ahead; an array of numbers makes it look up every place. `rising`
+    says that each number is known to be larger than the one before: then the first and the last tell.
     """
     count = len(numbers)
     if count == 0:
         return slice(0, 0)
     first, last = int(numbers[0]), int(numbers[-1])
-    if last - first == count - 1 and (count < 3 or bool((numbers[1:] > numbers[:-1]).all())):
+    if last - first == count - 1 and (rising or count < 3 or bool((numbers[1:] > numbers[:-1]).all())):
         return slice(first, last + 1)
     if first - last == count - 1 and (count < 3 or bool((numbers[1:] < numbers[:-1]).all())):
         return slice(first, last - 1 if last else None, -1)
@@ -46,12 +47,51 @@ def as_slice(numbers: npt.NDArray[np.integer]) -> Index:
 
 
 def ascending(numbers: Numbers) -> Numbers:
-    """The numbers in order; sorts only what is in neither direction sorted already."""
+    """Different numbers in order; sorts only what is in neither direction sorted already.
+
+    Numbers that lie close together are not compared: each marks its place.
+    """
     if len(numbers) < 2:
         return numbers
     if numbers[0] > numbers[-1]:
         numbers = numbers[::-1]
-    return numbers if bool((numbers[1:] >= numbers[:-1]).all()) else np.sort(numbers)
+    if bool((numbers[1:] > numbers[:-1]).all()):
+        return numbers
+    low, high = int(numbers.min()), int(numbers.max())
+    if high - low > 8 * len(numbers):
+        return np.sort(numbers)
+    marks = np.zeros(high - low + 1, np.bool_)
+    marks[numbers - low] = True
+    return (np.flatnonzero(marks) + low).astype(np.int32)
+
+
+def in_pieces(numbers: Numbers) -> list[Index]:
+    """Ascending numbers as indices: slices for the runs where there are few, else the numbers themselves."""
+    cuts = np.flatnonzero(numbers[1:] - numbers[:-1] != 1) + 1
+    if 64 * len(cuts) >= len(numbers):
+        return [numbers.astype(np.intp, copy=False)]
+    firsts = numbers[np.concatenate((np.zeros(1, np.intp), cuts))].tolist()
+    lasts = numbers[np.concatenate((cuts, np.array([len(numbers)]))) - 1].tolist()
+    return [slice(first, last + 1) for first, last in zip(firsts, lasts, strict=True)]
+
+
+def is_forward(index: Index) -> TypeGuard[slice]:
+    """Whether an index from `as_slice` is a run that counts up."""
+    return isinstance(index, slice) and index.step is None
+
+
+_COUNTING = np.arange(1 << 17, dtype=np.int32)
+
+
+def count_up(out: Numbers, first: int, order: int = 0) -> None:
+    """Fill with `first`, `first` + 1, ..., each 2**order times: several times quicker than from an array of numbers."""
+    for at in range(0, len(out), len(_COUNTING)):
+        part = out[at : at + len(_COUNTING)]
+        if order:
+            np.right_shift(_COUNTING[: len(part)], order, out=part)
+            part += first + (at >> order)
+        else:
+            np.add(_COUNTING[: len(part)], first + at, out=part)
 
 
 def blocks_of(column: npt.NDArray[_Scalar], order: int) -> npt.NDArray[_Scalar]:
@@ -109,33 +149,47 @@ class Buddy:
         on: between two allocations of one order nothing smaller than the block being cut is free, so whole blocks can
         be taken and only the last one leaves a rest.
         """
-        runs: list[tuple[int, int]] = []
+        firsts: list[int] = []
+        counts: list[int] = []
         while count:
             for size in range(order, MAX_BUDDY_ORDER + 1):
                 blocks = 1 << (size - order)
-                while count and (head := self._pop(size)) is not None:
-                    used = min(count, blocks)
-                    _append_run(runs, head, used, 1 << order)
-                    count -= used
-                    if used < blocks:
-                        self._push_rest(head + (used << order), head + (1 << size))
+                heads = self._pop_many(size, -(-count // blocks))
+                firsts += heads
+                counts += [blocks] * len(heads)
+                count -= blocks * len(heads)
+                if count < 0:
+                    counts[-1] += count
+                    end = heads[-1] + (1 << size)
+                    self._push_rest(end + (count << order), end)
+                    count = 0
             if not count or not self._may_carve(order):
                 break
             whole = min(count >> (MAX_BUDDY_ORDER - order), (self.frames - self.untouched) >> MAX_BUDDY_ORDER)
             if whole and self._fragmentation is None:
-                _append_run(runs, self.untouched, whole << (MAX_BUDDY_ORDER - order), 1 << order)
+                firsts.append(self.untouched)
+                counts.append(whole << (MAX_BUDDY_ORDER - order))
                 self.untouched += whole << MAX_BUDDY_ORDER
-                count -= whole << (MAX_BUDDY_ORDER - order)
+                count -= counts[-1]
             else:
                 self._carve()
-        return _expanded(runs, 1 << order)
+        return _expanded(np.array(firsts, np.int64), np.array(counts, np.int64), 1 << order)
 
     def free_many(self, heads: Numbers, orders: npt.NDArray[np.uint8]) -> None:
         """Give many blocks back at once; the outcome does not depend on the order of freeing.
 
-        Order by order: two blocks freed here that are buddies merge, then one that was freed here with one that was
+        Blocks of one order that lie in long runs are freed as the largest blocks that these runs consist of. Else,
+        order by order: two blocks freed here that are buddies merge, then one that was freed here with one that was
         free already. What merged is freed at the next order.
         """
+        if len(heads) and bool((orders == orders[0]).all()):
+            order = int(orders[0])
+            pieces = in_pieces(ascending(heads >> order))
+            if isinstance(pieces[0], slice):
+                for piece in pieces:
+                    assert isinstance(piece, slice)
+                    self._free_run(piece.start << order, piece.stop << order)
+                return
         merged = np.zeros(0, np.int32)
         for order in range(MAX_BUDDY_ORDER + 1):
             chosen = heads if bool((orders == order).all()) else heads[orders == order]
@@ -157,6 +211,13 @@ class Buddy:
             merged = np.concatenate((here[pairs], np.array(more, np.int32)))
         for head in merged.tolist():
             self._push(head, MAX_BUDDY_ORDER)
+
+    def _free_run(self, start: int, end: int) -> None:
+        while start < end:
+            aligned = (start & -start).bit_length() - 1 if start else MAX_BUDDY_ORDER
+            order = min(aligned, (end - start).bit_length() - 1, MAX_BUDDY_ORDER)
+            self.free(start, order)
+            start += 1 << order
 
     def fragment(self, largest_order: int, fraction: float = 1.0, seed: int = 0) -> None:
         """Let somebody else hold frames, so that free blocks above `largest_order` become rare or none.
@@ -199,6 +260,26 @@ class Buddy:
                 del self._order_of[head]
                 return head
         return None
+
+    def _pop_many(self, order: int, wanted: int) -> list[int]:
+        """What up to `wanted` calls of `_pop` would return."""
+        heap, order_of = self._heaps[order], self._order_of
+        if 32 * wanted < len(heap):
+            heads = [self._pop(order) for _ in range(wanted)]
+            return [head for head in heads if head is not None]
+        # A sorted list is a heap too.
+        heap.sort()
+        taken: list[int] = []
+        seen = 0
+        for head in heap:
+            if len(taken) == wanted:
+                break
+            seen += 1
+            if order_of.get(head) == order:
+                del order_of[head]
+                taken.append(head)
+        del heap[:seen]
+        return taken
 
     def _push(self, head: int, order: int) -> None:
         self._order_of[head] = order
@@ -389,17 +470,18 @@ class Memory:
         self._free_folios[self._free_count] = folio
         self._free_count += 1
 
-    def folios_alloc(self, folios: Numbers, heads: Numbers, order: int) -> None:
+    def folios_alloc(self, folios: Numbers, at: Index, heads: Numbers, block: Index, order: int) -> None:
         """Set up folios that got their numbers (`take_folios`) and frames (`Buddy.alloc_many`), as `folio_alloc` does.
 
-        Each gets one reference per page: what it holds once it is mapped whole.
+        `at` and `block` are the folios and their aligned blocks of frames as indices. Each gets one reference per page:
+        what it holds once it is mapped whole. What the frames contain is left to the caller.
         """
         if self.buddy.untouched > len(self.content):
             self._grow_frames()
-        at = as_slice(folios)
-        block = as_slice(heads >> order)
-        blocks_of(self.content, order)[block] = 0
-        blocks_of(self.folio_of, order)[block] = folios[:, None] if order else folios
+        if is_forward(block) and is_forward(at):
+            count_up(self.folio_of[block.start << order : block.stop << order], at.start, order)
+        else:
+            blocks_of(self.folio_of, order)[block] = folios[:, None] if order else folios
         self.head[at] = heads
         self.order[at] = order
         self.refcount[at] = 1 << order
@@ -417,16 +499,23 @@ class Memory:
         """The other half of freeing: nothing is known of the frames and the folios any more."""
         heads, orders = self.head[folios], self.order[folios]
         for order in np.flatnonzero(np.bincount(orders)).tolist():
-            block = as_slice(ascending(heads[orders == order] >> order))
-            blocks_of(self.folio_of, order)[block] = NO_FOLIO
-            blocks_of(self.anon_exclusive, order)[block] = False
-            blocks_of(self.mapcount, order)[block] = 0
-        at = as_slice(ascending(folios))
-        for column in (self.large_mapcount, self.entire_mapcount, self.nr_mapped, self.pincount, self.order,
-                       self.maybe_mapped_shared, self.partially_mapped):  # fmt: skip
-            column[at] = 0
-        for column in (*self.mm_id.T, *self.mm_id_mapcount.T):
-            column[at] = 0
+            for block in in_pieces(ascending(heads[orders == order] >> order)):
+                blocks_of(self.folio_of, order)[block] = NO_FOLIO
+                blocks_of(self.anon_exclusive, order)[block] = False
+                blocks_of(self.mapcount, order)[block] = 0
+        for at in in_pieces(ascending(folios)):
+            for column in (
+                self.large_mapcount,
+                self.entire_mapcount,
+                self.nr_mapped,
+                self.pincount,
+                self.order,
+                self.maybe_mapped_shared,
+                self.partially_mapped,
+                *self.mm_id.T,
+                *self.mm_id_mapcount.T,
+            ):
+                column[at] = 0
 
     def _folio_free(self, folio: int) -> None:
         frames = self.frames_of(folio)
@@ -463,21 +552,13 @@ class Memory:
             setattr(self, name, _longer(getattr(self, name), size, 0))
 
 
-def _append_run(runs: list[tuple[int, int]], first: int, count: int, step: int) -> None:
-    if runs and runs[-1][0] + runs[-1][1] * step == first:
-        runs[-1] = (runs[-1][0], runs[-1][1] + count)
-    else:
-        runs.append((first, count))
-
-
-def _expanded(runs: list[tuple[int, int]], step: int) -> Numbers:
-    """The numbers of runs (first, count), `step` apart."""
-    if len(runs) == 1:
-        first, count = runs[0]
-        return np.arange(first, first + count * step, step, dtype=np.int32)
-    firsts, counts = np.array(runs, np.int64).reshape(-1, 2).T
+def _expanded(firsts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], step: int) -> Numbers:
+    """The numbers of runs, `step` apart."""
     ends = np.cumsum(counts)
-    numbers = np.arange(int(counts.sum())) - np.repeat(ends - counts, counts)
+    total = int(ends[-1]) if len(ends) else 0
+    if total and bool((firsts == firsts[0] + (ends - counts) * step).all()):
+        return np.arange(firsts[0], firsts[0] + total * step, step, dtype=np.int32)
+    numbers = np.arange(total) - np.repeat(ends - counts, counts)
     return (np.repeat(firsts, counts) + numbers * step).astype(np.int32)
 
 

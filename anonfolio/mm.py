@@ -348,13 +348,13 @@ class Mm:
         kinds = states[np.concatenate((np.zeros(1, np.intp), cuts))].tolist()
         yield from zip(firsts, [*firsts[1:], end], kinds, strict=True)
 
-    def present_pfns(self, start: int, end: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.intp] | None]:
-        """The frames that [start, end) maps, zero page aside, and their pages, None where every page maps one."""
+    def present_pfns(self, start: int, end: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.intp] | int]:
+        """The frames that [start, end) maps, zero page aside, and their pages; `start` where every page maps one."""
         entries = self.pte[start:end]
         if np.bitwise_and.reduce(entries) & PTE_PRESENT and not np.bitwise_or.reduce(entries) & PTE_SPECIAL:
-            return self.pfn[start:end], None
+            return self.pfn[start:end], start
         pages = np.flatnonzero((entries & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT)
-        return self.pfn[start:end][pages], pages
+        return self.pfn[start:end][pages], start + pages
 
     def free_pgtables(self, start: int, end: int) -> None:
         """Free the page tables under which no VMA is left (`free_pgtables`)."""
@@ -381,6 +381,14 @@ class Mm:
             grown = np.zeros(length, old.dtype)
             grown[: len(old)] = old
             setattr(self, name, grown)
+
+
+def stretches(start: int, end: int, pages: int) -> Iterator[tuple[int, int]]:
+    """[start, end) cut at multiples of `pages`, a power of two: no page table is in two stretches."""
+    while start < end:
+        stop = min((start & -pages) + pages, end)
+        yield start, stop
+        start = stop
 
 
 def _start(vma: Vma) -> int:

@@ -33,6 +33,7 @@ from .mm import (
     WRPROTECT,
     Mm,
     Vma,
+    stretches,
 )
 from .rmap import folio_remove_rmap_pmd, folio_remove_rmap_ptes, folios_remove_rmap_ptes, mapped_folios
 
@@ -96,8 +97,7 @@ def _zap_pte_tables(mm: Mm, start: int, end: int) -> None:
     memory = mm.memory
     freed = []
     contpte.contpte_try_unfold_partial(mm, start, end)
-    for first in range(start, end, STRETCH_PAGES):
-        stop = min(first + STRETCH_PAGES, end)
+    for first, stop in stretches(start, end, STRETCH_PAGES):
         pfns, vpns = mm.present_pfns(first, stop)
         if len(pfns):
             freed.append(folios_remove_rmap_ptes(memory, mapped_folios(memory, pfns, vpns), mm.id))

@@ -83,8 +83,8 @@ class Policy:
         Whether a VMA with an anon_vma merges into a neighbour that has none (`is_mergeable_anon_vma`, from 6.16;
         before, `list_is_singular` of the neighbour's empty chain said no).
     unaccounts_read_only : bool
-        Whether a mapping without an anon_vma that becomes read-only loses VM_ACCOUNT (`mprotect_fixup`; in 6.12, not in
-        6.1), and then merges with no neighbour that keeps it.
+        Whether a mapping without an anon_vma that becomes read-only loses VM_ACCOUNT (`mprotect_fixup`; 6.12 running,
+        not 6.1), and then merges with no neighbour that keeps it.
     cont_pte_order : int
         Blocks of so many entries, as a power of two, carry arm64's contiguous bit when they are alike
         (CONFIG_ARM64_CONTPTE, 6.9 and later): 4 with 4 KiB pages. Default 0, a machine without that bit, as the

@@ -13,6 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .memory import Index, Memory, Numbers, _Scalar, as_slice, blocks_of, rows_at
+from .policy import PMD_ORDER
+
+PTRS_PER_PMD = 1 << PMD_ORDER
 
 
 def folio_add_new_anon_rmap(memory: Memory, folio: int, mm_id: int, *, pmd: bool = False) -> None:
@@ -198,17 +201,23 @@ class Mapped:
         return np.bincount(keys, minlength=int(self.folio_keys[-1]) + 1)[self.folio_keys].astype(np.int32)
 
 
-def mapped_folios(memory: Memory, pfns: Numbers, vpns: npt.NDArray[np.intp] | None = None) -> Mapped:
-    """Describe entries that map `pfns`, in order; `vpns` are their pages where those are not consecutive."""
+def mapped_folios(memory: Memory, pfns: Numbers, vpns: npt.NDArray[np.intp] | int) -> Mapped:
+    """Describe entries that map `pfns`, in order; `vpns` are their pages, or the first where those are consecutive.
+
+    Runs end with their page table: `zap_pte_range` unmaps a folio that lies across two in two goes.
+    """
     order = int(memory.order[memory.folio_of[pfns[0]]])
-    whole = _whole_folios(memory, pfns, order)
+    heads = vpns if isinstance(vpns, int) else vpns[:: 1 << order]
+    whole = None if np.any(heads & ((1 << order) - 1)) else _whole_folios(memory, pfns, order)
     if whole is not None:
         return whole
     frames = as_slice(pfns)
     folio_of = memory.folio_of[frames]
     cut = (folio_of[1:] != folio_of[:-1]) | (pfns[1:] - pfns[:-1] != 1)
-    if vpns is not None:
-        cut |= vpns[1:] - vpns[:-1] != 1
+    if isinstance(vpns, int):
+        cut[(-vpns - 1) % PTRS_PER_PMD :: PTRS_PER_PMD] = True
+    else:
+        cut |= (vpns[1:] - vpns[:-1] != 1) | (vpns[1:] % PTRS_PER_PMD == 0)
     runs = np.concatenate((np.zeros(1, np.intp), np.flatnonzero(cut) + 1))
     low, high = int(folio_of.min()), int(folio_of.max())
     if high - low <= 4 * len(pfns):
@@ -250,12 +259,10 @@ def _whole_folios(memory: Memory, pfns: Numbers, order: int) -> Mapped | None:
     return Mapped(order, as_slice(heads >> order), folios, size)
 
 
-def folios_add_new_anon_rmap(memory: Memory, folios: Numbers, heads: Numbers, order: int, mm_id: int) -> None:
-    """`folio_add_new_anon_rmap` for fresh folios of one order, each mapped whole."""
-    at = as_slice(folios)
-    frames = as_slice(heads >> order)
-    blocks_of(memory.mapcount, order)[frames] = 1
-    blocks_of(memory.anon_exclusive, order)[frames] = True
+def folios_add_new_anon_rmap(memory: Memory, at: Index, block: Index, order: int, mm_id: int) -> None:
+    """`folio_add_new_anon_rmap` for fresh folios of one order in these blocks of frames, each mapped whole."""
+    blocks_of(memory.mapcount, order)[block] = 1
+    blocks_of(memory.anon_exclusive, order)[block] = True
     memory.nr_mapped[at] = 1 << order
     if order:
         memory.large_mapcount[at] = 1 << order

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from .contpte import CONT_PTE_ORDER, gathered
 from .lru import Lru
-from .mm import PTE_CONT, PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_YOUNG
+from .mm import PTE_CONT, PTE_PRESENT, PTE_SPECIAL
 from .policy import PMD_ORDER
 
 if TYPE_CHECKING:
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
     from .record import Fault
 
 Orders = npt.NDArray[np.uint8]
-
-CONT_PTE_ORDER = 4
-"""16 entries share a contiguous bit with 4K pages (CONFIG_ARM64_CONT_PTE_SHIFT, 4 by default, 6.9 and later)."""
 
 UNMAPPED = 255
 """Order of a page that nothing maps: no walk ends there, it faults."""
@@ -57,10 +55,8 @@ class PageTable(NamedTuple):
         arch/arm64/mm/contpte.c, 6.9 and later).
         """
         first, blocks = _blocks(self, CONT_PTE_ORDER)
-        together = np.bitwise_or.reduce(blocks, axis=1, keepdims=True) & (PTE_YOUNG | PTE_DIRTY)
-        folded = (blocks & PTE_CONT) > 0
         seen = self.pte.copy()
-        seen[first : first + blocks.size] = np.where(folded, blocks | together, blocks).ravel()
+        seen[first : first + blocks.size] = gathered(blocks.reshape(-1))
         return seen
 
 

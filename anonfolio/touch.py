@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from .contpte import unfold_blocks
 from .faults import READ, WRITE, ZERO_BITS
-from .memory import ZERO_PFN, Index, Memory, Numbers, as_slice, blocks_of, rows_at
+from .memory import ZERO_PFN, Index, Memory, Numbers, as_slice, blocks_of, count_up, is_forward, rows_at
 from .mm import (
     PMD_HUGE,
     PMD_NONE,
@@ -61,6 +61,8 @@ STRETCH_ACCESSES = 1 << 18
 """Accesses planned together: enough that an array of scattered pages fills its window."""
 STRETCH_PAGES = 1 << 16
 """The same for ranges, whose windows are full anyway: what they need stays in the processor's cache."""
+MOST_FRESH_PAGES = 1 << 24
+"""The same where nothing is mapped yet: what is only filled need not fit the cache."""
 SHORTEST_STRETCH = 1 << 10
 """After a cut, stretches get shorter down to this, so that replanning never costs more than stepping."""
 
@@ -114,10 +116,12 @@ def touch_stream(
     total, done, stepped = len(vpns), 0, 0
     longest = STRETCH_PAGES if isinstance(vpns, range) else STRETCH_ACCESSES
     length = longest
+    fresh_length = STRETCH_PAGES
     while done < total:
         fresh = 0
         if isinstance(vpns, range) and write is True and isinstance(value, int):
-            fresh = touch_fresh_range(process, vpns[done : done + STRETCH_PAGES], value)
+            fresh = touch_fresh_range(process, vpns[done : done + fresh_length], value)
+            fresh_length = min(2 * fresh_length, MOST_FRESH_PAGES) if fresh else STRETCH_PAGES
             done += fresh
         if not fresh:
             part = slice(done, min(done + length, total))
@@ -165,7 +169,8 @@ def touch_fresh_range(process: Process, pages: range, value: int) -> int:
     huge = states == (PMD_NONE if PMD_ORDER in machine.knob_orders else PMD_HUGE)
     if (pages.start | pages.stop) & ((1 << order) - 1) or bool(huge.any()):
         return 0
-    if bool(mm.pte[pages.start : pages.stop].any()):
+    # Where no page table was there is no entry; to look would bring in memory.
+    if bool(states.any()) and bool(mm.pte[pages.start : pages.stop].any()):
         return 0
     mm.anon_vma_prepare(vma)
     heads = memory.buddy.alloc_many(order, len(pages) >> order)
@@ -174,8 +179,7 @@ def touch_fresh_range(process: Process, pages: range, value: int) -> int:
     folios = memory.take_folios(len(heads))
     done = len(heads) << order
     block = slice(pages.start >> order, (pages.start + done) >> order)
-    _install_blocks(process, block, heads, folios, order)
-    blocks_of(memory.content, order)[as_slice(heads >> order)] = value
+    _install_blocks(process, block, heads, folios, order, value)
     mm.pmd[pages.start >> 9 : ((pages.start + done - 1) >> 9) + 1] = PMD_TABLE
     machine.counters.add_many(FIRST_TOUCH, order, len(heads))
     machine.counters.scanned += done if order else 0
@@ -197,7 +201,7 @@ class _Faults:
     @classmethod
     def of(cls, plan: Codes) -> _Faults:
         times = np.arange(len(plan)) if bool(plan.all()) else np.flatnonzero(plan)
-        codes = plan[as_slice(times)]
+        codes = plan[as_slice(times, rising=True)]
         allocates = (codes >= _FIRST_TOUCH) & (codes < _REUSE)
         if bool(allocates.all()):
             return cls(times, codes, times, codes)
@@ -280,7 +284,8 @@ class _Stretch:
 
     def vpns_at(self, times: Pages, order: int = 0) -> Pages:
         """First page of the aligned block of 2**order pages that each of these accesses hits."""
-        return self.vpn_of(self.at[as_slice(times)] & -(1 << order) if order else self.at[as_slice(times)])
+        at = self.at[as_slice(times, rising=True)]
+        return self.vpn_of(at & -(1 << order) if order else at)
 
     def read_only(self) -> Mask:
         """Pages that are mapped, not the zero page, and may not be written without a fault."""
@@ -555,7 +560,7 @@ def maximal_blocks(usable: Mask, allowed: dict[int, Mask]) -> tuple[list[tuple[i
     for order, good in allowed.items():
         found = np.flatnonzero(all_of(left, order) & good)
         if len(found):
-            blocks_of(left, order)[as_slice(found)] = False
+            blocks_of(left, order)[as_slice(found, rising=True)] = False
             blocks.append((order, found))
     return blocks, left
 
@@ -582,15 +587,16 @@ def plan_anonymous_pages(stretch: _Stretch) -> None:
     mapped_at = np.where(stretch.none, np.int32(stretch.accesses), np.int32(-1))
     faults: list[tuple[int, Pages, Times]] = []
     for order, block in blocks:
-        at = as_slice(block)
+        at = as_slice(block, rising=True)
         times = earliest(stretch.first_write, order)[at]
         blocks_of(mapped_at, order)[at] = times[:, None]
         touched = times < stretch.accesses
         faults.append((order, block[touched], times[touched]))
     place = np.flatnonzero(singles & (stretch.first_write < stretch.first_read))
     if len(place):
-        times = stretch.first_write[as_slice(place)]
-        mapped_at[as_slice(place)] = times
+        at = as_slice(place, rising=True)
+        times = stretch.first_write[at]
+        mapped_at[at] = times
         faults.append((0, place, times))
     _plan_zero_reads(stretch, mapped_at)
     for order, block, times in faults:
@@ -612,7 +618,7 @@ def _without_early_reads(stretch: _Stretch, none: Mask, blocks: list[tuple[int, 
     """The none pages but for those that a read has taken before the first write of their block."""
     none = none.copy()
     for order, block in blocks:
-        at = as_slice(block)
+        at = as_slice(block, rising=True)
         written = earliest(stretch.first_write, order)[at]
         reads = blocks_of(stretch.first_read, order)[at]
         read = reads < np.minimum(blocks_of(stretch.first_write, order)[at], stretch.accesses)
@@ -708,7 +714,7 @@ def plan_wp_pages(stretch: _Stretch) -> None:
     if not len(places):
         return
     memory, policy = stretch.memory, stretch.policy
-    frames = as_slice(rows_at(stretch.mm.pfn[stretch.window], as_slice(places)))
+    frames = as_slice(rows_at(stretch.mm.pfn[stretch.window], as_slice(places, rising=True)))
     folios = rows_at(memory.folio_of, frames)
     large = rows_at(memory.order, as_slice(folios)) > 0
     if not bool(large.any()):
@@ -760,12 +766,12 @@ def plan_wp_single_pages(stretch: _Stretch, places: Pages, frames: Index, folios
 def _mark_reuses_and_copies(stretch: _Stretch, places: Pages, reuse: Mask) -> None:
     scanned = 1 if stretch.policy.reuse_extent == "range" else 0
     if bool(reuse.all()):
-        stretch.mark(stretch.first_write[as_slice(places)], _REUSE, scanned)
+        stretch.mark(stretch.first_write[as_slice(places, rising=True)], _REUSE, scanned)
         return
     if bool(reuse.any()):
         stretch.mark(stretch.first_write[places[reuse]], _REUSE, scanned)
         places = places[~reuse]
-    stretch.mark(stretch.first_write[as_slice(places)], _COW_COPY)
+    stretch.mark(stretch.first_write[as_slice(places, rising=True)], _COW_COPY)
     stretch.copying = places
 
 
@@ -911,7 +917,7 @@ def install(stretch: _Stretch, faults: _Faults) -> None:
     for code, chosen in kinds.items():
         stretch.machine.counters.add_many(_PATHS[code >> 4], code & 15, len(times[chosen]))
     if stretch.scanned is not None:
-        stretch.machine.counters.scanned += int(stretch.scanned[as_slice(times)].sum())
+        stretch.machine.counters.scanned += int(stretch.scanned[as_slice(times, rising=True)].sum())
 
 
 def _unfold_blocks(stretch: _Stretch, times: Pages, kinds: dict[int, Index]) -> None:
@@ -939,7 +945,7 @@ def _by_code(codes: Codes) -> dict[int, Index]:
 
 def _install_zero_reads(stretch: _Stretch, times: Pages) -> None:
     vpns = stretch.vpns_at(times)
-    index = as_slice(vpns)
+    index = as_slice(vpns, rising=stretch.in_step)
     stretch.mm.pfn[index] = ZERO_PFN
     stretch.mm.pte[index] = ZERO_BITS
 
@@ -949,35 +955,38 @@ def _install_folios(stretch: _Stretch, faults: _Faults) -> None:
     times = faults.alloc_times[:count]
     heads, folios = _joined(faults.heads), _joined(faults.folios)
     kinds = _by_code(faults.alloc_codes[:count])
-    copies = [
-        (code & 15, chosen, _take_copies(stretch, times[chosen], code & 15))
-        for code, chosen in kinds.items()
-        if code >= _COW_COPY
-    ]
+    contents = {
+        code: _take_copies(stretch, times[chosen], code & 15) for code, chosen in kinds.items() if code >= _COW_COPY
+    }
     for code, chosen in kinds.items():
-        _map_new_folios(stretch, times[chosen], heads[chosen], folios[chosen], code & 15)
-    for order, chosen, content in copies:
-        blocks_of(stretch.memory.content, order)[as_slice(heads[chosen] >> order)] = content
+        content = contents.get(code, 0)
+        _map_new_folios(stretch, times[chosen], heads[chosen], folios[chosen], code & 15, content)
 
 
 def _joined(parts: list[Numbers]) -> Numbers:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _take_copies(stretch: _Stretch, times: Pages, order: int) -> npt.NDArray[np.uint8]:
-    """What is copied, in the order of the faults; the sources are counted down and, if nobody is left, cleared."""
+def _take_copies(stretch: _Stretch, times: Pages, order: int) -> Bytes | None:
+    """What is copied, in the order of the faults; None for single pages, which the access overwrites.
+
+    The sources are counted down and, if nobody is left, cleared.
+    """
     memory, size = stretch.memory, 1 << order
     pfn = blocks_of(stretch.mm.pfn, order)
     block = stretch.vpns_at(times, order) >> order
-    sources = rows_at(pfn, as_slice(block))
-    heads = sources[:, 0] if order else sources
-    # A copy, not a view: what these frames hold is lost if they are freed and handed out again.
-    content = rows_at(blocks_of(memory.content, order), as_slice(heads >> order)).copy()
+    content = None
+    if order:
+        heads = rows_at(pfn, as_slice(block, rising=stretch.in_step))[:, 0]
+        # A copy, not a view: what these frames hold is lost if they are freed and handed out again.
+        content = rows_at(blocks_of(memory.content, order), as_slice(heads >> order)).copy()
     # Counting goes by pages: there, what belongs together lies together.
-    single = order == 0 and len(stretch.copying) == len(block)
-    block = stretch.vpn_of(stretch.copying) if single else np.sort(block)
+    if order == 0 and len(stretch.copying) == len(block):
+        block = stretch.vpn_of(stretch.copying)
+    elif not stretch.in_step:
+        block = np.sort(block)
     pages = block if order == 0 else ((block << order)[:, None] + np.arange(size)).reshape(-1)
-    mapped = mapped_folios(memory, rows_at(pfn, as_slice(block)).reshape(-1), pages)
+    mapped = mapped_folios(memory, rows_at(pfn, as_slice(block, rising=True)).reshape(-1), pages)
     gone = folios_remove_rmap_ptes(memory, mapped, stretch.mm.id, singly=order == 0)
     if len(gone):
         memory.clear_folios(gone)
@@ -985,22 +994,31 @@ def _take_copies(stretch: _Stretch, times: Pages, order: int) -> npt.NDArray[np.
     return content
 
 
-def _map_new_folios(stretch: _Stretch, times: Pages, heads: Numbers, folios: Numbers, order: int) -> None:
+def _map_new_folios(
+    stretch: _Stretch, times: Pages, heads: Numbers, folios: Numbers, order: int, content: int | Bytes | None
+) -> None:
     """`_map_new_folio` for folios of one order."""
     vpns = stretch.vpns_at(times, order)
-    _install_blocks(stretch.process, as_slice(vpns >> order if order else vpns), heads, folios, order)
+    block = as_slice(vpns >> order if order else vpns, rising=stretch.in_step)
+    # A folio of one page is there for a write, which overwrites what it contains.
+    _install_blocks(stretch.process, block, heads, folios, order, content if order else None)
 
 
-def _install_blocks(process: Process, block: Index, heads: Numbers, folios: Numbers, order: int) -> None:
-    """Set up folios that got numbers and frames, and map them whole at blocks of pages."""
+def _install_blocks(
+    process: Process, block: Index, heads: Numbers, folios: Numbers, order: int, content: int | Bytes | None
+) -> None:
+    """Set up folios that got numbers and frames, and map them whole at blocks of pages. No content: leave what is."""
     memory, mm = process.machine.memory, process.mm
-    memory.folios_alloc(folios, heads, order)
-    folios_add_new_anon_rmap(memory, folios, heads, order, mm.id)
+    at, frames = as_slice(folios), as_slice(heads >> order if order else heads)
+    memory.folios_alloc(folios, at, heads, frames, order)
+    if content is not None:
+        blocks_of(memory.content, order)[frames] = content
+    folios_add_new_anon_rmap(memory, at, frames, order, mm.id)
     entries = blocks_of(mm.pfn, order)
     if not order:
         entries[block] = heads
-    elif isinstance(block, slice):
-        np.add(heads[:, None], np.arange(1 << order, dtype=np.int32), out=entries[block])
+    elif is_forward(block) and is_forward(frames):
+        count_up(mm.pfn[block.start << order : block.stop << order], frames.start << order)
     else:
         entries[block] = heads[:, None] + np.arange(1 << order, dtype=np.int32)
     blocks_of(mm.pte, order)[block] = _written(mm.policy, order)
@@ -1010,7 +1028,7 @@ def _install_blocks(process: Process, block: Index, heads: Numbers, folios: Numb
 def _install_reuses(stretch: _Stretch, times: Pages, order: int) -> None:
     """`wp_page_reuse`: the pages stay, exclusive now if they were not."""
     vpns = stretch.vpns_at(times, order)
-    block = as_slice(vpns >> order if order else vpns)
+    block = as_slice(vpns >> order if order else vpns, rising=stretch.in_step)
     sources = rows_at(blocks_of(stretch.mm.pfn, order), block)
     heads = sources[:, 0] >> order if order else sources
     blocks_of(stretch.memory.anon_exclusive, order)[as_slice(heads)] = True

@@ -23,7 +23,7 @@ import against_kernel
 import against_peers
 import numpy as np
 import scaling
-from results import Measured, Result, missed, report, write
+from results import LeftOut, Measured, Result, missed, report, write
 
 PARTS = ("kernel", "growth", "tlb", "curve")
 HERE = Path(__file__).parent
@@ -61,6 +61,11 @@ def _cpu() -> str:
     return cpu_model()
 
 
+def _growth(results: list[Result]) -> list[dict[str, Any]]:
+    found = (each.detail.get("sizes") for each in results if isinstance(each, Measured))
+    return next(filter(None, found), [])
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run, print, write; 1 when a goal was missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -77,12 +82,16 @@ def main(arguments: list[str] | None = None) -> int:
         if getattr(chosen, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
     facts = about()
-    results = list(run(chosen, lambda what: print(f"  {what}", file=sys.stderr, flush=True)))
+    results: list[Result] = []
+    try:
+        for result in run(chosen, lambda what: print(f"  {what}", file=sys.stderr, flush=True)):
+            results.append(result)
+    except KeyboardInterrupt:
+        results.append(LeftOut("the rest", "stopped"))
     facts["load after"] = round(os.getloadavg()[0], 2)
     print(report(results, facts))
     write(chosen.out, results, facts)
-    if chosen.store:
-        rows = next(each.detail["sizes"] for each in results if isinstance(each, Measured) and "sizes" in each.detail)
+    if chosen.store and (rows := _growth(results)):
         scaling.store(chosen.store, rows, facts)
     return 1 if missed(results) else 0
 

@@ -63,6 +63,34 @@ def test_numbers_that_make_no_sense_are_refused() -> None:
         main(["--rounds", "0"])
 
 
+def test_exit_code_says_whether_a_goal_was_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import bench
+    from results import Measured
+
+    for figure, code in ((1.0, 1), (3.0, 0)):
+        found = [Measured("part", "ratio", (figure,), at_least=2)]
+        monkeypatch.setattr(bench, "run", lambda *_, found=found: iter(found))
+        assert bench.main(["--out", str(tmp_path)]) == code
+        assert ("missed: part: ratio" in capsys.readouterr().out) == bool(code)
+
+
+def test_a_bench_that_is_stopped_reports_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import bench
+    from results import Measured
+
+    def stopped(*_: object) -> Any:
+        yield Measured("part", "ratio", (3.0,))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench, "run", stopped)
+    assert bench.main(["--out", str(tmp_path)]) == 0
+    text = (tmp_path / "bench.txt").read_text()
+    assert "ratio" in text
+    assert "left out: stopped" in text
+
+
 # --- the report -------------------------------------------------------------------------------------------------------
 
 

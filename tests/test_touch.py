@@ -27,8 +27,7 @@ POLICIES = {
     "never, range": af.RFC_V2_FIXED.but(name="never, range", large_reuse="never"),
     "contiguous": af.LINUX_6_15.but(name="contiguous", cont_pte_order=4),
     "scan, copy one": af.RFC_V2.but(name="scan, copy one", copy_extent="page"),
-    "contiguous bit": af.LINUX_6_15.but(name="contiguous bit", cont_pte_order=4),
-    "contiguous bit, range": af.RFC_V2_FIXED.but(name="contiguous bit, range", cont_pte_order=4),
+    "contiguous, range": af.RFC_V2_FIXED.but(name="contiguous, range", cont_pte_order=4),
 }  # fmt: skip
 
 
@@ -392,7 +391,7 @@ def ranges_property(policy: af.Policy, huge: bool, count: int) -> Any:
     return test
 
 
-for _name in ("linux-6.3", "linux-6.15", "rfc-v2", "contiguous bit"):
+for _name in ("linux-6.3", "linux-6.15", "rfc-v2", "contiguous"):
     _id = "".join(ch if ch.isalnum() else "_" for ch in _name)
     globals()[f"test_ranges_equal_single_runs_{_id}"] = ranges_property(POLICIES[_name], huge=False, count=60)
     globals()[f"test_ranges_equal_single_runs_huge_{_id}"] = ranges_property(POLICIES[_name], huge=True, count=12)
@@ -432,7 +431,7 @@ def test_blocks_taken_and_freed_together_equal_one_by_one(data: st.DataObject) -
 ALL = range(1 << 12)
 
 
-@pytest.mark.parametrize("policy", [*af.POLICIES, "mm_id, range", "scan one"])
+@pytest.mark.parametrize("policy", [*af.POLICIES, "mm_id, range", "scan one", "contiguous"])
 @pytest.mark.parametrize("stream", [ALL, ALL[::-1], np.random.default_rng(0).permutation(len(ALL))], ids=len)
 def test_the_four_paths_are_never_stepped(policy: str, stream: Any) -> None:
     machine = af.Machine(POLICIES[policy], orders=(4, 3, 2), frames=1 << 15)

@@ -265,7 +265,7 @@ def straight(title: str, x: Sequence[float], drawn: Sequence[Panel], *, x_name: 
         axes.minorticks_off()
         dress(axes, panel.y_name, x_name, "")
     _head(figure, title, every[0])
-    names = [x_ticks.get(each, f"{each:g}") for each in x]
+    names = [f"{each:,.0f}" for each in x]
     told = "\n\n".join(f"{panel.y_name}\n{named_table(x_name, names, panel.lines, panel.digits)}" for panel in drawn)
     return finished(figure, title, told)
 

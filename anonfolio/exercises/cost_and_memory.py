@@ -1,0 +1,669 @@
+"""Questions of ``09_cost_and_memory``: ``from anonfolio.exercises import cost_and_memory as q``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..cost import Row, Table, entry_orders_of_folios, priced, reach_pages, read_table, row
+from ..machine import Machine
+from ..policy import LINUX_6_15, policy_for_kernel
+from ..quiz import GOES_ON, Asked, Choice, Mistake, Note, Number, Program, Unreadable, Verdict, refused
+from ..scenario import Scenario, Timeline
+from ..tlb import NEOVERSE_N1, Contiguous
+from ..trace import DATA_DIR as TRACES
+from ..trace import Replay, Setting, Trace, read_measured, read_trace, replay, size_names
+
+DATA = Path(__file__).parent.parent.parent / "data"
+COMPILE = "compile-6.18.44"
+LARGEST = "cc1"
+"""The program of the compile with the most memory: the compiler proper."""
+FRAMES_OF_ONE = 1 << 16
+"""Memory for the replay of one of the smaller programs: a smaller machine is sooner set up."""
+PRICES = "linux-6.18.44"
+PUBLISHED = "large-anon-folios.json"
+
+SIZES: dict[str, tuple[int, ...]] = {size_names(orders): orders for orders in ((), *((each,) for each in range(2, 10)))}
+"""One size enabled at a time, by name."""
+THEIRS: dict[str, tuple[int, ...]] = {
+    "4k-page-16k-folio": (2,), "4k-page-32k-folio": (2, 3), "4k-page-64k-folio": (2, 3, 4),
+}  # fmt: skip
+"""What the published tables call their kernels, and the orders these had enabled."""
+
+PAGES_PER_MIB = 256
+
+grows = Scenario.parse("""
+# A heap of 24 pages that grows to 48. The memory to come is read-only at first, so that no block may cover both.
+scenario grows
+pages 48
+orders 4
+mprotect 0 24 24 1
+write 0 5 1
+write 0 16 2
+write 0 17 3
+mprotect 0 24 24 3
+write 0 24 4
+write 0 40 5
+""")
+left = Scenario.load("one-page-left")
+
+
+# --- a compile ------------------------------------------------------------------------------------------------------
+
+
+@cache
+def compile_trace() -> Trace:
+    """What gcc did to its memory."""
+    return read_trace(TRACES / f"{COMPILE}.npz")
+
+
+@cache
+def compile_measured() -> dict[tuple[int, ...], Setting]:
+    """What the kernel counted when the same compile ran under other sizes."""
+    return {setting.orders: setting for setting in read_measured(TRACES / f"{COMPILE}.json")}
+
+
+@cache
+def prices() -> Table:
+    """What things cost on the machine that ran it."""
+    return read_table(PRICES)
+
+
+@cache
+def replayed(orders: tuple[int, ...] = (), program: str = "") -> Replay:
+    """The compile under these sizes, in the model; only one of its programs if one is named."""
+    if program:
+        return replay(_only(compile_trace(), program), orders, frames=FRAMES_OF_ONE)
+    return replay(compile_trace(), orders)
+
+
+def _only(trace: Trace, program: str) -> Trace:
+    number = next(at for at, process in enumerate(trace.processes) if process["name"] == program)
+    mine = trace.process == number
+    before = np.concatenate([[0], np.cumsum(mine)])
+    calls = tuple(call._replace(at=int(before[call.at])) for call in trace.calls if call.process == number)
+    return dataclasses.replace(
+        trace, vpn=trace.vpn[mine], process=trace.process[mine], code=trace.code[mine], calls=calls,
+        kernel_faults=int(mine.sum()),
+    )  # fmt: skip
+
+
+def kernel_faults() -> list[int]:
+    """Per size the faults that the kernel counted (median of its rounds)."""
+    return [compile_measured()[orders].median_faults for orders in SIZES.values()]
+
+
+def model_faults() -> list[int]:
+    """Per size the faults of the replay, those in files included."""
+    return [replayed(orders).total for orders in SIZES.values()]
+
+
+def checked() -> str:
+    """Per size: faults and peak memory, the model's and the kernel's."""
+    base, first = compile_measured()[()], replayed()
+    lines = [
+        f"{'':6}{'faults:':>10}{'':28}{'peak memory, pages more than 4K:':>36}",
+        f"{'':6}{'model':>10}{'kernel':>10}{'differ':>10}{'model':>20}{'kernel':>12}",
+    ]
+    for name, orders in SIZES.items():
+        run, real = replayed(orders), compile_measured()[orders]
+        off = 100 * (run.total / real.median_faults - 1)
+        rss = (_median(real.peak_rss_kib) - _median(base.peak_rss_kib)) // 4
+        lines.append(
+            f"{name:6}{run.total:10,}{real.median_faults:10,}{off:+9.2f}%"
+            f"{run.held_peak_pages - first.held_peak_pages:20,}{rss:12,}"
+        )
+    return "\n".join(lines)
+
+
+def _median(values: Sequence[int]) -> int:
+    return sorted(values)[len(values) // 2]
+
+
+def program_faults(program: str) -> list[int]:
+    """Per size the faults of one of the compile's programs, in its anonymous memory."""
+    if program != LARGEST:
+        return [replayed(orders, program).anonymous for orders in SIZES.values()]
+    # Programs share no anonymous memory here: the largest one's are what the others leave.
+    others = [process["name"] for process in compile_trace().processes if process["name"] != LARGEST]
+    return [
+        replayed(orders).anonymous - sum(replayed(orders, other).anonymous for other in others)
+        for orders in SIZES.values()
+    ]
+
+
+def growth_of_heaps() -> str:
+    """By how many pages the compiler's and the assembler's mappings grow most often, as recorded."""
+    trace = compile_trace()
+    lines = []
+    for number, process in enumerate(trace.processes):
+        sizes = Counter(call.pages for call in trace.calls if (call.name, call.process) == ("map", number))
+        pages, times = sizes.most_common(1)[0]
+        anonymous = process["anonymous_pages"]
+        if times > 10:
+            lines.append(f"{process['name']:4} ends with {anonymous:6,} pages; it got {pages:3} pages {times:3} times")
+    return "\n".join(lines)
+
+
+# --- time -----------------------------------------------------------------------------------------------------------
+
+
+def fault_us(order: int) -> float:
+    """How long one first touch takes, in µs: its pages' share of a long loop, measured."""
+    return prices().ns_per_page("first_touch", order) * (1 << order) / 1e3
+
+
+def one_fault() -> str:
+    """What the first touch of a folio costs, and what that is for each of its pages."""
+    lines = [f"{'':6}{'one fault, µs':>14}{'a page, ns':>12}{'of 4K':>8}"]
+    single = prices().ns_per_page("first_touch")
+    for name, orders in SIZES.items():
+        order = orders[0] if orders else 0
+        page = prices().ns_per_page("first_touch", order)
+        lines.append(f"{name:6}{fault_us(order):14.1f}{page:12,.0f}{page / single:8.0%}")
+    return "\n".join(lines)
+
+
+PARTS = ("the faults", "zeroing", "2 MiB faults, zeroing included")
+
+
+def time_parts() -> dict[str, list[float]]:
+    """Per part the ms that the compile's anonymous faults cost under each size: counted by the model, priced."""
+    parts: dict[str, list[float]] = {name: [] for name in PARTS}
+    for orders in SIZES.values():
+        spent = priced(replayed(orders), prices())
+        huge, zeroing = spent.pop("first touch of 2 MiB", 0.0), spent.pop("zeroed page")
+        for name, ns in zip(PARTS, (sum(spent.values()), zeroing, huge), strict=True):
+            parts[name].append(ns / 1e6)
+    return parts
+
+
+# --- memory ---------------------------------------------------------------------------------------------------------
+
+MAPPED_PAGES = 32 * PAGES_PER_MIB
+
+
+def _quarter() -> npt.NDArray[np.int64]:
+    chosen: npt.NDArray[np.int64] = np.random.default_rng(9).permutation(MAPPED_PAGES)[: MAPPED_PAGES // 4]
+    return chosen
+
+
+WRITES: dict[str, Callable[[], range | npt.NDArray[np.int64]]] = {
+    "every page": lambda: range(MAPPED_PAGES),
+    "a quarter, at random": _quarter,
+    "one page in 64": lambda: range(0, MAPPED_PAGES, 64),
+}
+"""Which pages of a mapping of 32 MiB a program writes."""
+RUNS = ("the compile", *WRITES)
+
+
+class Bill(NamedTuple):
+    """What a run costs under one size: its row, and how many pages the program wrote."""
+
+    row: Row
+    written_pages: int
+    longest_us: float
+
+    @property
+    def held_per_written(self) -> float:
+        """Pages held for each page written."""
+        return self.row.held_pages / self.written_pages
+
+
+@cache
+def bill(run: str, size: str) -> Bill:
+    """The compile, or one of `WRITES`, under one size."""
+    orders = SIZES[size]
+    if run == "the compile":
+        done = replayed(orders)
+        return Bill(row(done, prices(), name=size), done.touched_pages, fault_us(max(done.allocated)))
+    machine = Machine(LINUX_6_15, orders=orders, frames=4 * MAPPED_PAGES)
+    process = machine.spawn()
+    process.mmap(MAPPED_PAGES)
+    process.touch(WRITES[run](), value=1)
+    allocated = machine.counters.anon_fault_alloc
+    # All folios are mapped whole and aligned, so what an arm64 would make of them follows from their sizes.
+    reach = reach_pages(NEOVERSE_N1, entry_orders_of_folios(allocated, Contiguous()))
+    made = dataclasses.replace(row(machine, prices(), name=size), reach_pages=reach)
+    return Bill(made, len(WRITES[run]()), fault_us(max(allocated)))
+
+
+def bills(run: str) -> str:
+    """What a run costs under each size."""
+    lines = [
+        f"{run:22}{'faults':>8}{'time, ms':>10}{'one fault, µs':>15}{'held':>8}{'never written':>15}{'reach, MiB':>12}"
+    ]
+    for size in SIZES:
+        cost, _, longest = bill(run, size)
+        lines.append(
+            f"{size:22}{cost.faults:8,}{cost.time_ms:10.1f}{longest:15.1f}{cost.held_pages:8,}{cost.waste_pages:15,}"
+            f"{cost.reach_pages / PAGES_PER_MIB:12.0f}"
+        )
+    return "\n".join(lines)
+
+
+def over_sizes(of: Callable[[Bill], float]) -> dict[str, list[float]]:
+    """Per run something of its bill under each size."""
+    return {run: [of(bill(run, size)) for size in SIZES] for run in RUNS}
+
+
+def fault_share(run: str) -> list[float]:
+    """Faults per 100 faults of the same run with 4K alone."""
+    return [100 * bill(run, size).row.faults / bill(run, "4K").row.faults for size in SIZES]
+
+
+def mapped_and_held(views: Mapping[str, Sequence[Any]]) -> tuple[int, int]:
+    """Of a recorded moment: how many pages all processes map, and how many pages their folios have."""
+    cells = [cell for view in views.values() for cell in view if isinstance(cell, list)]
+    return len(cells), sum({folio: size for folio, _, size, _ in cells}.values())
+
+
+KEPT = {"one-page-left": 17, "half-unmapped": 17, "hole-refilled-64k-only": 19}
+"""Recorded programs, and after which of their steps something is held that nobody maps."""
+
+
+def kept_for_nothing(kernels: Iterable[str] = ("6.12", "6.18", "7.3")) -> str:
+    """At those moments on real kernels: pages mapped, pages of the folios they belong to, what the model says."""
+    lines = [f"{'after':28}{'':16}{'Linux':>6}{'mapped':>8}{'held':>6}{'model':>10}"]
+    for name, steps in KEPT.items():
+        program = Scenario.load(name)
+        step = " ".join(map(str, program.steps[steps - 1]))
+        for kernel in kernels:
+            mapped, holds = mapped_and_held(program.recorded(kernel).steps[steps - 1]["view"])
+            mine = program.run(policy_for_kernel(kernel))[steps - 1].snapshot
+            same = "the same" if (mine.rss_pages, mine.held_pages) == (mapped, holds) else "differs"
+            lines.append(f"{name:28}{step:16}{kernel:>6}{mapped:8}{holds:6}{same:>10}")
+    return "\n".join(lines)
+
+
+# --- what others published ------------------------------------------------------------------------------------------
+
+
+@cache
+def published(name: str) -> dict[str, Any]:
+    """One of the published tables, by name, with its source and its machine."""
+    content = json.loads((DATA / "published" / PUBLISHED).read_text(encoding="utf-8"))
+    tables: list[dict[str, Any]] = content["tables"]
+    for table in tables:
+        if table["name"] == name:
+            return table
+    raise ValueError(f"{name!r} is none of {', '.join(table['name'] for table in tables)}")
+
+
+def figure(name: str, line: str, column: str) -> float | None:
+    """One number of a published table."""
+    table = published(name)
+    at: int = table["columns"].index(column)
+    values: dict[str, list[float | None]] = dict(table["rows"])
+    return values[line][at]
+
+
+def beside() -> str:
+    """A published table, in per cent against 4K pages, and beside it ours for the same sizes."""
+    table, base = published("v6-j8"), replayed()
+    base_ms = sum(part[0] for part in time_parts().values())
+    lines = [
+        f"{'':20}{'theirs: building Linux':>30}{'':6}{'ours: one compile, model':>32}",
+        f"{'':20}{'real':>9}{'kernel':>10}{'memory':>11}{'':6}{'faults':>10}{'time':>12}{'memory':>10}",
+    ]
+    for name, values in table["rows"]:
+        theirs = f"{values[0]:+8.1f}%{values[1]:+9.1f}%{values[3]:+10.1f}%"
+        ours = f"{'-':>10}{'-':>12}{'-':>10}"
+        if name in THEIRS:
+            run = replayed(THEIRS[name])
+            ms = sum(priced(run, prices()).values()) / 1e6
+            ours = (
+                f"{_more(run.anonymous, base.anonymous):+9.1f}%{_more(ms, base_ms):+11.1f}%"
+                f"{_more(run.held_peak_pages, base.held_peak_pages):+9.1f}%"
+            )
+        lines.append(f"{name:20}{theirs}{'':6}{ours}")
+    source = f"theirs: {table['by']}, {table['date']}, {table['machine']}, {table['what']}, {table['source']}"
+    mine = f"ours: {prices().machine}, Linux {prices().kernel}"
+    return "\n".join([*lines, "", source, mine])
+
+
+def _more(value: float, base: float) -> float:
+    return 100 * (value / base - 1)
+
+
+def copies_against_reuses() -> str:
+    """How much dearer a fault that copies is than one that reuses: two machines, one published, one ours."""
+    table = published("mm-id")
+    saved = figure("mm-id", "64K", "reuse-byte")
+    assert saved is not None
+    theirs = 1 / (1 + saved / 100)
+    ours = prices().ns_per_page("cow_copy", 4) / prices().ns_per_page("reuse", 4)
+    return "\n".join(
+        f"{which:11}{times:4.1f} times a reuse ({where})"
+        for which, times, where in (
+            ("published", theirs, f"{table['by']}, {table['date']}, {table['machine']}"),
+            ("ours", ours, f"{prices().machine}, Linux {prices().kernel}"),
+        )
+    )
+
+
+# --- from a mebibyte to a tebibyte ----------------------------------------------------------------------------------
+
+
+@cache
+def growth() -> dict[str, Any]:
+    """What the library itself took for a first touch and a fork, by size: measured by the bench, stored."""
+    content: dict[str, Any] = json.loads((DATA / "costs" / "growth.json").read_text(encoding="utf-8"))
+    return content
+
+
+def grown(what: str) -> list[float]:
+    """Seconds of ``first_touch`` or ``fork`` once warm (median), or the GiB of ``memory`` it took at most."""
+    rows = growth()["sizes"]
+    if what == "memory":
+        return [float(each["peak_gib"]) for each in rows]
+    return [float(np.median(each["warm_s"][what])) for each in rows]
+
+
+def grown_mib() -> list[float]:
+    """The memory of each measurement of growth, in MiB."""
+    return [each["pages"] / PAGES_PER_MIB for each in growth()["sizes"]]
+
+
+# --- predictions ----------------------------------------------------------------------------------------------------
+
+OFFERED = {"a": "16K", "b": "64K", "c": "256K", "d": "2M"}
+
+
+def _best() -> str:
+    return min(OFFERED, key=lambda letter: compile_measured()[SIZES[OFFERED[letter]]].median_faults)
+
+
+best = Choice(
+    name="q.best",
+    prompt="gcc compiles a C file of 47,745 lines. One folio size is enabled beside single pages. With which of these "
+    "does the kernel take the fewest page faults?",
+    options={"a": "16 KiB", "b": "64 KiB", "c": "256 KiB", "d": "2 MiB"},
+    truth=_best,
+    because="Counted by Linux 6.18. A larger block saves more faults where it fits; where it does not fit, every page "
+    "takes its own.",
+    hints=("Which blocks lie inside a heap that grows a little at a time?",),
+    mistakes=(
+        Mistake("d", "Bigger is not better: a block of 2 MiB that does not fit saves nothing at all."),
+        Mistake("c", "256 KiB hardly ever fits in a heap that grows by 132 KiB."),
+        Mistake("a", "16 KiB fits nearly everywhere, but saves at most three faults of four."),
+    ),
+)
+
+
+def _cheaper() -> str:
+    part = prices().ns_per_page("first_touch", 4) / prices().ns_per_page("first_touch")
+    return "a" if part < 0.12 else "b" if part < 0.45 else "c" if part < 0.8 else "d"
+
+
+cheaper = Choice(
+    name="q.cheaper",
+    prompt="A program writes one byte to each page of a large mapping. With 64 KiB folios it takes a sixteenth of the "
+    "faults. How much of the time in these faults remains?",
+    options={"a": "about a sixteenth", "b": "between an eighth and a half", "c": "between a half and four fifths",
+             "d": "nearly all"},
+    truth=_cheaper,
+    because="A sixteenth of the entries into the kernel, but every page is still zeroed and gets its PTE.",
+    hints=("What does a fault of 16 pages do 16 times?",),
+    mistakes=(
+        Mistake("a", "That would be so if a fault cost the same whatever its size. Every page must be zeroed."),
+        Mistake("d", "Zeroing is not that dear: on this machine entering the kernel for one page costs more."),
+    ),
+)  # fmt: skip
+
+BOUND_WRITES = 64
+
+
+def _never_written(writes: int = BOUND_WRITES) -> int:
+    machine = Machine(LINUX_6_15, orders=(4,), frames=1 << 14)
+    process = machine.spawn()
+    process.mmap(writes * 64)
+    process.touch(range(0, writes * 64, 64), value=1)
+    return machine.memory.held_pages() - writes
+
+
+bound = Number(
+    name="q.bound",
+    prompt="64 KiB is enabled. A program writes 64 pages of a large mapping, none near another. How many pages does it "
+    "then hold that it has never written?",
+    unit="pages",
+    truth=_never_written,
+    because="15 for each folio, and each write made a folio of its own.",
+    hints=("How many folios are there, and how many pages of each are written?",),
+    mistakes=(
+        Mistake(15, "Waste is bounded by the order, you say: so it is for one folio. There are 64."),
+        Mistake(0, "Each fault mapped 16 pages and the program wrote one of them."),
+        Mistake(1024, "That is all it holds; 64 of these it has written."),
+    ),
+)
+
+
+# --- exercises ------------------------------------------------------------------------------------------------------
+
+HOARD_PAGES, HOARD_GOAL = 16, 31
+hoards = Scenario.parse("""
+scenario hoards
+pages 16
+orders 4
+write 0 15 1
+madvise 0 0 15 dontneed
+write 0 0..14
+""")
+hoards_more = Scenario.parse("""
+# With three sizes each smaller folio can be kept by its last page too.
+scenario hoards-more
+pages 16
+orders 4 3 2
+write 0 15 1
+madvise 0 0 15 dontneed
+write 0 7 1
+madvise 0 0 7 dontneed
+write 0 11 1
+madvise 0 8 3 dontneed
+write 0 3 1
+madvise 0 0 3 dontneed
+write 0 0..14
+""")
+
+
+def held(timeline: Timeline) -> int:
+    """Pages that are held after a timeline's last step."""
+    return timeline[-1].snapshot.held_pages if len(timeline) else 0
+
+
+def _hoards(scenario: Scenario) -> Verdict:
+    if scenario.pages > HOARD_PAGES:
+        return Verdict(False, (f"The mapping may have {HOARD_PAGES} pages; yours has {scenario.pages}.",))
+    timeline = scenario.run(LINUX_6_15)
+    failed = refused(timeline)
+    if failed:
+        return failed
+    if not len(timeline):
+        return Verdict(False, ("It has no steps, so it holds nothing.",), head="It does nothing.")
+    end, holds = timeline[-1].snapshot, held(timeline)
+    told = f"{holds} pages held for a mapping of {scenario.pages}; RSS is {end.rss_pages}."
+    if holds >= HOARD_GOAL:
+        most = held(hoards_more.run(LINUX_6_15))
+        more = f"With smaller sizes enabled too, {most} are possible." if holds < most else "More is not known to us."
+        return Verdict(True, (told, more), timeline.show(-1), f"{holds} pages held.")
+    if holds <= HOARD_PAGES and end.waste_pages == 0:
+        told += " A folio must stay although the process has dropped most of it."
+    elif end.waste_pages:
+        told += f" {end.waste_pages} are mapped by nobody, and kept; now use the dropped addresses again."
+    return Verdict(False, (told,), timeline.show(-1), f"That holds {holds}, fewer than {HOARD_GOAL}.")
+
+
+hoard = Program(
+    name="q.hoard",
+    prompt=f"Make a mapping of {HOARD_PAGES} pages hold at least {HOARD_GOAL}: one process, no fork, no move. Words: "
+    "`pages 16`, `orders 4`, `write 0 0..15`, `write 0 3 1` (byte 1 to page 3), `madvise 0 4 8 dontneed` "
+    "(8 pages from page 4), `munmap 0 4 8`.",
+    judge=_hoards,
+    worked=lambda: hoards,
+    may=("write", "read", "madvise", "munmap", "mprotect"),
+    hints=(
+        "A folio is freed when its last page goes. Which is the smallest part that keeps all of it?",
+        "`madvise … dontneed` leaves the mapping: its pages can be written again.",
+        "One write makes a folio of 16. Drop 15 of its pages, then write those again: they get new ones.",
+    ),
+)
+
+FAULTS, MEMORY, LATENCY = "faults", "memory", "latency"
+REASONS = {
+    FAULTS: "it takes more faults", MEMORY: "it holds more than allowed", LATENCY: "one fault takes too long",
+}  # fmt: skip
+LONGEST_US = 45.0
+MOST_PER_WRITTEN = 1.25
+
+
+@dataclass(frozen=True)
+class Job:
+    """A program, what it must not do, and which reason that is; of the sizes that keep to it the fewest faults win."""
+
+    run: str
+    story: str
+    keeps: Callable[[Bill], bool] = field(default=lambda _: True)
+    reason: str = FAULTS
+
+    def best(self) -> str:
+        """The size to choose."""
+        fitting = [size for size in SIZES if self.keeps(bill(self.run, size))]
+        return min(fitting, key=lambda size: bill(self.run, size).row.faults)
+
+    def against_next(self) -> str:
+        """What speaks against the next larger size."""
+        larger = _next(self.best())
+        return FAULTS if self.keeps(bill(self.run, larger)) else self.reason
+
+
+def _next(size: str) -> str:
+    names = list(SIZES)
+    return names[min(names.index(size) + 1, len(names) - 1)]
+
+
+JOBS = {
+    "a": Job("the compile", "the compile; no limits"),
+    "b": Job(
+        "a quarter, at random",
+        "a store that writes a random quarter of its 32 MiB; it may hold at most 1.25 pages for each page written",
+        lambda each: each.held_per_written <= MOST_PER_WRITTEN,
+        MEMORY,
+    ),
+    "c": Job(
+        "every page",
+        "a server that writes all of its 32 MiB; no fault may take longer than 45 µs (first touch, as measured)",
+        lambda each: each.longest_us <= LONGEST_US,
+        LATENCY,
+    ),
+}
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class Choosing(Asked):
+    """A size for each of several programs, and what speaks against the next larger one."""
+
+    jobs: Mapping[str, Job]
+    kept: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def check(self, **given: Any) -> Note:
+        """Judge what is answered: ``a=("64K", "faults")``."""
+        try:
+            said = {letter: self._read(letter, answer) for letter, answer in given.items() if answer not in (None, ...)}
+        except Unreadable as error:
+            return Note("wrong", f"Cannot read that answer: {error}", (f"Such as `{self.name}.check(a={_SUCH})`.",))
+        if not said:
+            return self._asked(f"Not answered yet: put a size and a reason, such as `a={_SUCH}`. {GOES_ON}")
+        self.kept.update(said)
+        told = {letter: self._judge(letter, *answer) for letter, answer in said.items()}
+        right = sum(not line for line in told.values())
+        still = [letter for letter in self.jobs if letter not in said]
+        lines = [f"- {letter}: {line}" for letter, line in told.items() if line]
+        lines += [f"Still open: {', '.join(still)}."] if still else []
+        lines += self._why(said) if right == len(said) else []
+        return Note("right" if right == len(said) else "wrong", f"{right} of {len(self.jobs)} right.", tuple(lines))
+
+    def solution(self) -> Note:
+        """Every size and why, folded where HTML is shown."""
+        return Note("tell", f"Solution of `{self.name}`", tuple(self._why(self.jobs)), fold=True)
+
+    def forget(self) -> None:
+        """As if it had never been asked."""
+        super().forget()
+        self.kept.clear()
+
+    def _why(self, letters: Iterable[str]) -> list[str]:
+        lines = []
+        for letter in letters:
+            job = self.jobs[letter]
+            size, larger = job.best(), _next(job.best())
+            lines.append(f"- {letter}: {size}. {_bill_in_words(job, size)} Against {larger}: {job.against_next()}. "
+                         f"{_bill_in_words(job, larger)}")  # fmt: skip
+        return lines
+
+    def _asked(self, *more: str) -> Note:
+        listed = tuple(f"- {letter}: {job.story}" for letter, job in self.jobs.items())
+        reasons = ", ".join(f"`{name}` ({what})" for name, what in REASONS.items())
+        names = ", ".join(f"`{size}`" for size in SIZES)
+        return Note("ask", self.prompt, (*listed, f"Sizes: {names}.", f"Against the next larger: {reasons}.", *more))
+
+    def _read(self, letter: str, answer: Any) -> tuple[str, str]:
+        if letter not in self.jobs:
+            raise Unreadable(f"there is no program {letter!r}; there are {', '.join(self.jobs)}.")
+        if isinstance(answer, str) or not isinstance(answer, Sequence) or len(answer) != 2:
+            raise Unreadable(f"{letter}={answer!r} is not a size and a reason.")
+        size = str(answer[0]).upper().replace(" ", "").removesuffix("IB").removesuffix("B")
+        reason = str(answer[1]).strip().lower()
+        if size not in SIZES:
+            raise Unreadable(f"{answer[0]!r} is none of {', '.join(SIZES)}.")
+        if reason not in REASONS:
+            raise Unreadable(f"{answer[1]!r} is none of {', '.join(REASONS)}.")
+        return size, reason
+
+    def _judge(self, letter: str, size: str, reason: str) -> str:
+        """What is wrong with a choice; nothing if it is right."""
+        job = self.jobs[letter]
+        mine = bill(job.run, size)
+        right = job.best()
+        if not job.keeps(mine):
+            return f"{size} breaks the limit. {_bill_in_words(job, size)}"
+        if size != right and list(SIZES).index(size) > list(SIZES).index(right):
+            return f"Bigger is not better here: {mine.row.faults:,} faults, and a smaller size takes fewer."
+        if size != right:
+            return f"{size} takes {mine.row.faults:,} faults; a larger one that keeps to the limits takes fewer."
+        if reason != job.against_next():
+            larger = _next(size)
+            return f"{size} is right, but `{reason}` is not what speaks against {larger}. {_bill_in_words(job, larger)}"
+        return ""
+
+
+_SUCH = '("4K", "memory")'
+
+
+def _bill_in_words(job: Job, size: str) -> str:
+    mine = bill(job.run, size)
+    return (
+        f"{size}: {mine.row.faults:,} faults, {mine.held_per_written:.2f} pages held for each one written, "
+        f"{mine.longest_us:.1f} µs for its longest fault."
+    )
+
+
+choose = Choosing(
+    name="q.choose",
+    prompt="Choose a size for each program: of those that keep to its limit, the one with the fewest faults. Then "
+    "defend it: what speaks against the next larger size?",
+    jobs=JOBS,
+    hints=(
+        '`print(q.bills("the compile"))`, `q.bills("a quarter, at random")` and `q.bills("every page")` say what each '
+        "size costs.",
+        "First strike out the sizes that break the limit. Then look for the fewest faults among the rest.",
+    ),
+)

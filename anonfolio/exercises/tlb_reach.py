@@ -1,0 +1,500 @@
+"""Questions of ``08_tlb_reach``: ``from anonfolio.exercises import tlb_reach as q``."""
+
+from __future__ import annotations
+
+import random
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..contpte import CONT_PTE_ORDER, foldable
+from ..lru import miss_curve
+from ..machine import Machine
+from ..mm import PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG
+from ..policy import LINUX_6_15, RFC_V2_FIXED
+from ..quiz import Choice, Function, Mistake, Number
+from ..scenario import Scenario, Timeline
+from ..snapshot import ProcessView
+from ..tlb import (
+    CORES,
+    CORTEX_A76,
+    UNMAPPED,
+    Coalescing,
+    Contiguous,
+    Core,
+    Entries,
+    Hpa,
+    PageTable,
+    Plain,
+    Tlb,
+    page_table,
+)
+
+if TYPE_CHECKING:
+    from ..recording import Recorded
+
+ARM64 = LINUX_6_15.but(
+    name="linux-6.15 on arm64", about="6.15 and later with the contiguous bit, by source.", cont_pte_order=4
+)
+ARM64_RFC = RFC_V2_FIXED.but(
+    name="rfc-v2-fixed on arm64", about="RFC v2, never merged, as if it had met the contiguous bit.", cont_pte_order=4
+)
+
+MACHINES: dict[str, Coalescing] = {"plain x86": Plain(), "HPA, up to 4": Hpa(), "contiguous bit": Contiguous()}
+SETUPS: dict[str, tuple[int, Coalescing]] = {
+    "4 KiB": (0, Plain()), "64 KiB, HPA": (4, Hpa()), "64 KiB, bit": (4, Contiguous()), "2 MiB": (9, Plain()),
+}  # fmt: skip
+"""What memory is made of, and what the TLB makes of that."""
+
+PAGES_PER_MIB = 256
+ACCESSES = 40_000
+
+folio16 = Scenario.parse("""
+# One folio of 16 pages.
+scenario folio16
+pages 16
+orders 4
+write 0 5 5
+""")
+copied = Scenario.parse("""
+# A child is alive; the parent writes page 5.
+scenario copied
+pages 16
+orders 4
+write 0 5 5
+fork 0
+write 0 5 105
+""")
+middle = Scenario.parse("""
+# A few accesses, a fork, a write in the middle, the child's exit, another write.
+scenario middle
+pages 16
+orders 4
+write 0 5 5
+read 0 6
+read 0 12
+fork 0
+read 0 12
+write 0 5 105
+read 0 6
+read 0 12
+exit 1
+write 0 12 112
+read 0 5
+""")
+gone = Scenario.load("child-exits-parent-writes-all")
+
+
+# --- what entries cover ---------------------------------------------------------------------------------------------
+
+
+def pieces(table: PageTable, coalescing: Coalescing) -> list[tuple[int, int]]:
+    """The entries that the mapped pages of a table need: (first page, pages) of each."""
+    orders = coalescing.orders(table)
+    found = []
+    at = 0
+    while at < len(orders):
+        count = 1 if orders[at] == UNMAPPED else 1 << int(orders[at])
+        if orders[at] != UNMAPPED:
+            found.append((table.start + at, count))
+        at += count
+    return found
+
+
+def rows(scenario: Scenario, process: int = 0) -> list[tuple[str, list[tuple[int, int]]]]:
+    """How each machine covers a process's pages at the end of a scenario."""
+    table = page_table(scenario.end(ARM64).process(process), scenario.first_vpn, scenario.pages)
+    return [(name, pieces(table, coalescing)) for name, coalescing in MACHINES.items()]
+
+
+def needed(scenario: Scenario, coalescing: Coalescing, policy: Any = ARM64) -> int:
+    """Entries that process 0 needs for all its pages at the end of a scenario."""
+    return len(pieces(page_table(scenario.end(policy).process(0), scenario.first_vpn, scenario.pages), coalescing))
+
+
+# --- how often it walks ---------------------------------------------------------------------------------------------
+
+
+@cache
+def _memory(mib: int, order: int) -> PageTable:
+    machine = Machine(ARM64, orders=(order,) if order else (), frames=max(2 * mib * PAGES_PER_MIB, 1 << 10))
+    process = machine.spawn()
+    process.mmap(mib * PAGES_PER_MIB)
+    process.touch(range(mib * PAGES_PER_MIB))
+    return page_table(process, 0, mib * PAGES_PER_MIB)
+
+
+def memory(mib: int, order: int) -> PageTable:
+    """A process's page table after it has written so many MiB, in folios of that order where they fit."""
+    held = _memory(mib, order)
+    return PageTable(held.start, held.pte.copy(), held.pfn.copy(), held.huge.copy())
+
+
+def visits(pattern: str, mib: int, count: int = ACCESSES) -> npt.NDArray[np.int64]:
+    """Which pages a program visits one after the other.
+
+    ``in order``: all, again and again. ``every 16th``: one page of each 64 KiB. ``random``: any. ``hot``: page k as
+    often as 1 / k, the hot ones scattered.
+    """
+    pages = mib * PAGES_PER_MIB
+    source = np.random.default_rng(mib)
+    if pattern == "in order":
+        return np.arange(count) % pages
+    if pattern == "every 16th":
+        return np.arange(count) * 16 % pages
+    if pattern == "random":
+        return source.integers(0, pages, count)
+    if pattern == "hot":
+        weight = np.cumsum(1 / np.arange(1, pages + 1))
+        ranks = np.searchsorted(weight, source.random(count) * weight[-1])
+        scattered: npt.NDArray[np.int64] = source.permutation(pages)[ranks]
+        return scattered
+    raise ValueError(f"there is no pattern {pattern!r}; there are in order, every 16th, random, hot")
+
+
+def walks(setup: str, mib: int, pattern: str = "random", core: Core = CORTEX_A76) -> float:
+    """Page-table walks per 100 visits, in the long run: the first pass only fills the TLB."""
+    order, coalescing = SETUPS[setup]
+    table = _memory(mib, order)
+    tlb = Tlb(core, coalescing)
+    trace = visits(pattern, mib, max(ACCESSES, 2 * mib * PAGES_PER_MIB if pattern == "in order" else 0))
+    half = len(trace) // 2
+    tlb.access(trace[:half], table)
+    return 100 * tlb.access(trace[half:], table).walks / (len(trace) - half)
+
+
+def fewer(mib: int, pattern: str, core: Core = CORTEX_A76) -> float:
+    """How many times fewer walks the contiguous bit leaves; infinite when it leaves none."""
+    before, after = walks("4 KiB", mib, pattern, core), walks("64 KiB, bit", mib, pattern, core)
+    return before / after if after else float("inf")
+
+
+def patterns(mib: int) -> str:
+    """A table: walks per 100 visits, by pattern and by what memory is made of."""
+    lines = [f"{f'{mib} MiB':12}{'4 KiB':>8}{'HPA':>8}{'bit':>8}{'fewer by':>12}"]
+    for pattern in ("in order", "every 16th", "random", "hot"):
+        plain, hpa, bit = (walks(setup, mib, pattern) for setup in ("4 KiB", "64 KiB, HPA", "64 KiB, bit"))
+        told = f"{plain / bit:.1f} times" if bit else "all"
+        lines.append(f"{pattern:12}{plain:8.1f}{hpa:8.1f}{bit:8.1f}{told:>12}")
+    return "\n".join(lines)
+
+
+def tags(pages: npt.NDArray[np.int64], setup: str, mib: int) -> npt.NDArray[np.int64]:
+    """For each visit the number of the entry that it needs."""
+    order, coalescing = SETUPS[setup]
+    orders = coalescing.orders(_memory(mib, order)).astype(np.int64)[pages]
+    return (pages >> orders) | (orders << 40)
+
+
+def curve(setup: str, mib: int, pattern: str, sizes: Sequence[int]) -> list[float]:
+    """Walks per 100 visits with a fully associative TLB of each of these sizes, from one pass over the trace."""
+    trace = visits(pattern, mib)
+    misses = miss_curve(tags(trace, setup, mib), np.array(sizes))
+    return [100 * int(missed) / len(trace) for missed in misses]
+
+
+# --- a write in the middle ------------------------------------------------------------------------------------------
+
+
+def _table(view: ProcessView) -> PageTable:
+    mapping = view.mappings[0]
+    return PageTable(mapping.start, mapping.pte, mapping.pfn, mapping.huge)
+
+
+def tlb_panel(*timelines: Timeline) -> list[str]:
+    """For a stepper: what process 0's TLB holds at every moment under each policy, and how many entries it needs."""
+    by_policy = [_held(timeline) for timeline in timelines]
+    names = [f"{timeline.policy.name}:" for timeline in timelines]
+    return [
+        "\n".join(f"{name} {told}" for name, told in zip(names, moment, strict=True))
+        for moment in zip(*by_policy, strict=True)
+    ]
+
+
+def _held(timeline: Timeline) -> list[str]:
+    tlb = Tlb(CORTEX_A76, Contiguous())
+    told = ["holds nothing"]
+    for result in timeline:
+        op, who, *where = result.step
+        for fault in result.faults:
+            if fault.process == 0:
+                tlb.flush_for(fault)
+        if (op, who) == ("fork", 0):
+            tlb.flush()
+        table = _table(result.snapshot.processes[0])
+        if op in ("read", "write") and who == 0:
+            tlb.access([table.start + where[0]], table)
+        held = sorted((first - table.start, 1 << order) for first, order in tlb.held())
+        told.append(f"holds {_told(held)}; needs {len(pieces(table, Contiguous()))} in all")
+    return told
+
+
+def _told(held: Iterable[tuple[int, int]]) -> str:
+    return ", ".join(str(first) if count == 1 else f"{first}–{first + count - 1}" for first, count in held) or "nothing"
+
+
+BITS: dict[str, str] = {
+    "two folios of 8 pages, written": "orders 3\nwrite 0 5 5\nwrite 0 8 8",
+    "a folio of 16 pages, written": "orders 4\nwrite 0 5 5",
+    "then fork: the parent's": "orders 4\nwrite 0 5 5\nfork 0",
+    "then a move by 32 pages": "orders 4\nwrite 0 5 5\nmremap 0 0 16 32",
+    "or a move by 33 pages": "orders 4\nwrite 0 5 5\nmremap 0 0 16 33",
+    "or a munmap of page 3": "orders 4\nwrite 0 5 5\nmunmap 0 3 1",
+    "or mprotect of pages 0 to 7": "orders 4\nwrite 0 5 5\nmprotect 0 0 8 1",
+    "and then of 8 to 15": "orders 4\nwrite 0 5 5\nmprotect 0 0 8 1\nmprotect 0 8 8 1",
+}
+"""What was done, and the program that does it."""
+
+
+def bits() -> str:
+    """After each of `BITS`, whether the 16 pages carry the bit, and how many entries they need."""
+    lines = [f"{'':32}{'bit':5}{'entries':>7}"]
+    for story, steps in BITS.items():
+        scenario = Scenario.parse(f"pages 64\n{steps}")
+        process = scenario.end(ARM64).process(0)
+        table = page_table(process, 0, len(process.mm.pte))
+        found = pieces(table, Contiguous())
+        folded = any(count == 1 << CONT_PTE_ORDER for _, count in found)
+        lines.append(f"{story:32}{'yes' if folded else 'no':5}{len(found):7}")
+    return "\n".join(lines)
+
+
+def reach(cores: Iterable[Core] = CORES) -> str:
+    """MiB that each core's last level covers with entries of each size it has, and what of that is inferred."""
+    widths = {0: 7, 2: 8, 4: 8, 9: 8}
+    lines = [f"{'MiB covered by':16}{'4 KiB':>7}{'16 KiB':>8}{'64 KiB':>8}{'2 MiB':>8}"]
+    for core in cores:
+        known = {order for array in core.levels[-1] for order in array.orders}
+        cells = {order: f"{core.reach_pages(order) / PAGES_PER_MIB:g}" if order in known else "-" for order in widths}
+        lines.append(f"{core.name:16}" + "".join(f"{cells[order]:>{width}}" for order, width in widths.items()))
+    told = [f"Inferred for {core.name}: {core.inferred}." for core in cores if core.inferred]
+    return "\n".join([*lines, *(textwrap.fill(line, 100, subsequent_indent="  ") for line in told)])
+
+
+# --- what kernels left ----------------------------------------------------------------------------------------------
+
+
+def in_a_row(cells: Sequence[Any]) -> bool:
+    """Whether 16 recorded pages map 16 pages of one folio in order, from an aligned one on."""
+    if not all(isinstance(cell, list) for cell in cells) or cells[0][1] % 16:
+        return False
+    return all(cell[:3] == [cells[0][0], cells[0][1] + at, cells[0][2]] for at, cell in enumerate(cells))
+
+
+def left(recorded: Recorded) -> list[bool]:
+    """After each step, whether the parent's 16 pages lie in a row on that kernel."""
+    return [in_a_row(step["view"]["0"][:16]) for step in recorded.steps]
+
+
+def entries(timeline: Timeline) -> list[int]:
+    """After each step, the entries that the parent's pages need with the contiguous bit."""
+    return [len(pieces(_table(result.snapshot.processes[0]), Contiguous())) for result in timeline]
+
+
+# --- predictions ----------------------------------------------------------------------------------------------------
+
+alike = Number(
+    name="q.alike",
+    prompt="A write has made one folio: 16 pages, consecutive frames, 16 equal PTEs. The program visits all 16 pages. "
+    "How many TLB entries do they take on a plain x86, one that joins nothing?",
+    unit="entries",
+    truth=lambda: needed(folio16, Plain()),
+    because="An entry is made from the one PTE that the walk has read. Nobody looks at the PTEs beside it.",
+    hints=("What has the hardware in hand at the end of a walk: one PTE, or all 16?",),
+    mistakes=(
+        Mistake(1, "Contiguity is not enough: something must say that the 16 are alike, or look."),
+        Mistake(4, "So it is with HPA, where the hardware joins up to four neighbours that are alike."),
+        Mistake(2, "No entry of this machine covers 8 pages: it has two sizes, 4 KiB and 2 MiB."),
+    ),
+)
+
+
+def _fewer_at_512() -> str:
+    times = fewer(512, "random")
+    return "a" if times > 12 else "b" if times > 3 else "c" if times > 1.6 else "d"
+
+
+sixteen = Choice(
+    name="q.sixteen",
+    prompt="Random visits over 512 MiB on a Cortex-A76 (1,280 entries). Every entry now covers 16 pages, not one. "
+    "How many times fewer page-table walks?",
+    options={"a": "16 times", "b": "about 4 times", "c": "about 2 times", "d": "hardly any fewer"},
+    truth=_fewer_at_512,
+    because="What counts is the share of memory that the TLB covers: 5 of 512 MiB before, 80 of 512 after. The rest "
+    "still walks.",
+    hints=(
+        "How much memory do 1,280 entries cover, with 4 KiB each and with 64 KiB each?",
+        "The chance that a random page is covered is reach / 512 MiB. One minus that walks.",
+    ),
+    mistakes=(
+        Mistake("a", "TLB misses fall 16 times only where each entry's 16 pages are visited before it is replaced."),
+        Mistake("b", "That would take a working set that the larger reach nearly covers. It covers a sixth."),
+        Mistake("c", "Not even that: five sixths of the visits still find nothing."),
+    ),
+)
+
+refold = Number(
+    name="q.refold",
+    prompt="The child has exited. The parent writes all 16 pages, and Linux 6.15 reuses each in place: the same 16 "
+    "frames, all writable again. How many TLB entries do they need afterwards, with the contiguous bit?",
+    unit="entries",
+    truth=lambda: entries(gone.run(ARM64))[-1],
+    because="The first reuse changes the write bit of one PTE, so the block is unfolded. And `ptep_set_access_flags`, "
+    "which the reuse calls, never folds.",
+    hints=("Which call changes the PTE in a reuse, and does it look at the other 15?",),
+    mistakes=(
+        Mistake(1, "Contiguity is not enough. The 16 are alike again, but nobody looks."),
+        Mistake(4, "That is HPA, which looks at each walk. The bit has to be set by software."),
+    ),
+)
+
+
+# --- exercises ------------------------------------------------------------------------------------------------------
+
+MY_CORE = Core("yours", ((Entries(64),), (Entries(512, 8),)))
+SIZES_MIB = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+
+def _stops_helping() -> int:
+    return next(mib for mib in SIZES_MIB[::1] if _walks_much(mib) and fewer(mib, "random", MY_CORE) < 1.5)
+
+
+def _walks_much(mib: int) -> bool:
+    return walks("4 KiB", mib, "random", MY_CORE) > 1
+
+
+stops = Number(
+    name="q.stops",
+    prompt="A core of yours, `q.MY_CORE`: 64 entries, then 512 in sets of 8, any size. Random visits over 1, 2, 4, … "
+    "512 MiB. At the small end nothing walks. From which working set on, in MiB, does the bit save less than a third "
+    "of the walks?",
+    unit="MiB",
+    truth=_stops_helping,
+    because="512 entries reach 2 MiB with base pages and 32 MiB with the bit. Within that it saves everything; at "
+    "twice that still half; beyond, ever less.",
+    hints=(
+        "The reach with the bit is 512 entries of 64 KiB. At twice that, how much of memory is covered?",
+        '`q.walks("4 KiB", 64, core=q.MY_CORE)` and `q.walks("64 KiB, bit", 64, core=q.MY_CORE)` give walks per 100.',
+    ),
+    mistakes=(
+        Mistake(2, "That is the reach of base pages: there the bit only begins to help."),
+        Mistake(32, "That is its reach, where it saves all walks."),
+        Mistake(64, "At twice its reach it still saves about half."),
+        Mistake(1, "There base pages do not walk either; the question is about the large end."),
+    ),
+)
+
+Page = tuple[int, int | None, bool]
+
+
+def _arrays(pages: Sequence[Page | None]) -> tuple[Any, Any, Any]:
+    pte = np.zeros(len(pages), np.uint8)
+    pfn = np.zeros(len(pages), np.int32)
+    folio_of = np.full(1 + max([page[0] for page in pages if page], default=0), -1, np.int32)
+    for at, page in enumerate(pages):
+        if page is None:
+            continue
+        frame, folio, writable = page
+        pfn[at] = frame
+        pte[at] = PTE_PRESENT | PTE_YOUNG | (PTE_WRITE | PTE_DIRTY if writable else 0)
+        if folio is None:
+            pte[at] |= PTE_SPECIAL
+        else:
+            folio_of[frame] = folio
+    return pte, pfn, folio_of
+
+
+def may_fold(pages: Sequence[Page | None]) -> list[int]:
+    """What the library says: the first pages of the blocks that may carry the bit."""
+    return [int(block) << CONT_PTE_ORDER for block in np.flatnonzero(foldable(*_arrays(pages)))]
+
+
+def fold(pages: Sequence[Page | None]) -> list[int]:
+    """A right answer, as one would write it."""
+    found = []
+    for first in range(0, len(pages), 16):
+        head = pages[first]
+        if head is None or head[1] is None or head[0] % 16:
+            continue
+        frame, folio, writable = head
+        if list(pages[first : first + 16]) == [(frame + at, folio, writable) for at in range(16)]:
+            found.append(first)
+    return found
+
+
+def _fold_unless(
+    pages: Sequence[Page | None], *, aligned: bool = True, one_folio: bool = True, alike: bool = True
+) -> list[int]:
+    found = []
+    for first in range(0, len(pages), 16):
+        block = [page for page in pages[first : first + 16] if page and page[1] is not None]
+        if len(block) < 16 or (aligned and block[0][0] % 16):
+            continue
+        in_a_row = all(page[0] == block[0][0] + at for at, page in enumerate(block))
+        same = (not one_folio or len({page[1] for page in block}) == 1) and (
+            not alike or len({page[2] for page in block}) == 1
+        )
+        if in_a_row and same:
+            found.append(first)
+    return found
+
+
+def _a_block(source: random.Random, number: int) -> list[Page | None]:
+    """16 pages of some folio, spoilt in one way or in none. Blocks of different numbers share no frame."""
+    folio, head = 10 * number, 16 * (1 + 20 * number + source.randrange(18))
+    writable = source.random() < 0.6
+    pages: list[Page | None] = [(head + at, folio, writable) for at in range(16)]
+    at = source.randrange(16)
+    match source.choice(("whole", "whole", "moved", "two", "hole", "copy", "protected", "zero", "reversed")):
+        case "moved":
+            shift = source.choice((1, 4, 8))
+            pages = [(head + shift + each, folio, writable) for each in range(16)]
+        case "two":
+            pages = [(head + each, folio + each // 8, writable) for each in range(16)]
+        case "hole":
+            pages[at] = None
+        case "copy":
+            pages[at] = (2000 + folio, folio + 9, True)
+        case "protected":
+            pages[at] = (head + at, folio, not writable)
+        case "zero":
+            pages[at] = (0, None, False)
+        case "reversed":
+            pages.reverse()
+    return pages
+
+
+def _fold_case(source: random.Random) -> Mapping[str, Any]:
+    return {"pages": [page for number in range(2) for page in _a_block(source, number)]}
+
+
+may_carry = Function(
+    name="q.may_carry",
+    prompt="Write `fold(pages)`: the first pages of the blocks that may carry the contiguous bit, as a list. "
+    "`pages[n]` is what page n maps: None, or (frame, folio, writable); the zero page has folio None. Blocks begin at "
+    "multiples of 16. Accessed and dirty do not matter.",
+    truth=may_fold,
+    case=_fold_case,
+    worked=fold,
+    wrong={
+        "Contiguity is enough, you say: consecutive frames. They must also begin at a multiple of 16, be of one folio "
+        "and have equal protection.": lambda pages: _fold_unless(pages, aligned=False, one_folio=False, alike=False),
+        "It folds blocks whose frames do not begin at a multiple of 16: one entry holds one frame number, of the "
+        "block.": lambda pages: _fold_unless(pages, aligned=False),
+        "It folds blocks of two folios: their accessed bit would be one, and each folio wants to know its own.": (
+            lambda pages: _fold_unless(pages, one_folio=False)
+        ),
+        "It folds blocks in which one page may be written and another not: one entry has one permission.": (
+            lambda pages: _fold_unless(pages, alike=False)
+        ),
+    },
+    hints=(
+        "Go through the blocks of 16. What must the first page's frame be, and then each other page's?",
+        "All 16 present, no zero page, frames consecutive from a multiple of 16, one folio, all writable or none.",
+    ),
+    count=200,
+)

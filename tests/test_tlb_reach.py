@@ -1,0 +1,262 @@
+"""Notebook 08: what it says of entries, reach, walks and the contiguous bit is what the library and recordings do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from anonfolio import LINUX_6_15, Scenario
+from anonfolio.exercises import tlb_reach as q
+from anonfolio.lru import lru_by_steps
+from anonfolio.mm import PTE_CONT, PTE_YOUNG
+from anonfolio.record import COW_COPY, REUSE
+from anonfolio.tlb import CORES, Contiguous, Hpa, Plain, page_table
+from anonfolio.view import plots
+
+
+@pytest.fixture(autouse=True)
+def nobody_has_answered() -> Iterator[None]:
+    everything = (q.alike, q.sixteen, q.refold, q.stops, q.may_carry)
+    for one in everything:
+        one.forget()
+    yield
+    for one in everything:
+        one.forget()
+
+
+# --- what entries cover ---------------------------------------------------------------------------------------------
+
+
+def test_one_folio_takes_16_entries_or_4_or_1() -> None:
+    assert [len(found) for _, found in q.rows(q.folio16)] == [16, 4, 1]
+    assert q.alike.answer == 16
+    assert "Contiguity is not enough" in q.alike.check(1).lines[0]
+    assert "HPA" in q.alike.check(4).lines[0]
+    assert q.alike.check(2).lines[0].startswith("No entry")
+
+
+def test_a_copied_page_costs_the_bit_15_entries_and_hpa_2() -> None:
+    plain, hpa, bit = (found for _, found in q.rows(q.copied))
+    assert len(plain) == len(bit) == 16
+    assert hpa == [(0, 4), (4, 1), (5, 1), (6, 2), (8, 4), (12, 4)]
+    assert [len(found) for _, found in q.rows(q.copied, process=1)] == [16, 4, 1]
+
+
+def test_pieces_leave_out_what_nothing_maps() -> None:
+    scenario = Scenario.parse("pages 32\norders 4\nwrite 0 16 1\nread 0 3")
+    table = page_table(scenario.end(q.ARM64).process(0), 0, 32)
+    assert q.pieces(table, Contiguous()) == [(3, 1), (16, 16)]
+
+
+def test_the_bits_table_says_who_has_the_bit() -> None:
+    _, *rows = q.bits().splitlines()
+    found = [row.split()[-2:] for row in rows]
+    assert found == [
+        ["no", "16"], ["yes", "1"], ["yes", "1"], ["yes", "1"], ["no", "16"], ["no", "15"], ["no", "16"], ["yes", "1"],
+    ]  # fmt: skip
+
+
+def test_reach_is_entries_times_pages_and_what_is_inferred_is_said() -> None:
+    told = q.reach()
+    assert re.search(r"Cortex-A76 +5 +20 +80 +2560\n", told)
+    assert re.search(r"Golden Cove +8 +- +- +4096\n", told)
+    assert told.count("Inferred for") == sum(bool(core.inferred) for core in CORES)
+
+
+# --- how often it walks ---------------------------------------------------------------------------------------------
+
+
+def test_memory_is_what_it_says_and_copies_do_not_spoil_it() -> None:
+    table = q.memory(1, 4)
+    assert (Contiguous().orders(table) == 4).all()
+    assert not Contiguous().orders(q.memory(1, 0)).any()
+    assert (Hpa().orders(table) == 2).all()
+    assert (Plain().orders(q.memory(2, 9)) == 9).all()
+    table.pte[:] = 0
+    assert q.memory(1, 4).pte.all()
+
+
+@pytest.mark.parametrize(("setup", "order"), list(zip(q.SETUPS, (0, 2, 4, 9), strict=True)))
+def test_the_curve_agrees_with_lists(setup: str, order: int) -> None:
+    trace = q.visits("random", 8)
+    for size, walks in zip((16, 200), q.curve(setup, 8, "random", (16, 200)), strict=True):
+        missed = np.count_nonzero(~lru_by_steps(trace >> order, 1, size))
+        assert walks == pytest.approx(100 * missed / len(trace))
+
+
+def test_between_the_two_reaches_the_bit_saves_every_walk_and_beyond_hardly_any() -> None:
+    for mib in (1, 2, 4):
+        assert q.walks("4 KiB", mib) == 0
+    for mib in (8, 16, 32, 64):
+        assert q.walks("4 KiB", mib) > 30
+        assert q.walks("64 KiB, bit", mib) == 0
+    assert q.walks("64 KiB, HPA", 16) == 0 < q.walks("64 KiB, HPA", 32)
+    assert [q.walks("2 MiB", mib) for mib in (64, 1024)] == [0, 0]
+    saved = [q.fewer(mib, "random") for mib in (128, 256, 512, 1024)]
+    assert saved == sorted(saved, reverse=True)
+    assert saved[-1] < 1.1
+
+
+def test_sixteen_times_is_for_visits_in_order_only() -> None:
+    assert q.fewer(512, "in order") == pytest.approx(16)
+    assert q.fewer(512, "every 16th") == pytest.approx(1)
+    assert q.fewer(512, "random") < 1.3
+    assert q.fewer(512, "hot") < 1.3
+    assert q.sixteen.answer == "d"
+    assert "16 times only where" in q.sixteen.check("a").lines[0]
+    assert all(q.sixteen.check(wrong).kind == "wrong" for wrong in "abc")
+    assert q.sixteen.check("d").kind == "right"
+    with pytest.raises(ValueError, match="no pattern"):
+        q.visits("sideways", 1)
+
+
+def test_what_the_hot_curve_is_said_to_show() -> None:
+    plain, bit = (q.curve(setup, 64, "hot", [48, 1280]) for setup in ("4 KiB", "64 KiB, bit"))
+    assert plain[0] - bit[0] < 6
+    assert plain[1] > 10 * bit[1]
+    # 64 MiB are 1,024 blocks, and each is walked for once.
+    assert bit[1] == pytest.approx(100 * 1024 / q.ACCESSES)
+
+
+def test_where_the_bit_stops_helping() -> None:
+    assert q.stops.answer == 128
+    assert q.stops.check(128).kind == "right"
+    assert [q.MY_CORE.reach_pages(order) // q.PAGES_PER_MIB for order in (0, 4)] == [2, 32]
+    for wrong in (1, 2, 32, 64):
+        assert q.stops.check(wrong).kind == "wrong"
+        assert "helps" not in q.stops.check(wrong).lines[0]
+    assert q.stops.check(256).kind == "wrong"
+    # Far from the threshold on both sides, so that no seed decides.
+    assert q.fewer(64, "random", q.MY_CORE) > 1.8
+    assert q.fewer(128, "random", q.MY_CORE) < 1.4
+
+
+# --- a write in the middle ------------------------------------------------------------------------------------------
+
+
+def test_the_panel_shows_what_the_stepper_steps_through() -> None:
+    first, other = q.middle.run(q.ARM64), q.middle.run(q.ARM64_RFC)
+    assert [result.faults[-1].path for result in first if result.faults][1:] == [COW_COPY, REUSE]
+    panel = q.tlb_panel(first, other)
+    assert len(panel) == 1 + len(first)
+    assert panel[0].count("holds nothing") == 2
+    assert panel[3].count("holds 0–15; needs 1 in all") == 2
+    assert panel[4].count("holds nothing; needs 1 in all") == 2  # the fork has flushed
+    assert "holds 5; needs 16 in all" in panel[6]
+    assert "holds 0–15; needs 1 in all" in panel[6]
+    assert "holds 5, 6, 12; needs 16" in panel[-1]
+
+
+def test_reusing_all_16_in_place_does_not_bring_the_bit_back_but_mprotect_does() -> None:
+    needs = q.entries(q.gone.run(q.ARM64))
+    assert needs[:18] == [1] * 18
+    assert needs[18:] == [16] * 16
+    assert q.refold.answer == 16
+    assert "Contiguity is not enough" in q.refold.check(1).lines[0]
+    assert "HPA" in q.refold.check(4).lines[0]
+    more = [("mprotect", 0, 0, 16, 1), ("mprotect", 0, 0, 16, 3)]
+    assert q.entries(q.gone.but(steps=[*q.gone.steps, *more]).run(q.ARM64))[-3:] == [16, 1, 1]
+
+
+@pytest.mark.parametrize(("kernel", "stays"), [("6.12", False), ("6.18", True), ("7.3", True)])
+def test_recorded_kernels_leave_the_frames_in_a_row_or_copy_them_apart(kernel: str, stays: bool) -> None:
+    found = q.left(q.gone.recorded(kernel))
+    assert found[:18] == [True] * 18
+    assert found[18:] == [stays] * 16
+
+
+def test_in_a_row_wants_an_aligned_run_of_one_folio() -> None:
+    whole: list[Any] = [[0, at, 32, 1] for at in range(16, 32)]
+    assert q.in_a_row(whole)
+    assert not q.in_a_row([[0, at, 32, 1] for at in range(8, 24)])
+    assert not q.in_a_row([*whole[:15], "z"])
+    assert not q.in_a_row([*whole[:15], [1, 31, 32, 1]])
+
+
+def test_four_used_pages_look_like_64_with_the_bit() -> None:
+    for order, seen in ((0, 4), (4, 64)):
+        table = q.memory(1, order)
+        table.pte[:] &= 0xFF ^ PTE_YOUNG
+        table.pte[[3, 40, 130, 200]] |= PTE_YOUNG
+        assert np.count_nonzero(table.seen() & PTE_YOUNG) == seen
+
+
+def test_no_recorded_kernel_has_the_bit() -> None:
+    assert not LINUX_6_15.cont_pte_order
+    assert not (q.gone.end(LINUX_6_15).process(0).mm.pte & PTE_CONT).any()
+
+
+# --- the function ---------------------------------------------------------------------------------------------------
+
+
+def test_the_worked_fold_is_the_librarys_and_each_wrong_one_is_known() -> None:
+    assert q.may_carry.check(q.fold).kind == "right"
+    for says, wrong in q.may_carry.wrong.items():
+        note = q.may_carry.check(wrong)
+        assert note.kind == "wrong"
+        assert says in note.lines
+
+
+def test_fold_cases_have_blocks_of_both_kinds_and_share_no_frame() -> None:
+    answers = [tuple(right) for _, right in q.may_carry.cases]
+    assert set(answers) == {(), (0,), (16,), (0, 16)}
+    for case, _ in q.may_carry.cases:
+        frames = [page[0] for page in case["pages"] if page and page[1] is not None]
+        assert len(set(frames)) == len(frames)
+
+
+def test_questions_wait_for_an_answer_and_give_hints_and_solutions() -> None:
+    for question in (q.alike, q.sixteen, q.refold, q.stops):
+        assert "Not answered yet" in repr(question.check(...))
+        assert question.hint().kind == "tell"
+        assert str(question.answer) in repr(question.solution())
+    assert "returns nothing" in repr(q.may_carry.check(lambda pages: None))
+    assert "def fold" in q.may_carry.solution().code
+
+
+# --- figures --------------------------------------------------------------------------------------------------------
+
+
+def a_figure() -> plots.Plot:
+    lines = [plots.Line("one", [1, 2, 3]), plots.Line("two", [3.25, 2, 0])]
+    return plots.curves("A & B", [1, 2, 4], lines, x_name="x", y_name="y", marks=[(2, "here")])
+
+
+def test_a_figure_is_the_same_each_time_and_carries_no_date() -> None:
+    first, again = a_figure(), a_figure()
+    assert first == again
+    assert "dc:date" not in first.svg
+    assert first.svg.startswith("<svg")
+    assert len(first.svg) < 60_000
+
+
+def test_a_figure_says_its_numbers_for_whoever_cannot_see_it() -> None:
+    made = a_figure()
+    assert repr(made).splitlines()[0] == "A & B"
+    assert [row.split() for row in repr(made).splitlines()[1:]] == [
+        ["x", "one", "two"], ["1", "1.0", "3.2"], ["2", "2.0", "2.0"], ["4", "3.0", "0.0"],
+    ]  # fmt: skip
+    assert "<title>A &amp; B</title>" in made.svg
+    assert made._repr_svg_() == made.svg
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize(("colour", "least"), [(plots.INK, 7.0), *((each, 3.0) for each in plots.COLOURS)])
+def test_ink_and_lines_stand_out_from_the_paper(colour: str, least: float) -> None:
+    assert (luminance(plots.PAPER) + 0.05) / (luminance(colour) + 0.05) >= least
+
+
+def test_coverage_draws_a_box_per_entry() -> None:
+    found: Sequence[tuple[str, Sequence[plots.Piece]]] = [("a", [(0, 4), (4, 1)]), ("b", [(0, 5)])]
+    made = plots.coverage("c", found)
+    assert repr(made) == "c\na: 2 entries: 0-3, 4\nb: 1 entry: 0-4"
+    assert made.svg.count("0–") == 2
