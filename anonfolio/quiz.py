@@ -539,7 +539,7 @@ class Function(Asked):
                 return [says]
         case = self.cases[first][0]
         here = [says for says, wrong in self.wrong.items() if wrong(**deepcopy(case)) == answers[first]]
-        return [f"In this case it looks like this: {here[0]}"] if here else []
+        return [f"A mistake that fails here in the same way: {here[0]}"] if here else []
 
 
 # --- a program ------------------------------------------------------------------------------------------------------

@@ -208,7 +208,8 @@ def mapped_folios(memory: Memory, pfns: Numbers, vpns: npt.NDArray[np.intp] | in
     """
     order = int(memory.order[memory.folio_of[pfns[0]]])
     heads = vpns if isinstance(vpns, int) else vpns[:: 1 << order]
-    whole = None if np.any(heads & ((1 << order) - 1)) else _whole_folios(memory, pfns, order)
+    across = order > 0 and bool(np.any(heads & ((1 << order) - 1)))
+    whole = None if across else _whole_folios(memory, pfns, order)
     if whole is not None:
         return whole
     frames = as_slice(pfns)

@@ -313,6 +313,44 @@ def test_a_folio_that_a_reference_keeps_is_partially_mapped_for_good(policy: str
     assert not difference(*states)
 
 
+@pytest.mark.parametrize(
+    ("at", "to"),
+    [(0, 504), (16, 504), (0, 500), (0, 1020)],
+    ids=["across two tables", "another folio", "unevenly", "the second two tables"],
+)
+def test_a_folio_across_two_page_tables_goes_in_two_goes(at: int, to: int) -> None:
+    machine, process = fresh(64, orders=(4,))
+    process.touch(range(64))
+    process.mremap(at, 16, to)
+    process.ref(to + 3)
+    states = []
+    for stretch in (0, 512, 1 << 15):
+        twin = machine.copy()
+        one, other = in_stretches(stretch)
+        with one, other:
+            twin.process(0).munmap(0, 2048)
+        states.append(without_order_of_numbers(state_of(twin)))
+    assert any(states[0]["partially_mapped"])
+    assert not difference(states[0], states[1])
+    assert not difference(states[0], states[2])
+
+
+def test_stretches_cut_no_folio_that_one_page_table_maps() -> None:
+    machine, process = fresh(100, orders=(4,))
+    process.mmap(100, at=1029)
+    process.write(1040)
+    process.ref(1040)
+    states = []
+    for stretch in (0, 512):
+        twin = machine.copy()
+        one, other = in_stretches(stretch)
+        with one, other:
+            twin.process(0).munmap(1029, 100)
+        states.append(without_order_of_numbers(state_of(twin)))
+    assert not any(states[0]["partially_mapped"])
+    assert not difference(*states)
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_third_process_that_survives_alone(policy: str) -> None:
     machine, first = sole_owner(policy)
@@ -342,11 +380,45 @@ def test_entries_written_before_are_dirty_and_young_again(policy: str) -> None:
     check_equal(machine, 0, range(8, 24), False, 5)
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_block_that_a_pmd_maps_is_dirty_and_young_again(policy: str) -> None:
+    machine = af.Machine(POLICIES[policy], orders=(9,), frames=1 << 12)
+    process = machine.spawn()
+    process.mmap(1024)
+    process.write(3)
+    process.write(600)
+    process.mm.pte[:1024] &= 0xFF ^ (mm.PTE_DIRTY | mm.PTE_YOUNG)
+    check_equal(machine, 0, range(100, 110), True, 5)
+    check_equal(machine, 0, np.array([700, 9]), np.array([False, True]), 5)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("marked", [[0], [3], [15], range(1, 16), range(16)], ids=str)
+def test_a_folio_that_is_exclusive_in_parts(policy: str, marked: Any) -> None:
+    machine, process = sole_owner(policy)
+    machine.memory.anon_exclusive[process.mm.pfn[marked]] = True
+    for stream in (range(16), np.arange(15, -1, -1), np.array([7, 3, 0, 20])):
+        check_equal(machine, 0, stream, True, 5)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_blocks_that_are_zero_page_in_parts(policy: str) -> None:
+    machine, process = fresh(96, policy=POLICIES[policy], orders=(4, 2))
+    for page in (*range(5), *range(6, 16), *range(16, 32), *range(40, 48), *range(64, 81)):
+        process.read(page)
+    process.write(33, 9)
+    everything = np.arange(96)
+    for stream in (everything, everything[::-1], everything[::7], np.array([6, 20, 44, 70, 5, 80, 90])):
+        check_equal(machine, 0, stream, True, 5)
+        check_equal(machine, 0, np.concatenate((stream, stream)), np.arange(2 * len(stream)) >= len(stream), 5)
+        check_equal(machine, 0, stream, stream % 3 > 0, 5)
+
+
 # --- fork, exit and munmap of many pages ------------------------------------------------------------------------------
 
 
 def in_stretches(pages: int) -> Any:
-    """Everything in stretches of that many pages; 0: never."""
+    """Everything in stretches of that many pages, a power of two; 0: never."""
     many, stretch = (1, pages) if pages else (1 << 40, 1)
     return patch.multiple(fork, MANY_PAGES=many, STRETCH_PAGES=stretch), patch.multiple(
         mmap, MANY_PAGES=many, STRETCH_PAGES=stretch
@@ -369,7 +441,7 @@ def ranges_property(policy: af.Policy, huge: bool, count: int) -> Any:
         place = data.draw(st.integers(0, len(pages) - 1))
         length = data.draw(st.integers(1, len(pages) - place))
         states = []
-        for stretch in (0, 7, 1 << 15):
+        for stretch in (0, 512, 1 << 15):
             twin = machine.copy()
             process = twin.process(number)
             one, other = in_stretches(stretch)

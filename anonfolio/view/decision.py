@@ -39,7 +39,7 @@ _SPINE = (
 _ONE_REFERENCE = Question("folio_ref_count == 1", "is this mapping the only reference?", {True: REUSE, False: COW_COPY})
 _LARGE: Mapping[str, tuple[Question, ...]] = {
     "mm_id": (
-        Question("folio_large_mapcount > 1", "is more than a last page mapped?", {False: COW_COPY}),
+        Question("folio_large_mapcount > 1", "has it more than one mapping?", {False: COW_COPY}),
         Question("folio_test_large_maybe_mapped_shared", "may another process map it?", {True: COW_COPY}),
         Question(
             "folio_large_mapcount == folio_ref_count",
