@@ -348,7 +348,7 @@ def _by_slots(memory: Memory, folios: Numbers) -> Iterator[tuple[Index, Index, l
         _, group_of = np.unique(pairs, return_inverse=True)
         groups = [np.flatnonzero(group_of == group) for group in range(int(group_of.max()) + 1)]
     for chosen in groups:
-        here = at if isinstance(chosen, slice) else folios[chosen]
+        here = at if isinstance(chosen, slice) else folios[chosen].astype(np.intp)
         yield chosen, here, memory.mm_id[here][0].tolist()
 
 

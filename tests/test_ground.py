@@ -25,6 +25,7 @@ from rattler import MatchSpec, Version, VersionSpec
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCK = (ROOT / "requirements.lock").read_text()
+BENCH_LOCK = (ROOT / "benchmarks" / "requirements.lock").read_text()
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -81,7 +82,9 @@ def test_the_environments_python_is_one_the_project_supports() -> None:
 
 
 def listed_requirements() -> list[Requirement]:
-    extras = PROJECT["project"]["optional-dependencies"]
+    """What the environment is made of; the bench installs its peers beside it, from a lock of its own."""
+    extras = dict(PROJECT["project"]["optional-dependencies"])
+    del extras["bench"]
     groups = [PROJECT["project"]["dependencies"], PROJECT["build-system"]["requires"], *extras.values()]
     return [Requirement(line) for group in groups for line in group]
 
@@ -90,14 +93,16 @@ def test_numpy_is_the_only_dependency() -> None:
     assert [Requirement(line).name for line in PROJECT["project"]["dependencies"]] == ["numpy"]
 
 
-def test_the_lock_names_no_host() -> None:
-    assert "://" not in LOCK
-    assert "file:" not in LOCK
+@pytest.mark.parametrize("lock", [LOCK, BENCH_LOCK], ids=["environment", "bench"])
+def test_a_lock_names_no_host(lock: str) -> None:
+    assert "://" not in lock
+    assert "file:" not in lock
 
 
-def test_every_pin_has_a_hash() -> None:
-    pins = re.split(r"\n(?=\S)", LOCK.strip())
-    assert len(pins) > 50
+@pytest.mark.parametrize(("lock", "least"), [(LOCK, 50), (BENCH_LOCK, 1)], ids=["environment", "bench"])
+def test_every_pin_has_a_hash(lock: str, least: int) -> None:
+    pins = re.split(r"\n(?=\S)", lock.strip())
+    assert len(pins) > least
     assert [p.split()[0] for p in pins if not re.match(r"[\w.-]+==\S+", p) or "--hash=sha256:" not in p] == []
 
 
@@ -108,6 +113,12 @@ def test_the_lock_has_a_fitting_pin_for_everything_the_project_names() -> None:
     listed = {canonicalize_name(r.name): r for r in listed_requirements()}
     assert sorted(listed.keys() - pinned.keys()) == []
     assert [str(r) for name, r in listed.items() if not all(v in r.specifier for v in pinned[name])] == []
+
+
+def test_the_peers_of_the_bench_are_pinned() -> None:
+    pinned = {canonicalize_name(name) for name in re.findall(r"^([\w.-]+)==", BENCH_LOCK, flags=re.MULTILINE)}
+    peers = [Requirement(line) for line in PROJECT["project"]["optional-dependencies"]["bench"]]
+    assert {canonicalize_name(peer.name) for peer in peers} <= pinned
 
 
 def test_the_build_backend_is_locked_as_it_is_required() -> None:

@@ -336,16 +336,18 @@ def test_a_folio_across_two_page_tables_goes_in_two_goes(at: int, to: int) -> No
 
 
 def test_stretches_cut_no_folio_that_one_page_table_maps() -> None:
+    # 1029 + 512 lies in the middle of the folio.
     machine, process = fresh(100, orders=(4,))
-    process.mmap(100, at=1029)
-    process.write(1040)
-    process.ref(1040)
+    process.mmap(700, at=1029)
+    process.write(1030)
+    process.write(1541)
+    process.ref(1541)
     states = []
     for stretch in (0, 512):
         twin = machine.copy()
         one, other = in_stretches(stretch)
         with one, other:
-            twin.process(0).munmap(1029, 100)
+            twin.process(0).munmap(1029, 700)
         states.append(without_order_of_numbers(state_of(twin)))
     assert not any(states[0]["partially_mapped"])
     assert not difference(*states)
@@ -366,6 +368,7 @@ def test_a_third_process_that_survives_alone(policy: str) -> None:
 def test_a_fresh_range_is_like_any_other_stream(policy: str) -> None:
     for orders in ((), (4,), (4, 2)):
         machine, process = fresh(128, policy=POLICIES[policy], orders=orders)
+        check_equal(machine, 0, range(16, 48), True, 5)
         process.write(70, 1)
         for stream in (range(64), range(3, 64), range(16, 61), range(16, 128), range(80, 128)):
             check_equal(machine, 0, stream, True, 5)

@@ -39,6 +39,7 @@ TESTS = (
     "test_contpte.py",
     "test_tlb.py",
     "test_lru.py",
+    "test_touch.py",
 )  # fmt: skip
 
 
