@@ -232,9 +232,12 @@ class Lru:
         """Use these keys, in order: whether each was found. A key that was not found is brought in."""
         asked = _checked(keys)
         hits = np.ones(len(asked), np.bool_)
-        for start in range(0, len(asked), CHUNK):
-            missed = self._chunk(asked[start : start + CHUNK])
-            hits[missed + start] = False
+        # A key used twice in a row hits, and changes nothing.
+        changes = _changes(asked)
+        used = asked if len(changes) == len(asked) else asked.take(changes)
+        for start in range(0, len(used), CHUNK):
+            missed = self._chunk(used[start : start + CHUNK])
+            hits[changes[start:].take(missed)] = False
         return hits
 
     def flush(self, keys: npt.ArrayLike | None = None) -> None:
@@ -252,16 +255,13 @@ class Lru:
         # What is in the cache is used once more, oldest first: then the cache can be forgotten.
         carried = self.stacks[:, ::-1].ravel()
         carried = carried[carried >= 0]
-        found = np.flatnonzero(keys[1:] != keys[:-1]) + 1
-        changes = np.concatenate((np.zeros(min(len(keys), 1), np.int64), found))
-        trace = _narrow(np.concatenate((carried, keys.take(changes))))
+        trace = _narrow(np.concatenate((carried, keys)))
         missed = None
         if self.sets == 1 and self.ways > FEW_WAYS:
             missed = self._by_window(trace)
         if missed is None:
             missed = self._by_filter(trace)
-        missed = missed[np.searchsorted(missed, len(carried)) :] - len(carried)
-        return changes.take(missed)
+        return missed[np.searchsorted(missed, len(carried)) :] - len(carried)
 
     def _by_filter(self, trace: Narrow) -> npt.NDArray[np.int64]:
         if self.sets == 1:
@@ -292,6 +292,14 @@ def _checked(keys: npt.ArrayLike) -> Keys:
     if array.size and array.min() < 0:
         raise ValueError(f"keys must not be negative: {array.min()} at {int(array.argmin())}")
     return array.astype(np.int64, copy=False)
+
+
+def _changes(keys: Keys) -> npt.NDArray[np.int64]:
+    """Where a key is not the one before it."""
+    changed = np.empty(len(keys), np.bool_)
+    changed[:1] = True
+    np.not_equal(keys[1:], keys[:-1], out=changed[1:])
+    return np.flatnonzero(changed)
 
 
 def _narrow(keys: Keys) -> Narrow:
@@ -344,8 +352,8 @@ def stack_distances(keys: npt.ArrayLike) -> npt.NDArray[np.int64]:
     distances = np.full(len(asked), -1, np.int64)
     if not len(asked):
         return distances
-    changes = np.concatenate(([0], np.flatnonzero(asked[1:] != asked[:-1]) + 1))
-    distances[1:][asked[1:] == asked[:-1]] = 0
+    changes = _changes(asked)
+    distances[:] = 0
     distances[changes] = _distances(asked.take(changes))
     return distances
 
