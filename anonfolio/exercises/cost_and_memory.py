@@ -391,7 +391,10 @@ best = Choice(
     truth=_best,
     because="Counted by Linux 6.18. A larger block saves more faults where it fits; where it does not fit, every page "
     "takes its own.",
-    hints=("Which blocks lie inside a heap that grows a little at a time?",),
+    hints=(
+        "A fault saves the more the larger its block is, as long as the block lies inside its mapping.",
+        "Which blocks lie inside a heap that grows a little at a time?",
+    ),
     mistakes=(
         Mistake("d", "Bigger is not better: a block of 2 MiB that does not fit saves nothing at all."),
         Mistake("c", "256 KiB hardly ever fits in a heap that grows by 132 KiB."),
@@ -413,7 +416,10 @@ cheaper = Choice(
              "d": "nearly all"},
     truth=_cheaper,
     because="A sixteenth of the entries into the kernel, but every page is still zeroed and gets its PTE.",
-    hints=("What does a fault of 16 pages do 16 times?",),
+    hints=(
+        "The time of a fault has a part that is spent once, and a part that is spent for each page.",
+        "What does a fault of 16 pages do 16 times?",
+    ),
     mistakes=(
         Mistake("a", "That would be so if a fault cost the same whatever its size. Every page must be zeroed."),
         Mistake("d", "Zeroing is not that dear: on this machine entering the kernel for one page costs more."),

@@ -280,7 +280,10 @@ differs = Choice(
     truth=_first_difference,
     because="Bit 34, the mark of the folio's first page. smaps, pagemap and kpagecount are about mappings, and those "
     "are the same again.",
-    hints=("Which of these are derived from mapcounts? The mapcounts are back where they were.",),
+    hints=(
+        "The child is gone, so B's mapcounts are back where A's are.",
+        "Which of these are derived from mapcounts? Those can say nothing.",
+    ),
     mistakes=(
         Mistake("a", "smaps shows everything? Every number in it is the same for both."),
         Mistake("b", "Bit 56 is set for both: mapped once."),
