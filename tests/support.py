@@ -135,7 +135,7 @@ FOCUSED = """() => {
 
 
 def tab_through(page: Page, most: int = 120) -> int:
-    """Press Tab until a stepper is reached and left again: at how many stops in it. At each an outline shows the focus."""
+    """Press Tab until a stepper is reached and left again: its number of stops. At each an outline shows the focus."""
     inside = 0
     for _ in range(most):
         page.keyboard.press("Tab")
