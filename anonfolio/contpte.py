@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from .memory import FolioOf
 from .mm import PTE_CONT, PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ NONCONT = 0xFF ^ PTE_CONT
 
 
 def foldable(
-    pte: Entries, pfn: npt.NDArray[np.int32], folio_of: npt.NDArray[np.int32], order: int = CONT_PTE_ORDER
+    pte: Entries, pfn: npt.NDArray[np.int32], folio_of: FolioOf | npt.NDArray[np.int32], order: int = CONT_PTE_ORDER
 ) -> Mask:
     """Which blocks may carry the bit (`__contpte_try_fold`, 6.9 and later).
 
@@ -54,7 +55,7 @@ def foldable(
         Entries, from a block's first on.
     pfn : ndarray of the same shape, int32
         Their frames.
-    folio_of : ndarray, int32
+    folio_of : FolioOf, or ndarray of int32
         Per frame the number of its folio.
 
     Returns
@@ -191,7 +192,6 @@ def copy_ptes(mm: Mm, child: Mm, start: int, end: int) -> None:
     order = mm.policy.cont_pte_order
     bits = ptep_get(mm, start, end)
     zero = np.flatnonzero(bits & PTE_SPECIAL)
-    child.pfn[start:end][zero] = mm.pfn[start:end][zero]
     child.pte[start:end][zero] = bits[zero] & (0xFF ^ PTE_YOUNG)
     pages = np.flatnonzero((bits & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT)
     if not len(pages):
@@ -210,7 +210,6 @@ def copy_ptes(mm: Mm, child: Mm, start: int, end: int) -> None:
         if writable[batch]:
             contpte_try_unfold_partial(mm, first, first + int(sizes[batch]))
     mm.pte[vpns] &= 0xFF ^ PTE_WRITE
-    child.pfn[vpns] = pfns
     child.pte[vpns] = bits & (0xFF ^ (PTE_WRITE | PTE_YOUNG | PTE_CONT))
     first_of = np.repeat(firsts, sizes)
     size = 1 << order

@@ -506,7 +506,7 @@ def row(
         reach = reach_pages(core, entry_orders_of_folios(run.allocated, coalescing))
         return Row(name, run.anonymous, time_ms, run.held_peak_pages, run.waste_pages, reach)
     memory = run.memory
-    waste = int(np.count_nonzero((memory.folio_of >= 0) & (memory.content == 0)))
+    waste = int(np.count_nonzero((memory.folio_of[:] >= 0) & (memory.content == 0)))
     reach = reach_pages(core, entry_orders(run.live(), coalescing))
     return Row(name, sum(run.counters.faults.values()), time_ms, memory.held_pages(), waste, reach)
 

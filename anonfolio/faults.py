@@ -493,7 +493,7 @@ def create_huge_pmd(vmf: VmFault) -> bool:
     vmf.mm.anon_vma_prepare(vmf.vma)
     if vmf.access != WRITE and vmf.machine.use_zero_page:
         vmf.mm.set_ptes(start, ZERO_PFN, PTRS_PER_PMD, ZERO_BITS)
-        vmf.mm.pfn[start : start + PTRS_PER_PMD] = ZERO_PFN
+        vmf.mm.own_pfns()[start : start + PTRS_PER_PMD] = ZERO_PFN
         vmf.mm.pmd[vmf.vpn >> 9] = PMD_HUGE
         vmf.order, vmf.pages = PMD_ORDER, range(start, start + PTRS_PER_PMD)
         vmf.done(ZERO_READ)

@@ -35,7 +35,6 @@ from .rmap import (
     folio_dup_anon_rmap_pmd,
     folio_dup_anon_rmap_ptes,
     folios_dup_anon_rmap_ptes,
-    mapped_folios,
 )
 
 if TYPE_CHECKING:
@@ -66,6 +65,9 @@ def dup_mmap(mm: Mm, child: Mm, *, fail_at: Vma | None = None, fail_after_pages:
         The child is unfinished; the caller tears it down.
     """
     budget = _Budget(fail_after_pages)
+    # Ids count up from 1: there are at most as many processes.
+    mm.memory.make_room_for_mms(child.id)
+    child.map_as(mm)
     for vma in mm.vmas:
         if vma.flags & VM_DONTCOPY:
             continue
@@ -130,23 +132,12 @@ def copy_page_range(mm: Mm, child: Mm, vma: Vma, budget: _Budget) -> None:
 
 
 def copy_pte_tables(mm: Mm, child: Mm, start: int, end: int) -> None:
-    """`copy_pte_range` for all page tables of [start, end) at once; none of the folios is pinned.
-
-    No frame is mapped twice by one process, so every mapcount goes up by one; folios are counted once each, in
-    stretches that fit the processor's cache.
-    """
+    """`copy_pte_range` for all page tables of [start, end) at once; none of the folios is pinned."""
     child.pmd[start >> 9 : -(-end // PTRS_PER_PMD)] = PMD_TABLE
-    for first, stop in stretches(start, end, STRETCH_PAGES):
-        pfns, vpns = mm.present_pfns(first, stop)
-        if len(pfns):
-            folios_dup_anon_rmap_ptes(mm.memory, mapped_folios(mm.memory, pfns, vpns), child.id)
-            child.rss_pages += len(pfns)
-        if not mm.policy.cont_pte_order:
-            # Zero-page entries are never writable: taking the bit from all of them is the same.
-            _share_entries(mm, child, first, stop)
-    if mm.policy.cont_pte_order:
-        # Not by stretches: they may end inside a block.
-        contpte.copy_ptes(mm, child, start, end)
+    for frames in mm.frames_in(start, end):
+        child.rss_pages += folios_dup_anon_rmap_ptes(mm.memory, frames, child.id)
+    # Zero-page entries are never writable: taking the bit from all of them is the same.
+    _share_ptes(mm, child, start, end)
 
 
 def copy_huge_pmd(mm: Mm, child: Mm, start: int, end: int, budget: _Budget) -> bool:
@@ -180,7 +171,6 @@ def copy_pte_range(mm: Mm, child: Mm, vma: Vma, start: int, end: int, budget: _B
     for run in mm.folio_runs(start, end):
         copy_present_ptes(mm, child, vma, run)
     zero = (mm.pte[start:end] & PTE_SPECIAL) > 0
-    child.pfn[start:end][zero] = mm.pfn[start:end][zero]
     child.pte[start:end][zero] = mm.pte[start:end][zero] & MKOLD
 
 
@@ -223,14 +213,21 @@ def copy_present_page(child: Mm, vma: Vma, page: Run, memory: Memory) -> None:
 def _share_run(mm: Mm, child: Mm, run: Run) -> None:
     mm.memory.folio_get(run.folio, run.pages)
     folio_dup_anon_rmap_ptes(mm.memory, run.folio, run.pfn, run.pages, child.id)
-    share = contpte.copy_ptes if mm.policy.cont_pte_order else _share_entries
-    share(mm, child, run.vpn, run.vpn + run.pages)
+    _share_ptes(mm, child, run.vpn, run.vpn + run.pages)
     child.rss_pages += run.pages
 
 
+def _share_ptes(mm: Mm, child: Mm, start: int, end: int) -> None:
+    share = contpte.copy_ptes if mm.policy.cont_pte_order else _share_entries
+    share(mm, child, start, end)
+
+
 def _share_entries(mm: Mm, child: Mm, start: int, end: int) -> None:
-    """`__copy_present_ptes`: the parent's entries lose the write bit, the child's are the same and not young."""
-    bits = mm.pte[start:end]
-    bits &= WRPROTECT
-    child.pfn[start:end] = mm.pfn[start:end]
-    np.bitwise_and(bits, MKOLD, out=child.pte[start:end])
+    """`__copy_present_ptes`: the parent's entries lose the write bit, the child's are the same and not young.
+
+    Frames and all: the child's `pfn` is the parent's (`Mm.map_as`).
+    """
+    for first, stop in stretches(start, end, STRETCH_PAGES):
+        bits = mm.pte[first:stop]
+        bits &= WRPROTECT
+        np.bitwise_and(bits, MKOLD, out=child.pte[first:stop])

@@ -248,7 +248,7 @@ def _frames_are_accounted_for(machine: Machine) -> Iterable[Violation]:
         if free[head : head + (1 << order)].any():
             yield Violation(name, f"free block {head} of order {order} overlaps another")
         free[head : head + (1 << order)] = True
-    for pfn in np.flatnonzero(free & (memory.folio_of >= 0)).tolist():
+    for pfn in np.flatnonzero(free & (memory.folio_of[:] >= 0)).tolist():
         yield Violation(name, f"frame {pfn} is free and belongs to folio {memory.folio_of[pfn]}")
     for folio in memory.live_folios().tolist():
         frames = memory.frames_of(folio)
@@ -258,7 +258,7 @@ def _frames_are_accounted_for(machine: Machine) -> Iterable[Violation]:
             )
         if (memory.folio_of[frames] != folio).any():
             yield Violation(name, f"folio {folio} does not own its frames")
-    if int(np.count_nonzero(memory.folio_of >= 0)) != memory.held_pages():
+    if int(np.count_nonzero(memory.folio_of[:] >= 0)) != memory.held_pages():
         yield Violation(name, "frames belong to folios that do not exist")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import zlib
-from typing import Self, TypeGuard, TypeVar
+from typing import Self, TypeGuard, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -75,10 +75,20 @@ def in_pieces(numbers: Numbers) -> list[Index]:
     return [slice(first, last + 1) for first, last in zip(firsts, lasts, strict=True)]
 
 
+def numbers_of(index: Index) -> npt.NDArray[np.intp]:
+    """The numbers that an index from `as_slice` stands for."""
+    if not isinstance(index, slice):
+        return index
+    return np.arange(index.start, -1 if index.stop is None else index.stop, index.step or 1)
+
+
 def is_forward(index: Index) -> TypeGuard[slice]:
     """Whether an index from `as_slice` is a run that counts up."""
     return isinstance(index, slice) and index.step is None
 
+
+COPIED_AT_ONCE = 1 << 16
+"""Entries of a column that grows are copied by as many, and not at all where all of them are zero."""
 
 _COUNTING = np.arange(1 << 17, dtype=np.int32)
 
@@ -107,6 +117,104 @@ def blocks_of(column: npt.NDArray[_Scalar], order: int) -> npt.NDArray[_Scalar]:
 def rows_at(rows: npt.NDArray[_Scalar], at: Index) -> npt.NDArray[_Scalar]:
     """``rows[at]``, in the quickest of numpy's ways."""
     return rows[at] if isinstance(at, slice) else rows.take(at, axis=0)
+
+
+GROUP_ORDER = 4
+"""Folios from this order on own whole aligned groups of 16 frames."""
+
+
+class FolioOf:
+    """The folio that owns each frame (`page_folio`), -1 for none: ``folio_of[pfn]``, a slice or an array of frames.
+
+    Of a folio of 16 frames or more only its groups of 16 know it; only frames of smaller folios know theirs one by one.
+    Both columns hold the number plus one: 0 says to ask the frame, or that nobody owns it. What large folios own of the
+    long column is never written, and memory that was never written costs nothing.
+    """
+
+    def __init__(self) -> None:
+        self._of_group = np.zeros(0, np.int32)
+        self._of_frame = np.zeros(0, np.int32)
+        self._groups_owned = 0
+
+    def __len__(self) -> int:
+        return len(self._of_frame)
+
+    @overload
+    def __getitem__(self, frames: int | np.integer) -> int: ...
+    @overload
+    def __getitem__(self, frames: Index | Numbers) -> Numbers: ...
+    def __getitem__(self, frames: int | np.integer | Index | Numbers) -> int | Numbers:
+        if isinstance(frames, slice):
+            return self._of_run(frames)
+        if isinstance(frames, np.ndarray):
+            owners = self._of_frame.take(frames)
+            if self._groups_owned:
+                groups = self._of_group.take(frames >> GROUP_ORDER)
+                owners = groups if bool(groups.all()) else np.where(groups, groups, owners)
+            owners -= 1
+            return owners
+        return int(self._of_group[frames >> GROUP_ORDER] or self._of_frame[frames]) - 1
+
+    def _of_run(self, frames: slice) -> Numbers:
+        if not self._groups_owned:
+            return self._of_frame[frames] - np.int32(1)
+        start, stop, step = frames.indices(len(self))
+        if step != 1:
+            return self[np.arange(start, stop, step)]
+        skip = start & ((1 << GROUP_ORDER) - 1)
+        groups = self._of_group[start >> GROUP_ORDER : -(-stop >> GROUP_ORDER)]
+        owners = np.repeat(groups, 1 << GROUP_ORDER)[skip : skip + max(0, stop - start)]
+        if not bool(groups.all()):
+            np.copyto(owners, self._of_frame[frames], where=owners == 0)
+        owners -= 1
+        return owners
+
+    def groups(self, groups: Index) -> Numbers | None:
+        """The folios that own these aligned groups of 16 frames; None unless each is owned as a whole."""
+        owners = rows_at(self._of_group, groups)
+        return owners - np.int32(1) if bool(owners.all()) else None
+
+    def set_block(self, block: int, order: int, folio: int) -> None:
+        """One folio, or NO_FOLIO, owns the aligned block of 2**order frames with this number."""
+        column, level = self._column(order)
+        column[block << level : (block + 1) << level] = folio + 1
+        if column is self._of_group:
+            self._groups_owned += -(1 << level) if folio == NO_FOLIO else 1 << level
+
+    def set_blocks(self, block: Index, order: int, folios: Numbers) -> None:
+        """Folios own aligned blocks of 2**order frames that nobody owned, one each."""
+        column, level = self._column(order)
+        if is_forward(block) and is_forward(at := as_slice(folios)):
+            count_up(column[block.start << level : block.stop << level], at.start + 1, level)
+        else:
+            numbers = folios + np.int32(1)
+            blocks_of(column, level)[block] = numbers[:, None] if level else numbers
+        if column is self._of_group:
+            self._groups_owned += len(folios) << level
+
+    def clear_blocks(self, block: Index, order: int) -> None:
+        """Nobody owns these aligned blocks of 2**order frames any more."""
+        column, level = self._column(order)
+        rows = blocks_of(column, level)
+        if column is self._of_group:
+            self._groups_owned -= len(rows[block]) << level
+        rows[block] = 0
+
+    def grow(self, size: int) -> None:
+        """Room for as many frames."""
+        self._of_frame = _longer(self._of_frame, size)
+        self._of_group = _longer(self._of_group, -(-size >> GROUP_ORDER))
+
+    def copy(self) -> Self:
+        """An independent one in the same state."""
+        twin = object.__new__(type(self))
+        twin._of_group, twin._of_frame = self._of_group.copy(), self._of_frame.copy()
+        twin._groups_owned = self._groups_owned
+        return twin
+
+    def _column(self, order: int) -> tuple[Numbers, int]:
+        """Where a folio of that order is noted, and log2 of the entries that it has there."""
+        return (self._of_group, order - GROUP_ORDER) if order >= GROUP_ORDER else (self._of_frame, order)
 
 
 class OutOfMemory(MemoryError):
@@ -335,17 +443,17 @@ class Memory:
     ----------
     content : ndarray of shape (frames,), uint8
         The byte that stands for the 4 KiB of each frame.
-    mapcount : ndarray of shape (frames,), int16
+    mapcount : ndarray of shape (frames,), int8, or wider where many processes are (`make_room_for_mms`)
         Page-table entries that map the frame (the kernel's ``_mapcount + 1``); PMD mappings count in
         `entire_mapcount` instead.
     anon_exclusive : ndarray of shape (frames,), bool
         PageAnonExclusive. Only the head's is meaningful while a PMD maps the folio.
-    folio_of : ndarray of shape (frames,), int32
+    folio_of : FolioOf
         The folio that owns the frame, or -1.
     head, order, refcount, large_mapcount, entire_mapcount, nr_mapped, pincount : ndarray of shape (folios,)
         First frame; log2 of the size; all references (a pin of a small folio adds 1,024); mappings of a large folio
         (a PTE counts 1, a PMD 1); PMD mappings; pages that some PTE maps; pins of a large folio.
-    mm_id, mm_id_mapcount : ndarray of shape (folios, 2), int32
+    mm_id, mm_id_mapcount : ndarray of shape (folios, 2), int32 and int16
         The two mm_id slots of a large folio (include/linux/rmap.h, 6.15): which mm, 0 for free, and its mappings.
     maybe_mapped_shared : ndarray of shape (folios,), bool
         The slots' shared bit.
@@ -358,9 +466,9 @@ class Memory:
             raise ValueError(f"frames={frames}: a machine needs the zero page and at least one frame more")
         self.buddy = Buddy(frames)
         self.content = np.zeros(0, np.uint8)
-        self.mapcount = np.zeros(0, np.int16)
+        self.mapcount: npt.NDArray[np.signedinteger] = np.zeros(0, np.int8)
         self.anon_exclusive = np.zeros(0, np.bool_)
-        self.folio_of = np.zeros(0, np.int32)
+        self.folio_of = FolioOf()
         self.head = np.zeros(0, np.int32)
         self.order = np.zeros(0, np.uint8)
         self.refcount = np.zeros(0, np.int32)
@@ -369,7 +477,7 @@ class Memory:
         self.nr_mapped = np.zeros(0, np.int16)
         self.pincount = np.zeros(0, np.int32)
         self.mm_id = np.zeros((0, 2), np.int32)
-        self.mm_id_mapcount = np.zeros((0, 2), np.int32)
+        self.mm_id_mapcount = np.zeros((0, 2), np.int16)
         self.maybe_mapped_shared = np.zeros(0, np.bool_)
         self.partially_mapped = np.zeros(0, np.bool_)
         # Folios given back, a stack, above folios never used: those count up from `_folios_used`.
@@ -390,7 +498,7 @@ class Memory:
         folio = self._next_folio()
         frames = slice(head, head + (1 << order))
         self.content[frames] = 0
-        self.folio_of[frames] = folio
+        self.folio_of.set_block(head >> order, order, folio)
         self.head[folio] = head
         self.order[folio] = order
         self.refcount[folio] = 1
@@ -431,6 +539,11 @@ class Memory:
         folio = self.folio_of[pfn]
         return int(self.mapcount[pfn]) + (int(self.entire_mapcount[folio]) if folio >= 0 else 0)
 
+    def make_room_for_mms(self, mms: int) -> None:
+        """Each process maps a frame at most once: the counts are as wide as there are processes."""
+        if mms > np.iinfo(self.mapcount.dtype).max:
+            self.mapcount = self.mapcount.astype(np.min_scalar_type(-mms - 1))
+
     def live_folios(self) -> npt.NDArray[np.intp]:
         """The folios that exist, as indices into the per-folio arrays."""
         return np.flatnonzero(self.refcount)
@@ -466,7 +579,7 @@ class Memory:
     def give_back_folio(self, folio: int) -> None:
         """The number is free for the next new folio."""
         if self._free_count == len(self._free_folios):
-            self._free_folios = _longer(self._free_folios, max(16, 2 * self._free_count), 0)
+            self._free_folios = _longer(self._free_folios, max(16, 2 * self._free_count))
         self._free_folios[self._free_count] = folio
         self._free_count += 1
 
@@ -478,10 +591,7 @@ class Memory:
         """
         if self.buddy.untouched > len(self.content):
             self._grow_frames()
-        if is_forward(block) and is_forward(at):
-            count_up(self.folio_of[block.start << order : block.stop << order], at.start, order)
-        else:
-            blocks_of(self.folio_of, order)[block] = folios[:, None] if order else folios
+        self.folio_of.set_blocks(block, order, folios)
         self.head[at] = heads
         self.order[at] = order
         self.refcount[at] = 1 << order
@@ -491,7 +601,7 @@ class Memory:
         self.buddy.free_many(heads, orders)
         count = self._free_count + len(folios)
         if count > len(self._free_folios):
-            self._free_folios = _longer(self._free_folios, max(count, 2 * len(self._free_folios)), 0)
+            self._free_folios = _longer(self._free_folios, max(count, 2 * len(self._free_folios)))
         self._free_folios[self._free_count : count] = folios
         self._free_count = count
 
@@ -500,7 +610,7 @@ class Memory:
         heads, orders = self.head[folios], self.order[folios]
         for order in np.flatnonzero(np.bincount(orders)).tolist():
             for block in in_pieces(ascending(heads[orders == order] >> order)):
-                blocks_of(self.folio_of, order)[block] = NO_FOLIO
+                self.folio_of.clear_blocks(block, order)
                 blocks_of(self.anon_exclusive, order)[block] = False
                 blocks_of(self.mapcount, order)[block] = 0
         for at in in_pieces(ascending(folios)):
@@ -518,11 +628,11 @@ class Memory:
                 column[at] = 0
 
     def _folio_free(self, folio: int) -> None:
-        frames = self.frames_of(folio)
-        self.folio_of[frames] = NO_FOLIO
+        frames, order = self.frames_of(folio), int(self.order[folio])
+        self.folio_of.set_block(frames.start >> order, order, NO_FOLIO)
         self.anon_exclusive[frames] = False
         self.mapcount[frames] = 0
-        self.buddy.free(frames.start, int(self.order[folio]))
+        self.buddy.free(frames.start, order)
         for column in (self.large_mapcount, self.entire_mapcount, self.nr_mapped, self.pincount, self.order):
             column[folio] = 0
         self.mm_id[folio] = 0
@@ -542,14 +652,15 @@ class Memory:
 
     def _grow_frames(self) -> None:
         size = max(self.buddy.untouched, min(2 * len(self.content), self.buddy.frames))
-        for name, fill in (("content", 0), ("mapcount", 0), ("anon_exclusive", False), ("folio_of", NO_FOLIO)):
-            setattr(self, name, _longer(getattr(self, name), size, fill))
+        for name in ("content", "mapcount", "anon_exclusive"):
+            setattr(self, name, _longer(getattr(self, name), size))
+        self.folio_of.grow(size)
 
     def _grow_folios(self, wanted: int) -> None:
         size = max(16, wanted, 2 * len(self.head))
         for name in ("head", "order", "refcount", "large_mapcount", "entire_mapcount", "nr_mapped", "pincount",
                      "mm_id", "mm_id_mapcount", "maybe_mapped_shared", "partially_mapped"):  # fmt: skip
-            setattr(self, name, _longer(getattr(self, name), size, 0))
+            setattr(self, name, _longer(getattr(self, name), size))
 
 
 def _expanded(firsts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], step: int) -> Numbers:
@@ -562,10 +673,11 @@ def _expanded(firsts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], step
     return (np.repeat(firsts, counts) + numbers * step).astype(np.int32)
 
 
-def _longer(column: npt.NDArray[_Scalar], size: int, fill: int) -> npt.NDArray[_Scalar]:
-    # Zeros come from the system untouched: memory that is never used costs nothing.
+def _longer(column: npt.NDArray[_Scalar], size: int) -> npt.NDArray[_Scalar]:
+    """The column with zeros behind it. Zeros come from the system untouched: what is never written costs nothing."""
     grown: npt.NDArray[_Scalar] = np.zeros((size, *column.shape[1:]), column.dtype)
-    grown[: len(column)] = column
-    if fill:
-        grown[len(column) :] = fill
+    for start in range(0, len(column), COPIED_AT_ONCE):
+        part = column[start : start + COPIED_AT_ONCE]
+        if bool(part.any()):
+            grown[start : start + len(part)] = part
     return grown

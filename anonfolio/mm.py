@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from .memory import Memory
+from .memory import Index, Memory, as_slice
 from .policy import Policy
 from .rmap import folio_split_rmap_pmd
 
@@ -44,6 +44,8 @@ MANY_PAGES = 4 * PTRS_PER_PMD
 """From this many pages on, fork, munmap and exit handle whole stretches at once."""
 STRETCH_PAGES = 1 << 17
 """How many at once: what a stretch needs fits the processor's cache."""
+REGION_PAGES = 1 << 20
+"""Within so many pages it is seen whether the frames that they map are a run."""
 
 # States of a PMD.
 PMD_NONE = 0
@@ -104,7 +106,8 @@ class Mm:
     Attributes
     ----------
     pfn : ndarray of shape (pages,), int32
-        The frame that each page maps; meaningless where `pte` is 0.
+        The frame that each page maps; meaningless where `pte` is 0. After a fork one read-only array serves both
+        sides until either changes an entry (`own_pfns`).
     pte : ndarray of shape (pages,), uint8
         The bits of each entry, 0 for none.
     pmd : ndarray of shape (pages / 512,), uint8
@@ -282,11 +285,23 @@ class Mm:
 
     def set_ptes(self, vpn: int, pfn: int, pages: int, bits: int) -> None:
         """Map consecutive frames with one template of bits (`set_ptes`)."""
-        if pages == 1:
-            self.pfn[vpn], self.pte[vpn] = pfn, bits
-            return
-        self.pfn[vpn : vpn + pages] = np.arange(pfn, pfn + pages, dtype=np.int32)
         self.pte[vpn : vpn + pages] = bits
+        if pages == 1:
+            self.own_pfns()[vpn] = pfn
+            return
+        self.own_pfns()[vpn : vpn + pages] = np.arange(pfn, pfn + pages, dtype=np.int32)
+
+    def map_as(self, parent: Mm) -> None:
+        """A new process: its entries, none of them present yet, name the frames that its parent maps."""
+        self._reserve(len(parent.pte), pfn=False)
+        parent.pfn.flags.writeable = False
+        self.pfn = parent.pfn
+
+    def own_pfns(self) -> npt.NDArray[np.int32]:
+        """`pfn` for writing: a copy, once, where it is shared with a parent or a child."""
+        if not self.pfn.flags.writeable:
+            self.pfn = self.pfn.copy()
+        return self.pfn
 
     def block_of(self, vpn: int) -> tuple[int, int]:
         """First page and end of the 2 MiB that contain `vpn`: the reach of one page table."""
@@ -356,6 +371,24 @@ class Mm:
         pages = np.flatnonzero((entries & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT)
         return self.pfn[start:end][pages], start + pages
 
+    def frames_in(self, start: int, end: int) -> Iterator[Index]:
+        """The frames that [start, end) maps, zero page aside, by stretches that fit the processor's cache.
+
+        In the order of frames where they are a run, however the pages that map them lie: no frame is mapped twice, so
+        it is enough that the last comes as many after the first as there are.
+        """
+        for first, stop in stretches(start, end, REGION_PAGES):
+            parts = [self.present_pfns(*piece)[0] for piece in stretches(first, stop, STRETCH_PAGES)]
+            parts = [pfns for pfns in parts if len(pfns)]
+            low, high = (
+                min((int(pfns.min()) for pfns in parts), default=0),
+                max((int(pfns.max()) for pfns in parts), default=-1),
+            )
+            if high + 1 - low == sum(map(len, parts)):
+                yield from (slice(*piece) for piece in stretches(low, high + 1, STRETCH_PAGES))
+            else:
+                yield from map(as_slice, parts)
+
     def free_pgtables(self, start: int, end: int) -> None:
         """Free the page tables under which no VMA is left (`free_pgtables`)."""
         for first, _ in self.pmd_ranges(start & -PTRS_PER_PMD, min(end, len(self.pte))):
@@ -372,11 +405,11 @@ class Mm:
         twin.pins = [pin.copy() for pin in self.pins]
         return twin
 
-    def _reserve(self, end: int) -> None:
+    def _reserve(self, end: int, *, pfn: bool = True) -> None:
         if end <= len(self.pte):
             return
         size = max(PTRS_PER_PMD, 1 << (end - 1).bit_length())
-        for name, length in (("pfn", size), ("pte", size), ("pmd", size >> 9)):
+        for name, length in (*([("pfn", size)] if pfn else []), ("pte", size), ("pmd", size >> 9)):
             old = getattr(self, name)
             grown = np.zeros(length, old.dtype)
             grown[: len(old)] = old

@@ -209,7 +209,7 @@ def _move_page_tables(mm: Mm, start: int, end: int, new_start: int) -> None:
             one_by_one = extent < PTRS_PER_PMD
             if one_by_one:
                 contpte.contpte_try_unfold(mm, start, start + extent)
-            mm.pfn[new_start : new_start + extent] = mm.pfn[start : start + extent]
+            mm.own_pfns()[new_start : new_start + extent] = mm.pfn[start : start + extent]
             mm.pte[new_start : new_start + extent] = mm.pte[start : start + extent]
             mm.pte[start : start + extent] = 0
             if one_by_one:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .memory import Index, Memory, Numbers, _Scalar, as_slice, blocks_of, rows_at
+from .memory import GROUP_ORDER, Index, Memory, Numbers, _Scalar, as_slice, blocks_of, is_forward, numbers_of, rows_at
 from .policy import PMD_ORDER
 
 PTRS_PER_PMD = 1 << PMD_ORDER
@@ -235,29 +235,15 @@ def mapped_folios(memory: Memory, pfns: Numbers, vpns: npt.NDArray[np.intp] | in
 
 def _whole_folios(memory: Memory, pfns: Numbers, order: int) -> Mapped | None:
     size = 1 << order
-    if len(pfns) & (size - 1):
-        return None
     frames = as_slice(pfns)
-    run = frames if isinstance(frames, slice) and frames.step is None else None
-    folios = memory.folio_of[run][::size].copy() if run else memory.folio_of[pfns[::size]]
+    blocks = whole_groups(frames, order)
+    if blocks is None:
+        return None
+    folios = memory.folio_of[frames if order == 0 else pfns[::size]]
     orders = rows_at(memory.order, as_slice(folios))
-    if order == 0:
-        # Every folio one page: nothing but the order is left to be asked.
-        return None if bool(orders.any()) else Mapped(0, frames, folios, 1)
     if bool((orders != order).any()):
         return None
-    if run:
-        return (
-            None
-            if run.start & (size - 1)
-            else Mapped(order, slice(run.start >> order, run.stop >> order), folios, size)
-        )
-    heads = pfns[::size]
-    follows = pfns[1:] - pfns[:-1] == 1
-    follows[size - 1 :: size] = True
-    if bool((heads & (size - 1)).any()) or not bool(follows.all()):
-        return None
-    return Mapped(order, as_slice(heads >> order), folios, size)
+    return Mapped(order, blocks, folios, size)
 
 
 def folios_add_new_anon_rmap(memory: Memory, at: Index, block: Index, order: int, mm_id: int) -> None:
@@ -271,24 +257,57 @@ def folios_add_new_anon_rmap(memory: Memory, at: Index, block: Index, order: int
         memory.mm_id_mapcount[at, 0] = 1 << order
 
 
-def folios_dup_anon_rmap_ptes(memory: Memory, mapped: Mapped, mm_id: int) -> None:
-    """`folio_dup_anon_rmap_ptes` and the references of `folio_get` for all that a stretch maps."""
-    mapcount = mapped.view(memory.mapcount)
-    if isinstance(mapped.frames, slice):
-        mapcount[mapped.frames] += 1
-    else:
-        mapcount[mapped.frames] = mapcount.take(mapped.frames, axis=0) + np.int16(1)
-    mapped.view(memory.anon_exclusive)[mapped.frames] = False
-    at = as_slice(mapped.folios)
-    memory.refcount[at] += mapped.pages
-    if mapped.order == 0:
-        return
-    if mapped.order > 0:
-        folios_add_large_mapcount(memory, mapped.folios, mapped.pages, mm_id)
-        return
-    large = memory.order[at] > 0
-    assert not isinstance(mapped.pages, int)
-    folios_add_large_mapcount(memory, mapped.folios[large], mapped.pages[large], mm_id)
+def whole_groups(frames: Index, order: int) -> Index | None:
+    """The aligned groups of 2**order frames that these consist of, each from its first frame on; else None."""
+    size = 1 << order
+    if order == 0:
+        return frames
+    if isinstance(frames, slice):
+        if not is_forward(frames) or (frames.start | frames.stop) & (size - 1):
+            return None
+        return slice(frames.start >> order, frames.stop >> order)
+    heads = frames[::size]
+    if len(frames) & (size - 1) or bool((heads & (size - 1)).any()):
+        return None
+    follows = frames[1:] - frames[:-1] == 1
+    follows[size - 1 :: size] = True
+    return heads >> order if bool(follows.all()) else None
+
+
+def owners_of(memory: Memory, frames: Index) -> tuple[Index, Numbers | int]:
+    """The folios that frames, all different, belong to, each once, and how many of the frames are each one's."""
+    level = GROUP_ORDER
+    groups = whole_groups(frames, level)
+    owners = None if groups is None else memory.folio_of.groups(groups)
+    if owners is None:
+        level, owners = 0, memory.folio_of[frames]
+    at = as_slice(owners)
+    if bool((rows_at(memory.order, at) == level).all()):
+        return at, 1 << level
+    low, high = int(owners.min()), int(owners.max())
+    if high - low > 4 * len(owners):
+        folios, counts = np.unique(owners, return_counts=True)
+        return as_slice(folios), counts.astype(np.int32) << level
+    counts = np.bincount(owners - low)
+    found = np.flatnonzero(counts)
+    return as_slice(found + low, rising=True), counts[found].astype(np.int32) << level
+
+
+def folios_dup_anon_rmap_ptes(memory: Memory, frames: Index, mm_id: int) -> int:
+    """`folio_dup_anon_rmap_ptes` and the references of `folio_get`, for frames that one process maps, in any order.
+
+    It maps none of them twice, so that each count goes up by one. Returns how many they are.
+    """
+    memory.mapcount[frames] += 1
+    memory.anon_exclusive[frames] = False
+    at, pages = owners_of(memory, frames)
+    memory.refcount[at] += pages
+    large = rows_at(memory.order, at) > 0
+    if bool(large.all()):
+        folios_add_large_mapcount(memory, at, pages, mm_id)
+    elif bool(large.any()):
+        folios_add_large_mapcount(memory, numbers_of(at)[large], _of(pages, large), mm_id)
+    return pages * len(large) if isinstance(pages, int) else int(pages.sum())
 
 
 def folios_remove_rmap_ptes(memory: Memory, mapped: Mapped, mm_id: int, *, singly: bool = False) -> Numbers:
@@ -298,7 +317,7 @@ def folios_remove_rmap_ptes(memory: Memory, mapped: Mapped, mm_id: int, *, singl
     still mapped: partially mapped for good. `singly`: the calls would be one a page.
     """
     view = mapped.view(memory.mapcount)
-    left = rows_at(view, mapped.frames) - np.int16(1)
+    left = rows_at(view, mapped.frames) - view.dtype.type(1)
     view[mapped.frames] = left
     at = as_slice(mapped.folios)
     refcount = (
@@ -334,40 +353,39 @@ def folios_unmap_pages(memory: Memory, folios: Numbers, unmapped: Numbers, twice
         memory.partially_mapped[folios[partial]] = True
 
 
-def _by_slots(memory: Memory, folios: Numbers) -> Iterator[tuple[Index, Index, list[int]]]:
-    """Folios grouped by the two mms in their slots: (which of `folios`, the folios as an index, the mms).
+def _by_slots(memory: Memory, at: Index) -> Iterator[tuple[Index, Index, list[int]]]:
+    """Folios grouped by the two mms in their slots: (which of `at`, these folios as an index, the mms).
 
     All that fork and exit meet in one stretch is nearly always one group, and what happens to it is decided once.
     """
-    at = as_slice(folios)
     pairs = rows_at(memory.mm_id.view(np.int64).reshape(-1), at)
-    first = pairs[:1]
-    if bool((pairs == first).all()):
-        groups: list[Index] = [slice(None)] if len(pairs) else []
-    else:
-        _, group_of = np.unique(pairs, return_inverse=True)
-        groups = [np.flatnonzero(group_of == group) for group in range(int(group_of.max()) + 1)]
-    for chosen in groups:
-        here = at if isinstance(chosen, slice) else folios[chosen].astype(np.intp)
-        yield chosen, here, memory.mm_id[here][0].tolist()
+    if bool((pairs == pairs[:1]).all()):
+        if len(pairs):
+            yield slice(None), at, pairs[:1].view(np.int32).tolist()
+        return
+    folios = numbers_of(at)
+    different, group_of = np.unique(pairs, return_inverse=True)
+    for group in range(len(different)):
+        chosen = np.flatnonzero(group_of == group)
+        yield chosen, folios[chosen], different[group : group + 1].view(np.int32).tolist()
 
 
-def _of(each: Numbers | int, chosen: Index) -> Numbers | int:
+def _of(each: Numbers | int, chosen: Index | npt.NDArray[np.bool_]) -> Numbers | int:
     return each if isinstance(each, int) else each[chosen]
 
 
-def folios_add_large_mapcount(memory: Memory, folios: Numbers, mappings: Numbers | int, mm_id: int) -> None:
+def folios_add_large_mapcount(memory: Memory, at: Index, mappings: Numbers | int, mm_id: int) -> None:
     """`folio_add_large_mapcount` for folios that are all different."""
-    for chosen, at, slots in _by_slots(memory, folios):
+    for chosen, here, slots in _by_slots(memory, at):
         more = _of(mappings, chosen)
-        mapcount = memory.large_mapcount[at]
-        memory.large_mapcount[at] = mapcount + np.asarray(more, np.int32)
+        mapcount = memory.large_mapcount[here]
+        memory.large_mapcount[here] = mapcount + np.asarray(more, np.int32)
         if mm_id in slots:
-            memory.mm_id_mapcount[at, slots.index(mm_id)] += more
+            memory.mm_id_mapcount[here, slots.index(mm_id)] += more
         elif 0 in slots:
-            memory.mm_id[at, slots.index(0)] = mm_id
-            memory.mm_id_mapcount[at, slots.index(0)] = more
-            memory.maybe_mapped_shared[at] |= mapcount > 0
+            memory.mm_id[here, slots.index(0)] = mm_id
+            memory.mm_id_mapcount[here, slots.index(0)] = more
+            memory.maybe_mapped_shared[here] |= mapcount > 0
 
 
 def folios_sub_large_mapcount(memory: Memory, folios: Numbers, mappings: Numbers | int, mm_id: int) -> None:
@@ -376,7 +394,7 @@ def folios_sub_large_mapcount(memory: Memory, folios: Numbers, mappings: Numbers
     One call for several pages equals one call for each: no slot counts more than its mm has mapped, so the shared
     bit cannot clear before the last page of an mm goes, and then the last call decides.
     """
-    for chosen, at, slots in _by_slots(memory, folios):
+    for chosen, at, slots in _by_slots(memory, as_slice(folios)):
         fewer = np.asarray(_of(mappings, chosen), np.int32)
         left = memory.large_mapcount[at] - fewer
         memory.large_mapcount[at] = left
@@ -386,6 +404,6 @@ def folios_sub_large_mapcount(memory: Memory, folios: Numbers, mappings: Numbers
             count = memory.mm_id_mapcount[at, slot] - fewer
             gone = count <= 0
             memory.mm_id[at, slot] = np.where(gone, np.int32(0), np.int32(mm_id))
-            memory.mm_id_mapcount[at, slot] = np.where(gone, np.int32(0), count)
+            memory.mm_id_mapcount[at, slot] = np.where(gone, 0, count)
         first, second = memory.mm_id_mapcount[at, 0], memory.mm_id_mapcount[at, 1]
         memory.maybe_mapped_shared[at] &= ~(gone & ((left == 0) | (first == left) | (second == left)))

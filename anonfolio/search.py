@@ -284,7 +284,7 @@ def packed(machine: Machine, live: Sequence[Process], pages: int) -> bytes:
     of the searched operations reads them.
     """
     memory = machine.memory
-    folio_of, head = memory.folio_of.tolist(), memory.head.tolist()
+    folio_of, head = memory.folio_of[:].tolist(), memory.head.tolist()
     anon_vmas: dict[int, int] = {0: 0}
     folios: dict[int, int] = {}
     flat: list[int] = []

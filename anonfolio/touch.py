@@ -715,7 +715,7 @@ def plan_wp_pages(stretch: _Stretch) -> None:
         return
     memory, policy = stretch.memory, stretch.policy
     frames = as_slice(rows_at(stretch.mm.pfn[stretch.window], as_slice(places, rising=True)))
-    folios = rows_at(memory.folio_of, frames)
+    folios = memory.folio_of[frames]
     large = rows_at(memory.order, as_slice(folios)) > 0
     if not bool(large.any()):
         plan_wp_small_folios(stretch, places, frames, folios)
@@ -946,7 +946,7 @@ def _by_code(codes: Codes) -> dict[int, Index]:
 def _install_zero_reads(stretch: _Stretch, times: Pages) -> None:
     vpns = stretch.vpns_at(times)
     index = as_slice(vpns, rising=stretch.in_step)
-    stretch.mm.pfn[index] = ZERO_PFN
+    stretch.mm.own_pfns()[index] = ZERO_PFN
     stretch.mm.pte[index] = ZERO_BITS
 
 
@@ -1014,7 +1014,7 @@ def _install_blocks(
     if content is not None:
         blocks_of(memory.content, order)[frames] = content
     folios_add_new_anon_rmap(memory, at, frames, order, mm.id)
-    entries = blocks_of(mm.pfn, order)
+    entries = blocks_of(mm.own_pfns(), order)
     if not order:
         entries[block] = heads
     elif is_forward(block) and is_forward(frames):

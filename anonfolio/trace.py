@@ -309,7 +309,7 @@ class _Replaying:
         self.held_peak = held
         memory = self.machine.memory
         # A fresh frame holds 0, and every write of the replay leaves 1.
-        self.touched = int(np.count_nonzero(memory.content[memory.folio_of >= 0]))
+        self.touched = int(np.count_nonzero(memory.content[memory.folio_of[:] >= 0]))
 
 
 def _map(process: Process, call: Call) -> None:

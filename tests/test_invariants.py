@@ -94,7 +94,11 @@ def not_aligned(machine: af.Machine, process: af.Process) -> None:
 
 
 def ghost(machine: af.Machine, process: af.Process) -> None:
-    machine.memory.folio_of[900] = 3
+    machine.memory.folio_of.set_block(900, 0, 3)
+
+
+def owned_by_nobody(machine: af.Machine, process: af.Process) -> None:
+    machine.memory.folio_of.set_block(int(process.mm.pfn[0]) >> 4, 4, -1)
 
 
 def undead(machine: af.Machine, process: af.Process) -> None:
@@ -142,7 +146,7 @@ BREAKS: list[tuple[str, Break]] = [
     ("frames_are_accounted_for", free_and_owned),
     ("frames_are_accounted_for", not_aligned),
     ("frames_are_accounted_for", ghost),
-    ("frames_are_accounted_for", frame("folio_of", -1)),
+    ("frames_are_accounted_for", owned_by_nobody),
     ("dead_hold_nothing", undead),
 ]
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import random
+
+import hypothesis.strategies as st
 import numpy as np
 import pytest
+from hypothesis import given, settings
 from support import folio, freeze, machine_with_folio
 
 import anonfolio as af
-from anonfolio.memory import MAX_BUDDY_ORDER, ZERO_PFN, Buddy, Memory
+from anonfolio.memory import MAX_BUDDY_ORDER, ZERO_PFN, Buddy, FolioOf, Memory, as_slice
 
 # --- the buddy allocator --------------------------------------------------------------------------------------------
 
@@ -210,8 +214,71 @@ def test_state_survives_the_growth_of_the_arrays() -> None:
 
 def test_state_is_kept_in_narrow_types() -> None:
     memory = Memory(16)
-    assert (memory.content.dtype, memory.mapcount.dtype, memory.folio_of.dtype) == (np.uint8, np.int16, np.int32)
+    assert (memory.content.dtype, memory.mapcount.dtype, memory.folio_of[:].dtype) == (np.uint8, np.int8, np.int32)
     assert memory.anon_exclusive.dtype == np.bool_
+
+
+def test_a_page_has_as_many_mappings_as_there_are_processes() -> None:
+    machine = af.Machine(orders=(4,), frames=1 << 12)
+    parent = machine.spawn()
+    parent.mmap(16)
+    parent.write(0)
+    children = [parent.fork() for _ in range(300)]
+    pfn = int(parent.mm.pfn[3])
+    assert machine.memory.mapcount[pfn] == 301
+    assert af.check(machine) == []
+    for child in children:
+        child.exit()
+    assert machine.memory.mapcount[pfn] == 1
+    assert af.check(machine) == []
+
+
+FOLIO_ORDERS = (0, 2, 3, 4, 5, 9)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(FOLIO_ORDERS), st.booleans(), st.randoms(use_true_random=False)), max_size=12)
+)
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_folio_of_equals_an_array_with_a_number_for_each_frame(steps: list[tuple[int, bool, random.Random]]) -> None:
+    frames, plain, owner = 2048 + 8, np.full(2048 + 8, -1, np.int32), FolioOf()
+    owner.grow(frames)
+    blocks: list[tuple[int, int]] = []
+    for number, (order, several, chance) in enumerate(steps):
+        free = [at for at in range(frames >> order) if (plain[at << order : (at + 1) << order] < 0).all()]
+        taken = np.array(chance.sample(free, min(len(free), 5 if several else 1)))
+        folios = np.arange(10 * number, 10 * number + len(taken), dtype=np.int32)
+        if several and chance.random() < 0.5:
+            taken, folios = np.sort(taken), folios[::-1]
+        for at, own in zip(taken.tolist(), folios.tolist(), strict=True):
+            plain[at << order : (at + 1) << order] = own
+            if not several:
+                owner.set_block(at, order, own)
+        if several:
+            owner.set_blocks(as_slice(taken), order, folios)
+        blocks += [(at, order) for at in taken.tolist()]
+        if blocks and chance.random() < 0.4:
+            at, order = blocks.pop(chance.randrange(len(blocks)))
+            plain[at << order : (at + 1) << order] = -1
+            if several:
+                owner.clear_blocks(as_slice(np.array([at])), order)
+            else:
+                owner.set_block(at, order, -1)
+        if chance.random() < 0.3:
+            owner = owner.copy()
+        first, last = sorted(chance.sample(range(frames), 2))
+        some = np.array([chance.randrange(frames) for _ in range(40)])
+        assert owner[:].tolist() == plain.tolist()
+        assert owner[first:last].tolist() == plain[first:last].tolist()
+        assert owner[last:first:-1].tolist() == plain[last:first:-1].tolist()
+        assert owner[some].tolist() == plain[some].tolist()
+        assert owner[some.reshape(8, 5)].tolist() == plain[some.reshape(8, 5)].tolist()
+        assert [owner[int(pfn)] for pfn in some] == plain[some].tolist()
+        whole = {group for at, size in blocks if size >= 4 for group in range(at << size >> 4, (at + 1) << size >> 4)}
+        groups = owner.groups(slice(first >> 4, last >> 4))
+        assert (groups is not None) == whole.issuperset(range(first >> 4, last >> 4))
+        if groups is not None:
+            assert groups.tolist() == plain[first >> 4 << 4 : last >> 4 << 4 : 16].tolist()
 
 
 def test_a_copied_memory_is_equal_and_independent() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 from unittest.mock import patch
 
@@ -47,9 +48,10 @@ def state_of(machine: af.Machine) -> dict[str, Any]:
     state: dict[str, Any] = {}
     for name, column in vars(memory).items():
         if isinstance(column, np.ndarray) and name != "_free_folios":
-            empty = -1 if name == "folio_of" else 0
-            used = np.flatnonzero((column != empty).any(axis=tuple(range(1, column.ndim))))
+            used = np.flatnonzero(column.any(axis=tuple(range(1, column.ndim))))
             state[name] = column[: used[-1] + 1 if len(used) else 0].tolist()
+    owners = memory.folio_of[:]
+    state["folio_of"] = owners[: np.flatnonzero(owners >= 0).max(initial=-1) + 1].tolist()
     state["free folios"] = memory._free_folios[: memory._free_count].tolist(), memory._folios_used
     state["free blocks"] = memory.buddy.blocks(), memory.buddy.untouched
     counters = machine.counters
@@ -306,8 +308,7 @@ def test_a_folio_that_a_reference_keeps_is_partially_mapped_for_good(policy: str
     states = []
     for stretch in (0, 64):
         twin = machine.copy()
-        one, other = in_stretches(stretch)
-        with one, other:
+        with in_stretches(stretch):
             twin.process(0).munmap(0, 64)
         states.append(without_order_of_numbers(state_of(twin)))
     assert not difference(*states)
@@ -326,8 +327,7 @@ def test_a_folio_across_two_page_tables_goes_in_two_goes(at: int, to: int) -> No
     states = []
     for stretch in (0, 512, 1 << 15):
         twin = machine.copy()
-        one, other = in_stretches(stretch)
-        with one, other:
+        with in_stretches(stretch):
             twin.process(0).munmap(0, 2048)
         states.append(without_order_of_numbers(state_of(twin)))
     assert any(states[0]["partially_mapped"])
@@ -345,8 +345,7 @@ def test_stretches_cut_no_folio_that_one_page_table_maps() -> None:
     states = []
     for stretch in (0, 512):
         twin = machine.copy()
-        one, other = in_stretches(stretch)
-        with one, other:
+        with in_stretches(stretch):
             twin.process(0).munmap(1029, 700)
         states.append(without_order_of_numbers(state_of(twin)))
     assert not any(states[0]["partially_mapped"])
@@ -420,12 +419,14 @@ def test_blocks_that_are_zero_page_in_parts(policy: str) -> None:
 # --- fork, exit and munmap of many pages ------------------------------------------------------------------------------
 
 
-def in_stretches(pages: int) -> Any:
+def in_stretches(pages: int) -> ExitStack:
     """Everything in stretches of that many pages, a power of two; 0: never."""
     many, stretch = (1, pages) if pages else (1 << 40, 1)
-    return patch.multiple(fork, MANY_PAGES=many, STRETCH_PAGES=stretch), patch.multiple(
-        mmap, MANY_PAGES=many, STRETCH_PAGES=stretch
-    )
+    stack = ExitStack()
+    for module in (fork, mmap):
+        stack.enter_context(patch.multiple(module, MANY_PAGES=many, STRETCH_PAGES=stretch))
+    stack.enter_context(patch.multiple(mm, STRETCH_PAGES=stretch, REGION_PAGES=2 * stretch))
+    return stack
 
 
 def without_order_of_numbers(state: dict[str, Any]) -> dict[str, Any]:
@@ -447,8 +448,7 @@ def ranges_property(policy: af.Policy, huge: bool, count: int) -> Any:
         for stretch in (0, 512, 1 << 15):
             twin = machine.copy()
             process = twin.process(number)
-            one, other = in_stretches(stretch)
-            with one, other:
+            with in_stretches(stretch):
                 match call:
                     case "fork":
                         process.fork()
