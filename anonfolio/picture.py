@@ -375,7 +375,10 @@ class Strip:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One folio as drawn: its letter, its state before the step if it was there, and per page what pins it."""
+    """One folio as drawn: its letter, its state before the step if it was there, and per page what pins it.
+
+    `has_mm_ids` says whether the kernel that is drawn keeps mm_id slots; another one has nothing to show of them.
+    """
 
     name: str
     view: FolioView
@@ -384,6 +387,7 @@ class Block:
     pins: npt.NDArray[np.int64]
     refs: npt.NDArray[np.int64]
     changed: npt.NDArray[np.bool_]
+    has_mm_ids: bool
 
     @property
     def exclusive(self) -> npt.NDArray[np.bool_]:
@@ -404,9 +408,9 @@ class Block:
         ]
         if pin_count(view) or pin_count(before):
             told.append(f"pins {was_and_is(pin_count(before), pin_count(view))}")
-        if view.order and view.mm_ids:
+        if self.has_mm_ids and view.order and view.mm_ids:
             told.append("mm_id " + " ".join(f"P{process}:{count}" for process, count in view.mm_ids))
-        if view.maybe_mapped_shared:
+        if self.has_mm_ids and view.maybe_mapped_shared:
             told.append("maybe mapped shared")
         if view.partially_mapped:
             told.append("partly mapped")
@@ -577,7 +581,8 @@ class Picture:
                 changed |= (
                     (view.anon_exclusive != before.anon_exclusive) | (pins != pins_before) | (refs != refs_before)
                 )
-            found.append(Block(self.letters.get(view.id, "?"), view, before, fresh, pins, refs, changed))
+            name = self.letters.get(view.id, "?")
+            found.append(Block(name, view, before, fresh, pins, refs, changed, self.snapshot.has_mm_ids))
         return found
 
     @property

@@ -81,7 +81,9 @@ class ProcessView:
 class FolioView:
     """One folio: its counters, and per page content, mapcount and PageAnonExclusive.
 
-    `mm_ids` lists the tracked (process, mappings) of the two slots; `mapcount` counts PMD mappings on every page.
+    `mm_ids` lists the tracked (process, mappings) of the two slots, and `maybe_mapped_shared` is the bit beside them:
+    both are kept under every policy, and are something a kernel has only where the snapshot says `has_mm_ids`.
+    `mapcount` counts PMD mappings on every page.
     """
 
     id: int
@@ -119,6 +121,8 @@ class Snapshot:
         Frames that folios hold. What is held but mapped by nobody is waste.
     counters : Counters
         What was done up to this moment.
+    has_mm_ids : bool
+        Whether the policy's kernel keeps mm_id slots in its large folios (6.15 and later).
     """
 
     policy: str
@@ -126,6 +130,7 @@ class Snapshot:
     folios: tuple[FolioView, ...]
     held_pages: int
     counters: Counters
+    has_mm_ids: bool = False
 
     @property
     def rss_pages(self) -> int:
@@ -161,6 +166,7 @@ def snapshot(machine: Machine) -> Snapshot:
         tuple(_folio_view(machine, folio) for folio in folios),
         memory.held_pages(),
         machine.counters.copy(),
+        machine.policy.large_reuse == "mm_id",
     )  # fmt: skip
 
 

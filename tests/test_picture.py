@@ -24,7 +24,7 @@ from anonfolio.picture import (
     sentence,
     spans,
 )
-from anonfolio.policy import POLICIES
+from anonfolio.policy import LINUX_6_9, POLICIES
 from anonfolio.recording import DATA_DIR, read_recording
 from anonfolio.scenario import Scenario, Timeline
 
@@ -112,6 +112,19 @@ def test_the_text_picture_of_a_copy() -> None:
              folio_large_mapcount > 1: yes (16 mappings)
           => folio_test_large_maybe_mapped_shared: yes (tracked: process 0 8, process 1 8)
         [w writable, - read-only, z zero page, . nothing mapped, > faulted, * changed by this step]""")
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_slots_are_shown_where_the_kernel_has_them(policy: str) -> None:
+    shown = Picture.of(COPY.run(policy), 2)
+    for drawn in (shown.text(), "".join(ET.fromstring(shown.svg()).itertext())):
+        assert ("mm_id P0:8 P1:7" in drawn) is (policy == "linux-6.15")
+        assert ("maybe mapped shared" in drawn) is (policy == "linux-6.15")
+
+
+def test_a_policy_of_ones_own_has_slots_when_its_test_reads_them() -> None:
+    mine = LINUX_6_9.but(name="mine", large_reuse="mm_id")
+    assert "mm_id P0:8 P1:7" in Picture.of(COPY.run(mine), 2).text()
 
 
 def test_a_machine_shows_itself() -> None:
