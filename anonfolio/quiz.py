@@ -278,24 +278,34 @@ class Question(Asked, ABC):
         """An answer as one would type it."""
 
 
+_EXAMPLES = (8, 16, 32, 2, 128, 512)
+"""Numbers that are a count of faults or pages as well as a size."""
+
+
 @dataclass(eq=False, kw_only=True, repr=False)
 class Number(Question):
-    """How many? `unit` is the word after the number, in the plural."""
+    """How many? `unit` is the word after the number, in the plural; `one` after 1, where its s alone does not do."""
 
     unit: str = ""
+    one: str = ""
 
     def _read(self, answer: Any) -> int:
         return _integer(answer)
 
     def _say(self, answer: int) -> str:
-        unit = self.unit[:-1] if answer == 1 and self.unit.endswith("s") else self.unit
+        unit = (self.one or _singular(self.unit)) if answer == 1 else self.unit
         return f"{answer:,} {unit}".strip()
 
     def _miss(self, given: int) -> tuple[str, ...]:
         return (f"{'Fewer' if given > self.answer else 'More'} than that; `{self.name}.hint()` helps.",)
 
     def _example(self) -> str:
-        return "7"
+        """A number as large as the answers people give, and never the right one."""
+        said = {self._read(given() if callable(given := mistake.answer) else given) for mistake in self.mistakes}
+        known = {self.answer, *said}
+        likely = [number for number in _EXAMPLES if min(known) <= number <= max(known)]
+        silent = [number for number in likely if number not in known]
+        return str(next(number for number in (*silent, *likely, *_EXAMPLES) if number != self.answer))
 
 
 @dataclass(eq=False, kw_only=True, repr=False)
@@ -606,7 +616,7 @@ class Program(Asked):
 
     def _read(self, program: Any) -> Scenario:
         scenario = self._scenario(program)
-        for at, step in enumerate(scenario.steps):
+        for at, step in enumerate(scenario.steps, 1):
             if self.may and step[0] not in self.may:
                 raise Unreadable(f"step {at} is {step!r:.40}; only {', '.join(self.may)} may be used here")
         return scenario
@@ -620,7 +630,7 @@ class Program(Asked):
             return Scenario.parse(str(program), "your program")
         if not isinstance(program, Sequence) or isinstance(program, str):
             raise Unreadable(f"{type(program).__name__} is not a list of steps")
-        for at, step in enumerate(program):
+        for at, step in enumerate(program, 1):
             if not isinstance(step, (tuple, list)):
                 raise Unreadable(f"step {at} is {step!r:.40}; a step is a tuple such as ('read', 0, 7)")
         return self.start.but(steps=tuple(tuple(step) for step in program), name=self.name)
@@ -654,6 +664,10 @@ def runs(pages: Iterable[int]) -> str:
         else:
             found.append([page, page])
     return ", ".join(str(lo) if lo == hi else f"{lo}–{hi}" for lo, hi in found)
+
+
+def _singular(plural: str) -> str:
+    return f"{plural[:-3]}y" if plural.endswith("ies") else plural.removesuffix("s")
 
 
 def _integer(value: Any) -> int:

@@ -401,7 +401,7 @@ _RUN: dict[str, Callable[..., Answer]] = {
 def _check_scenario(scenario: Scenario) -> None:
     _check_mapping(scenario.pages, scenario.skew, scenario.orders)
     alive = [True]
-    for number, step in enumerate(scenario.steps):
+    for number, step in enumerate(scenario.steps, 1):
         try:
             check_step(step, scenario.pages, alive)
         except ScenarioError as error:

@@ -262,21 +262,21 @@ STEP_ERRORS = {
 @pytest.mark.parametrize("which", STEP_ERRORS)
 def test_a_step_that_cannot_be_is_told_with_its_number(which: str) -> None:
     step, words = STEP_ERRORS[which]
-    expect_refusal(af.ScenarioError, lambda: af.Scenario(16, (("write", 0, 0, 1), step)), "step 1", *words)
+    expect_refusal(af.ScenarioError, lambda: af.Scenario(16, (("write", 0, 0, 1), step)), "step 2", *words)
 
 
 def test_an_operation_that_is_no_word_is_told_too() -> None:
-    expect_refusal(af.ScenarioError, lambda: af.Scenario(16, ((["write"], 0, 0, 1),)), "step 0", "['write']")
+    expect_refusal(af.ScenarioError, lambda: af.Scenario(16, ((["write"], 0, 0, 1),)), "step 1", "['write']")
 
 
 def test_processes_that_exited_or_are_yet_to_come_do_nothing() -> None:
     expect_refusal(
         af.ScenarioError,
         lambda: af.Scenario(4, (("fork", 0), ("exit", 1), ("read", 1, 0))),
-        "step 2",
+        "step 3",
         "process 1 has exited",
     )
-    expect_refusal(af.ScenarioError, lambda: af.Scenario(4, (("read", 1, 0), ("fork", 0))), "step 0", "no process 1")
+    expect_refusal(af.ScenarioError, lambda: af.Scenario(4, (("read", 1, 0), ("fork", 0))), "step 1", "no process 1")
     assert len(af.Scenario(4, (("fork", 0), ("fork", 1), ("read", 2, 0))).run()) == 3
 
 

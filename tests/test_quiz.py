@@ -186,6 +186,36 @@ def test_what_is_no_number_is_told_so_and_not_kept(number: Number, answer: Any) 
     assert number.kept == []
 
 
+@pytest.mark.parametrize(
+    ("unit", "one", "told"),
+    [("pages", "", "1 page"), ("entries", "", "1 entry"), ("kB", "", "1 kB"), ("", "", "1"),
+     ("processes", "process", "1 process")],
+)  # fmt: skip
+def test_one_is_said_in_the_singular(unit: str, one: str, told: str) -> None:
+    asked = Number(name="q.n", prompt="?", unit=unit, one=one, truth=lambda: 16)
+    assert asked.predict(1).head == f"Kept: you say {told}."
+    assert asked.predict(2).head == f"Kept: you say {f'2 {unit}'.strip()}."
+
+
+@pytest.mark.parametrize("name", [name for name, asked in QUESTIONS.items() if isinstance(asked, Number)])
+def test_the_example_of_a_number_could_be_an_answer_and_is_not_the_right_one(name: str) -> None:
+    question = QUESTIONS[name]
+    example = int(question._example())
+    mistakes = [question._read(given(mistake)) for mistake in question.mistakes]
+    assert example != question.answer
+    assert min(*mistakes, question.answer) <= example <= max(*mistakes, question.answer)
+    assert f"such as `q.{name.rpartition('.')[2]}.predict({example})`" in question.predict(...).lines[-1]
+
+
+def test_an_example_that_is_a_known_mistake_is_the_last_resort(number: Number) -> None:
+    assert number._example() == "8"
+    number.mistakes = tuple(Mistake(answer, f"not {answer}") for answer in (0, 2, 8))
+    assert number._example() == "8"
+    number.mistakes = ()
+    assert number._example() == "8"
+    assert Number(name="q.n", prompt="?", truth=lambda: 8)._example() == "16"
+
+
 def test_the_answer_is_computed_once_and_late() -> None:
     calls: list[int] = []
     late = Number(name="q.n", prompt="?", truth=lambda: calls.append(1) or 3)
@@ -427,8 +457,8 @@ def test_a_program_that_takes_memory_for_nothing_is_told_so() -> None:
     [
         (7, "int is not a list of steps"),
         ("read", "str is not a list of steps"),
-        ([3], "step 0 is 3;"),
-        ([("read", 0, 1), ("fork", 0)], "step 1 is ('fork', 0);"),
+        ([3], "step 1 is 3;"),
+        ([("read", 0, 1), ("fork", 0)], "step 2 is ('fork', 0);"),
         ([("read", 0)], "read takes process, page"),
         ([("read", 0, 1024)], "outside the mapping"),
         ([()], "no operation"),
