@@ -29,6 +29,7 @@ import numpy as np
 
 from .live_kernel import INSTANCES, PMD_ORDER, PROC, THP, TRACEFS, LiveError, LiveKernel, size_knobs
 from .live_worker import PAGE, libc
+from .record import PF_USER
 from .trace import ADVICE, ALL_SIZES, ALONE, CALLS, NO_HUGE, READ_ONLY, READ_WRITE, Call, Setting, Trace
 
 BUFFER_KIB = 65536
@@ -399,6 +400,7 @@ class Converter:
         self.space_of: dict[int, Space] = {}
         self.called: dict[int, tuple[int, list[int]]] = {}
         self.during_exec: dict[int, list[Fault]] = {}
+        self.in_kernel: dict[int, Fault] = {}
         self.accesses: list[tuple[int, int, int]] = []
         self.calls: list[Call] = []
         self.left_out: Counter[str] = Counter()
@@ -420,8 +422,9 @@ class Converter:
                 raise LiveError(f"the trace cannot be read: {line.strip()!r:.100}")
             return
         pid, event, rest = int(match[1]), match[2], match[3]
+        before = self.in_kernel.pop(pid, None)
         if event in ("page_fault_user", "page_fault_kernel"):
-            self._fault(pid, rest)
+            self._fault(pid, rest, before)
         elif event == "sys_enter":
             self._enter(pid, rest)
         elif event == "sys_exit":
@@ -433,7 +436,12 @@ class Converter:
         elif event == "sched_process_exit":
             self._leave(pid, self.ended.get(pid))
 
-    def _fault(self, pid: int, rest: str) -> None:
+    def _fault(self, pid: int, rest: str, before: Fault | None) -> None:
+        """A fault, unless it repeats the one in the kernel that the same task took just `before`.
+
+        That one was not handled: where the kernel must not sleep it gives up (`faulthandler_disabled`), brings in the
+        page by another fault and tries again. A signal frame is written so (`copy_fpstate_to_sigframe`, x86, 6.18).
+        """
         match = self._FAULT.search(rest)
         if not match:
             raise LiveError(f"a fault of the trace cannot be read: {rest!r:.100}")
@@ -442,6 +450,10 @@ class Converter:
             # The kernel's own memory.
             return
         fault = Fault(address // PAGE, code)
+        if not code & PF_USER:
+            self.in_kernel[pid] = fault
+        if fault == before:
+            return
         if pid in self.during_exec:
             self.during_exec[pid].append(fault)
         elif pid in self.space_of:

@@ -506,6 +506,17 @@ def test_the_kernels_own_faults_are_nobodys() -> None:
 
 
 @linux
+def test_a_fault_that_the_kernel_repeats_was_not_handled_the_first_time() -> None:
+    frame = fault(STACK, 3, event="page_fault_kernel")
+    trace, _ = converted([fault(STACK), frame, frame, fault(1022), frame, fault(1022), fault(1022), fault(5, 4)])
+    assert [trace.address(vpn) >> 12 for vpn in trace.vpn.tolist()] == [STACK, STACK, 1022, STACK, 1022, 1022]
+    assert trace.code.tolist() == [6, 3, 6, 3, 6, 6]
+    elsewhere = fault(5, 0, event="page_fault_kernel")
+    trace, _ = converted([elsewhere, fault(5, 0, 8, "page_fault_kernel"), elsewhere])
+    assert trace.processes[0]["elsewhere"] == 1
+
+
+@linux
 def test_brk_begins_alone_and_grows_and_shrinks() -> None:
     _, calls = converted([
         *call(12, [0], 1024 * 4096), *call(12, [0], 1030 * 4096 + 5), *call(12, [0], 1032 * 4096),
