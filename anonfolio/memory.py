@@ -46,6 +46,14 @@ def as_slice(numbers: npt.NDArray[np.integer], *, rising: bool = False) -> Index
     return numbers.astype(np.intp, copy=False)
 
 
+def as_run(numbers: npt.NDArray[np.integer]) -> Index:
+    """Different numbers as an index where their order does not matter: a slice where they are a run in any order."""
+    if not len(numbers):
+        return slice(0, 0)
+    low, high = int(numbers.min()), int(numbers.max())
+    return slice(low, high + 1) if high - low == len(numbers) - 1 else numbers.astype(np.intp, copy=False)
+
+
 def ascending(numbers: Numbers) -> Numbers:
     """Different numbers in order; sorts only what is in neither direction sorted already.
 

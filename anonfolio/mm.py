@@ -40,8 +40,8 @@ WRPROTECT = 0xFF ^ PTE_WRITE
 MKOLD = 0xFF ^ PTE_YOUNG
 MKCLEAN = 0xFF ^ PTE_DIRTY
 
-MANY_PAGES = 4 * PTRS_PER_PMD
-"""From this many pages on, fork, munmap and exit handle whole stretches at once."""
+MANY_PAGES = 128
+"""From this many pages on, fork, munmap and exit handle whole stretches at once: from here it pays in any case."""
 STRETCH_PAGES = 1 << 17
 """How many at once: what a stretch needs fits the processor's cache."""
 REGION_PAGES = 1 << 20

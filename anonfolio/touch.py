@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from .contpte import unfold_blocks
 from .faults import READ, WRITE, ZERO_BITS
-from .memory import ZERO_PFN, Index, Memory, Numbers, as_slice, blocks_of, count_up, is_forward, rows_at
+from .memory import ZERO_PFN, Index, Memory, Numbers, as_run, as_slice, blocks_of, count_up, is_forward, rows_at
 from .mm import (
     PMD_HUGE,
     PMD_NONE,
@@ -41,6 +41,7 @@ from .mm import (
     PTRS_PER_PMD,
     VM_HUGEPAGE,
     VM_NOHUGEPAGE,
+    Mm,
     Vma,
 )
 from .policy import PMD_ORDER, Policy
@@ -123,6 +124,9 @@ def touch_stream(
             fresh = touch_fresh_range(process, vpns[done : done + fresh_length], value)
             fresh_length = min(2 * fresh_length, MOST_FRESH_PAGES) if fresh else STRETCH_PAGES
             done += fresh
+        elif write is False:
+            fresh = touch_by_reads(process, vpns[done : done + longest])
+            done += fresh
         if not fresh:
             part = slice(done, min(done + length, total))
             writes, values = _part(write, part), _part(value, part)
@@ -186,6 +190,41 @@ def touch_fresh_range(process: Process, pages: range, value: int) -> int:
     return done
 
 
+def touch_by_reads(process: Process, pages: Pages | range) -> int:
+    """Read pages, in any order: each that nothing maps gets the zero page; returns how many were done.
+
+    None where a read may bring the huge zero page, or where the pages lie too far apart to be marked in a row of bytes.
+    """
+    machine, mm = process.machine, process.mm
+    low, high = int(min(pages[0], pages[-1])), int(max(pages[0], pages[-1])) + 1
+    if not isinstance(pages, range):
+        low, high = int(pages.min()), int(pages.max()) + 1
+    tables = mm.pmd[low >> 9 : ((high - 1) >> 9) + 1]
+    if high - low > max(PTRS_PER_PMD, 4 * len(pages)) or (PMD_ORDER in machine.knob_orders and not bool(tables.all())):
+        return 0
+    read = np.zeros(high - low, np.bool_)
+    read[slice(None, None, abs(pages.step)) if isinstance(pages, range) else pages - low] = True
+    entries = mm.pte[low:high]
+    read &= entries == 0
+    found = int(np.count_nonzero(read))
+    if found:
+        np.copyto(entries, np.uint8(ZERO_BITS), where=read)
+        np.copyto(mm.own_pfns()[low:high], np.int32(ZERO_PFN), where=read)
+        make_page_tables(mm, low, high)
+        machine.counters.add_many(ZERO_READ, 0, found)
+    return len(pages)
+
+
+def make_page_tables(mm: Mm, first: int, end: int) -> None:
+    """A page table hangs wherever something is mapped now (`pte_alloc`)."""
+    pmds = slice(first >> 9, ((end - 1) >> 9) + 1)
+    states = mm.pmd[pmds]
+    new = states == PMD_NONE
+    if bool(new.any()):
+        new &= blocks_of(mm.pte, 9)[pmds].view(np.uint64).any(axis=1)
+        states[new] = PMD_TABLE
+
+
 @dataclass(slots=True)
 class _Faults:
     """The planned faults in the order of the accesses, and the folios for those that need one, as far as handed out."""
@@ -226,6 +265,8 @@ class _Stretch:
         Entries that the fault reads to find its range; None while no fault reads any.
     stepping : ndarray of shape (places,), bool
         Pages all of whose accesses are stepped.
+    copying, reusing : ndarray of shape (n,), intp
+        Pages that are copied, or reused, one by one; ascending.
     end : int
         Accesses that are done; smaller than `accesses` when the plan was cut.
     """
@@ -244,7 +285,7 @@ class _Stretch:
         self.plan = np.zeros(self.accesses, np.uint8)
         self.scanned: Times | None = None
         self.stepping: Mask | None = None
-        self.copying: Pages = np.zeros(0, np.intp)
+        self.copying = self.reusing = np.zeros(0, np.intp)
         self.last_copies: list[tuple[int, int]] = []
         self.huge: list[tuple[int, int]] = []
         self.huge_writes: list[tuple[int, int]] = []
@@ -340,16 +381,11 @@ class _Stretch:
 
     def make_page_tables(self) -> None:
         """A page table hangs wherever something is mapped now (`pte_alloc`)."""
-        if not isinstance(self.window, slice):
-            mapped = self.window[self.mm.pte[self.window] > 0] >> 9
-            self.mm.pmd[mapped[self.mm.pmd[mapped] == PMD_NONE]] = PMD_TABLE
+        if isinstance(self.window, slice):
+            make_page_tables(self.mm, self.first, self._last() + 1)
             return
-        pmds = slice(self.first >> 9, (self._last() >> 9) + 1)
-        states = self.mm.pmd[pmds]
-        new = states == PMD_NONE
-        if bool(new.any()):
-            new &= blocks_of(self.mm.pte, 9)[pmds].view(np.uint64).any(axis=1)
-            states[new] = PMD_TABLE
+        mapped = self.window[self.mm.pte[self.window] > 0] >> 9
+        self.mm.pmd[mapped[self.mm.pmd[mapped] == PMD_NONE]] = PMD_TABLE
 
     # --- run ----------------------------------------------------------------------------------------------------
 
@@ -714,30 +750,36 @@ def plan_wp_pages(stretch: _Stretch) -> None:
     if not len(places):
         return
     memory, policy = stretch.memory, stretch.policy
-    frames = as_slice(rows_at(stretch.mm.pfn[stretch.window], as_slice(places, rising=True)))
+    pfns = rows_at(stretch.mm.pfn[stretch.window], as_slice(places, rising=True))
+    frames = as_run(pfns)
     folios = memory.folio_of[frames]
     large = rows_at(memory.order, as_slice(folios)) > 0
     if not bool(large.any()):
-        plan_wp_small_folios(stretch, places, frames, folios)
+        plan_wp_small_folios(stretch, places, pfns, frames, folios)
         return
+    if isinstance(frames, slice):
+        back = pfns - np.int32(frames.start)
+        frames, folios, large = as_slice(pfns), folios.take(back), large.take(back)
     if policy.copy_extent == "page" and policy.reuse_extent == "page":
         plan_wp_single_pages(stretch, places, frames, folios, large)
         return
     plan_wp_whole_folios(stretch, folios[large])
     small = np.flatnonzero(~large)
     if len(small):
-        index = np.arange(frames.start, frames.stop, frames.step) if isinstance(frames, slice) else frames
-        plan_wp_small_folios(stretch, places[small], index[small], folios[small])
+        plan_wp_small_folios(stretch, places[small], pfns[small], pfns[small].astype(np.intp), folios[small])
 
 
-def plan_wp_small_folios(stretch: _Stretch, places: Pages, frames: Index, folios: Numbers) -> None:
+def plan_wp_small_folios(stretch: _Stretch, places: Pages, pfns: Numbers, frames: Index, folios: Numbers) -> None:
     """Folios of one page, in every kernel: reused if marked or if one reference is left, else copied.
 
-    Each is mapped once here, so that no fault changes what the next one finds.
+    Each is mapped once here, so that no fault changes what the next one finds. `folios` go by `frames`: the same frames
+    as `pfns`, which go by `places`, or the run that these are in another order.
     """
     reuse = rows_at(stretch.memory.anon_exclusive, frames)
     if not bool(reuse.all()):
         reuse = reuse | (rows_at(stretch.memory.refcount, as_slice(folios)) == 1)
+        if isinstance(frames, slice) and bool(reuse.any()) and not bool(reuse.all()):
+            reuse = reuse.take(pfns - np.int32(frames.start))
     _mark_reuses_and_copies(stretch, places, reuse)
 
 
@@ -767,9 +809,11 @@ def _mark_reuses_and_copies(stretch: _Stretch, places: Pages, reuse: Mask) -> No
     scanned = 1 if stretch.policy.reuse_extent == "range" else 0
     if bool(reuse.all()):
         stretch.mark(stretch.first_write[as_slice(places, rising=True)], _REUSE, scanned)
+        stretch.reusing = places
         return
     if bool(reuse.any()):
-        stretch.mark(stretch.first_write[places[reuse]], _REUSE, scanned)
+        stretch.reusing = places[reuse]
+        stretch.mark(stretch.first_write[stretch.reusing], _REUSE, scanned)
         places = places[~reuse]
     stretch.mark(stretch.first_write[as_slice(places, rising=True)], _COW_COPY)
     stretch.copying = places
@@ -1027,11 +1071,15 @@ def _install_blocks(
 
 def _install_reuses(stretch: _Stretch, times: Pages, order: int) -> None:
     """`wp_page_reuse`: the pages stay, exclusive now if they were not."""
-    vpns = stretch.vpns_at(times, order)
-    block = as_slice(vpns >> order if order else vpns, rising=stretch.in_step)
+    if order == 0 and len(stretch.reusing) == len(times) and stretch.end == stretch.accesses:
+        # Which comes first does not matter: in the order of pages, what belongs together lies together.
+        block = as_slice(stretch.vpn_of(stretch.reusing), rising=True)
+    else:
+        vpns = stretch.vpns_at(times, order)
+        block = as_slice(vpns >> order if order else vpns, rising=stretch.in_step)
     sources = rows_at(blocks_of(stretch.mm.pfn, order), block)
     heads = sources[:, 0] >> order if order else sources
-    blocks_of(stretch.memory.anon_exclusive, order)[as_slice(heads)] = True
+    blocks_of(stretch.memory.anon_exclusive, order)[as_run(heads)] = True
     blocks_of(stretch.mm.pte, order)[block] = _written(stretch.policy, order)
 
 
@@ -1046,6 +1094,13 @@ def _write_contents(stretch: _Stretch) -> None:
     for start, time in stretch.huge_writes:
         if time < end:
             mm.pte[start : start + PTRS_PER_PMD] |= PTE_DIRTY | PTE_YOUNG
+    if isinstance(stretch.value, int) and stretch.write is True and stretch.stepping is None:
+        # Which comes first does not matter.
+        written: Index = slice(stretch.vpns[0], stretch.vpns[0] + end)
+        if not stretch.in_step:
+            written = as_slice(stretch.vpn_of(np.flatnonzero(stretch.first_write < end)), rising=True)
+        stretch.memory.content[as_run(rows_at(mm.pfn, written))] = stretch.value
+        return
     value = stretch.value if isinstance(stretch.value, int) else stretch.value[:end]
     chosen: Index = slice(0, end)
     if stretch.stepping is not None or not isinstance(stretch.write, bool):
