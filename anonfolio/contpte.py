@@ -1,21 +1,25 @@
 """arm64's contiguous bit: 16 entries that say of themselves that they are alike, so that one TLB entry may do for all.
 
-Software sets the bit, and must take it away before any one of the 16 changes (arch/arm64/mm/contpte.c, from 6.9 on). A
-block that carries it is *folded*: aligned in both address spaces, wholly present, of one folio, with equal protection.
-Folding costs a comparison of 16 entries and unfolding a flush, so the kernel looks for it in two places only:
+Software sets the bit, and must take it away before one of the 16 changes alone in more than accessed and dirty
+(arch/arm64/mm/contpte.c, from 6.9 on). A block that carries it is *folded*: aligned in both address spaces, wholly
+present, of one folio, with equal protection. To fold or unfold what is mapped, the kernel clears the 16 entries,
+flushes them and writes them again (`contpte_convert`; later kernels skip the flush where the CPU has BBML2_NOABORT);
+only where nothing was mapped the bit costs nothing. So blocks become folded in two places only:
 
-- `set_ptes` of several entries folds each aligned block that lies in the call (`contpte_set_ptes`);
+- `set_ptes` of several entries, empty until then, folds each aligned block that lies in the call (`contpte_set_ptes`);
 - `set_ptes` of one entry looks at its block when it is the block's last (`contpte_try_fold`).
 
 All other calls only unfold what they change a part of. The functions below are what the model's fault, fork and system
 calls use in place of plain writes to entries; they fold nothing when `Policy.cont_pte_order` is 0. They are written for
-ranges, and equal one call of the kernel's for each entry (6.12), or for each batch where 6.12 has batches.
+ranges, and equal one call of the kernel's for each entry (6.12), or for each batch where 6.12 has batches. Mprotect and
+mremap are per entry up to 6.16.
 
 A folded block has one accessed and one dirty bit: the hardware sets them in any of its entries, and whoever reads takes
 the OR (`ptep_get` here, `PageTable.seen` in `anonfolio.tlb`). So (un)folding leaves the OR in all 16.
 
-Not modelled: the flush of all 16 that each repainting needs is not in a fault's `flushed`; kernels after 6.12 let
-mprotect and mremap go by batches, which differs where they touch a part of a block, for no fold is tried then.
+Not modelled: the flush of all 16 that each repainting needs is not in a fault's `flushed`. From 6.17 mprotect and
+mremap go by batches (arm64's `modify_prot_commit_ptes` is one `set_ptes`), which differs where a batch is a part of a
+block: a call for 2 to 15 entries never tries a fold.
 """
 
 from __future__ import annotations
@@ -171,8 +175,8 @@ def ptep_set_access_flags(mm: Mm, pages: range, bits: int) -> None:
     """Add bits, the write bit among them, to entries that had it not (`contpte_ptep_set_access_flags`).
 
     One entry, as in every released kernel, unfolds its block, and nothing folds it again. For a range, RFC v2's reuse
-    (a proposal, older than the bit and never merged), the model takes the range to be set by one call, so that whole
-    blocks end up folded: no source says so.
+    (a proposal, never merged; the bit was posted on top of it in June 2023, 20230622144210.2623299-1), the model takes
+    the range to be set by one call, so that whole blocks end up folded: inferred, for the range calls were not found.
     """
     if len(pages) == 1:
         contpte_try_unfold(mm, pages.start, pages.stop)

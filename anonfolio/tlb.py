@@ -3,7 +3,7 @@
 A page-table walk gives an entry of some order: 0 for one page, 4 for a block of 16 that carries arm64's contiguous bit,
 9 for a PMD. Which order depends on what the machine can put together (`Plain`, `Contiguous`, `Hpa`). A `Tlb` holds such
 entries in one or two levels, each level in one or more arrays with a fixed number of entries, and replaces the least
-recently used. Real cores replace by cheaper rules that are not published, which is why hit rates here are a model's.
+recently used. Our sources do not give the rule by which real cores replace, which is why hit rates here are a model's.
 
 Not modelled: several address spaces at once (no ASIDs), page-walk caches, prefetching of entries, the instruction side.
 """
@@ -186,7 +186,13 @@ class Core:
     source : str
         Where the numbers are from.
     inferred : str
-        Which of them nobody published, or "".
+        What our sources do not give, or the model cannot hold, or "".
+
+    Notes
+    -----
+    Reach is an upper bound, for a second level serves more than data pages. The A76's 1,280 entries are shared by
+    instructions and data and hold intermediate steps of walks too (its manual, A5.2.3); Zen 2's second level is said to
+    hold PDEs besides (that source was not read here).
     """
 
     name: str
@@ -235,7 +241,8 @@ ZEN_2 = Core(
 GOLDEN_COVE = Core(
     "Golden Cove",
     ((Entries(96, 6, (0,)), Entries(32, 4, (9,))), (Entries(2048, 16, (0, 9)),)),
-    "Intel's Golden Cove as described in 2021: 96 entries for loads of 4K pages, 32 for 2M; 2,048 entries, 16-way",
+    "Secondary: an article on Golden Cove (cpunews), notes on Hennessy and Patterson, 7th edition, for the i9-12900: "
+    "96 entries for loads of 4K pages, 32 for 2M; 2,048 entries, 16-way",
     "6 and 4 ways in the first level",
 )
 CORES = (CORTEX_A76, NEOVERSE_N1, ZEN_2, GOLDEN_COVE)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import random
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +19,7 @@ from ..lru import miss_curve
 from ..machine import Machine
 from ..mm import PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG
 from ..policy import LINUX_6_15, RFC_V2_FIXED
-from ..quiz import Choice, Function, Mistake, Number
+from ..quiz import Choice, Function, Mistake, Note, Number, runs
 from ..scenario import Scenario, Timeline
 from ..snapshot import ProcessView
 from ..tlb import (
@@ -38,10 +41,14 @@ if TYPE_CHECKING:
     from ..recording import Recorded
 
 ARM64 = LINUX_6_15.but(
-    name="linux-6.15 on arm64", about="6.15 and later with the contiguous bit, by source.", cont_pte_order=4
+    name="linux-6.15 on arm64",
+    about="With the contiguous bit, by source: fault rules of 6.15; page-table calls as in 6.12, up to 6.16.",
+    cont_pte_order=4,
 )
 ARM64_RFC = RFC_V2_FIXED.but(
-    name="rfc-v2-fixed on arm64", about="RFC v2, never merged, as if it had met the contiguous bit.", cont_pte_order=4
+    name="rfc-v2-fixed on arm64",
+    about="RFC v2 with the repair, never merged; what its range calls did to the contiguous bit is inferred.",
+    cont_pte_order=4,
 )
 
 MACHINES: dict[str, Coalescing] = {"plain x86": Plain(), "HPA, up to 4": Hpa(), "contiguous bit": Contiguous()}
@@ -191,7 +198,7 @@ def tags(pages: npt.NDArray[np.int64], setup: str, mib: int) -> npt.NDArray[np.i
 
 
 def curve(setup: str, mib: int, pattern: str, sizes: Sequence[int]) -> list[float]:
-    """Walks per 100 visits with a fully associative TLB of each of these sizes, from one pass over the trace."""
+    """Misses per 100 visits of a fully associative TLB of each of these sizes, from one pass over the trace."""
     trace = visits(pattern, mib)
     misses = miss_curve(tags(trace, setup, mib), np.array(sizes))
     return [100 * int(missed) / len(trace) for missed in misses]
@@ -237,41 +244,49 @@ def _told(held: Iterable[tuple[int, int]]) -> str:
     return ", ".join(str(first) if count == 1 else f"{first}–{first + count - 1}" for first, count in held) or "nothing"
 
 
-BITS: dict[str, str] = {
-    "two folios of 8 pages, written": "orders 3\nwrite 0 5 5\nwrite 0 8 8",
-    "a folio of 16 pages, written": "orders 4\nwrite 0 5 5",
-    "then fork: the parent's": "orders 4\nwrite 0 5 5\nfork 0",
-    "then a move by 32 pages": "orders 4\nwrite 0 5 5\nmremap 0 0 16 32",
-    "or a move by 33 pages": "orders 4\nwrite 0 5 5\nmremap 0 0 16 33",
-    "or a munmap of page 3": "orders 4\nwrite 0 5 5\nmunmap 0 3 1",
-    "or mprotect of pages 0 to 7": "orders 4\nwrite 0 5 5\nmprotect 0 0 8 1",
-    "and then of 8 to 15": "orders 4\nwrite 0 5 5\nmprotect 0 0 8 1\nmprotect 0 8 8 1",
+_WRITTEN = "orders 4\nwrite 0 5 5"
+_HALVES = "    and then of 8 to 15"
+BITS: dict[str, tuple[int, str]] = {
+    "two folios of 8 pages, written": (0, "orders 3\nwrite 0 5 5\nwrite 0 8 8"),
+    "one folio of 16 pages, written": (0, _WRITTEN),
+    "the same, then fork: the parent": (0, f"{_WRITTEN}\nfork 0"),
+    "the same, then fork: the child": (1, f"{_WRITTEN}\nfork 0"),
+    "the same, moved by 32 pages": (0, f"{_WRITTEN}\nmremap 0 0 16 32"),
+    "the same, moved by 33 pages": (0, f"{_WRITTEN}\nmremap 0 0 16 33"),
+    "the same, page 3 unmapped": (0, f"{_WRITTEN}\nmunmap 0 3 1"),
+    "the same, mprotect of 0 to 7": (0, f"{_WRITTEN}\nmprotect 0 0 8 1"),
+    f"{_HALVES}, up to 6.16": (0, f"{_WRITTEN}\nmprotect 0 0 8 1\nmprotect 0 8 8 1"),
 }
-"""What was done, and the program that does it."""
+"""What was done; whose pages are looked at, and the program that does it."""
+BY_SOURCE = (f"{_HALVES}, from 6.17", False, 16)
+"""What the model does not do: mprotect by batches (`modify_prot_commit_ptes`), of which one of 8 folds nothing."""
 
 
 def bits() -> str:
     """After each of `BITS`, whether the 16 pages carry the bit, and how many entries they need."""
-    lines = [f"{'':32}{'bit':5}{'entries':>7}"]
-    for story, steps in BITS.items():
+    rows = []
+    for story, (who, steps) in BITS.items():
         scenario = Scenario.parse(f"pages 64\n{steps}")
-        process = scenario.end(ARM64).process(0)
-        table = page_table(process, 0, len(process.mm.pte))
-        found = pieces(table, Contiguous())
-        folded = any(count == 1 << CONT_PTE_ORDER for _, count in found)
-        lines.append(f"{story:32}{'yes' if folded else 'no':5}{len(found):7}")
-    return "\n".join(lines)
+        process = scenario.end(ARM64).process(who)
+        found = pieces(page_table(process, 0, len(process.mm.pte)), Contiguous())
+        rows.append((story, any(count == 1 << CONT_PTE_ORDER for _, count in found), len(found)))
+    lines = [f"{'':38}{'bit':5}{'entries':>7}"]
+    lines += [f"{story:38}{'yes' if bit else 'no':5}{count:7}" for story, bit, count in (*rows, BY_SOURCE)]
+    return "\n".join(lines) + "  (by source, not the model)"
 
 
 def reach(cores: Iterable[Core] = CORES) -> str:
     """MiB that each core's last level covers with entries of each size it has, and what of that is inferred."""
-    widths = {0: 7, 2: 8, 4: 8, 9: 8}
-    lines = [f"{'MiB covered by':16}{'4 KiB':>7}{'16 KiB':>8}{'64 KiB':>8}{'2 MiB':>8}"]
+    widths = {0: 7, 2: 10, 4: 8, 9: 8}
+    lines = [f"{'MiB covered by':16}{'4 KiB':>7}{'(16 KiB)':>10}{'64 KiB':>8}{'2 MiB':>8}"]
     for core in cores:
         known = {order for array in core.levels[-1] for order in array.orders}
         cells = {order: f"{core.reach_pages(order) / PAGES_PER_MIB:g}" if order in known else "-" for order in widths}
         lines.append(f"{core.name:16}" + "".join(f"{cells[order]:>{width}}" for order, width in widths.items()))
-    told = [f"Inferred for {core.name}: {core.inferred}." for core in cores if core.inferred]
+    told = [
+        "(16 KiB): only with base pages of 16 KiB, unless hardware joins 4. 64 KiB: 16 pages with the contiguous bit.",
+        *(f"Inferred for {core.name}: {core.inferred}." for core in cores if core.inferred),
+    ]
     return "\n".join([*lines, *(textwrap.fill(line, 100, subsequent_indent="  ") for line in told)])
 
 
@@ -360,7 +375,7 @@ SIZES_MIB = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
 def _stops_helping() -> int:
-    return next(mib for mib in SIZES_MIB[::1] if _walks_much(mib) and fewer(mib, "random", MY_CORE) < 1.5)
+    return next(mib for mib in SIZES_MIB if _walks_much(mib) and fewer(mib, "random", MY_CORE) < 1.5)
 
 
 def _walks_much(mib: int) -> bool:
@@ -426,9 +441,9 @@ def fold(pages: Sequence[Page | None]) -> list[int]:
     return found
 
 
-def _fold_unless(
-    pages: Sequence[Page | None], *, aligned: bool = True, one_folio: bool = True, alike: bool = True
-) -> list[int]:
+def _fold_unless(pages: Sequence[Page | None], forgets: Sequence[str]) -> list[int]:
+    """A wrong answer: consecutive frames are asked for, and of `_IGNORES` what is not forgotten."""
+    aligned, one_folio, alike = (name not in forgets for name in _IGNORES)
     found = []
     for first in range(0, len(pages), 16):
         block = [page for page in pages[first : first + 16] if page and page[1] is not None]
@@ -472,7 +487,89 @@ def _fold_case(source: random.Random) -> Mapping[str, Any]:
     return {"pages": [page for number in range(2) for page in _a_block(source, number)]}
 
 
-may_carry = Function(
+_IGNORES = {
+    "aligned": "whose frames do not begin at a multiple of 16 (an entry holds one frame number, the block's)",
+    "one_folio": "of two folios (their accessed bit would be one, and each folio wants to know its own)",
+    "alike": "in which one page may be written and another not (an entry has one permission)",
+}
+
+
+def _wrong_folds() -> dict[str, Callable[..., list[int]]]:
+    """Every way to forget some of what must hold besides consecutive frames, by what to say of it."""
+    found: dict[str, Callable[..., list[int]]] = {}
+    for count in (1, 2):
+        for names in combinations(_IGNORES, count):
+            says = "It folds blocks " + ", and blocks ".join(_IGNORES[name] for name in names) + "."
+            found[says] = partial(_fold_unless, forgets=names)
+    found[
+        "Contiguity is enough, you say: consecutive frames. They must also begin at a multiple of 16, be of one folio "
+        "and have equal protection."
+    ] = partial(_fold_unless, forgets=tuple(_IGNORES))
+    return found
+
+
+def _block_in_words(first: int, block: Sequence[Page | None]) -> str:
+    """What 16 pages map, in stretches that go on alike: ``page 0–11: frames 336–347 of folio 0, read-only``."""
+    stretches: list[list[int]] = []
+    for at, page in enumerate(block):
+        before = block[at - 1] if at else ()
+        alike = page == before if page is None or page[1] is None else before == (page[0] - 1, *page[1:])
+        if stretches and alike:
+            stretches[-1].append(at)
+        else:
+            stretches.append([at])
+    told = []
+    for ats in stretches:
+        page = block[ats[0]]
+        where = "pages" if len(ats) > 1 else "page"
+        if page is None:
+            says = "nothing"
+        elif page[1] is None:
+            says = "the zero page"
+        else:
+            frames = "frames" if len(ats) > 1 else "frame"
+            access = "writable" if page[2] else "read-only"
+            says = f"{frames} {runs(page[0] + at for at in range(len(ats)))} of folio {page[1]}, {access}"
+        told.append(f"{where} {runs(first + at for at in ats)}: {says}")
+    return "; ".join(told)
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class Folding(Function):
+    """A function that returns a list of blocks; a case is told block by block, a mistake by what is most like it."""
+
+    def check(self, function: Any = None) -> Note:
+        """Run it on every case, once it is clear that it returns lists."""
+        if callable(function):
+            try:
+                answers = [function(**deepcopy(case)) for case, _ in self.cases]
+            except Exception:  # Whatever a reader's function raises is told there.
+                return super().check(function)
+            other = [each for each in answers if each is not None and each is not ... and not isinstance(each, list)]
+            if other:
+                told = f"Return a list, such as `[0, 16]` or `[]`; yours returns a {type(other[0]).__name__}."
+                return Note("wrong", "That is no list.", (told,))
+        return super().check(function)
+
+    def _called(self, case: Mapping[str, Any]) -> str:
+        pages = case["pages"]
+        told = (_block_in_words(first, pages[first : first + 16]) for first in range(0, len(pages), 16))
+        return f"`{self.worked.__name__}` of: " + ". ".join(told) + "."
+
+    def _recognised(self, answers: list[Any], first: int) -> list[str]:
+        case = self.cases[first][0]
+        agree = {
+            says: sum(wrong(**deepcopy(each)) == answer for (each, _), answer in zip(self.cases, answers, strict=True))
+            for says, wrong in self.wrong.items()
+            if wrong(**deepcopy(case)) == answers[first]
+        }
+        if not agree:
+            return []
+        nearest = max(agree, key=lambda says: agree[says])
+        return [nearest if agree[nearest] == len(answers) else f"A mistake that fails here in the same way: {nearest}"]
+
+
+may_carry = Folding(
     name="q.may_carry",
     prompt="Write `fold(pages)`: the first pages of the blocks that may carry the contiguous bit, as a list. "
     "`pages[n]` is what page n maps: None, or (frame, folio, writable); the zero page has folio None. Blocks begin at "
@@ -480,18 +577,7 @@ may_carry = Function(
     truth=may_fold,
     case=_fold_case,
     worked=fold,
-    wrong={
-        "Contiguity is enough, you say: consecutive frames. They must also begin at a multiple of 16, be of one folio "
-        "and have equal protection.": lambda pages: _fold_unless(pages, aligned=False, one_folio=False, alike=False),
-        "It folds blocks whose frames do not begin at a multiple of 16: one entry holds one frame number, of the "
-        "block.": lambda pages: _fold_unless(pages, aligned=False),
-        "It folds blocks of two folios: their accessed bit would be one, and each folio wants to know its own.": (
-            lambda pages: _fold_unless(pages, one_folio=False)
-        ),
-        "It folds blocks in which one page may be written and another not: one entry has one permission.": (
-            lambda pages: _fold_unless(pages, alike=False)
-        ),
-    },
+    wrong=_wrong_folds(),
     hints=(
         "Go through the blocks of 16. What must the first page's frame be, and then each other page's?",
         "All 16 present, no zero page, frames consecutive from a multiple of 16, one folio, all writable or none.",

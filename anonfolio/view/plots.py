@@ -7,6 +7,7 @@ Importing this needs matplotlib (the ``lab`` extra).
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -100,7 +101,9 @@ def curves(
             label=line.name,
         )  # fmt: skip
     axes.set_xscale("log", base=2)
-    axes.set_xticks(list(x), [f"{each:g}" for each in x])
+    # Between powers of two there is no room for a name.
+    named = [each for each in x if math.log2(each).is_integer()] or list(x)
+    axes.set_xticks(named, [f"{each:g}" for each in named])
     axes.minorticks_off()
     axes.set_ylim(bottom=0)
     top = axes.get_ylim()[1]
