@@ -385,7 +385,7 @@ class Mm:
                 max((int(pfns.max()) for pfns in parts), default=-1),
             )
             if high + 1 - low == sum(map(len, parts)):
-                yield from (slice(*piece) for piece in stretches(low, high + 1, STRETCH_PAGES))
+                yield from (slice(*piece) for piece in stretches(low, high + 1, REGION_PAGES))
             else:
                 yield from map(as_slice, parts)
 
