@@ -1,12 +1,15 @@
 """Exact LRU over whole traces: hit by hit for one geometry, or the hits of every size from one pass.
 
 A cache of `ways` entries a set keeps, per set, a stack of keys, the most recently used first; an access hits when its
-key stands in the first `ways` places (Mattson et al., "Evaluation techniques for storage hierarchies", 1970). Three
+key stands in the first `ways` places (Mattson et al., "Evaluation techniques for storage hierarchies", 1970). Four
 ways to know that without walking the trace in Python:
 
 - `filter_misses`: place k of the stack changes only at accesses that were not found in places 1 to k - 1. So level by
   level the accesses found there drop out, and the k-th place before each survivor is the (k-1)-th place before the
   survivor before it: one comparison and one shift a level. What is left after `ways` levels are the misses.
+- `lane_misses`: the trace is cut into lanes of equal length, which all step at once, each with a stack of its own. It
+  begins empty, so a lane's first `ways` misses may find what the lanes before left. They alone are used once more, on
+  the stack with which the lane before ended; no other access can turn out differently.
 - `window_misses`: in one large set, an access hits when its key was used since the time at which the `ways`-th most
   recent key was last used. That time never goes back, so it is computed at block boundaries only, and again inside the
   few blocks where it does not decide.
@@ -18,6 +21,7 @@ Keys are non-negative integers; a key lives in set ``key % sets``.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -26,8 +30,8 @@ import numpy.typing as npt
 Keys = npt.NDArray[np.int64]
 Narrow = npt.NDArray[np.integer[Any]]
 
-CHUNK = 1 << 17
-"""Accesses handled at once: what a level touches then stays in a second-level cache."""
+CHUNK = 1 << 20
+"""Accesses handled at once: enough for long rows of lanes, few enough to be sorted near the processor."""
 
 
 def lru_by_steps(keys: Keys, sets: int, ways: int) -> npt.NDArray[np.bool_]:
@@ -49,6 +53,51 @@ def lru_by_steps(keys: Keys, sets: int, ways: int) -> npt.NDArray[np.bool_]:
 FEW_WAYS = 8
 """Up to here the filter is always as fast: a level costs less than knowing each key's previous use."""
 
+LONG = 1 << 16
+"""From here on lanes are faster than the filter: a step over all lanes costs little more than its calls."""
+
+STACK_BYTES = 192
+"""Up to here lanes are faster than the window, whose time does not depend on the ways."""
+
+MOST_WAYS = 255
+"""Lanes count places in a byte."""
+
+
+def misses(trace: Narrow, bounds: npt.NDArray[np.int64], ways: int) -> tuple[npt.NDArray[np.bool_], Keys]:
+    """Which accesses miss, and what each set holds afterwards, by the method that is fastest.
+
+    Parameters and stacks are those of `filter_misses`; the misses are one bool an access.
+    """
+    if not _stays_near(trace, ways):
+        lanes = len(trace) >= LONG and ways <= MOST_WAYS
+        if len(bounds) == 2 and ways > (STACK_BYTES // trace.itemsize if lanes else FEW_WAYS):
+            answer = window_misses(trace, ways)
+            if answer is not None:
+                stacks = np.full((1, ways), -1, np.int64)
+                stacks[0, : len(answer[1])] = answer[1]
+                return _marked(answer[0], len(trace)), stacks
+        if lanes:
+            return lane_misses(trace, bounds, ways)
+    missed, stacks = filter_misses(trace, bounds, ways)
+    return _marked(missed, len(trace)), stacks
+
+
+NEAR = 16
+"""The filter is fastest where the first of so many places leave one access in as many."""
+
+
+def _stays_near(trace: Narrow, ways: int) -> bool:
+    """Whether a sample finds nearly all its keys in the first few of the places."""
+    sample = trace[: 1 << 12]
+    missed, _ = filter_misses(sample, np.array([0, len(sample)]), ways // NEAR)
+    return len(missed) * NEAR < len(sample)
+
+
+def _marked(at: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.bool_]:
+    marked = np.zeros(size, np.bool_)
+    marked[at] = True
+    return marked
+
 
 def filter_misses(trace: Narrow, bounds: npt.NDArray[np.int64], ways: int) -> tuple[npt.NDArray[np.int64], Keys]:
     """Where `trace` misses, and what each set holds afterwards.
@@ -56,7 +105,7 @@ def filter_misses(trace: Narrow, bounds: npt.NDArray[np.int64], ways: int) -> tu
     Parameters
     ----------
     trace : ndarray of shape (n,), unsigned
-        Keys grouped by set, each set's in the order of use; every set begins empty. None is its dtype's largest value.
+        Keys grouped by set, each set's in the order of use; every set begins empty.
     bounds : ndarray of shape (sets + 1,)
         Where each set's accesses begin in `trace`.
     ways : int
@@ -75,22 +124,155 @@ def filter_misses(trace: Narrow, bounds: npt.NDArray[np.int64], ways: int) -> tu
     if not len(trace):
         return at.astype(np.int64), stacks
     used = np.flatnonzero(bounds[1:] > bounds[:-1])
-    # Before a set's first access its places hold keys of the sets before it, and before those a key that is never
-    # used: they match no key of this set, so they stand for empty places.
-    foreign = np.iinfo(trace.dtype).max
-    place, shifted = trace, trace
+    # Before a set's first access its places hold keys of the sets before it, and in the first set its own first key
+    # once more, which stands higher up as well: none of them is ever found there, so they stand for empty places.
+    first, place = trace[0], trace
     for way in range(ways):
         last = np.searchsorted(at, bounds[1:][used]) - 1
         stacks[used, way] = place[last]
         shifted = np.empty_like(place)
-        shifted[0] = foreign
+        shifted[0] = first
         shifted[1:] = place[:-1]
         place = shifted
-        kept = np.flatnonzero(trace != place)
+        differs = trace != place
+        differs[0] = True
+        kept = np.flatnonzero(differs)
         if len(kept) < len(trace):
             at, trace, place = at.take(kept), trace.take(kept), place.take(kept)
-    stacks[(stacks == foreign) | (stacks % sets != np.arange(sets)[:, None])] = -1
+    stacks[used[0], np.flatnonzero(stacks[used[0]] == first)[1:]] = -1
+    stacks[stacks % sets != np.arange(sets)[:, None]] = -1
     return at.astype(np.int64), stacks
+
+
+LANE = 22
+"""Divides a lane's length: long lanes take more calls, short ones use more keys twice; this balances them."""
+
+
+def lane_misses(trace: Narrow, bounds: npt.NDArray[np.int64], ways: int) -> tuple[npt.NDArray[np.bool_], Keys]:
+    """As `misses`, for at most 255 ways.
+
+    A lane runs on from one set into the next: the keys of the set before are none of this one's, and stand for empty
+    places.
+    """
+    length = max(math.isqrt(len(trace) * ways) // LANE, 2 * ways)
+    lanes = -(-len(trace) // length)
+    # The last key once more changes nothing.
+    padded = np.concatenate((trace, np.full(lanes * length - len(trace), trace[-1])))
+    uses = _by_step(padded.reshape(lanes, length))
+    # An empty place holds the lane's first key: that is found higher up, so it is never found there.
+    stacks = np.repeat(uses[:1], ways, axis=0)
+    by_step = _step(stacks, uses)
+    by_step[0] = True
+    missed = np.ascontiguousarray(by_step.T).ravel()
+    counts = np.add.reduce(by_step, axis=0, dtype=np.int32)
+    first = np.minimum(counts, ways)
+    _carry_over(stacks, first)
+    # Where there are fewer the last one is used again, which changes nothing.
+    place = np.arange(first.max())[:, None]
+    again = _set_flags(missed, length, counts, np.minimum(place, first - 1))[:, 1:]
+    still = _step(stacks[:, :-1].copy(), padded.take(again))
+    missed[again.ravel().take(np.flatnonzero((place < first)[:, 1:] > still))] = False
+    return missed[: len(trace)], _held(trace, bounds, stacks, length)
+
+
+def _set_flags(
+    flags: npt.NDArray[np.bool_], length: int, counts: npt.NDArray[np.int32], ranks: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Where the flags with these ranks are, a column a lane; each lane has so many of them."""
+    lanes = len(counts)
+    at = np.empty(ranks.shape, np.int64)
+    group = max(1, (1 << 16) // length)
+    for start in range(0, lanes, group):
+        some = slice(start, start + group)
+        before = np.cumsum(counts[some]) - counts[some]
+        found = np.flatnonzero(flags[start * length : (start + group) * length])
+        at[:, some] = found.take(before + ranks[:, some]) + start * length
+    return at
+
+
+def _by_step(lanes: Narrow) -> Narrow:
+    """The transpose, in blocks that a first-level cache holds."""
+    steps = np.empty(lanes.shape[::-1], lanes.dtype)
+    for start in range(0, len(lanes), 128):
+        steps[:, start : start + 128] = lanes[start : start + 128].T
+    return steps
+
+
+def _step(stacks: Narrow, uses: Narrow) -> npt.NDArray[np.bool_]:
+    """Use a key in every lane, step after step.
+
+    Parameters
+    ----------
+    stacks : ndarray of shape (ways, lanes)
+        Each lane's stack, most recent first; changed in place.
+    uses : ndarray of shape (steps, lanes)
+        The keys.
+
+    Returns
+    -------
+    ndarray of shape (steps, lanes), bool
+        Which of them were not in their lane's stack.
+    """
+    ways, lanes = stacks.shape
+    missed = np.empty(uses.shape, np.bool_)
+    # A key at place k is found at height ways - k, the highest one counts; 0 is a miss.
+    heights = np.repeat(np.arange(ways, 0, -1, dtype=np.uint8), lanes).reshape(ways, lanes)
+    equal = np.empty((ways, lanes), np.bool_)
+    found = np.empty(lanes, np.uint8)
+    nowhere = np.zeros(lanes, np.uint8)
+    moves = equal[:-1]
+    change = np.empty((ways - 1, lanes), stacks.dtype)
+    for keys, misses_ in zip(uses, missed, strict=True):
+        np.equal(stacks, keys, out=equal)
+        np.multiply(equal.view(np.uint8), heights, out=equal.view(np.uint8))
+        np.maximum.reduce(equal.view(np.uint8), axis=0, out=found)
+        np.equal(found, nowhere, out=misses_)
+        # What stands above the key moves one place down.
+        np.less(found, heights[:-1], out=moves)
+        np.subtract(stacks[:-1], stacks[1:], out=change)
+        np.multiply(change, moves, out=change)
+        np.add(stacks[1:], change, out=stacks[1:])
+        stacks[0] = keys
+    return missed
+
+
+def _carry_over(stacks: Narrow, distinct: npt.NDArray[np.int64]) -> None:
+    """Make each lane's stack what it is after the lanes before, not after this lane alone.
+
+    Only a stack with free places changes: what it holds is used once more on the stack of the lane before; then two
+    lanes are known together, then four.
+
+    Parameters
+    ----------
+    stacks : ndarray of shape (ways, lanes)
+        Changed in place.
+    distinct : ndarray of shape (lanes,)
+        How many different keys each holds.
+    """
+    ways = len(stacks)
+    distinct = distinct.copy()
+    back = 1
+    while len(some := back + np.flatnonzero(distinct[back:] < ways)):
+        joined = stacks.take(some - back, axis=1)
+        new = _step(joined, stacks[: distinct[some].max()].take(some, axis=1)[::-1])
+        stacks[:, some] = joined
+        distinct[some] = np.minimum(distinct.take(some - back) + np.count_nonzero(new, axis=0), ways)
+        back *= 2
+
+
+def _held(trace: Narrow, bounds: npt.NDArray[np.int64], stacks: Narrow, length: int) -> Keys:
+    """What each set holds after `trace`: what the lane before the set's last one left, and the uses since."""
+    ways = len(stacks)
+    lane = (bounds[1:] - 1) // length
+    since = np.maximum(bounds[:-1], lane * length)
+    left = np.where(since > bounds[:-1], ways, 0)
+    # Row by row the stack, oldest first, then the uses.
+    starts = np.stack((len(trace) + (lane - 1) * ways, since), axis=1).ravel()
+    counts = np.stack((left, bounds[1:] - since), axis=1).ravel()
+    ends = np.cumsum(counts)
+    at = np.arange(ends[-1]) + np.repeat(starts - ends + counts, counts)
+    uses = np.concatenate((trace, stacks[::-1].T.ravel())).take(at)
+    return filter_misses(uses, np.append(0, ends[1::2]), ways)[1]
 
 
 def window_misses(trace: Narrow, ways: int) -> tuple[npt.NDArray[np.int64], Narrow] | None:
@@ -130,9 +312,9 @@ def _neighbours(trace: Narrow) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.in
     return before, after
 
 
-def _stable_order(keys: Narrow) -> npt.NDArray[np.int32]:
-    """As argsort(kind="stable"), 16 bits at a time: numpy sorts 16-bit keys by radix."""
-    order = np.argsort(keys.astype(np.uint16), kind="stable").astype(np.int32)
+def _stable_order(keys: Narrow) -> npt.NDArray[np.int64]:
+    """As argsort(kind="stable"), 16 bits at a time: numpy sorts 8-bit and 16-bit keys by radix."""
+    order = np.argsort(keys if keys.itemsize == 1 else keys.astype(np.uint16), kind="stable")
     shift = 16
     while shift < 8 * keys.itemsize and int(keys.max(initial=0)) >> shift:
         high = (keys >> keys.dtype.type(shift)).astype(np.uint16)
@@ -230,82 +412,120 @@ class Lru:
 
     def access(self, keys: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         """Use these keys, in order: whether each was found. A key that was not found is brought in."""
-        asked = _checked(keys)
-        hits = np.ones(len(asked), np.bool_)
-        # A key used twice in a row hits, and changes nothing.
-        changes = _changes(asked)
-        used = asked if len(changes) == len(asked) else asked.take(changes)
-        for start in range(0, len(used), CHUNK):
-            missed = self._chunk(used[start : start + CHUNK])
-            hits[changes[start:].take(missed)] = False
-        return hits
+        trace, bits = _checked(keys)
+        # What is in the cache is used once more, oldest first: then the cache can be forgotten.
+        carried = _oldest_first(self.stacks)
+        if len(carried):
+            trace, bits = np.concatenate((carried, trace)), bits | int(np.bitwise_or.reduce(carried))
+        narrow, lowest = _narrow(trace, bits, self.sets)
+        missed, stacks = _without_repeats(narrow, self.sets, self.ways)
+        self.stacks = np.where(stacks < 0, -1, stacks + lowest)
+        return ~missed[len(carried) :]
 
     def flush(self, keys: npt.ArrayLike | None = None) -> None:
         """Forget these keys, or all. Their places are free: what comes next takes them before anything is evicted."""
         if keys is None:
             self.stacks.fill(-1)
             return
-        gone = np.isin(self.stacks, _checked(keys))
+        gone = np.isin(self.stacks, _checked(keys)[0])
         kept = np.where(gone, -1, self.stacks)
         order = np.argsort(kept < 0, axis=1, kind="stable")
         self.stacks = np.take_along_axis(kept, order, axis=1)
 
-    def _chunk(self, keys: Keys) -> npt.NDArray[np.int64]:
-        """Use some keys; returns where they missed, as indices into `keys`."""
-        # What is in the cache is used once more, oldest first: then the cache can be forgotten.
-        carried = self.stacks[:, ::-1].ravel()
-        carried = carried[carried >= 0]
-        trace = _narrow(np.concatenate((carried, keys)))
-        missed = None
-        if self.sets == 1 and self.ways > FEW_WAYS:
-            missed = self._by_window(trace)
-        if missed is None:
-            missed = self._by_filter(trace)
-        return missed[np.searchsorted(missed, len(carried)) :] - len(carried)
 
-    def _by_filter(self, trace: Narrow) -> npt.NDArray[np.int64]:
-        if self.sets == 1:
-            missed, self.stacks = filter_misses(trace, np.array([0, len(trace)]), self.ways)
-            return missed
-        home = trace % trace.dtype.type(self.sets)
-        order = _stable_order(home)
-        bounds = np.concatenate(([0], np.cumsum(np.bincount(home, minlength=self.sets))))
-        missed, self.stacks = filter_misses(trace.take(order), bounds, self.ways)
-        in_order = np.zeros(len(trace), np.bool_)
-        in_order[order.take(missed)] = True
-        return np.flatnonzero(in_order)
-
-    def _by_window(self, trace: Narrow) -> npt.NDArray[np.int64] | None:
-        answer = window_misses(trace, self.ways)
-        if answer is None:
-            return None
-        missed, stack = answer
-        self.stacks = np.full((1, self.ways), -1, np.int64)
-        self.stacks[0, : len(stack)] = stack
-        return missed
+WORTH_KEEPING = 0.75
+"""More changes than that, and taking out the repeats costs more than they do."""
 
 
-def _checked(keys: npt.ArrayLike) -> Keys:
+def _without_repeats(trace: Narrow, sets: int, ways: int) -> tuple[npt.NDArray[np.bool_], Keys]:
+    """Which accesses miss in a cache that begins empty, and the stacks afterwards."""
+    # A key used twice in a row hits, and changes nothing.
+    changes = _changes(trace)
+    if np.count_nonzero(changes) > len(trace) * WORTH_KEEPING:
+        return _in_chunks(trace, sets, ways)
+    at = np.flatnonzero(changes)
+    missed, stacks = _in_chunks(trace.take(at), sets, ways)
+    return _scattered(missed, at, len(trace)), stacks
+
+
+def _in_chunks(trace: Narrow, sets: int, ways: int) -> tuple[npt.NDArray[np.bool_], Keys]:
+    missed = np.empty(len(trace), np.bool_)
+    stacks = np.full((sets, ways), -1, np.int64)
+    for start in range(0, len(trace), CHUNK):
+        carried = _oldest_first(stacks).astype(trace.dtype)
+        found, stacks = _by_set(np.concatenate((carried, trace[start : start + CHUNK])), sets, ways)
+        missed[start : start + CHUNK] = found[len(carried) :]
+    return missed, stacks
+
+
+def _scattered(flags: npt.NDArray[np.bool_], at: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.bool_]:
+    """A row of so many flags, these at those places; the others are not set. Few are set one by one."""
+    if 4 * np.count_nonzero(flags) < len(flags):
+        return _marked(at.take(np.flatnonzero(flags)), size)
+    row = np.zeros(size, np.bool_)
+    row[at] = flags
+    return row
+
+
+def _oldest_first(stacks: Keys) -> Keys:
+    keys = stacks[:, ::-1].ravel()
+    return keys[keys >= 0]
+
+
+def _by_set(trace: Narrow, sets: int, ways: int) -> tuple[npt.NDArray[np.bool_], Keys]:
+    """`misses` of a trace that is not grouped."""
+    if sets == 1:
+        return misses(trace, np.array([0, len(trace)]), ways)
+    home = _remainders(trace, sets)
+    order = _stable_order(home)
+    first = np.searchsorted(home, np.arange(sets, dtype=home.dtype), sorter=order)
+    grouped, stacks = misses(trace.take(order), np.append(first, len(trace)), ways)
+    missed = np.empty(len(trace), np.bool_)
+    missed[order] = grouped
+    return missed, stacks
+
+
+def _checked(keys: npt.ArrayLike) -> tuple[Keys, int]:
+    """The keys as an array, and a number that has the bits of them all."""
     array = np.asarray(keys)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise ValueError(f"keys must be one row of integers, not {array.ndim} dimensions of {array.dtype}")
-    if array.size and array.min() < 0:
+    array = array.astype(np.int64, copy=False)
+    bits = int(np.bitwise_or.reduce(array))
+    if bits < 0:
         raise ValueError(f"keys must not be negative: {array.min()} at {int(array.argmin())}")
-    return array.astype(np.int64, copy=False)
+    return array, bits
 
 
-def _changes(keys: Keys) -> npt.NDArray[np.int64]:
-    """Where a key is not the one before it."""
+def _changes(keys: Narrow) -> npt.NDArray[np.bool_]:
+    """Whether each key is not the one before it."""
     changed = np.empty(len(keys), np.bool_)
     changed[:1] = True
     np.not_equal(keys[1:], keys[:-1], out=changed[1:])
-    return np.flatnonzero(changed)
+    return changed
 
 
-def _narrow(keys: Keys) -> Narrow:
-    """The same keys in as few bytes as they fit, one value to spare; narrow keys are compared and sorted faster."""
-    top = int(keys.max()) if len(keys) else 0
-    return keys.astype(np.uint16 if top < 0xFFFF else np.uint32 if top < 0xFFFFFFFF else np.int64)
+def _narrow(keys: Keys, bits: int, sets: int) -> tuple[Narrow, int]:
+    """The same keys in as few bytes as they fit, and the multiple of `sets` by which they are less.
+
+    Narrow keys are compared and sorted faster; page numbers are large, but not far apart.
+    """
+    if bits < 1 << 16:
+        return keys.astype(np.uint16), 0
+    lowest = int(keys.min()) // sets * sets
+    top = int(keys.max()) - lowest
+    return (keys - lowest).astype(np.uint16 if top < 1 << 16 else np.uint32 if top < 1 << 32 else np.int64), lowest
+
+
+def _remainders(keys: Narrow, sets: int) -> Narrow:
+    """As ``keys % sets``, in as few bytes as they fit: numpy is faster at dividing than at taking remainders."""
+    if sets & (sets - 1) == 0 and sets <= 1 << 16:
+        keys = keys & keys.dtype.type(sets - 1)
+    elif sets <= np.iinfo(keys.dtype).max:
+        whole = keys // keys.dtype.type(sets)
+        whole *= keys.dtype.type(sets)
+        keys = np.subtract(keys, whole, out=whole)
+    return keys.astype(np.uint8 if sets <= 1 << 8 else np.uint16 if sets <= 1 << 16 else np.int64)
 
 
 # --- every size at once ---------------------------------------------------------------------------------------------
@@ -321,7 +541,7 @@ def hits_by_place(keys: npt.ArrayLike, sets: int, ways: int) -> npt.NDArray[np.i
     """
     if sets < 1 or ways < 1:
         raise ValueError(f"{sets} sets of {ways} ways: both must be at least 1")
-    asked = _checked(keys)
+    asked, _ = _checked(keys)
     trace = asked.take(_stable_order(asked % sets))
     hits = np.zeros(ways, np.int64)
     place = trace
@@ -348,11 +568,11 @@ def stack_distances(keys: npt.ArrayLike) -> npt.NDArray[np.int64]:
     Other keys since are the accesses since, less those whose own use before lies after ours: they repeat a key that was
     counted. Those are inversions of the sequence of uses before, which is a permutation once first uses are left out.
     """
-    asked = _checked(keys)
+    asked, _ = _checked(keys)
     distances = np.full(len(asked), -1, np.int64)
     if not len(asked):
         return distances
-    changes = _changes(asked)
+    changes = np.flatnonzero(_changes(asked))
     distances[:] = 0
     distances[changes] = _distances(asked.take(changes))
     return distances

@@ -19,46 +19,78 @@ def traces(draw: st.DrawFn) -> npt.NDArray[np.int64]:
     scale = draw(st.sampled_from([1, 7, 1 << 14, 1 << 20, 1 << 40]))
     body = draw(st.lists(st.integers(0, keys - 1), max_size=250))
     repeat, loops = draw(st.sampled_from([1, 1, 3])), draw(st.sampled_from([1, 1, 2]))
-    return np.repeat(np.tile(np.array(body, np.int64), loops), repeat) * scale
+    lowest = draw(st.sampled_from([0, 0, 3, 0xFFFF, 1 << 36]))
+    return np.repeat(np.tile(np.array(body, np.int64), loops), repeat) * scale + lowest
 
 
 GEOMETRIES = st.tuples(st.sampled_from([1, 2, 3, 8, 20]), st.sampled_from([1, 2, 4, 9, 16, 48]))
 
 
-@settings(max_examples=300, deadline=None)
-@given(traces(), GEOMETRIES, st.sampled_from([1, 7, 64, 1 << 17]))
+def with_limits(patch: pytest.MonkeyPatch, **limits: int) -> None:
+    """Small limits, so that short traces go the way of long ones."""
+    for name, limit in limits.items():
+        patch.setattr(anonfolio.lru, name, limit)
+
+
+LIMITS = st.fixed_dictionaries(
+    {
+        "CHUNK": st.sampled_from([1, 7, 64, 1 << 20]),
+        "LONG": st.sampled_from([1, 40, 1 << 16]),
+        "LANE": st.sampled_from([1, 4, 22]),
+        "NEAR": st.sampled_from([1, 16]),
+    }
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(traces(), GEOMETRIES, LIMITS)
 def test_each_access_hits_or_misses_as_in_a_plain_lru(
-    keys: npt.NDArray[np.int64], geometry: tuple[int, int], chunk: int
+    keys: npt.NDArray[np.int64], geometry: tuple[int, int], limits: dict[str, int]
 ) -> None:
     sets, ways = geometry
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(anonfolio.lru, "CHUNK", chunk)
+        with_limits(patch, **limits)
         cache = Lru(sets * ways, ways)
         half = len(keys) // 2
         hits = np.concatenate((cache.access(keys[:half]), cache.access(keys[half:])))
     assert hits.tolist() == lru_by_steps(keys, sets, ways).tolist()
 
 
-@settings(max_examples=100, deadline=None)
-@given(traces(), GEOMETRIES)
+@settings(max_examples=200, deadline=None)
+@given(traces(), GEOMETRIES, LIMITS)
 def test_a_cache_holds_the_keys_used_last_in_their_order(
-    keys: npt.NDArray[np.int64], geometry: tuple[int, int]
+    keys: npt.NDArray[np.int64], geometry: tuple[int, int], limits: dict[str, int]
 ) -> None:
     sets, ways = geometry
     cache = Lru(sets * ways, ways)
-    cache.access(keys)
+    with pytest.MonkeyPatch.context() as patch:
+        with_limits(patch, **limits)
+        cache.access(keys)
     for at, stack in enumerate(cache.stacks.tolist()):
         latest = list(dict.fromkeys(key for key in reversed(keys.tolist()) if key % sets == at))[:ways]
         assert stack == latest + [-1] * (ways - len(latest))
 
 
+@pytest.mark.parametrize(("sets", "ways"), [(1, 3), (1, 48), (16, 4), (256, 5), (7, 16), (1 << 17, 2)])
+@pytest.mark.parametrize("distinct", [6, 900, 65_536])
+def test_long_traces_are_exact_in_any_geometry(sets: int, ways: int, distinct: int) -> None:
+    random = np.random.default_rng(7)
+    keys = np.concatenate((random.zipf(1.3, 90_000) % distinct, random.integers(0, distinct, 90_000)))
+    cache = Lru(sets * ways, ways)
+    hits = np.concatenate((cache.access(keys[:80_000]), cache.access(keys[80_000:])))
+    assert hits.tolist() == lru_by_steps(keys, sets, ways).tolist()
+
+
 @pytest.mark.parametrize("distinct", [100, 3000, 65536])
 def test_long_traces_in_one_large_set_are_exact_whichever_method_answers(distinct: int) -> None:
     keys = np.random.default_rng(5).zipf(1.2, 40_000) % distinct
-    by_filter, _ = anonfolio.lru.filter_misses(keys.astype(np.uint32), np.array([0, len(keys)]), 64)
+    by_filter, held = anonfolio.lru.filter_misses(keys.astype(np.uint32), np.array([0, len(keys)]), 64)
+    by_lane, stacks = anonfolio.lru.lane_misses(keys.astype(np.uint32), np.array([0, len(keys)]), 64)
     by_window = anonfolio.lru.window_misses(keys.astype(np.uint32), 64)
     misses = np.flatnonzero(~lru_by_steps(keys, 1, 64))
     assert by_filter.tolist() == misses.tolist()
+    assert np.flatnonzero(by_lane).tolist() == misses.tolist()
+    assert stacks.tolist() == held.tolist()
     assert by_window is not None
     assert by_window[0].tolist() == misses.tolist()
 
