@@ -92,7 +92,9 @@ _CLASSES: dict[str, dict[str, str]] = {
 }
 
 
-def _stylesheet() -> str:
+def stylesheet() -> str:
+    """All classes in both themes, for the `<style>` of an SVG."""
+
     def theme(colours: Mapping[str, str]) -> str:
         return ";".join(f"--{name}:{value}" for name, value in colours.items())
 
@@ -109,7 +111,7 @@ def _stylesheet() -> str:
 
 
 @cache
-def _paint(name: str) -> str:
+def paint(name: str) -> str:
     """The class, and the light theme's values as attributes, last in the tag: GitHub and nbviewer drop style sheets."""
     told = " ".join(f'{key}="{_ATTRIBUTES.get(value, value)}"' for key, value in _CLASSES[name].items())
     return f'class="afp-{name}" {told}'
@@ -123,45 +125,50 @@ def lean(piece: str) -> str:
     return re.sub(r'(class="afp-\w+") [^<>]*?(/?>)', r"\1\2", piece)
 
 
-def _shift(x: float, y: float) -> str:
+def open_group(x: float, y: float) -> str:
     """Opens a group at a place: what is in it does not say where it is, and so stays the same when it moves."""
     return f'<g transform="translate({x:g} {y:g})">'
 
 
-def _text(x: float, y: float, words: str, name: str) -> str:
-    return f'<text x="{x:g}" y="{y:g}" {_paint(name)}>{escape(words)}</text>'
+def svg_text(x: float, y: float, words: str, name: str) -> str:
+    """A line of text, its baseline at a place, painted as a class; that says whether it begins or is centred there."""
+    return f'<text x="{x:g}" y="{y:g}" {paint(name)}>{escape(words)}</text>'
 
 
-def _rect(x: float, y: float, width: float, height: float, name: str, radius: float = 3) -> str:
-    return f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="{radius:g}" {_paint(name)}/>'
+def svg_rect(x: float, y: float, width: float, height: float, name: str, radius: float = 3) -> str:
+    """A rectangle with round corners from its upper left corner, painted as a class."""
+    return f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="{radius:g}" {paint(name)}/>'
 
 
-def _path(d: str, name: str) -> str:
-    return f'<path d="{d}" {_paint(name)}/>'
+def svg_path(d: str, name: str) -> str:
+    """Lines, as the attribute `d` of a path tells them, painted as a class."""
+    return f'<path d="{d}" {paint(name)}/>'
 
 
-def _hue(name: str) -> str:
+def folio_class(name: str) -> str:
+    """The class that paints a folio by the letters of its name; no name, no folio."""
     return f"c{letter_number(name) % len(_HUES)}" if name else "none"
 
 
-def _diamond(x: float, y: float) -> str:
-    return _path(f"M{x:g} {y - 4:g}l4 4l-4 4l-4 -4z", "mark")
+def exclusive_mark(x: float, y: float) -> str:
+    """The diamond that says PageAnonExclusive, around a place."""
+    return svg_path(f"M{x:g} {y - 4:g}l4 4l-4 4l-4 -4z", "mark")
 
 
 def _pin(x: float, y: float) -> str:
-    return f'<circle cx="{x:g}" cy="{y - 2.5:g}" r="2.6" {_paint("mark")}/>' + _path(f"M{x:g} {y:g}v5", "hollow")
+    return f'<circle cx="{x:g}" cy="{y - 2.5:g}" r="2.6" {paint("mark")}/>' + svg_path(f"M{x:g} {y:g}v5", "hollow")
 
 
 def _ref(x: float, y: float) -> str:
-    return f'<circle cx="{x:g}" cy="{y:g}" r="3" {_paint("hollow")}/>'
+    return f'<circle cx="{x:g}" cy="{y:g}" r="3" {paint("hollow")}/>'
 
 
-def _edge(x: float, y: float, width: float, writable: bool) -> str:
+def write_edge(x: float, y: float, width: float, writable: bool) -> str:
     """The bottom edge of a cell: a solid bar where the hardware may write, hatching where it may not."""
     if writable:
-        return _path(f"M{x + 2:g} {y - 3:g}h{width - 4:g}", "pen")
+        return svg_path(f"M{x + 2:g} {y - 3:g}h{width - 4:g}", "pen")
     strokes = "".join(f"M{x + 3 + 5 * at:g} {y - 1.5:g}l4 -4" for at in range(int((width - 6) // 5)))
-    return _path(strokes, "ro")
+    return svg_path(strokes, "ro")
 
 
 _NARROW = {**dict.fromkeys("iljI.,:;'|!", 0.32), **dict.fromkeys(" ftr()[]-/", 0.4), **dict.fromkeys("mwMW→…—×", 0.92)}
@@ -200,7 +207,8 @@ SMALL = 104
 """Width of a folio of one page: five fit in a row."""
 
 
-def _open(height: float, said: str, told: str) -> list[str]:
+def open_svg(height: float, said: str, told: str) -> list[str]:
+    """Opens a document, `WIDTH` wide: how it is said in a sentence and told in full, and its style sheet."""
     # As wide as its place, so that nothing is cut off where an <img> holds it; never wider than drawn.
     size = f'viewBox="0 0 {WIDTH} {height:g}" width="100%"'
     return [
@@ -208,7 +216,7 @@ def _open(height: float, said: str, told: str) -> list[str]:
         f' style="max-width:{WIDTH}px;height:auto">',
         f"<title>{escape(said)}</title>",
         f"<desc>{escape(told)}</desc>",
-        f"<style>{_stylesheet()}</style>",
+        f"<style>{stylesheet()}</style>",
     ]
 
 
@@ -256,7 +264,7 @@ def stacked(
         nonlocal y
         for piece in wrap(words, RIGHT - 16, _sized(size, True)):
             y += size + 5
-            parts.append(_text(16, y, piece, name))
+            parts.append(svg_text(16, y, piece, name))
         y += 7
 
     if head:
@@ -265,7 +273,7 @@ def stacked(
         drawing = Drawing(picture, legend=picture is panes[-1][1])
         if label:
             line(label, "b", 11.5)
-        parts += [_shift(0, y), *drawing.body(drawing.height), "</g>"]
+        parts += [open_group(0, y), *drawing.body(drawing.height), "</g>"]
         y += drawing.height + 4
     if panel:
         title, shown = panel
@@ -277,11 +285,11 @@ def stacked(
         else:
             for row in shown.splitlines():
                 y += 15
-                parts.append(_text(16, y, row, "k").replace("<text ", '<text xml:space="preserve" ', 1))
+                parts.append(svg_text(16, y, row, "k").replace("<text ", '<text xml:space="preserve" ', 1))
         y += 8
     said = head or "; ".join(dict.fromkeys(picture.sentence for _, picture in panes))
-    whole = _rect(0.5, 0.5, WIDTH - 1, y - 1, "bg", 6)
-    return "".join([*_open(y, said, told), whole, *parts, "</svg>"])
+    whole = svg_rect(0.5, 0.5, WIDTH - 1, y - 1, "bg", 6)
+    return "".join([*open_svg(y, said, told), whole, *parts, "</svg>"])
 
 
 def _nested(svg: str, x: float, y: float, room: float) -> tuple[str, float]:
@@ -320,12 +328,12 @@ class Drawing:
 
     def fragments(self, height: float) -> list[str]:
         height = max(height, self.height)
-        return [*_open(height, self.picture.sentence, self.picture.text()), *self.body(height), "</svg>"]
+        return [*open_svg(height, self.picture.sentence, self.picture.text()), *self.body(height), "</svg>"]
 
     def body(self, height: float) -> list[str]:
         """Everything but the document around it."""
         return [
-            _rect(0.5, 0.5, WIDTH - 1, height - 1, "bg", 6),
+            svg_rect(0.5, 0.5, WIDTH - 1, height - 1, "bg", 6),
             *self.parts,
             *self._footer(height - self._footer_height()),
         ]
@@ -333,10 +341,10 @@ class Drawing:
     # --- sentence -----------------------------------------------------------------------------------------------
 
     def _header(self) -> float:
-        self.parts.append(_text(16, 21, self.picture.heading, "m"))
+        self.parts.append(svg_text(16, 21, self.picture.heading, "m"))
         lines = wrap(self.picture.sentence, RIGHT - 16, _sized(14, True))
         for at, line in enumerate(lines):
-            self.parts.append(_text(16, 41 + 18 * at, line, "t"))
+            self.parts.append(svg_text(16, 41 + 18 * at, line, "t"))
         return 41 + 18 * max(2, len(lines)) - 8
 
     # --- page tables --------------------------------------------------------------------------------------------
@@ -353,25 +361,25 @@ class Drawing:
 
     def _process(self, strip: Strip, y: float) -> float:
         process = strip.process
-        self.parts.append(_text(16, y + 24, f"P{process.number}", "t"))
+        self.parts.append(svg_text(16, y + 24, f"P{process.number}", "t"))
         if not process.alive:
-            self.parts.append(_text(LEFT, y + 24, "exited", "m"))
+            self.parts.append(svg_text(LEFT, y + 24, "exited", "m"))
             return y + 34
         below = y + 39
-        self.parts.append(_text(16, below, f"RSS {process.rss_pages}", "m"))
+        self.parts.append(svg_text(16, below, f"RSS {process.rss_pages}", "m"))
         for held in strip.holdings:
             for line in wrap(held, LEFT - 20):
                 below += 13
-                self.parts.append(_text(16, below, line, "m"))
+                self.parts.append(svg_text(16, below, line, "m"))
         for row in strip.rows:
             y = self._row(strip, row, y)
         if not strip.rows:
-            self.parts.append(_text(LEFT, y + 24, "no mapping", "m"))
+            self.parts.append(svg_text(LEFT, y + 24, "no mapping", "m"))
         return max(y, below + 6) + 4
 
     def _row(self, strip: Strip, row: Row, y: float) -> float:
         first, last = row.cells[0].vpn, row.cells[-1].vpn
-        self.parts.append(_shift(0, y + 13).replace("<g ", f'<g data-process="{strip.process.number}" ', 1))
+        self.parts.append(open_group(0, y + 13).replace("<g ", f'<g data-process="{strip.process.number}" ', 1))
         self.parts.extend([self._bar(row)] if row.folded else map(self._cell, row.cells))
         for start, end, words in strip.mappings:
             lo, hi = max(start, first), min(end - 1, last)
@@ -388,7 +396,7 @@ class Drawing:
     @staticmethod
     def _label(words: str, x: float, room: float) -> str:
         short = words if measure(words) <= room else " ".join(SHORT_WORDS[word] for word in words.split())
-        return f"<g><title>{words}</title>{_text(x, -5, short, 'm')}</g>"
+        return f"<g><title>{words}</title>{svg_text(x, -5, short, 'm')}</g>"
 
     @staticmethod
     def _bracket(x0: float, x1: float, opens: bool, closes: bool) -> str:
@@ -400,22 +408,22 @@ class Drawing:
             + f"H{x0:g}"
             + (f"V{y0:g}" if opens else "")
         )
-        return _path(d, "vma")
+        return svg_path(d, "vma")
 
     def _cell(self, cell: Cell) -> str:
         x, width = self._x(cell.vpn), self.pitch - 2
         told = f'<g data-page="{cell.vpn}"><title>{escape(self._cell_words(cell))}</title>'
-        fill = _hue(cell.folio) if cell.folio else ("zero" if cell.name == "z" else "none")
-        told += _rect(x, 0, width, CELL, fill)
+        fill = folio_class(cell.folio) if cell.folio else ("zero" if cell.name == "z" else "none")
+        told += svg_rect(x, 0, width, CELL, fill)
         if cell.name:
-            told += _text(x + width / 2, 16, cell.name, self._name_class(cell.name))
+            told += svg_text(x + width / 2, 16, cell.name, self._name_class(cell.name))
             if not self.picture.tables_only:
-                told += _edge(x, CELL, width, cell.writable)
+                told += write_edge(x, CELL, width, cell.writable)
         if cell.changed:
-            told += _rect(x, 0, width, CELL, "new")
+            told += svg_rect(x, 0, width, CELL, "new")
         if cell.faulting:
             told += self._arrow(x + width / 2)
-        return told + _text(x + width / 2, CELL + 12, f"{cell.vpn}", "vb" if cell.faulting else "v") + "</g>"
+        return told + svg_text(x + width / 2, CELL + 12, f"{cell.vpn}", "vb" if cell.faulting else "v") + "</g>"
 
     def _cell_words(self, cell: Cell) -> str:
         where = f"page {cell.vpn}: "
@@ -432,51 +440,51 @@ class Drawing:
 
     @staticmethod
     def _arrow(x: float, top: float = 0) -> str:
-        return _path(f"M{x - 5:g} {top - 11:g}h10l-5 8z", "arrow")
+        return svg_path(f"M{x - 5:g} {top - 11:g}h10l-5 8z", "arrow")
 
     def _bar(self, row: Row) -> str:
         first, last = row.cells[0], row.cells[-1]
         width = self._x(self.columns - 1) + self.pitch - 2 - LEFT
-        fill = _hue(first.folio) if first.folio else ("zero" if first.name == "z" else "none")
-        told = f'<g data-page="{first.vpn}" data-last="{last.vpn}">' + _rect(LEFT, 0, width, CELL, fill)
+        fill = folio_class(first.folio) if first.folio else ("zero" if first.name == "z" else "none")
+        told = f'<g data-page="{first.vpn}" data-last="{last.vpn}">' + svg_rect(LEFT, 0, width, CELL, fill)
         words = f"{first.name}–{last.name}" if first.folio else first.name or "nothing mapped"
         words += f"  ×{row.pages}" + ("  one PMD entry" if row.huge else "")
         if row.huge:
-            told += _rect(LEFT + 3, 3, width - 6, CELL - 11, "rule", 2)
-        told += _text(LEFT + width / 2, 16, words, "n")
+            told += svg_rect(LEFT + 3, 3, width - 6, CELL - 11, "rule", 2)
+        told += svg_text(LEFT + width / 2, 16, words, "n")
         if first.name and not self.picture.tables_only:
-            told += _edge(LEFT, CELL, width, first.writable)
+            told += write_edge(LEFT, CELL, width, first.writable)
         if first.changed:
-            told += _rect(LEFT, 0, width, CELL, "new")
+            told += svg_rect(LEFT, 0, width, CELL, "new")
         if row.fault is not None:
             x = LEFT + (row.fault - first.vpn + 0.5) / row.pages * width
-            told += self._arrow(x) + _text(x + 9, -5, f"page {row.fault}", "b")
-        told += _text(LEFT + 18, CELL + 12, f"{first.vpn}", "v")
-        return told + _text(LEFT + width - 18, CELL + 12, f"{last.vpn}", "v") + "</g>"
+            told += self._arrow(x) + svg_text(x + 9, -5, f"page {row.fault}", "b")
+        told += svg_text(LEFT + 18, CELL + 12, f"{first.vpn}", "v")
+        return told + svg_text(LEFT + width - 18, CELL + 12, f"{last.vpn}", "v") + "</g>"
 
     # --- memory -------------------------------------------------------------------------------------------------
 
     def _memory(self, y: float) -> float:
         picture = self.picture
         y += 4
-        self.parts.append(_path(f"M16 {y:g}H{self.main - 2:g}", "rule"))
-        self.parts.append(_text(16, y + 18, "memory", "t"))
+        self.parts.append(svg_path(f"M16 {y:g}H{self.main - 2:g}", "rule"))
+        self.parts.append(svg_text(16, y + 18, "memory", "t"))
         y += 8
         x, row_height, right = float(LEFT - 4), 0.0, self.main + 4
         if not picture.blocks:
-            self.parts.append(_text(LEFT, y + 10, "no folio", "m"))
+            self.parts.append(svg_text(LEFT, y + 10, "no folio", "m"))
             row_height = 24
         for blocks in alike(picture.by_letter):
             width = self._block_width(blocks)
             if x > LEFT and x + width > right:
                 x, y, row_height = LEFT - 4, y + row_height + 6, 0
-            self.parts.append(_shift(x, y))
+            self.parts.append(open_group(x, y))
             row_height = max(row_height, self._block(blocks, width))
             self.parts.append("</g>")
             x += width + 6
         y += row_height + 6
         if picture.freed:
-            self.parts.append(_text(LEFT, y + 12, f"freed by this step: {', '.join(picture.freed)}", "p"))
+            self.parts.append(svg_text(LEFT, y + 12, f"freed by this step: {', '.join(picture.freed)}", "p"))
             y += 20
         return y
 
@@ -496,16 +504,16 @@ class Drawing:
             frames, below = self._frames(block, 4, 4)
             facts = [fact for fact in self._facts(blocks)[1:] if "mapped " not in fact]
             lines = [line for fact in facts for line in wrap(fact, width - self.pitch - 10)]
-            told = [*frames, *(_text(self.pitch + 8, 16 + 14 * at, line, "m") for at, line in enumerate(lines))]
+            told = [*frames, *(svg_text(self.pitch + 8, 16 + 14 * at, line, "m") for at, line in enumerate(lines))]
         else:
             lines = _wrap_facts(self._facts(blocks), width - 10)
-            told = [_text(5, 15 + 14 * at, line, "p" if at else "b") for at, line in enumerate(lines)]
+            told = [svg_text(5, 15 + 14 * at, line, "p" if at else "b") for at, line in enumerate(lines)]
             below = 14.0 * len(lines) + 7
             if len(blocks) == 1:
                 frames, below = self._frames(block, 4, below)
                 told += frames
         height = below + 2
-        self.parts.append(_rect(0, 0, width, height, "new" if block.fresh else "box", 4))
+        self.parts.append(svg_rect(0, 0, width, height, "new" if block.fresh else "box", 4))
         self.parts.extend(told)
         return height
 
@@ -527,7 +535,7 @@ class Drawing:
         told: list[str] = []
         for span in spans(index, keys, self.columns):
             # A group for each row, as in the page tables: when a row above it opens, only its place changes.
-            told.append(_shift(x, y))
+            told.append(open_group(x, y))
             if span.folded:
                 told.append(self._frame_bar(block, span, 0, 0))
             else:
@@ -543,24 +551,28 @@ class Drawing:
         bare = self.picture.tables_only
         high = CELL if bare else FRAME
         middle = x + width / 2
-        told = f"<g><title>{escape(self._frame_words(block, at))}</title>" + _rect(
-            x, y, width, high, _hue(block.name) if view.mapcount[at] else "none"
+        told = f"<g><title>{escape(self._frame_words(block, at))}</title>" + svg_rect(
+            x, y, width, high, folio_class(block.name) if view.mapcount[at] else "none"
         )
-        told += _text(middle, y + 14, block.page(at), self._name_class(block.page(at)))
+        told += svg_text(middle, y + 14, block.page(at), self._name_class(block.page(at)))
         if not bare:
-            told += _text(middle, y + 26, f"{view.content[at]}", "v")
+            told += svg_text(middle, y + 26, f"{view.content[at]}", "v")
             marks = [
                 mark
-                for mark, there in ((_diamond, block.exclusive[at]), (_pin, block.pins[at]), (_ref, block.refs[at]))
+                for mark, there in (
+                    (exclusive_mark, block.exclusive[at]),
+                    (_pin, block.pins[at]),
+                    (_ref, block.refs[at]),
+                )
                 if there
             ]
             left = middle - 5 * (len(marks) - 1)
             told += "".join(mark(left + 10 * slot, y + 35) for slot, mark in enumerate(marks))
         if block.changed[at] and not bare and not block.fresh:
-            told += _rect(x, y, width, high, "new")
+            told += svg_rect(x, y, width, high, "new")
         was = None if block.before is None else int(block.before.mapcount[at])
         mapped = was_and_is(was, int(view.mapcount[at]))
-        return told + _text(middle, y + high + 12, f"{mapped}×", "vb" if "→" in mapped else "v") + "</g>"
+        return told + svg_text(middle, y + high + 12, f"{mapped}×", "vb" if "→" in mapped else "v") + "</g>"
 
     @staticmethod
     def _frame_words(block: Block, at: int) -> str:
@@ -577,7 +589,7 @@ class Drawing:
     def _frame_bar(self, block: Block, span: Span, x: float, y: float) -> str:
         view = block.view
         width = self.columns * self.pitch + (6 if self.columns > 16 else 0) - 2
-        told = "<g>" + _rect(x, y, width, CELL, _hue(block.name) if view.mapcount[span.lo] else "none")
+        told = "<g>" + svg_rect(x, y, width, CELL, folio_class(block.name) if view.mapcount[span.lo] else "none")
         words = f"{block.page(span.lo)}–{block.page(span.hi - 1)}  ×{span.hi - span.lo}"
         if not self.picture.tables_only:
             content = view.content[span.lo : span.hi]
@@ -585,33 +597,33 @@ class Drawing:
             same = bool((content == content[0]).all())
             words += f"  byte {content[0]}" if same else f"  {other} {'page' if other == 1 else 'pages'} not 0"
             words += "  pinned" if block.pins[span.lo] else ""
-        told += _text(x + width / 2, y + 16, words, "n")
+        told += svg_text(x + width / 2, y + 16, words, "n")
         if block.exclusive[span.lo] and not self.picture.tables_only:
-            told += _diamond(x + 14, y + 14)
+            told += exclusive_mark(x + 14, y + 14)
         if block.changed[span.lo] and not self.picture.tables_only and not block.fresh:
-            told += _rect(x, y, width, CELL, "new")
+            told += svg_rect(x, y, width, CELL, "new")
         was = None if block.before is None else int(block.before.mapcount[span.lo])
         mapped = was_and_is(was, int(view.mapcount[span.lo]))
-        return told + _text(x + width / 2, y + CELL + 12, f"{mapped}× each", "vb" if "→" in mapped else "v") + "</g>"
+        return told + svg_text(x + width / 2, y + CELL + 12, f"{mapped}× each", "vb" if "→" in mapped else "v") + "</g>"
 
     # --- checks -------------------------------------------------------------------------------------------------
 
     def _trail(self, faults: Sequence[Fault], x: float, y: float, width: float) -> float:
         told: list[str] = []
         at = y + 19
-        told.append(_text(x + 10, at, "why", "t"))
+        told.append(svg_text(x + 10, at, "why", "t"))
         for fault in faults[:TRAILS]:
             head = f"P{fault.process} {fault.access} page {fault.vpn} → {fault.path} [{fault.code}]"
             for line in wrap(head, width - 20, _sized(11.5, True)):
                 at += 16
-                told.append(_text(x + 10, at, line, "b"))
+                told.append(svg_text(x + 10, at, line, "b"))
             at += 4
             for check in fault.checks:
                 at = self._check(check, x, at, width, told)
         if more := more_faults(faults):
             at += 18
-            told.append(_text(x + 10, at, f"… and {more}", "m"))
-        self.parts.append(_rect(x, y, width, at - y + 12, "soft", 5))
+            told.append(svg_text(x + 10, at, f"… and {more}", "m"))
+        self.parts.append(svg_rect(x, y, width, at - y + 12, "soft", 5))
         self.parts.extend(told)
         return at + 14
 
@@ -623,15 +635,15 @@ class Drawing:
         if check.decides:
             saw = [*saw, "this decides"] if not wide else [f"{' '.join(saw)} — this decides" if saw else "this decides"]
         lines = max(len(names), len(saw)) if wide else len(names) + len(saw)
-        box = [_rect(x + 5, y + 3, width - 10, 14 * lines + 5, "say", 4)] if check.decides else []
+        box = [svg_rect(x + 5, y + 3, width - 10, 14 * lines + 5, "say", 4)] if check.decides else []
         style = "kb" if check.decides else "k"
         for at, line in enumerate(names):
-            box.append(_text(x + 11, y + 15 + 14 * at, line, style))
-        box.append(_text(x + 345 if wide else x + width - 36, y + 15, answer, style))
+            box.append(svg_text(x + 11, y + 15 + 14 * at, line, style))
+        box.append(svg_text(x + 345 if wide else x + width - 36, y + 15, answer, style))
         for at, line in enumerate(saw):
             down = at if wide else at + len(names)
             last = check.decides and at == len(saw) - 1
-            box.append(_text(x + 385 if wide else x + 18, y + 15 + 14 * down, line, "b" if last else "m"))
+            box.append(svg_text(x + 385 if wide else x + 18, y + 15 + 14 * down, line, "b" if last else "m"))
         told.append("<g>" + "".join(box) + "</g>")
         return y + 14 * lines + 6
 
@@ -644,7 +656,7 @@ class Drawing:
     def _footer(self, y: float) -> list[str]:
         told = []
         if not self.picture.tables_only:
-            told.append(_rect(8, y + 4, WIDTH - 16, 2 * COUNTER, "soft", 5))
+            told.append(svg_rect(8, y + 4, WIDTH - 16, 2 * COUNTER, "soft", 5))
             told += self._counter_line(("faults", *PATHS), y + 4)
             told += self._counter_line([what for what, _, _ in self.picture.counted()], y + 4 + COUNTER)
             y += 4 + 2 * COUNTER
@@ -663,46 +675,46 @@ class Drawing:
 
     def _counter(self, what: str, now: int, was: int | None, x: float, y: float, width: float) -> str:
         """A name, a number, and a bar of what it comes to in the end: filled so far, darker where this step added."""
-        told = _text(x, y + 14, what, "m") + _text(x, y + 28, delta(now, was), "p" if was in (None, now) else "b")
+        told = svg_text(x, y + 14, what, "m") + svg_text(x, y + 28, delta(now, was), "p" if was in (None, now) else "b")
         most = self.picture.most.get(what, 0)
         if not most:
             return f"<g>{told}</g>"
         full, before = width * now / most, width * min(now if was is None else was, now) / most
-        told += _rect(x, y + 32, width, 3, "track", 0)
-        told += _rect(x, y + 32, round(before, 1), 3, "was", 0) if before else ""
+        told += svg_rect(x, y + 32, width, 3, "track", 0)
+        told += svg_rect(x, y + 32, round(before, 1), 3, "was", 0) if before else ""
         # A thin bar is still to be seen: one page of 512 is a fifth of a pixel.
         grown = max(round(full - before, 1), 2) if now > (now if was is None else was) else 0
-        told += _rect(x + round(min(before, width - grown), 1), y + 31, grown, 5, "mark", 0) if grown else ""
+        told += svg_rect(x + round(min(before, width - grown), 1), y + 31, grown, 5, "mark", 0) if grown else ""
         return f"<g>{told}</g>"
 
     def _legend(self, y: float) -> str:
-        told = _text(16, y + 17, "A5: page 5 of folio A", "m")
+        told = svg_text(16, y + 17, "A5: page 5 of folio A", "m")
         x = 150.0
 
         def item(sample: str, words: str, wide: float = 22) -> None:
             nonlocal told, x
-            told += sample + _text(x + wide, y + 17, words, "m")
+            told += sample + svg_text(x + wide, y + 17, words, "m")
             x += wide + measure(words) + 12
 
         bare = self.picture.tables_only
         if not bare:
-            item(_rect(x, y + 6, 18, 14, "c0") + _edge(x, y + 20, 18, True), "writable")
-            item(_rect(x, y + 6, 18, 14, "c0") + _edge(x, y + 20, 18, False), "read-only")
-        item(_rect(x, y + 6, 18, 14, "zero") + _text(x + 9, y + 17, "z", "ns"), "zero page")
-        item(_rect(x, y + 6, 18, 14, "none"), "nothing mapped")
-        item(_rect(x, y + 6, 18, 14, "new"), "changed by this step")
+            item(svg_rect(x, y + 6, 18, 14, "c0") + write_edge(x, y + 20, 18, True), "writable")
+            item(svg_rect(x, y + 6, 18, 14, "c0") + write_edge(x, y + 20, 18, False), "read-only")
+        item(svg_rect(x, y + 6, 18, 14, "zero") + svg_text(x + 9, y + 17, "z", "ns"), "zero page")
+        item(svg_rect(x, y + 6, 18, 14, "none"), "nothing mapped")
+        item(svg_rect(x, y + 6, 18, 14, "new"), "changed by this step")
         item(self._arrow(x + 7, y + 20), "the page that faulted", 18)
         x = 16.0
         y += 21
         if bare:
-            told += _text(
+            told += svg_text(
                 x,
                 y + 17,
                 "A recording of page tables: counters, contents and write bits cannot be seen from user space.",
                 "m",
             )
             return f"<g>{told}</g>"
-        item(_diamond(x + 5, y + 13), "PageAnonExclusive", 14)
+        item(exclusive_mark(x + 5, y + 13), "PageAnonExclusive", 14)
         item(_pin(x + 5, y + 12), "pinned for a device", 14)
         item(_ref(x + 5, y + 13), "plain reference", 14)
         item("", "in memory: name, byte, marks; below: times mapped (2×)", 0)

@@ -85,7 +85,7 @@ def _check_possible(scenario: Scenario) -> None:
 
 def _attempt(scenario: Scenario, kernel: LiveKernel) -> Iterator[dict[str, Any]]:
     before = kernel.fallbacks()
-    run = _Run(scenario, kernel)
+    run = LiveRun(scenario, kernel)
     try:
         for step in scenario.steps:
             yield run.do(step)
@@ -95,8 +95,16 @@ def _attempt(scenario: Scenario, kernel: LiveKernel) -> Iterator[dict[str, Any]]
         raise Disturbed("a large folio could not be had: memory is short or fragmented")
 
 
-class _Run:
-    """One mapping and its processes."""
+class LiveRun:
+    """One mapping and its processes, on which a scenario's steps are done one by one. Who makes one closes it.
+
+    Attributes
+    ----------
+    base : int
+        The address of page 0.
+    live : dict of int to Remote
+        The processes that have not exited, by their numbers in the scenario.
+    """
 
     def __init__(self, scenario: Scenario, kernel: LiveKernel) -> None:
         self.scenario, self.kernel = scenario, kernel
@@ -168,11 +176,11 @@ class _Run:
 
     def _view(self) -> tuple[dict[str, list[Cell]], dict[str, list[int]]]:
         """Per process its cells, and how often each of its pages is mapped (0 where there is no folio)."""
-        frames = _Frames(self.kernel)
+        frames = Frames(self.kernel)
         seen = {str(number): self._cells(remote, frames) for number, remote in self.live.items()}
         return {name: cells for name, (cells, _) in seen.items()}, {name: counts for name, (_, counts) in seen.items()}
 
-    def _cells(self, remote: Remote, frames: _Frames) -> tuple[list[Cell], list[int]]:
+    def _cells(self, remote: Remote, frames: Frames) -> tuple[list[Cell], list[int]]:
         raw = os.pread(remote.pagemap, 8 * self.scenario.pages, self.base // PAGE * 8)
         if not raw:
             raise LiveError(f"process {remote.pid} of the live run was killed from outside; run it again")
@@ -194,7 +202,7 @@ class _Run:
         return cells, mapcounts
 
 
-class _Frames:
+class Frames:
     """What the kernel says of frames at one moment, asked for folio by folio."""
 
     def __init__(self, kernel: LiveKernel) -> None:

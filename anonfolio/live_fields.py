@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from .fields import EXPERIMENTS, LOOK_PAGES, PRESENT, Experiment, Fields, Look, Words, write_fields
-from .live import PM_FRAME, _Frames, _Run
+from .live import PM_FRAME, Frames, LiveRun
 from .live_kernel import PROC, Disturbed, LiveError, LiveKernel, Remote, TooDisturbed
 from .live_worker import PAGE, WINDOW_START
 from .recording import Recorded
@@ -72,7 +72,7 @@ def _undisturbed(kernel: LiveKernel, scenario: Scenario, moments: tuple[int, ...
 
 
 def _once(kernel: LiveKernel, scenario: Scenario, moments: tuple[int, ...]) -> Experiment:
-    run = _Run(scenario, kernel)
+    run = LiveRun(scenario, kernel)
     steps, looks, folios = [], {}, {}
     try:
         for done in range(len(scenario.steps) + 1):
@@ -111,7 +111,7 @@ def _smaps(pid: int) -> dict[str, int]:
 
 def _folios(kernel: LiveKernel, looks: Mapping[int, Look]) -> tuple[tuple[int, ...], ...]:
     """Per folio that somebody maps, in the order of pages, how often each of all its frames is mapped."""
-    frames = _Frames(kernel)
+    frames = Frames(kernel)
     found: dict[int, tuple[int, ...]] = {}
     for look in looks.values():
         for frame in _mapped_frames(look.pagemap):

@@ -8,7 +8,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cached_property
 
-from .drawing import RIGHT, WIDTH, _diamond, _edge, _hue, _open, _path, _rect, _shift, _text, measure, wrap
+from .drawing import (
+    RIGHT,
+    WIDTH,
+    exclusive_mark,
+    folio_class,
+    measure,
+    open_group,
+    open_svg,
+    svg_path,
+    svg_rect,
+    svg_text,
+    wrap,
+    write_edge,
+)
 from .microsteps import Damage, Fork, FrameView, Moment, Run, TlbView, Translation, View
 from .picture import letter
 
@@ -182,46 +195,46 @@ class _Drawing:
 
     def fragments(self, height: float) -> list[str]:
         height = max(height, self.height)
-        whole = _rect(0.5, 0.5, WIDTH - 1, height - 1, "bg", 6)
-        return [*_open(height, self.picture.sentence, self.picture.text()), whole, *self.parts, "</svg>"]
+        whole = svg_rect(0.5, 0.5, WIDTH - 1, height - 1, "bg", 6)
+        return [*open_svg(height, self.picture.sentence, self.picture.text()), whole, *self.parts, "</svg>"]
 
     def _header(self) -> float:
-        self.parts.append(_text(SIDE, 21, self.picture.heading, "m"))
+        self.parts.append(svg_text(SIDE, 21, self.picture.heading, "m"))
         lines = _wrapped(self.picture.moment.says)
-        self.parts += [_text(SIDE, 41 + 18 * at, line, "t") for at, line in enumerate(lines)]
+        self.parts += [svg_text(SIDE, 41 + 18 * at, line, "t") for at, line in enumerate(lines)]
         y = 37.0 + 18 * max(len(_wrapped(moment.says)) for moment in self.picture.run.moments)
         room = max(len(_alarm_lines(picture)) for picture in _all(self.picture.run))
         if not room:
             return y
         told = _alarm_lines(self.picture)
         if told:
-            self.parts.append(_rect(SIDE, y, RIGHT - SIDE, 18 * len(told) + 10, "say"))
-            self.parts.append(_rect(SIDE, y, RIGHT - SIDE, 18 * len(told) + 10, "new"))
-            self.parts.append(_path(f"M{SIDE + 20:g} {y + 6:g}l8 14h-16z", "mark"))
-        self.parts += [_text(SIDE + 36, y + 19 + 18 * at, line, "t") for at, line in enumerate(told)]
+            self.parts.append(svg_rect(SIDE, y, RIGHT - SIDE, 18 * len(told) + 10, "say"))
+            self.parts.append(svg_rect(SIDE, y, RIGHT - SIDE, 18 * len(told) + 10, "new"))
+            self.parts.append(svg_path(f"M{SIDE + 20:g} {y + 6:g}l8 14h-16z", "mark"))
+        self.parts += [svg_text(SIDE + 36, y + 19 + 18 * at, line, "t") for at, line in enumerate(told)]
         return y + 18 * room + 16
 
     def _work(self, y: float) -> float:
         for name, first, steps in _rows(self.picture.run):
-            self.parts.append(_text(SIDE, y + 16, name, "b"))
+            self.parts.append(svg_text(SIDE, y + 16, name, "b"))
             x = float(LEFT)
             for at, step in enumerate(steps):
                 x += self._chip(x, y, step, first + at) + 6
             y += CHIP + 8
         if self.view.locked:
             words = "CPU 0 holds the page-table lock"
-            self.parts.append(_text(RIGHT - measure(words, 11.5, True), y - 16, words, "b"))
+            self.parts.append(svg_text(RIGHT - measure(words, 11.5, True), y - 16, words, "b"))
         return y
 
     def _chip(self, x: float, y: float, step: str, number: int) -> float:
         done = number < self.view.done
         width = measure(step, 11.5, True) + (30 if done else 16)
-        self.parts.append(_rect(x, y, width, CHIP, "soft" if done else "none", 12))
+        self.parts.append(svg_rect(x, y, width, CHIP, "soft" if done else "none", 12))
         if done:
-            self.parts.append(_path(f"M{x + 9:g} {y + 12:g}l4 4l6 -8", "hollow"))
+            self.parts.append(svg_path(f"M{x + 9:g} {y + 12:g}l4 4l6 -8", "hollow"))
         if _just_done(self.picture, number):
-            self.parts.append(_rect(x, y, width, CHIP, "new", 12))
-        self.parts.append(_text(x + (23 if done else 8), y + 16, step, "b" if done else "m"))
+            self.parts.append(svg_rect(x, y, width, CHIP, "new", 12))
+        self.parts.append(svg_text(x + (23 if done else 8), y + 16, step, "b" if done else "m"))
         return width
 
     def _cpus(self, y: float) -> float:
@@ -232,12 +245,12 @@ class _Drawing:
         event = self.picture.moment.event
         for cpu, runs in enumerate(cpus):
             acts = event is not None and event[0] == f"cpu{cpu}"
-            self.parts.append(_shift(SIDE + cpu * (width + 8), y))
-            self.parts.append(_rect(0, 0, width, high, "new" if acts else "box", 4))
-            self.parts.append(_text(8, 17, f"CPU {cpu} runs P{runs}", "b"))
-            self.parts.append(_text(width - 8 - measure("its TLB"), 17, "its TLB", "m"))
+            self.parts.append(open_group(SIDE + cpu * (width + 8), y))
+            self.parts.append(svg_rect(0, 0, width, high, "new" if acts else "box", 4))
+            self.parts.append(svg_text(8, 17, f"CPU {cpu} runs P{runs}", "b"))
+            self.parts.append(svg_text(width - 8 - measure("its TLB"), 17, "its TLB", "m"))
             if not self.view.tlbs[cpu]:
-                self.parts.append(_text(8, 42, "no entry", "m"))
+                self.parts.append(svg_text(8, 42, "no entry", "m"))
             for row, entry in enumerate(self.view.tlbs[cpu]):
                 self._tlb_entry(26 + (ENTRY + 12) * row, entry)
             self.parts.append("</g>")
@@ -245,20 +258,20 @@ class _Drawing:
 
     def _tlb_entry(self, y: float, seen: TlbView) -> None:
         page, entry, stale = seen
-        self.parts.append(_text(8, y + 16, f"page {page} →", "p"))
+        self.parts.append(svg_text(8, y + 16, f"page {page} →", "p"))
         self._cell(66, y, entry)
         if stale:
-            self.parts.append(_rect(120, y, 52, ENTRY, "say", 3))
-            self.parts.append(_text(130, y + 16, "stale", "b"))
+            self.parts.append(svg_rect(120, y, 52, ENTRY, "say", 3))
+            self.parts.append(svg_text(130, y + 16, "stale", "b"))
 
     def _cell(self, x: float, y: float, entry: Translation | None, changed: bool = False) -> None:
         name = self.picture.names[entry.pfn] if entry else ""
-        self.parts.append(_rect(x, y, 44, CELL, _hue(name[0]) if name else "none"))
+        self.parts.append(svg_rect(x, y, 44, CELL, folio_class(name[0]) if name else "none"))
         if entry:
-            self.parts.append(_text(x + 22, y + 16, name if len(name) < 4 else "zero", "n"))
-            self.parts.append(_edge(x, y + CELL, 44, entry.writable))
+            self.parts.append(svg_text(x + 22, y + 16, name if len(name) < 4 else "zero", "n"))
+            self.parts.append(write_edge(x, y + CELL, 44, entry.writable))
         if changed:
-            self.parts.append(_rect(x, y, 44, CELL, "new"))
+            self.parts.append(svg_rect(x, y, 44, CELL, "new"))
 
     def _tables(self, y: float) -> float:
         was = dict(self.picture.before.view.tables) if self.picture.before else {}
@@ -266,13 +279,13 @@ class _Drawing:
         x = float(SIDE)
         for number, table in self.view.tables:
             words = f"page table of P{number}"
-            self.parts.append(_text(x, y + 18, words, "b"))
+            self.parts.append(svg_text(x, y + 18, words, "b"))
             at = x + measure(words, 11.5, True) + 10
             for page, entry in enumerate(table):
                 old = was.get(number)
                 changed = self.picture.before is not None and (old is None or old[page] != entry)
                 self._cell(at + 48 * page, y, entry, changed)
-                self.parts.append(_text(at + 48 * page + 22, y + CELL + 12, f"{page}", "v"))
+                self.parts.append(svg_text(at + 48 * page + 22, y + CELL + 12, f"{page}", "v"))
             x += max(290.0, at - x + 48 * len(table) + 24)
         return y + (CELL + 16 if rows else 0)
 
@@ -280,7 +293,7 @@ class _Drawing:
         frames = [frame for frame in self.view.frames if frame.pfn in self.picture.names]
         known = {frame.pfn for moment in self.picture.run.moments for frame in moment.view.frames}
         was = {frame.pfn: frame for frame in self.picture.before.view.frames} if self.picture.before else {}
-        self.parts.append(_text(SIDE, y + 18, "memory", "b"))
+        self.parts.append(svg_text(SIDE, y + 18, "memory", "b"))
         columns = 5
         for frame in frames:
             at = sorted(known).index(frame.pfn)
@@ -291,33 +304,33 @@ class _Drawing:
     def _frame(self, x: float, y: float, frame: FrameView, was: FrameView | None) -> None:
         name = self.picture.names[frame.pfn]
         changed = self.picture.before is not None and was != frame
-        self.parts.append(_shift(x, y))
-        self.parts.append(_rect(0, 0, 156, FRAME, "box", 4))
-        self.parts.append(_rect(6, 6, 34, FRAME - 12, _hue(name[0]) if frame.folio >= 0 else "none"))
-        self.parts.append(_text(23, FRAME / 2 + 4, name, "n"))
-        self.parts.append(_text(48, 20, frame.told, "t" if len(frame.told) < 12 else "b"))
+        self.parts.append(open_group(x, y))
+        self.parts.append(svg_rect(0, 0, 156, FRAME, "box", 4))
+        self.parts.append(svg_rect(6, 6, 34, FRAME - 12, folio_class(name[0]) if frame.folio >= 0 else "none"))
+        self.parts.append(svg_text(23, FRAME / 2 + 4, name, "n"))
+        self.parts.append(svg_text(48, 20, frame.told, "t" if len(frame.told) < 12 else "b"))
         for row, fact in enumerate(self.picture.frame_facts(frame)[:2]):
-            self.parts.append(_text(48, 37 + 15 * row, fact, "p"))
+            self.parts.append(svg_text(48, 37 + 15 * row, fact, "p"))
         if frame.exclusive and frame.folio >= 0:
-            self.parts.append(_diamond(145, 17))
+            self.parts.append(exclusive_mark(145, 17))
         if changed:
-            self.parts.append(_rect(0, 0, 156, FRAME, "new", 4))
+            self.parts.append(svg_rect(0, 0, 156, FRAME, "new", 4))
         self.parts.append("</g>")
 
     def _legend(self, y: float) -> str:
         told, x = "", float(SIDE)
         samples = (
-            (_rect(0, 4, 18, 14, "c0") + _edge(0, 18, 18, True), "writable"),
-            (_rect(0, 4, 18, 14, "c0") + _edge(0, 18, 18, False), "read-only"),
-            (_rect(0, 4, 18, 14, "none"), "none, not yet"),
-            (_rect(0, 4, 18, 14, "new"), "changed by this step"),
-            (_rect(0, 4, 18, 14, "say"), "stale"),
-            (_diamond(9, 11), "PageAnonExclusive"),
+            (svg_rect(0, 4, 18, 14, "c0") + write_edge(0, 18, 18, True), "writable"),
+            (svg_rect(0, 4, 18, 14, "c0") + write_edge(0, 18, 18, False), "read-only"),
+            (svg_rect(0, 4, 18, 14, "none"), "none, not yet"),
+            (svg_rect(0, 4, 18, 14, "new"), "changed by this step"),
+            (svg_rect(0, 4, 18, 14, "say"), "stale"),
+            (exclusive_mark(9, 11), "PageAnonExclusive"),
         )
         for sample, words in samples:
-            told += f"{_shift(x, y)}{sample}{_text(22, 15, words, 'm')}</g>"
+            told += f"{open_group(x, y)}{sample}{svg_text(22, 15, words, 'm')}</g>"
             x += 22 + measure(words) + 11
-        told += _text(x, y + 15, "in memory: the bytes stored, in order", "m")
+        told += svg_text(x, y + 15, "in memory: the bytes stored, in order", "m")
         return f"<g>{told}</g>"
 
 

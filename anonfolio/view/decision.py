@@ -13,7 +13,7 @@ from functools import cached_property
 from html import escape
 from typing import NamedTuple
 
-from ..drawing import RIGHT, SANS, WIDTH, _paint, _path, _rect, _stylesheet, _text, measure, wrap
+from ..drawing import RIGHT, SANS, WIDTH, measure, paint, stylesheet, svg_path, svg_rect, svg_text, wrap
 from ..policy import LINUX_6_15, Policy
 from ..record import COW_COPY, FIRST_TOUCH, REUSE, UNSHARE_REUSE, ZERO_COPY, ZERO_READ, Check, Fault
 from ..scenario import Timeline
@@ -287,27 +287,27 @@ class _Drawn:
                 f' font-family="{escape(SANS)}">',
                 f"<title>{said}</title>",
                 f"<desc>{escape(self.decision.text())}</desc>",
-                f"<style>{_stylesheet()}{_WIDE}</style>",
-                _rect(0.5, 0.5, WIDTH - 1, self.height - 1, "bg", 6),
+                f"<style>{stylesheet()}{_WIDE}</style>",
+                svg_rect(0.5, 0.5, WIDTH - 1, self.height - 1, "bg", 6),
                 *self.parts,
                 "</svg>",
             ]
         )
 
     def _header(self) -> float:
-        self.parts.append(_text(16, 21, self.decision.heading, "m"))
+        self.parts.append(svg_text(16, 21, self.decision.heading, "m"))
         name, size, pitch = ("p", 11.5, 15) if len(self.decision.walks) > 1 else ("t", 14.0, 18)
         y = 41.0
         for said in self.decision.sentences:
             for line in wrap(said, RIGHT - 16, lambda words: measure(words, size, name == "t")):
-                self.parts.append(_text(16, y, line, name))
+                self.parts.append(svg_text(16, y, line, name))
                 y += pitch
         return y + 2
 
     def _footer(self, y: float) -> float:
         told = "Lit: what was asked, as the fault's own record has it. Thick frame: the check that decided."
-        self.parts.append(_text(16, y + 22, told, "m"))
-        self.parts.append(_text(16, y + 38, LEFT_OUT, "m"))
+        self.parts.append(svg_text(16, y + 22, told, "m"))
+        self.parts.append(svg_text(16, y + 38, LEFT_OUT, "m"))
         return y + 50
 
     # --- questions and answers ----------------------------------------------------------------------------------
@@ -346,13 +346,13 @@ class _Drawn:
     def _question(self, question: Question, x: float, y: float, width: float) -> None:
         asked = self._asked(question.what)
         check = next((one for one in self.alone.checks if one.what == question.what), None) if self.alone else None
-        self.parts.append(_rect(x, y, width, BOX_HEIGHT, "say" if asked else "box", 5))
+        self.parts.append(svg_rect(x, y, width, BOX_HEIGHT, "say" if asked else "box", 5))
         if any((question.what, outcome) in self.decides for outcome in (True, False)):
-            self.parts.append(_rect(x, y, width, BOX_HEIGHT, "new", 5))
-        self.parts.append(_text(x + 10, y + 17, question.what, "kb" if asked else "k"))
-        self.parts.append(_text(x + 10, y + 32, question.asks, "p" if asked else "m"))
+            self.parts.append(svg_rect(x, y, width, BOX_HEIGHT, "new", 5))
+        self.parts.append(svg_text(x + 10, y + 17, question.what, "kb" if asked else "k"))
+        self.parts.append(svg_text(x + 10, y + 32, question.asks, "p" if asked else "m"))
         if check and check.saw:
-            self.parts.append(_text(x + 10, y + 46, wrap(check.saw, width - 20)[0], "m"))
+            self.parts.append(svg_text(x + 10, y + 46, wrap(check.saw, width - 20)[0], "m"))
 
     def _sideways(self, question: Question, outcome: bool, path: str, y: float) -> None:
         middle = y + BOX_HEIGHT / 2
@@ -380,7 +380,7 @@ class _Drawn:
         turn = y + BOX_HEIGHT + 4
         self._line(f"M{BOX_X + BOX_WIDTH / 2:g} {y + BOX_HEIGHT:g}V{turn:g}H{middle:g}V{below - 7:g}", lit)
         self._head(middle, below, lit, down=True)
-        self.parts.append(_text(middle + 10, turn + 15, "no, small folio", "b" if lit else "m"))
+        self.parts.append(svg_text(middle + 10, turn + 15, "no, small folio", "b" if lit else "m"))
         self._question(small, SMALL_X, below, SMALL_WIDTH)
         wide = (SMALL_WIDTH - 14) / 2
         for outcome, x in ((True, SMALL_X), (False, SMALL_X + wide + 14)):
@@ -393,17 +393,17 @@ class _Drawn:
     ) -> None:
         labels = self.lit.get((question.what, outcome))
         name, function, colour = _LEAVES[path]
-        self.parts.append(_rect(x, y, width, LEAF_HEIGHT, "soft" if labels is None else colour, 12))
+        self.parts.append(svg_rect(x, y, width, LEAF_HEIGHT, "soft" if labels is None else colour, 12))
         if labels is None:
-            self.parts.append(_text(x + 12, y + 19, name, "m"))
-            self.parts.append(_text(x + 12, y + 35, function, "k"))
+            self.parts.append(svg_text(x + 12, y + 19, name, "m"))
+            self.parts.append(svg_text(x + 12, y + 35, function, "k"))
             return
-        self.parts.append(_rect(x, y, width, LEAF_HEIGHT, "new", 12))
+        self.parts.append(svg_rect(x, y, width, LEAF_HEIGHT, "new", 12))
         told = f"{name}: {', '.join(labels) if self.alone is None else _pages(self.alone.fault.pages)}"
         if measure(told, 11.5, True) > width - 16:
             told = f"{name}: {len(labels)} faults"
-        self.parts.append(_text(x + 12, y + 19, told, "b"))
-        self.parts.append(_text(x + 12, y + 35, function, "k"))
+        self.parts.append(svg_text(x + 12, y + 19, told, "b"))
+        self.parts.append(svg_text(x + 12, y + 35, function, "k"))
 
     # --- lines --------------------------------------------------------------------------------------------------
 
@@ -413,11 +413,11 @@ class _Drawn:
         words = ", ".join(filter(None, (_yes(outcome) if question.ends else "", to)))
         if key in self.decides:
             words += ": decides"
-        self.parts.append(_text(x, y, words, "b" if key in self.lit else "m"))
+        self.parts.append(svg_text(x, y, words, "b" if key in self.lit else "m"))
 
     def _line(self, d: str, lit: bool) -> None:
-        self.parts.append(_path(d, "pen" if lit else "vma"))
+        self.parts.append(svg_path(d, "pen" if lit else "vma"))
 
     def _head(self, x: float, y: float, lit: bool, *, down: bool) -> None:
         d = f"M{x - 5:g} {y - 8:g}h10l-5 8z" if down else f"M{x - 8:g} {y - 5:g}v10l8 -5z"
-        self.parts.append(f'<path d="{d}" {_paint("mark")}/>' if lit else _path(d, "vma"))
+        self.parts.append(f'<path d="{d}" {paint("mark")}/>' if lit else svg_path(d, "vma"))
