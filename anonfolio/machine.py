@@ -37,7 +37,8 @@ from .mm import (
 from .policy import LINUX_6_15, Policy, check_orders, policy_named
 from .record import NO_FAULT, PF_PROT, PF_USER, PF_WRITE, SIGSEGV, Counters, Fault, Trail
 from .snapshot import Snapshot, snapshot
-from .touch import Pages, Touched, touch_stream
+from .stretch import Pages
+from .touch import Touched, touch_stream
 
 if TYPE_CHECKING:
     from .picture import Picture
