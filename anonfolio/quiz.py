@@ -21,7 +21,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
-from numbers import Integral
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 from .scenario import Scenario, ScenarioError, Timeline
@@ -526,6 +526,7 @@ class Function(Asked):
         lines = [
             self._called(case),
             f"The library says {right}; yours says {answers[failing[0]]!r}.",
+            *_of_another_kind(answers[failing[0]], right),
             *self._recognised(answers, failing[0]),
         ]
         head = f"Right on {self.count - len(failing)} of {self.count} cases. The first that fails:"
@@ -664,6 +665,14 @@ def runs(pages: Iterable[int]) -> str:
         else:
             found.append([page, page])
     return ", ".join(str(lo) if lo == hi else f"{lo}–{hi}" for lo, hi in found)
+
+
+def _of_another_kind(given: Any, right: Any) -> Iterable[str]:
+    """That a list is wanted, where a number was given."""
+    numbers = isinstance(given, Real) and isinstance(right, Real)
+    if not numbers and not isinstance(given, type(right)):
+        wanted = type(right).__name__
+        yield f"{'An' if wanted[0] in 'aeiou' else 'A'} {wanted} is wanted; {type(given).__name__} is another kind."
 
 
 def _singular(plural: str) -> str:

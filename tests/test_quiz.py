@@ -391,6 +391,22 @@ def test_a_function_without_known_mistakes_just_fails() -> None:
     assert len(double.check(lambda x: x).lines) == 2
 
 
+def test_an_answer_of_another_kind_is_told_which_is_wanted() -> None:
+    double = Function(
+        name="q.f", prompt="Twice.", truth=lambda x: [x, x], case=lambda source: {"x": source.randint(1, 9)},
+        worked=lambda x: [x, x], count=5,
+    )  # fmt: skip
+    assert "A list is wanted; tuple is another kind." in double.check(lambda x: (x, x)).lines
+    assert not any("is wanted" in line for line in double.check(lambda x: [x]).lines)
+    number = Function(
+        name="q.f", prompt="?", truth=lambda x: x, case=lambda source: {"x": source.randint(1, 9)},
+        worked=lambda x: x, count=5,
+    )  # fmt: skip
+    assert not any("is wanted" in line for line in number.check(lambda x: x + 0.5).lines)
+    assert not any("is wanted" in line for line in number.check(lambda x: np.int64(x + 1)).lines)
+    assert "An int is wanted; list is another kind." in number.check(lambda x: [x]).lines
+
+
 # --- programs -------------------------------------------------------------------------------------------------------
 
 

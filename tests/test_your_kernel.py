@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -147,7 +148,9 @@ def test_counters_tell_copy_reuse_and_no_fault() -> None:
 
 
 def test_twins_read_the_same_and_go_on_differently() -> None:
-    rows = q.twins(stored()).splitlines()[1:]
+    head, *rows = q.twins(stored()).splitlines()
+    assert max(map(len, (head, *rows))) <= 106
+    assert all(row.index("none") == head.index("fields that differ") for row in rows)
     assert [row.split("none")[1].split() for row in rows] == [
         ["copy", "/", "reuse"], ["copies", "16", "/", "copies", "0"], ["copy", "/", "reuse"],
     ]  # fmt: skip
@@ -200,9 +203,39 @@ def test_every_kind_of_field_tells_something_and_something_tells_nothing() -> No
     assert set(right.values()) == set(q.tells.answers)
     assert q.tells.check(**right).head == "6 of 6 right."
     for case in q.tells.cases.values():
-        assert set(case.wrong) <= set(q.tells.answers) - {case.truth()}
+        assert set(case.wrong) == set(q.tells.answers) - {case.truth()}
         assert case.picture is not None
         assert case.picture().svg()
+
+
+@pytest.mark.parametrize(
+    ("letter", "answer", "told"),
+    [
+        ("c", "kpageflags", "Nothing that kpageflags shows differs."),
+        ("f", "pagemap", "It tells, but an earlier file does, too."),
+        ("c", "nothing", "Something does: smaps Pss"),
+        ("a", "nothing", "Something does: kpageflags 15, kpageflags 16, kpageflags 22."),
+    ],
+)
+def test_a_wrong_file_hears_what_differs(letter: str, answer: str, told: str) -> None:
+    said = q.tells.check(**{letter: answer})
+    assert said.kind == "wrong"
+    assert said.lines[1].startswith(f"You say {answer}. {told}")
+
+
+def test_words_of_flags_are_shown_as_bits_are_read_and_a_number_is_no_list() -> None:
+    said = q.sizes.check(lambda flags: 4)
+    assert re.match(r"`folio_sizes\(flags=\[0x[0-9a-f]+, ", said.lines[0])
+    assert "A list is wanted; int is another kind." in said.lines
+    assert "is wanted" not in repr(q.sizes.check(lambda flags: [len(flags)]))
+    # They are numbers all the same.
+    assert q.Word(1 << 16) >> 16 & 1 == 1
+
+
+def test_below_smaps_stand_the_folios_of_another_file() -> None:
+    lines = q.smaps(stored(), ("one folio", 16), ("last page", 17)).splitlines()
+    assert lines[-4:-2] == ["", "from kpageflags"]
+    assert [line.split()[-2:] for line in lines[-2:]] == [["1", "1"], ["16", "16"]]
 
 
 def test_the_worked_walk_is_right_and_wrong_ones_are_recognised() -> None:
@@ -217,10 +250,25 @@ def test_the_worked_walk_is_right_and_wrong_ones_are_recognised() -> None:
 def test_a_program_that_parts_the_two_is_right_and_hears_the_witness() -> None:
     said = q.mine.check(Scenario.load("one-page-left").text())
     assert said.kind == "right"
-    assert said.lines == ("Linux 6.18.15, recorded: 1 step differs from linux-6.8, 0 from linux-6.9.",)
+    assert said.lines == (
+        "Linux 6.12.117, recorded: 1 step differs from linux-6.8, 0 from linux-6.9. Here it behaves like linux-6.9.",
+    )
+    # Which byte is written decides nothing.
+    other = q.mine.check(Scenario.load("one-page-left").text().replace("write 0 15 115", "write 0 15 1"))
+    assert other.lines == said.lines
     unknown = q.mine.check("pages 16\norders 4\nwrite 0 0..15\nfork 0\nexit 1\nmunmap 0 0 15\nwrite 0 15 1")
     assert unknown.kind == "right"
     assert "No recorded kernel ran this program" in unknown.lines[0]
+
+
+def test_the_last_hint_is_a_program_that_recorded_kernels_ran() -> None:
+    told = q.mine.hints[-1]
+    assert told.index("munmap") < told.index("fork") < told.index("exit") < told.index("write 0 15 115")
+    kinds = [step[0] for step in Scenario.load("one-page-left").steps]
+    assert kinds == ["write"] * 16 + ["munmap", "fork", "exit", "write"]
+    for kernel in ("6.12", "6.18"):
+        assert q.witness(Scenario.load("one-page-left"), kernel=kernel) is not None
+    assert policy_for_kernel(q.PAIR_KERNEL) == LINUX_6_9
 
 
 @pytest.mark.parametrize(
@@ -278,6 +326,11 @@ def test_a_recorded_program_is_known_by_its_steps_whatever_it_is_called() -> Non
     assert said[1] == "linux-6.15   differs in 0 steps"
     assert said[2].startswith("linux-6.9    differs in 2 steps, first in 20: ")
     assert "not recorded" in q.against(known.but(steps=known.steps[:-1]), LINUX_6_8)
+    last = next(at for at, step in reversed(list(enumerate(known.steps))) if step[0] == "write")
+    steps = (*known.steps[:last], (*known.steps[last][:-1], 250), *known.steps[last + 1 :])
+    assert q.against(known.but(steps=steps), LINUX_6_15, LINUX_6_9).splitlines() == said
+    older = q.against(known, LINUX_6_9, kernel="6.12").splitlines()
+    assert older == ["Linux 6.12.117, recorded, 21 steps", "linux-6.9    differs in 0 steps"]
 
 
 @pytest.mark.live
