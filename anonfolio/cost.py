@@ -5,8 +5,10 @@ under single pages and under each size of folio (`live_cost`; ``python -m anonfo
 costs of it: so much a fault, so much a page zeroed, an entry copied at fork, a folio let go. What was counted, times
 these, is the time: `ns`, in parts `priced`.
 
-The prices are averages of long loops on one idle CPU with memory at hand: no contention for locks, no reclaim, no
-waiting for another CPU's TLB, caches as cold as a loop over a gibibyte leaves them. Faults elsewhere than in anonymous
+A measured price is the median over rounds of what a loop over many pages took for each of them on average; the table's
+`about` says how many pages, how many rounds, by which clock and under what load. Memory is at hand: no contention for
+locks, no reclaim, no waiting for another CPU's TLB, caches as cold as such a loop leaves them. A fitted price is the
+same for every page: how far it misses each measurement is in `Fitted.residuals`. Faults elsewhere than in anonymous
 memory, and the program's own work, cost nothing here.
 """
 
@@ -59,7 +61,7 @@ class Table:
     machine, kernel, date, compiler : str
         Provenance.
     about : dict
-        Further notes: pages a round, load, how it was measured.
+        Further notes: pages a round, rounds, load, how it was measured.
     measured : dict of int to dict of str to list of float
         Per order of the folios (0: single pages) and per name in `MEASURED` the ns per base page of every round.
     """
@@ -455,7 +457,8 @@ class Row:
     held_pages, waste_pages : int
         Frames held (of a replay: at its peak), and how many of them never held a written byte.
     reach_pages : int
-        Pages that the core's last TLB level covers when its entries are as those of this run on average.
+        Pages that the core's last TLB level covers when its entries are as those of this run on average: of a replay,
+        over all folios that it allocated, as if each stayed mapped whole.
     """
 
     name: str

@@ -9,9 +9,10 @@ the program's behalf, exec (whose pages of the new stack are single: the stack i
 Memory of files, private copies of it included, is a hole for the model: its faults are the same under all sizes and
 are counted as they were.
 
-Left out: shared memory, swap, hugetlb, MADV_FREE (it frees nothing before memory is short), access bits other than
-read and write (PROT_NONE counts as readable, execution is not asked), and pages that the kernel maps without a fault
-of the program (MAP_POPULATE, mlock, GUP). Calls of that kind are counted in `Trace.left_out`.
+Left out: shared memory, swap, hugetlb, MADV_FREE (it frees nothing before memory is short; but on a part of a large
+folio that nobody else maps it splits the folio at once, which the replay does not do), access bits other than read and
+write (PROT_NONE counts as readable, execution is not asked), and pages that the kernel maps without a fault of the
+program (MAP_POPULATE, mlock, GUP). Calls of that kind are counted in `Trace.left_out`.
 """
 
 from __future__ import annotations

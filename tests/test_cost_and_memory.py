@@ -27,7 +27,7 @@ SIZES = list(q.SIZES)
 
 @pytest.fixture(autouse=True)
 def nobody_has_answered() -> Iterator[None]:
-    everything = (q.best, q.cheaper, q.bound, q.hoard, q.choose)
+    everything = (q.best, q.cheaper, q.bound, q.hoard, q.unwritten, q.choose)
     for one in everything:
         one.forget()
     yield
@@ -43,12 +43,14 @@ def test_one_recording_predicts_what_the_kernel_counts_under_every_size() -> Non
         assert abs(model / kernel - 1) < 0.01
 
 
-def test_the_knee_is_at_64k_measured_and_modelled_and_in_reach() -> None:
+def test_the_curve_is_lowest_at_64k_and_falls_again_past_256k_measured_and_modelled() -> None:
     for faults in (q.kernel_faults(), q.model_faults()):
-        knee = SIZES.index("64K")
-        assert min(faults) == faults[knee]
-        assert faults[: knee + 1] == sorted(faults[: knee + 1], reverse=True)
-        assert faults[knee + 1] > faults[knee]
+        lowest, last = SIZES.index("64K"), SIZES.index("256K")
+        assert min(faults) == faults[lowest]
+        assert faults[: lowest + 1] == sorted(faults[: lowest + 1], reverse=True)
+        assert faults[lowest + 1] > faults[lowest]
+        assert faults[last:] == sorted(faults[last:], reverse=True)
+        assert faults[last] == max(faults[lowest:])
     reach = q.over_sizes(lambda bill: bill.row.reach_pages)["the compile"]
     assert max(reach) == reach[SIZES.index("64K")]
 
@@ -57,7 +59,9 @@ def test_peak_memory_grows_as_the_kernels_did() -> None:
     rows = [line.split() for line in q.checked().splitlines()[2:]]
     assert len(rows) == len(SIZES)
     for row in rows:
-        assert abs(int(row[4]) - int(row[5])) < 64, row
+        assert abs(int(row[4]) - int(row[5])) <= 22, row
+        assert abs(float(row[3].rstrip("%"))) < 0.1, row
+    assert "Faults: within 0.1 %. Extra memory: within 22 pages" in WORDS
 
 
 def test_one_program_wants_large_blocks_and_the_other_small_ones() -> None:
@@ -82,13 +86,21 @@ def test_one_programs_trace_alone_costs_it_what_it_costs_among_the_others() -> N
 
 
 def test_a_growing_heap_takes_single_pages_where_smaller_orders_would_fit() -> None:
-    assert q.grows.run(LINUX_6_15).codes() == ["alloc4", "alloc0", "alloc0", "alloc0", "alloc4"]
-    assert q.grows.run(RFC_V2).codes()[1] == "alloc3"
-    singles = q.grows.but(steps=[*q.grows.steps[:2], ("write", 0, 16, 1)])
-    assert singles.run(LINUX_6_15).show(2).text().count("alloc0") == 1
-    to_the_end = q.grows.but(steps=[*q.grows.steps[:2], *(("write", 0, page, 1) for page in range(16, 24))])
-    assert to_the_end.run(LINUX_6_15).codes()[1:] == ["alloc0"] * 8
-    assert to_the_end.run(RFC_V2).codes()[1:] == ["alloc3"] + ["nf"] * 7
+    assert q.grows.run(LINUX_6_15).codes() == ["alloc4", *["alloc0"] * 10, "alloc4"]
+    proposal = q.grows.run(RFC_V2).codes()
+    assert [code for code in proposal if code != "nf"] == ["alloc4", "alloc3", "alloc3", "alloc4"]
+    # All of block 16-31, also what is written after the heap has grown.
+    grown = ("mprotect", 0, 24, 24, 3)
+    steps = [*q.grows.steps[:2], *(("write", 0, page, 1) for page in range(16, 24)), grown]
+    whole = q.grows.but(steps=[*steps, *(("write", 0, page, 1) for page in range(24, 32))])
+    assert whole.run(LINUX_6_15).codes()[1:] == ["alloc0"] * 16
+    assert whole.run(RFC_V2).codes()[1:] == ["alloc3", *["nf"] * 7] * 2
+
+
+def test_a_block_of_32_pages_fits_33_new_ones_from_two_starts_in_32() -> None:
+    fits = [start for start in range(32) if any(block % 32 == 0 for block in range(start, start + 33 - 31))]
+    assert len(fits) == 2
+    assert "from two starts in 32 only" in WORDS
 
 
 def test_several_sizes_together_take_fewer_faults_and_waste_more() -> None:
@@ -96,6 +108,8 @@ def test_several_sizes_together_take_fewer_faults_and_waste_more() -> None:
     waste = [q.replayed(orders).waste_pages for orders in ((4,), (2, 4), ALL_SIZES)]
     assert faults == sorted(faults, reverse=True)
     assert waste == sorted(waste)
+    assert f"{faults[-1]:,} faults against {faults[0]:,}, for {waste[-1] - waste[0]} more pages" in WORDS
+    assert faults[-1] < min(q.model_faults())
     for orders in ((4,), (2, 4), ALL_SIZES):
         assert abs(q.replayed(orders).total / q.compile_measured()[orders].median_faults - 1) < 0.01
 
@@ -113,10 +127,28 @@ def test_a_page_gets_cheaper_and_a_fault_dearer_with_every_size() -> None:
     assert page[-1] < page[4] < page[1]
 
 
-def test_zeroing_hardly_changes_with_the_size_and_the_knee_is_in_the_time_too() -> None:
+def test_how_prices_were_measured_and_how_far_the_line_is_off_is_said_by_the_table() -> None:
+    about = q.prices().about
+    told = " ".join(q.one_fault().split())
+    assert f"{about['rounds']} rounds" in told
+    assert f"{about['pages']:,} pages each" in told
+    assert "load {} before and {} after".format(*about["load_before_and_after"]) in told
+    line = " ".join(q.line_against_measured().split())
+    single = next(each for each in q.prices().fitted.residuals if (each.name, each.order) == ("first_touch", 0))
+    assert f"measured {single.measured:,.0f} ({single.part:+.0%})" in line
+    assert f"{q.prices().units['zeroed page']:,.0f} ns a page" in line
+    assert f"clearing 4 KiB alone: {q.prices().ns_per_page('clear_page'):,.0f} ns" in line
+
+
+def test_no_measured_price_stands_in_the_prose() -> None:
+    # Prices are measured anew: only what code prints may be exact.
+    assert not re.search(r"\d (ns|µs|ms)\b", WORDS)
+
+
+def test_the_part_per_page_hardly_changes_with_the_size_and_the_time_is_lowest_at_64k_too() -> None:
     parts = q.time_parts()
-    zeroing = parts["zeroing"][:-1]
-    assert max(zeroing) / min(zeroing) < 1.05
+    pages = parts[q.PARTS[1]][:-1]
+    assert max(pages) / min(pages) < 1.05
     whole = [sum(each) for each in zip(*parts.values(), strict=True)]
     below_2m = whole[:-1]
     assert SIZES[below_2m.index(min(below_2m))] == "64K"
@@ -225,6 +257,14 @@ def test_their_figures_and_ours_level_off_towards_64k_and_64k_pages_cost_memory(
     assert "+28.3%" in text
 
 
+def test_their_table_names_its_columns_and_no_line_is_too_long_for_a_page() -> None:
+    lines = q.beside().splitlines()
+    assert "wall-clock" in lines[1]
+    assert "in kernel" in lines[1]
+    assert max(map(len, [*lines, *q.copies_against_reuses().splitlines()])) <= 106
+    assert "derived from -64 %" in q.copies_against_reuses()
+
+
 def test_a_copy_costs_more_than_a_reuse_on_both_machines() -> None:
     times = [float(re.search(r"([\d.]+) times", line)[1]) for line in q.copies_against_reuses().splitlines()]  # type: ignore[index]
     assert times[0] == 2.8
@@ -242,6 +282,8 @@ def test_the_models_own_time_and_memory_grow_in_proportion() -> None:
         for mib, taken in zip(sizes, seconds, strict=True):
             if mib >= 1024:
                 assert 0.4 < taken / (seconds[-1] * mib / sizes[-1]) < 2.5, (what, mib)
+    names = q.grown_names()
+    assert (names[0], names[5], names[-1]) == ("1 MiB", "1 GiB", "1 TiB")
     gib = q.grown("memory")
     assert gib == sorted(gib)
     assert gib[-1] < 8
@@ -258,7 +300,10 @@ def test_the_question_says_what_was_compiled() -> None:
 
 def test_bigger_is_better_is_recognised() -> None:
     assert q.best.answer == "b"
-    assert "Bigger is not better" in q.best.check("d").lines[0]
+    assert "Bigger is not better: this is second best" in q.best.check("d").lines[0]
+    offered = {letter: q.compile_measured()[q.SIZES[size]].median_faults for letter, size in q.OFFERED.items()}
+    assert sorted(offered, key=lambda letter: offered[letter])[1] == "d"
+    assert q.program_faults("as")[-1] == q.program_faults("as")[0]
     assert q.best.check("64 KiB").kind == "right"
     assert {mistake.answer for mistake in q.best.mistakes} == {"a", "c", "d"}
 
@@ -267,13 +312,16 @@ def test_a_sixteenth_of_the_faults_is_not_a_sixteenth_of_the_time() -> None:
     assert q.cheaper.answer == "b"
     assert "zeroed" in q.cheaper.check("a").lines[0]
     assert "Not a" in q.cheaper.check("a").head
-    assert {mistake.answer for mistake in q.cheaper.mistakes} == {"a", "d"}
+    assert {mistake.answer for mistake in q.cheaper.mistakes} == {"a", "c", "d"}
+    assert "Less than half" in q.cheaper.check("c").lines[0]
 
 
 def test_waste_bounded_by_the_order_is_recognised() -> None:
-    assert q.bound.answer == 64 * 15
+    assert q.bound.answer == 128 * 15
+    # The program of the table that answers it.
+    assert q.bound.answer == q.bill("one page in 64", "64K").row.waste_pages
     assert "bounded by the order" in q.bound.check(15).lines[0]
-    assert {mistake.answer for mistake in q.bound.mistakes} == {0, 15, 1024}
+    assert {mistake.answer for mistake in q.bound.mistakes} == {0, 15, 2048}
 
 
 def test_hoarding_right_programs_are_accepted() -> None:
@@ -289,8 +337,10 @@ def test_hoarding_right_programs_are_accepted() -> None:
     ("program", "says"),
     [
         ("pages 16\norders 4\nwrite 0 0..15", "That holds 16"),
-        ("pages 16\norders 4\nwrite 0 0..15\nmunmap 0 0 15", "use the dropped addresses again"),
-        ("pages 32\norders 4\nwrite 0 0..31", "may have 16 pages"),
+        ("pages 16\norders 4\nwrite 0 0..15", "Drop most of a folio, so that it must stay."),
+        ("pages 16\norders 4\nwrite 0 0..15\nmunmap 0 0 15", "kept. But munmap took the addresses away, too"),
+        ("pages 16\norders 4\nwrite 0 15 1\nmadvise 0 0 15 dontneed", "use the dropped addresses again"),
+        ("pages 32\norders 4\nwrite 0 0..31", "Too large. The mapping may have 16 pages"),
         ("pages 16\norders 4\nwrite 0 0..15\nfork 0", "only write, read"),
         ("pages 16\norders 4\nwrite 0 0..15\nmunmap 0 0 4\nwrite 0 1 1", "SIGSEGV"),
         ("pages 16\norders 4", "does nothing"),
@@ -300,6 +350,24 @@ def test_hoarding_wrong_programs_are_told_why(program: str, says: str) -> None:
     said = q.hoard.check(program)
     assert said.kind == "wrong"
     assert says in " ".join([said.head, *said.lines])
+
+
+def test_the_worked_count_is_the_librarys_and_each_wrong_one_is_known() -> None:
+    assert q.unwritten.check(q.never_written).kind == "right"
+    for says, wrong in q.unwritten.wrong.items():
+        note = q.unwritten.check(wrong)
+        assert note.kind == "wrong"
+        assert says in note.lines
+        assert note.picture is not None
+    answers = [right for _, right in q.unwritten.cases]
+    assert answers.count(0) < len(answers) / 2
+    assert len(set(answers)) > 15
+
+
+def test_counting_waits_for_a_function_and_gives_hints_and_a_solution() -> None:
+    assert "returns nothing" in repr(q.unwritten.check(lambda order, writes, mapping: ...))
+    assert "def never_written" in q.unwritten.solution().code
+    assert q.unwritten.hint().lines[0].startswith("Which blocks")
 
 
 RIGHT = {"a": ("64K", "faults"), "b": ("4K", "memory"), "c": ("256K", "latency")}
@@ -335,6 +403,12 @@ def test_a_wrong_choice_or_defence_is_told_why(letter: str, answer: tuple[str, s
     assert says in said.lines[0]
 
 
+def test_a_right_size_with_a_wrong_reason_is_told_apart_from_a_wrong_one() -> None:
+    assert q.choose.check(a=("64K", "memory")).head == "0 of 3 right; a: size right, reason not."
+    assert q.choose.check(a=("2M", "faults"), b=("4K", "memory")).head == "1 of 3 right."
+    assert q.choose.check(a=("64K", "memory"), c=("256K", "faults")).head.endswith("; a, c: size right, reason not.")
+
+
 def test_sizes_are_read_as_people_write_them_and_nonsense_is_no_error() -> None:
     assert q.choose.check(a=("64 kib", "Faults")).kind == "right"
     assert "Still open: b, c." in q.choose.check(a=("64K", "faults")).lines
@@ -345,8 +419,8 @@ def test_sizes_are_read_as_people_write_them_and_nonsense_is_no_error() -> None:
 
 
 def test_the_limits_are_far_from_every_size_so_that_new_prices_change_no_answer() -> None:
-    waits = [q.bill("every page", size).longest_us for size in SIZES]
-    assert all(abs(wait / q.LONGEST_US - 1) > 0.15 for wait in waits)
+    waits = [q.bill("every page", size).largest_us for size in SIZES]
+    assert all(abs(wait / q.LARGEST_US - 1) > 0.15 for wait in waits)
     memory = [q.bill("a quarter, at random", size).held_per_written for size in SIZES]
     assert all(abs(held / q.MOST_PER_WRITTEN - 1) > 0.15 for held in memory)
 
@@ -366,7 +440,7 @@ def drawn() -> list[plots.Plot]:
         plots.panels("A", names, [plots.Panel("faults", [line, ring], dots=["counted"])], x_name="size"),
         plots.panels("B", names, [plots.Panel("x", [line]), plots.Panel("y", [line], log=True)], x_name="size"),
         plots.stacks("C", names, [line, ring], x_name="size", y_name="ms"),
-        plots.straight("D", [1, 4], [plots.Panel("s", [line])], x_name="MiB", x_ticks={1: "1 MiB", 4: "4 MiB"}),
+        plots.straight("D", [1, 4], ["1 MiB", "4 MiB"], [plots.Panel("s", [line])], x_name="memory"),
     ]
 
 
@@ -378,3 +452,12 @@ def test_figures_are_the_same_each_time_and_say_their_numbers() -> None:
     assert first[2].words.splitlines()[2].split() == ["4K", "1.0", "1.2", "2.2"]
     assert "1 MiB" in first[3].svg
     assert all(plots.PAPER in each.svg for each in first)
+    assert [row.split()[:2] for row in first[3].words.splitlines()[3:]] == [["1", "MiB"], ["4", "MiB"]]
+
+
+def test_panels_stand_one_below_the_other_and_each_names_every_size() -> None:
+    made = drawn()[1]
+    assert made.svg.count(">16K</text>") == 2
+    heights = [float(height) for height in re.findall(r'<svg[^>]*height="([\d.]+)pt"', made.svg)]
+    single = [float(height) for height in re.findall(r'<svg[^>]*height="([\d.]+)pt"', drawn()[0].svg)]
+    assert heights > single

@@ -26,6 +26,8 @@ PAPER, INK, FAINT = "#fbfaf7", "#24282d", "#d9d6cf"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#6b6b6b")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 """Lines differ in colour and in dashes: neither alone has to tell them apart."""
+MARKERS = (("o", 9.0), ("s", 7.0), ("D", 5.0), ("o", 3.0), ("x", 6.0))
+"""Where curves over named sizes coincide, each one's marker shows inside the one before it."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ def _span(first: int, count: int) -> str:
 
 @dataclass(frozen=True)
 class Panel:
-    """One of several drawings side by side: its y axis, its curves, and whether the axis is logarithmic.
+    """One of several drawings of a figure: its y axis, its curves, and whether the axis is logarithmic.
 
     Curves named in `dots` are drawn as rings without a line: what was measured, beside what was computed.
     """
@@ -189,20 +191,20 @@ class Panel:
 
 
 def panels(title: str, names: Sequence[str], drawn: Sequence[Panel], *, x_name: str) -> Plot:
-    """Curves over named sizes, in one panel or in several that share the legend."""
-    figure = new_figure(7.4, 3.2)
-    every = figure.subplots(1, len(drawn), squeeze=False)[0]
-    # Names of sizes need room: where there are several panels, every second one is left out.
-    step = 1 if len(drawn) == 1 else 2
+    """Curves over named sizes, in one panel or in several, one below the other, that share the legend."""
+    several = len(drawn) > 1
+    figure = new_figure(7.4, 0.9 + 1.7 * len(drawn) if several else 3.2)
+    every = figure.subplots(len(drawn), 1, squeeze=False)[:, 0]
     for axes, panel in zip(every, drawn, strict=True):
         for at, line in enumerate(panel.lines):
             dotted = line.name in panel.dots
+            shape, size = MARKERS[at % 5] if several else ("o", 9 if dotted else 3)
             axes.plot(
                 range(len(names)), line.y, color=COLOURS[at % 5], linestyle="none" if dotted else STYLES[at % 5],
-                linewidth=2, marker="o", markersize=9 if dotted else 3, fillstyle="none" if dotted else "full",
+                linewidth=2, marker=shape, markersize=size, fillstyle="none" if dotted else "full",
                 markeredgewidth=1.5, label=line.name,
             )  # fmt: skip
-        axes.set_xticks(range(0, len(names), step), list(names[::step]))
+        axes.set_xticks(range(len(names)), list(names))
         if panel.log:
             axes.set_yscale("log", base=2)
             axes.minorticks_off()
@@ -210,7 +212,8 @@ def panels(title: str, names: Sequence[str], drawn: Sequence[Panel], *, x_name: 
         else:
             axes.set_ylim(bottom=0)
             axes.yaxis.set_major_formatter("{x:,.0f}")
-        dress(axes, panel.y_name if len(drawn) > 1 else "", x_name, "" if len(drawn) > 1 else panel.y_name)
+        below = x_name if axes is every[-1] else ""
+        dress(axes, panel.y_name if several else "", below, "" if several else panel.y_name)
     _head(figure, title, every[0])
     told = "\n\n".join(f"{panel.y_name}\n{named_table(x_name, names, panel.lines, panel.digits)}" for panel in drawn)
     return finished(figure, title, told)
@@ -242,6 +245,7 @@ def stacks(
             hatch=HATCHES[at % 5], linewidth=0.8,
         )  # fmt: skip
         below = [low + each for low, each in zip(below, part.y, strict=True)]
+    axes.set_ylim(0, 1.1 * max(below))
     axes.set_xticks(range(len(names)), list(names))
     dress(axes, "", x_name, y_name)
     axes.grid(visible=False, axis="x")
@@ -250,8 +254,11 @@ def stacks(
     return finished(figure, title, named_table(x_name, names, [*parts, Line("all", below)], digits))
 
 
-def straight(title: str, x: Sequence[float], drawn: Sequence[Panel], *, x_name: str, x_ticks: dict[float, str]) -> Plot:
-    """Curves over two logarithmic axes, where growth in proportion is a straight line of 45 degrees (drawn thin)."""
+def straight(title: str, x: Sequence[float], names: Sequence[str], drawn: Sequence[Panel], *, x_name: str) -> Plot:
+    """Curves over two logarithmic axes, where growth in proportion is a straight line of 45 degrees (drawn thin).
+
+    `names` are what the values of `x` are called, in the words and (first, middle, last) below the axis.
+    """
     figure = new_figure(7.4, 3.2)
     every = figure.subplots(1, len(drawn), squeeze=False)[0]
     for axes, panel in zip(every, drawn, strict=True):
@@ -264,11 +271,11 @@ def straight(title: str, x: Sequence[float], drawn: Sequence[Panel], *, x_name: 
         axes.plot(x, [top * each / x[-1] for each in x], color=INK, linewidth=0.8, label="in proportion")
         axes.set_xscale("log", base=2)
         axes.set_yscale("log", base=10)
-        axes.set_xticks(list(x_ticks), list(x_ticks.values()))
+        step = max(1, (len(x) - 1) // 2)
+        axes.set_xticks(list(x[::step]), list(names[::step]))
         axes.minorticks_off()
         dress(axes, panel.y_name, x_name, "")
     _head(figure, title, every[0])
-    names = [f"{each:,.0f}" for each in x]
     told = "\n\n".join(f"{panel.y_name}\n{named_table(x_name, names, panel.lines, panel.digits)}" for panel in drawn)
     return finished(figure, title, told)
 
@@ -276,9 +283,11 @@ def straight(title: str, x: Sequence[float], drawn: Sequence[Panel], *, x_name: 
 def named_table(x_name: str, names: Sequence[str], lines: Sequence[Line], digits: int = 1) -> str:
     """Curves over named sizes as text."""
     widths = [max(len(line.name), 8) + 2 for line in lines]
-    head = f"{x_name:12}" + "".join(f"{line.name:>{width}}" for line, width in zip(lines, widths, strict=True))
+    first = max(12, len(x_name))
+    head = f"{x_name:{first}}" + "".join(f"{line.name:>{width}}" for line, width in zip(lines, widths, strict=True))
     rows = [
-        f"{name:12}" + "".join(f"{line.y[at]:{width},.{digits}f}" for line, width in zip(lines, widths, strict=True))
+        f"{name:{first}}"
+        + "".join(f"{line.y[at]:{width},.{digits}f}" for line, width in zip(lines, widths, strict=True))
         for at, name in enumerate(names)
     ]
     return "\n".join([head, *rows])
