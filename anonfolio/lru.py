@@ -31,7 +31,7 @@ Keys = npt.NDArray[np.int64]
 Narrow = npt.NDArray[np.integer[Any]]
 
 CHUNK = 1 << 20
-"""Accesses handled at once: enough for long rows of lanes, few enough to be sorted near the processor."""
+"""Accesses handled at once: with fewer the rows of lanes are so short that a step's calls cost more than its work."""
 
 
 def lru_by_steps(keys: Keys, sets: int, ways: int) -> npt.NDArray[np.bool_]:
@@ -56,7 +56,7 @@ FEW_WAYS = 8
 LONG = 1 << 16
 """From here on lanes are faster than the filter: a step over all lanes costs little more than its calls."""
 
-STACK_BYTES = 192
+STACK_BYTES = 160
 """Up to here lanes are faster than the window, whose time does not depend on the ways."""
 
 MOST_WAYS = 255
@@ -83,13 +83,13 @@ def misses(trace: Narrow, bounds: npt.NDArray[np.int64], ways: int) -> tuple[npt
 
 
 NEAR = 16
-"""The filter is fastest where the first of so many places leave one access in as many."""
+"""The filter is fastest where one place in so many leaves less than one access in so many."""
 
 
 def _stays_near(trace: Narrow, ways: int) -> bool:
-    """Whether a sample finds nearly all its keys in the first few of the places."""
+    """Whether the first accesses find nearly all their keys in the first few places."""
     sample = trace[: 1 << 12]
-    missed, _ = filter_misses(sample, np.array([0, len(sample)]), ways // NEAR)
+    missed, _ = filter_misses(sample, np.array([0, len(sample)]), max(ways // NEAR, 1))
     return len(missed) * NEAR < len(sample)
 
 
@@ -451,10 +451,12 @@ def _without_repeats(trace: Narrow, sets: int, ways: int) -> tuple[npt.NDArray[n
 def _in_chunks(trace: Narrow, sets: int, ways: int) -> tuple[npt.NDArray[np.bool_], Keys]:
     missed = np.empty(len(trace), np.bool_)
     stacks = np.full((sets, ways), -1, np.int64)
-    for start in range(0, len(trace), CHUNK):
+    # The window sorts by key, which takes longer for more of them.
+    size = max(CHUNK // 8, 1) if sets == 1 and ways * trace.itemsize > STACK_BYTES else CHUNK
+    for start in range(0, len(trace), size):
         carried = _oldest_first(stacks).astype(trace.dtype)
-        found, stacks = _by_set(np.concatenate((carried, trace[start : start + CHUNK])), sets, ways)
-        missed[start : start + CHUNK] = found[len(carried) :]
+        found, stacks = _by_set(np.concatenate((carried, trace[start : start + size])), sets, ways)
+        missed[start : start + size] = found[len(carried) :]
     return missed, stacks
 
 
