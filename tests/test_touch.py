@@ -472,6 +472,21 @@ for _name in ("linux-6.3", "linux-6.15", "rfc-v2", "contiguous"):
     globals()[f"test_ranges_equal_single_runs_huge_{_id}"] = ranges_property(POLICIES[_name], huge=True, count=12)
 
 
+def test_a_fork_tells_groups_of_16_frames_from_halves_of_two() -> None:
+    machine, process = fresh(128, orders=(4,))
+    process.touch(range(128))
+    for first, pages in ((0, 8), (24, 32), (72, 56)):
+        process.madvise(first, pages, "dontneed")
+    states = []
+    for stretch in (0, 512):
+        twin = machine.copy()
+        with in_stretches(stretch):
+            twin.process(0).fork()
+        assert not af.check(twin)
+        states.append(state_of(twin))
+    assert not difference(*states)
+
+
 @examples(150)
 @given(st.data())
 def test_blocks_taken_and_freed_together_equal_one_by_one(data: st.DataObject) -> None:
