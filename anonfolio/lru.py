@@ -156,9 +156,7 @@ def lane_misses(trace: Narrow, bounds: npt.NDArray[np.int64], ways: int) -> tupl
     """
     length = max(math.isqrt(len(trace) * ways) // LANE, 2 * ways)
     lanes = -(-len(trace) // length)
-    # The last key once more changes nothing.
-    padded = np.concatenate((trace, np.full(lanes * length - len(trace), trace[-1])))
-    uses = _by_step(padded.reshape(lanes, length))
+    uses = _by_step(trace, lanes, length)
     # An empty place holds the lane's first key: that is found higher up, so it is never found there.
     stacks = np.repeat(uses[:1], ways, axis=0)
     by_step = _step(stacks, uses)
@@ -170,7 +168,7 @@ def lane_misses(trace: Narrow, bounds: npt.NDArray[np.int64], ways: int) -> tupl
     # Where there are fewer the last one is used again, which changes nothing.
     place = np.arange(first.max())[:, None]
     again = _set_flags(missed, length, counts, np.minimum(place, first - 1))[:, 1:]
-    still = _step(stacks[:, :-1].copy(), padded.take(again))
+    still = _step(stacks[:, :-1].copy(), trace.take(again))
     missed[again.ravel().take(np.flatnonzero((place < first)[:, 1:] > still))] = False
     return missed[: len(trace)], _held(trace, bounds, stacks, length)
 
@@ -190,11 +188,16 @@ def _set_flags(
     return at
 
 
-def _by_step(lanes: Narrow) -> Narrow:
-    """The transpose, in blocks that a first-level cache holds."""
-    steps = np.empty(lanes.shape[::-1], lanes.dtype)
-    for start in range(0, len(lanes), 128):
-        steps[:, start : start + 128] = lanes[start : start + 128].T
+def _by_step(trace: Narrow, lanes: int, length: int) -> Narrow:
+    """The keys of all lanes step by step: a transpose, in blocks that a first-level cache holds."""
+    steps = np.empty((length, lanes), trace.dtype)
+    whole = len(trace) // length
+    rows = trace[: whole * length].reshape(whole, length)
+    for start in range(0, whole, 128):
+        steps[:, start : min(start + 128, whole)] = rows[start : start + 128].T
+    # The last key once more changes nothing.
+    steps[:, whole:] = trace[-1]
+    steps[: len(trace) - whole * length, whole:] = trace[whole * length :, None]
     return steps
 
 
@@ -216,22 +219,23 @@ def _step(stacks: Narrow, uses: Narrow) -> npt.NDArray[np.bool_]:
     ways, lanes = stacks.shape
     missed = np.empty(uses.shape, np.bool_)
     # A key at place k is found at height ways - k, the highest one counts; 0 is a miss.
-    heights = np.repeat(np.arange(ways, 0, -1, dtype=np.uint8), lanes).reshape(ways, lanes)
+    height = np.arange(ways, 0, -1, dtype=np.uint8)[:, None]
+    heights = np.repeat(height, lanes, axis=1)
+    found, nowhere = np.empty(lanes, np.uint8), np.zeros(lanes, np.uint8)
     equal = np.empty((ways, lanes), np.bool_)
-    found = np.empty(lanes, np.uint8)
-    nowhere = np.zeros(lanes, np.uint8)
-    moves = equal[:-1]
-    change = np.empty((ways - 1, lanes), stacks.dtype)
+    at, moves = equal.view(np.uint8), equal[:-1]
+    above, below = stacks[:-1], stacks[1:]
+    change = np.empty_like(below)
     for keys, misses_ in zip(uses, missed, strict=True):
         np.equal(stacks, keys, out=equal)
-        np.multiply(equal.view(np.uint8), heights, out=equal.view(np.uint8))
-        np.maximum.reduce(equal.view(np.uint8), axis=0, out=found)
+        np.multiply(at, heights, out=at)
+        np.maximum.reduce(at, axis=0, out=found)
         np.equal(found, nowhere, out=misses_)
         # What stands above the key moves one place down.
-        np.less(found, heights[:-1], out=moves)
-        np.subtract(stacks[:-1], stacks[1:], out=change)
+        np.less(found, height[:-1], out=moves)
+        np.subtract(above, below, out=change)
         np.multiply(change, moves, out=change)
-        np.add(stacks[1:], change, out=stacks[1:])
+        np.add(below, change, out=below)
         stacks[0] = keys
     return missed
 
@@ -412,12 +416,12 @@ class Lru:
 
     def access(self, keys: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         """Use these keys, in order: whether each was found. A key that was not found is brought in."""
-        trace, bits = _checked(keys)
+        trace, low, bits = _checked_and_low(keys)
         # What is in the cache is used once more, oldest first: then the cache can be forgotten.
         carried = _oldest_first(self.stacks)
         if len(carried):
-            trace, bits = np.concatenate((carried, trace)), bits | int(np.bitwise_or.reduce(carried))
-        narrow, lowest = _narrow(trace, bits, self.sets)
+            trace, low, bits = _checked_and_low(np.concatenate((carried, trace)))
+        narrow, lowest = (low, 0) if bits < 1 << 16 else _narrow(trace, self.sets)
         missed, stacks = _without_repeats(narrow, self.sets, self.ways)
         self.stacks = np.where(stacks < 0, -1, stacks + lowest)
         return ~missed[len(carried) :]
@@ -427,7 +431,7 @@ class Lru:
         if keys is None:
             self.stacks.fill(-1)
             return
-        gone = np.isin(self.stacks, _checked(keys)[0])
+        gone = np.isin(self.stacks, _checked(keys))
         kept = np.where(gone, -1, self.stacks)
         order = np.argsort(kept < 0, axis=1, kind="stable")
         self.stacks = np.take_along_axis(kept, order, axis=1)
@@ -449,10 +453,12 @@ def _without_repeats(trace: Narrow, sets: int, ways: int) -> tuple[npt.NDArray[n
 
 
 def _in_chunks(trace: Narrow, sets: int, ways: int) -> tuple[npt.NDArray[np.bool_], Keys]:
-    missed = np.empty(len(trace), np.bool_)
-    stacks = np.full((sets, ways), -1, np.int64)
     # The window sorts by key, which takes longer for more of them.
     size = max(CHUNK // 8, 1) if sets == 1 and ways * trace.itemsize > STACK_BYTES else CHUNK
+    if 0 < len(trace) <= size:
+        return _by_set(trace, sets, ways)
+    missed = np.empty(len(trace), np.bool_)
+    stacks = np.full((sets, ways), -1, np.int64)
     for start in range(0, len(trace), size):
         carried = _oldest_first(stacks).astype(trace.dtype)
         found, stacks = _by_set(np.concatenate((carried, trace[start : start + size])), sets, ways)
@@ -487,16 +493,28 @@ def _by_set(trace: Narrow, sets: int, ways: int) -> tuple[npt.NDArray[np.bool_],
     return missed, stacks
 
 
-def _checked(keys: npt.ArrayLike) -> tuple[Keys, int]:
-    """The keys as an array, and a number that has the bits of them all."""
+def _checked(keys: npt.ArrayLike) -> Keys:
+    return _checked_and_low(keys)[0]
+
+
+def _checked_and_low(keys: npt.ArrayLike) -> tuple[Keys, Narrow, int]:
+    """The keys as an array, their lowest 16 bits, and all bits that any key has, from reading them once."""
     array = np.asarray(keys)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise ValueError(f"keys must be one row of integers, not {array.ndim} dimensions of {array.dtype}")
     array = array.astype(np.int64, copy=False)
-    bits = int(np.bitwise_or.reduce(array))
+    low, bits = np.empty(len(array), np.uint16), 0
+    for start in range(0, len(array), READ):
+        block = array[start : start + READ]
+        low[start : start + READ] = block
+        bits |= int(np.bitwise_or.reduce(block))
     if bits < 0:
         raise ValueError(f"keys must not be negative: {array.min()} at {int(array.argmin())}")
-    return array, bits
+    return array, low, bits
+
+
+READ = 1 << 14
+"""Keys copied and checked at once, so that the second look finds them in a cache."""
 
 
 def _changes(keys: Narrow) -> npt.NDArray[np.bool_]:
@@ -507,13 +525,11 @@ def _changes(keys: Narrow) -> npt.NDArray[np.bool_]:
     return changed
 
 
-def _narrow(keys: Keys, bits: int, sets: int) -> tuple[Narrow, int]:
+def _narrow(keys: Keys, sets: int) -> tuple[Narrow, int]:
     """The same keys in as few bytes as they fit, and the multiple of `sets` by which they are less.
 
     Narrow keys are compared and sorted faster; page numbers are large, but not far apart.
     """
-    if bits < 1 << 16:
-        return keys.astype(np.uint16), 0
     lowest = int(keys.min()) // sets * sets
     top = int(keys.max()) - lowest
     return (keys - lowest).astype(np.uint16 if top < 1 << 16 else np.uint32 if top < 1 << 32 else np.int64), lowest
@@ -543,7 +559,7 @@ def hits_by_place(keys: npt.ArrayLike, sets: int, ways: int) -> npt.NDArray[np.i
     """
     if sets < 1 or ways < 1:
         raise ValueError(f"{sets} sets of {ways} ways: both must be at least 1")
-    asked, _ = _checked(keys)
+    asked = _checked(keys)
     trace = asked.take(_stable_order(asked % sets))
     hits = np.zeros(ways, np.int64)
     place = trace
@@ -570,7 +586,7 @@ def stack_distances(keys: npt.ArrayLike) -> npt.NDArray[np.int64]:
     Other keys since are the accesses since, less those whose own use before lies after ours: they repeat a key that was
     counted. Those are inversions of the sequence of uses before, which is a permutation once first uses are left out.
     """
-    asked, _ = _checked(keys)
+    asked = _checked(keys)
     distances = np.full(len(asked), -1, np.int64)
     if not len(asked):
         return distances
