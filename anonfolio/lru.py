@@ -488,9 +488,7 @@ def _by_set(trace: Narrow, sets: int, ways: int) -> tuple[npt.NDArray[np.bool_],
     order = _stable_order(home)
     first = np.searchsorted(home, np.arange(sets, dtype=home.dtype), sorter=order)
     grouped, stacks = misses(trace.take(order), np.append(first, len(trace)), ways)
-    missed = np.empty(len(trace), np.bool_)
-    missed[order] = grouped
-    return missed, stacks
+    return _scattered(grouped, order, len(trace)), stacks
 
 
 def _checked(keys: npt.ArrayLike) -> Keys:
