@@ -31,10 +31,10 @@ from .faults import (
     wp_can_reuse_anon_folio,
 )
 from .machine import Process
-from .memory import ZERO_PFN
-from .mm import PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG, WRPROTECT, Vma
+from .memory import ZERO_PFN, Numbers
+from .mm import PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG, WRPROTECT, Mm, Vma
 from .policy import LINUX_6_15, RFC_V2, Policy
-from .record import COW_COPY, REUSE
+from .record import COW_COPY, FIRST_TOUCH, ZERO_COPY, Fault
 from .rmap import folio_add_new_anon_rmap, folio_remove_rmap_ptes
 from .scenario import Scenario, do_step
 
@@ -294,7 +294,10 @@ class State:
 
     def _start(self) -> None:
         for step in self.race.start.steps:
+            before = {process.number: process.mm.pfn.copy() for process in self.machine.processes}
             do_step(self.machine, step, self.base)
+            for fault in self.machine.faults:
+                self._carried(self.machine.processes[fault.process].mm, before[fault.process], fault)
             if step[0] == "write":
                 vpn = self.base + step[2]
                 self._stored(step[1], vpn, step[3], int(self.machine.processes[step[1]].mm.pfn[vpn]))
@@ -455,15 +458,19 @@ class State:
         told = []
         while not mm.pte[vpn] & wanted:
             fault = handle_mm_fault(self.machine, mm, vma, vpn, access)
-            for page in fault.pages:
-                new = int(mm.pfn[page])
-                if fault.path == COW_COPY:
-                    self.held[new] = self.held.get(int(before[page]), ())
-                elif fault.path != REUSE and new != ZERO_PFN:
-                    self.held[new] = ()
+            self._carried(mm, before, fault)
             self._flush(process.number, fault.pages)
             told.append(fault.path)
         return f" and a fault ({', '.join(told)})"
+
+    def _carried(self, mm: Mm, before: Numbers, fault: Fault) -> None:
+        """A fault's copy holds the stores that the frames `before` it held; a frame that it zeroed holds none."""
+        for page in fault.pages:
+            new = int(mm.pfn[page])
+            if fault.path == COW_COPY:
+                self.held[new] = self.held.get(int(before[page]), ())
+            elif fault.path in (FIRST_TOUCH, ZERO_COPY):
+                self.held[new] = ()
 
     def _entry(self, process: Process, vpn: int) -> Translation | None:
         bits = int(process.mm.pte[vpn])
@@ -551,7 +558,7 @@ class State:
         if step == "write-protect":
             for vma in parent.mm.vmas:
                 parent.mm.pte[vma.start : vma.end] &= WRPROTECT
-            return "CPU 0 forks: it takes the write bit from every entry of P0.", []
+            return f"CPU 0 forks: it takes the write bit from every entry of P{parent.number}.", []
         if step == "share":
             child = parent.fork()
             return f"CPU 0 gives P{child.number} the same entries; every page is maybe shared now.", []

@@ -149,6 +149,22 @@ def test_the_steps_one_after_the_other_are_the_fault_of_the_model(name: str, pol
     assert freeze(stepped.snapshot()) == freeze(whole.snapshot())
 
 
+@pytest.mark.parametrize("policy", [*af.POLICIES.values()], ids=af.POLICIES)
+@pytest.mark.parametrize("writer", [0, 1])
+def test_a_copy_before_the_race_takes_the_stores_along(policy: af.Policy, writer: int) -> None:
+    """What was written before the copy is in it: of all its pages, nobody has lost anything."""
+    steps = (*(("write", 0, at, 11 + at) for at in range(4)), ("fork", 0), ("write", writer, 1, 20))
+    start = af.Scenario(4, steps, orders=(2,))
+    run = Race(name="copied before", start=start, work=(Write(2, 77),), cpus=(0, 0, 1), policy=policy).run([])
+    assert run.damage == []
+
+
+def test_a_fork_names_the_process_that_forks() -> None:
+    start = af.Scenario(1, (("write", 0, 0, 11), ("fork", 0)), orders=())
+    run = Race(name="the child's", start=start, work=(Fork(),), cpus=(1,)).run([])
+    assert run.moments[1].says == "CPU 0 forks: it takes the write bit from every entry of P1."
+
+
 def test_a_fork_in_steps_is_the_fork_of_the_model() -> None:
     start = ms.FORKING.start
     stepped = played(Race(name="fork", start=start, work=(Fork(),), cpus=(0,)), []).machine
