@@ -92,6 +92,58 @@ def test_every_stepper_steps_with_no_network(site: Path, page: Page, path: Path)
         assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
+class Answers(HTMLParser):
+    """How many answers a page has folded away, how many of those are open, and what stands outside them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = self.open = self.inside = 0
+        self.outside = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag != "details":
+            return
+        answer = ("class", "answer") in attrs
+        self.count += answer
+        self.open += answer and "open" in dict(attrs)
+        self.inside += bool(answer or self.inside)
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside -= bool(tag == "details" and self.inside)
+
+    def handle_data(self, data: str) -> None:
+        self.outside += "" if self.inside else data
+
+
+@each
+def test_an_answer_is_folded_and_stands_nowhere_else(site: Path, path: Path) -> None:
+    said = [output["data"].get("text/plain", "") for cell in nbformat.read(path, as_version=4).cells
+            for output in cell.get("outputs", []) if "data" in output]  # fmt: skip
+    given = sum("You made no prediction" in " ".join(words.split()) for words in said)
+    page = Answers()
+    page.feed((site / f"{path.stem}.html").read_text(encoding="utf-8"))
+    assert given
+    assert (page.count, page.open, page.inside) == (given, 0, 0)
+    assert "You made no prediction" not in " ".join(page.outside.split())
+
+
+@pytest.mark.browser
+def test_an_answer_is_shown_on_demand_without_javascript_or_mouse(site: Path, browser: Browser) -> None:
+    context = browser.new_context(java_script_enabled=False, offline=True)
+    page = context.new_page()
+    page.goto((site / f"{NOTEBOOKS[0].stem}.html").as_uri())
+    answer = page.locator(".answer").first
+    note = answer.get_by_text("You made no prediction")
+    assert answer.locator("summary").inner_text() == "The answer"
+    assert note.is_hidden()
+    answer.locator("summary").focus()
+    page.keyboard.press("Enter")
+    assert note.is_visible()
+    answer.locator("summary").click()
+    assert note.is_hidden()
+    context.close()
+
+
 @pytest.mark.browser
 def test_the_index_lists_all_and_leads_to_the_first(site: Path, page: Page) -> None:
     page.goto((site / "index.html").as_uri())

@@ -7,6 +7,8 @@ be mailed on its own. Code is shown with its stored outputs; widgets that store 
 
 A widget whose front end sends messages waits for Python's answers: in its place stand the picture stored beside it and
 a line that it needs a running notebook. The same line stands where ordinary ipywidgets were.
+
+A notebook is saved with the answers to its questions: here each is folded away, for a reader who wants to think first.
 """
 
 from __future__ import annotations
@@ -43,6 +45,8 @@ STATE = "application/vnd.jupyter.widget-state+json"
 VIEW = "application/vnd.jupyter.widget-view+json"
 REFERENCE = "IPY_MODEL_"
 NOT_WORDS = {"tlb": "TLB", "rfc": "RFC", "cow": "CoW"}
+ANSWERS = re.compile(r"^q\.\w+\.(compare|solution)\(", re.MULTILINE)
+"""A cell that gives the answer to a question; all that it prints belongs to the answer."""
 TERMINAL_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -221,6 +225,8 @@ def cell_html(cell: Any, markdown: mistune.Markdown, models: dict[str, Any]) -> 
     if cell.cell_type != "code":
         return ""
     outputs = "\n".join(output(out, models) for out in cell.outputs)
+    if outputs and ANSWERS.search(cell.source):
+        outputs = f'<details class="answer"><summary>The answer</summary>\n{outputs}\n</details>'
     code = f'<div class="input">{coloured(cell.source, "python")}</div>' if cell.source.strip() else ""
     return f'<div class="cell">{code}' + (f'<div class="output">{outputs}</div>' if outputs else "") + "</div>"
 
