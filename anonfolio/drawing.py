@@ -199,6 +199,8 @@ def _sized(size: float, bold: bool = False) -> Callable[[str], float]:
 
 
 WIDTH = 900
+DECIDES = "decides the path"
+"""Said of the check that did; further ones decide how far a fault reaches."""
 LEFT, RIGHT = 92, 884
 CELL, FRAME = 28, 43
 COUNTER = 38
@@ -633,7 +635,7 @@ class Drawing:
         names = wrap(check.what, 330 if wide else width - 50, measure_mono)
         saw = wrap(check.saw, width - 410 if wide else width - 24) if check.saw else []
         if check.decides:
-            saw = [*saw, "this decides"] if not wide else [f"{' '.join(saw)} — this decides" if saw else "this decides"]
+            saw = [" — ".join(filter(None, (" ".join(saw), DECIDES)))] if wide else [*saw, DECIDES]
         lines = max(len(names), len(saw)) if wide else len(names) + len(saw)
         box = [svg_rect(x + 5, y + 3, width - 10, 14 * lines + 5, "say", 4)] if check.decides else []
         style = "kb" if check.decides else "k"

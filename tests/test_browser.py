@@ -147,7 +147,7 @@ def test_each_step_is_said_and_the_picture_is_pythons(page: Page) -> None:
     assert text == widget.columns[0].pictures[COPY_STEP].text()
     deciding = page.locator(".afs-view g:has(> .afp-say)")
     assert "folio_test_large_maybe_mapped_shared" in re.sub(r"\s", "", (deciding.text_content() or ""))
-    assert "this decides" in (deciding.text_content() or "")
+    assert "decides the path" in (deciding.text_content() or "")
 
 
 def test_two_policies_step_together_and_the_first_difference_is_marked(page: Page) -> None:

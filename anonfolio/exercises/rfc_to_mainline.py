@@ -137,6 +137,7 @@ ROWS = (
 _SHORT = {"rfc-v2-fixed": "rfc-fixed"}
 _BLOCK = "rgba(0,114,178,.26)"
 _LEFT = "text-align: left; white-space: nowrap; padding: 3px 6px; min-width: 0"
+_WRAPPED = "text-align: left; white-space: normal; padding: 3px 6px; min-width: 14em"
 _CENTRE = "text-align: center; white-space: nowrap; padding: 3px 4px; min-width: 0"
 _MARKS = {True: "✓", False: "≠"}
 
@@ -379,7 +380,10 @@ class Events:
         head = "".join(f'<th style="{_LEFT}">{escape(head)}</th>' for head, _ in columns)
         body = "".join(
             "<tr>"
-            + "".join(f'<td style="{_LEFT}">{escape(cells[row], quote=False)}</td>' for _, cells in columns)
+            + "".join(
+                f'<td style="{_WRAPPED if head == "what" else _LEFT}">{escape(cells[row], quote=False)}</td>'
+                for head, cells in columns
+            )
             + "</tr>"
             for row in range(len(rows))
         )
