@@ -494,9 +494,7 @@ class LiveKernel:
 
     def _open_trace(self) -> None:
         """A tracefs instance of our own, with the user faults in the window."""
-        self._instance = TRACEFS / "instances" / f"{INSTANCES}{os.getpid()}"
-        self._undo.callback(_remove_instance, self._instance)
-        self._instance.mkdir()
+        self._instance = self.instance()
         event = self._instance / "events/exceptions/page_fault_user"
         end = WINDOW_START + WINDOW_PAGES * PAGE
         (event / "filter").write_text(f"address >= {WINDOW_START:#x} && address < {end:#x}")
@@ -551,6 +549,13 @@ class LiveKernel:
         found = re.search(r"^thp_fault_fallback (\d+)$", (PROC / "vmstat").read_text(), re.M)
         return count + (int(found[1]) if found else 0)
 
+    def instance(self, name: str = "") -> Path:
+        """A tracefs instance of our own, with no event enabled; it goes when everything is put back."""
+        path = TRACEFS / "instances" / f"{INSTANCES}{os.getpid()}{name}"
+        self._undo.callback(_remove_instance, path)
+        path.mkdir()
+        return path
+
     def trace_lines(self) -> list[str]:
         """What was traced since the last call."""
         pieces = []
@@ -598,7 +603,7 @@ class LiveKernel:
 
 def _remove_instance(path: Path) -> None:
     if path.is_dir():
-        (path / "events/exceptions/page_fault_user/enable").write_text("0")
+        (path / "events/enable").write_text("0")
         path.rmdir()
 
 

@@ -4,6 +4,10 @@ Tracepoints, in a tracefs instance of our own that follows children, say what ha
 maps comes with no system call: ptrace stops each process right after exec and before exit, and /proc tells its
 mappings then. Address layout randomisation is off, so that every run has the same addresses.
 
+A thread of its own follows the program: no signal handler of Python runs there, so whoever stopped is sent on in any
+case. Nothing else would help a process that stands right before its exit: a signal is dropped then, SIGKILL as well
+(`prepare_signal`, 6.18).
+
 Needs root; `live_kernel` prepares the machine, holds the lock and puts every knob back.
 """
 
@@ -17,6 +21,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,7 +32,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .live_kernel import INSTANCES, PMD_ORDER, PROC, THP, TRACEFS, LiveError, LiveKernel, size_knobs
+from .live_kernel import PMD_ORDER, PROC, THP, LiveError, LiveKernel, size_knobs, trace_ability
 from .live_worker import PAGE, libc
 from .record import PF_USER
 from .trace import ADVICE, ALL_SIZES, ALONE, CALLS, NO_HUGE, READ_ONLY, READ_WRITE, Call, Setting, Trace
@@ -86,9 +91,14 @@ class Image(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """What a process had when it was about to exit. `faults` counts all of its life (minflt + majflt)."""
+    """What a process had when it, or one of its threads, was about to exit.
+
+    `pid` is the thread's number, `process` that of its process. `faults` counts all of the process's life until then,
+    other threads included (minflt + majflt).
+    """
 
     pid: int
+    process: int
     anonymous: list[Span]
     anonymous_pages: int
     peak_rss_kib: int
@@ -106,7 +116,9 @@ class Run(NamedTuple):
     @property
     def kernel_faults(self) -> int:
         """The kernel's count from the end of the first exec on: what the launcher did before is not the program's."""
-        return sum(process.faults for process in self.ended) - self.images[0].faults
+        # Of a process with threads the last one to exit has the whole count.
+        counts = {ended.process: ended.faults for ended in self.ended}
+        return sum(counts.values()) - self.images[0].faults
 
     @property
     def peak_rss_kib(self) -> int:
@@ -117,25 +129,18 @@ class Run(NamedTuple):
 # --- the trace buffer -------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def trace_instance() -> Iterator[Path]:
-    """A tracefs instance of our own, off, with the events a trace is made of. Needs the lock of a `LiveKernel`.
-
-    Its name begins as that of the live kernel does: what a killed run leaves behind goes the same way.
-    """
-    path = TRACEFS / "instances" / f"{INSTANCES}{os.getpid()}-trace"
-    path.mkdir()
-    try:
-        (path / "tracing_on").write_text("0")
-        (path / "buffer_size_kb").write_text(str(BUFFER_KIB))
-        (path / "options/event-fork").write_text("1")
-        numbers = " || ".join(f"id == {number}" for number in (*WATCHED, *UNFOLLOWED))
-        for event in ("sys_enter", "sys_exit"):
-            (path / "events/raw_syscalls" / event / "filter").write_text(numbers)
-        yield path
-    finally:
-        (path / "events/enable").write_text("0")
-        path.rmdir()
+def trace_instance(kernel: LiveKernel) -> Path:
+    """A tracefs instance of our own, off, with the events a trace is made of; it goes when the kernel is put back."""
+    if not kernel.traces:
+        raise LiveError(f"no trace can be recorded: {trace_ability().says}")
+    path = kernel.instance("-trace")
+    (path / "tracing_on").write_text("0")
+    (path / "buffer_size_kb").write_text(str(BUFFER_KIB))
+    (path / "options/event-fork").write_text("1")
+    numbers = " || ".join(f"id == {number}" for number in (*WATCHED, *UNFOLLOWED))
+    for event in ("sys_enter", "sys_exit"):
+        (path / "events/raw_syscalls" / event / "filter").write_text(numbers)
+    return path
 
 
 EVENTS = (
@@ -168,10 +173,12 @@ def _collect(instance: Path) -> list[str]:
 # --- ptrace -----------------------------------------------------------------------------------------------------------
 
 PTRACE_CONT, PTRACE_SEIZE = 7, 0x4206
-PTRACE_EVENT_EXEC, PTRACE_EVENT_EXIT, PTRACE_EVENT_STOP = 4, 6, 128
+PTRACE_EVENT_EXEC, PTRACE_EVENT_EXIT = 4, 6
 # FORK, VFORK, CLONE, EXEC, EXIT, and EXITKILL: nobody is left behind when the recorder dies.
 PTRACE_OPTIONS = 2 | 4 | 8 | 16 | 64 | 1 << 20
-WALL = 0x40000000
+WALL, WNOTHREAD = 0x40000000, 0x20000000
+END_SECONDS = 20.0
+"""How long a program that was killed may take to end."""
 
 LAUNCHER = """
 import ctypes, os, resource, sys
@@ -179,7 +186,8 @@ resource.setrlimit(resource.RLIMIT_STACK, (8 << 20, 8 << 20))
 ctypes.CDLL(None).personality(0x0040000)  # ADDR_NO_RANDOMIZE
 parent = int(sys.argv[1])
 os.write(parent, b"?")
-os.read(parent, 1)
+if not os.read(parent, 1):
+    sys.exit("the recorder is gone")
 os.close(parent)
 os.chdir(sys.argv[2])
 try:
@@ -198,95 +206,162 @@ def _ptrace(request: int, pid: int, data: int = 0) -> None:
 def run_traced(
     instance: Path, command: Sequence[str], folder: Path, progress: Callable[[str], None] | None = None
 ) -> Run:
-    """Run a command to its end under the tracepoints. `progress` gets a line every now and then."""
-    pid, go = _launch(command, folder)
+    """Run a command to its end under the tracepoints. `progress` gets a line every now and then, in another thread."""
+    program = _Program(instance, command, folder, progress)
     try:
-        _ptrace(PTRACE_SEIZE, pid, PTRACE_OPTIONS)
-        _begin(instance, pid)
-        go.send(b"!")
-        images, ended, status = _follow(pid, progress)
-        return Run(_collect(instance), images, ended, status)
+        # No thread.join: in Python 3.11 a thread whose join was interrupted counts as ended.
+        program.start()
+        program.ended.wait()
     except BaseException:
-        _end(pid)
+        program.end()
         raise
-    finally:
-        go.close()
+    if program.error:
+        raise program.error
+    return Run(_collect(instance), program.images, program.exits, program.status)
 
 
-def _end(root: int) -> None:
-    """Kill the program and all its children. Who is killed under ptrace still stops once, right before its exit."""
-    with suppress(ProcessLookupError):
-        os.killpg(root, signal.SIGKILL)
-    with suppress(ChildProcessError):
+class _Program:
+    """A program and all its children, followed by a thread of its own."""
+
+    def __init__(
+        self, instance: Path, command: Sequence[str], folder: Path, progress: Callable[[str], None] | None
+    ) -> None:
+        self.instance, self.command, self.folder, self.progress = instance, command, folder, progress
+        self.images: list[Image] = []
+        self.exits: list[Ended] = []
+        self.root = 0
+        self.status = 0
+        self.error: BaseException | None = None
+        self.ended = threading.Event()
+        # A daemon: should somebody not end, the interpreter still does, and PTRACE_O_EXITKILL is the last resort.
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._alive: set[int] = set()
+        self._killed = False
+
+    def start(self) -> None:
+        """Begin; `ended` is set when nobody is left."""
+        self._thread.start()
+
+    def end(self) -> None:
+        """Kill everybody, and wait until they have gone."""
+        self._kill()
+        if self._thread.is_alive() and not self.ended.wait(END_SECONDS):
+            left = ", ".join(map(str, sorted(self._alive)))
+            raise LiveError(f"processes {left} of the program were killed, and do not end")
+
+    def _kill(self) -> None:
+        # First the mark: who is not yet in the set is killed when it stops for the first time.
+        self._killed = True
+        for pid in tuple(self._alive):
+            _kill(pid)
+
+    # --- in the thread ------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        for part in (self._launch, self._follow):
+            try:
+                part()
+            except BaseException as error:
+                self._fail(error)
+        self.ended.set()
+
+    def _fail(self, error: BaseException) -> None:
+        self.error = self.error or error
+        self._kill()
+
+    def _launch(self) -> None:
+        """Start the launcher; when it waits for a word to exec the command, attach, begin to trace, and give it."""
+        go, waiting = socket.socketpair()
+        waiting.set_inheritable(True)
+        # What a program finds in its environment lies on its stack: the same few words for every run.
+        environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C", "TMPDIR": "."}
+        arguments = [
+            sys.executable, "-I", "-S", "-c", LAUNCHER, str(waiting.fileno()), str(self.folder), *self.command,
+        ]  # fmt: skip
+        # In a process group of its own, every read from a terminal would stop it (SIGTTIN), again and again.
+        nothing = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)] if os.isatty(0) else []
+        with go:
+            with waiting:
+                self.root = os.posix_spawn(sys.executable, arguments, environment, file_actions=nothing, setpgroup=0)
+            self._alive.add(self.root)
+            if self._killed or not go.recv(1):
+                raise LiveError("the program could not be launched; run it again")
+            _ptrace(PTRACE_SEIZE, self.root, PTRACE_OPTIONS)
+            _begin(self.instance, self.root)
+            go.send(b"!")
+
+    def _follow(self) -> None:
+        """Until nobody is left. What goes wrong ends the program: whoever stopped is sent on in any case."""
         while True:
-            pid, event = os.waitpid(-root, WALL)
-            if os.WIFSTOPPED(event):
-                with suppress(OSError):
-                    _ptrace(PTRACE_CONT, pid)
+            try:
+                # All that this thread traces, and only that: in whatever process group, and no child of other threads.
+                pid, event = os.waitpid(-1, WALL | WNOTHREAD)
+            except ChildProcessError:
+                return
+            if not os.WIFSTOPPED(event):
+                self._alive.discard(pid)
+                self.status = event if pid == self.root else self.status
+                continue
+            self._alive.add(pid)
+            try:
+                self._note(pid, event >> 16)
+            except BaseException as error:
+                self._fail(error)
+            if self._killed:
+                _kill(pid)
+            # A stop for a signal delivers it; all other stops are ptrace's own.
+            _resume(pid, 0 if event >> 16 else os.WSTOPSIG(event))
 
-
-def _launch(command: Sequence[str], folder: Path) -> tuple[int, socket.socket]:
-    """The launcher, up to where it waits for a word to exec the command."""
-    go, waiting = socket.socketpair()
-    waiting.set_inheritable(True)
-    # What a program finds in its environment lies on its stack: the same few words for every run.
-    environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C", "TMPDIR": "."}
-    arguments = [sys.executable, "-I", "-S", "-c", LAUNCHER, str(waiting.fileno()), str(folder), *command]
-    with waiting:
-        pid = os.posix_spawn(sys.executable, arguments, environment, setpgroup=0)
-    if not go.recv(1):
-        raise LiveError("the program could not be launched; run it again")
-    return pid, go
-
-
-def _follow(root: int, progress: Callable[[str], None] | None) -> tuple[list[Image], list[Ended], int]:
-    images: list[Image] = []
-    ended: list[Ended] = []
-    status = 0
-    while True:
-        try:
-            pid, event = os.waitpid(-root, WALL)
-        except ChildProcessError:
-            return images, ended, status
-        if not os.WIFSTOPPED(event):
-            status = event if pid == root else status
-            continue
-        what = event >> 16
+    def _note(self, pid: int, what: int) -> None:
+        if self._killed:
+            return
         if what == PTRACE_EVENT_EXEC:
-            images.append(_image(pid))
-            if progress:
-                progress(f"running {images[-1].name}")
+            self.images.append(_image(pid))
+            if self.progress:
+                self.progress(f"running {self.images[-1].name}")
         elif what == PTRACE_EVENT_EXIT:
-            ended.append(_ended(pid))
-        sent = 0 if what else os.WSTOPSIG(event)
-        with suppress(ProcessLookupError):
-            _ptrace(PTRACE_CONT, pid, sent)
+            self.exits.append(_ended(pid))
+
+
+def _kill(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _resume(pid: int, number: int) -> None:
+    # Whoever was killed meanwhile stands still no more.
+    with suppress(ProcessLookupError):
+        _ptrace(PTRACE_CONT, pid, number)
 
 
 def _image(pid: int) -> Image:
     anonymous, stack = _anonymous(pid)
     with open(PROC / f"{pid}/pagemap", "rb", buffering=0) as pagemap:
         present = [span for start, end in anonymous for span in _present(pagemap.fileno(), start, end)]
-    name = (PROC / f"{pid}/comm").read_text().strip()
+    name = _told(pid, "comm").strip()
     stat = _stat(pid)
     return Image(pid, name, anonymous, stack, stat[START_BRK], present, stat[MINFLT] + stat[MAJFLT])
 
 
 def _ended(pid: int) -> Ended:
     anonymous, _ = _anonymous(pid)
-    status = (PROC / f"{pid}/status").read_text()
-    kib = {name: int(value) for name, value in re.findall(r"^(\w+):\s+(\d+) kB$", status, re.M)}
+    status = {name: int(value) for name, value in re.findall(r"^(\w+):\s+(\d+)", _told(pid, "status"), re.M)}
     pages = _anonymous_pages(pid, anonymous)
     stat = _stat(pid)
-    return Ended(pid, anonymous, pages, kib.get("VmHWM", 0), stat[MINFLT] + stat[MAJFLT])
+    return Ended(pid, status["Tgid"], anonymous, pages, status.get("VmHWM", 0), stat[MINFLT] + stat[MAJFLT])
 
 
 MINFLT, MAJFLT, START_BRK = 10, 12, 47
 
 
+def _told(pid: int, name: str) -> str:
+    """A file of /proc/PID. Names of programs and files in it may be no text, or cut off within a letter."""
+    return (PROC / f"{pid}" / name).read_text(errors="replace")
+
+
 def _stat(pid: int) -> dict[int, int]:
     """/proc/PID/stat, numbered as proc(5) does; the name, which may hold anything, ends at the last bracket."""
-    words = (PROC / f"{pid}/stat").read_text().rpartition(")")[2].split()
+    words = _told(pid, "stat").rpartition(")")[2].split()
     return {number: int(word) for number, word in enumerate(words, 3) if word.lstrip("-").isdigit()}
 
 
@@ -294,7 +369,7 @@ def _anonymous(pid: int) -> tuple[list[Span], int]:
     """Private anonymous mappings, and the first page of the stack."""
     found: list[Span] = []
     stack = 0
-    for line in (PROC / f"{pid}/maps").read_text().splitlines():
+    for line in _told(pid, "maps").splitlines():
         span, mode, _, _, inode, *name = line.split(maxsplit=5)
         start, end = (int(part, 16) // PAGE for part in span.split("-"))
         label = name[0] if name else ""
@@ -310,7 +385,7 @@ def _anonymous_pages(pid: int, anonymous: list[Span]) -> int:
     """Pages mapped there, the zero page not: smaps, mapping by mapping (RssAnon counts copies of file pages too)."""
     starts = {start for start, _ in anonymous}
     count, ours = 0, False
-    for line in (PROC / f"{pid}/smaps").read_text().splitlines():
+    for line in _told(pid, "smaps").splitlines():
         if match := re.match(r"([0-9a-f]+)-[0-9a-f]+ ", line):
             ours = int(match[1], 16) // PAGE in starts
         elif ours and line.startswith("Anonymous:"):
@@ -754,16 +829,25 @@ def enable_always(kernel: LiveKernel, orders: Sequence[int]) -> None:
     time.sleep(0.01)
 
 
+@contextmanager
+def _prepared(orders: Sequence[int]) -> Iterator[tuple[LiveKernel, Path]]:
+    """The kernel with exactly these sizes, and a tracefs instance."""
+    try:
+        with LiveKernel() as kernel:
+            enable_always(kernel, orders)
+            yield kernel, trace_instance(kernel)
+    except OSError as error:
+        raise LiveError(f"the run was cut short: {error}; run it again") from error
+
+
 def record(
     command: Sequence[str], folder: Path, about: Mapping[str, Any], progress: Callable[[str], None] | None = None
 ) -> Trace:
     """Run a command in a folder with 4K pages alone, and return its trace. `progress` gets a line now and then."""
-    with LiveKernel() as kernel, trace_instance() as instance:
-        enable_always(kernel, ())
+    with _prepared(()) as (kernel, instance):
         run = run_traced(instance, command, folder, progress)
-        version = kernel.version
     _check_success(run, command)
-    return trace_of(run, version, **about)
+    return trace_of(run, kernel.version, **about)
 
 
 def measure(
@@ -787,8 +871,7 @@ def measure(
 
 
 def _measure_once(command: Sequence[str], folder: Path, setting: Setting) -> None:
-    with LiveKernel() as kernel, trace_instance() as instance:
-        enable_always(kernel, setting.orders)
+    with _prepared(setting.orders) as (kernel, instance):
         before = kernel.fallbacks()
         run = run_traced(instance, command, folder)
         setting.fallbacks.append(kernel.fallbacks() - before)

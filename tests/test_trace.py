@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from live_support import needs_kernel
 
 from anonfolio.__main__ import main
 from anonfolio.trace import (
@@ -443,17 +446,10 @@ def test_sizes_have_names() -> None:
 
 # --- the recorder -----------------------------------------------------------------------------------------------------
 
-WHY_NOT = "a live run needs Linux"
 if sys.platform == "linux":
     from anonfolio import live_kernel
-    from anonfolio.live_kernel import LiveError, LiveKernel, check_machine
-    from anonfolio.live_trace import Ended, Image, Run, Spans, measure, record, trace_of
-
-    try:
-        check_machine()
-        WHY_NOT = ""
-    except LiveError as error:
-        WHY_NOT = str(error)
+    from anonfolio.live_kernel import LiveError, LiveKernel
+    from anonfolio.live_trace import LAUNCHER, Ended, Image, Run, Spans, measure, record, trace_of
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the recorder needs Linux")
 STACK = 0x7FFFF000  # the page of the stack's start
@@ -478,7 +474,7 @@ def run_of(lines: list[str], images: int = 1) -> Run:
     image = Image(7, "program", anonymous, STACK, 1024 * 4096, [(STACK + 32, STACK + 33)], 100)
     start = [line(7, "sched_process_exec", "filename=/bin/program pid=7 old_pid=7")]
     end = [line(7, "sched_process_exit", "comm=program pid=7 prio=120 group_dead=true")]
-    return Run([*start, *lines, *end], [image] * images, [Ended(7, [], 0, 0, 150)], 0)
+    return Run([*start, *lines, *end], [image] * images, [Ended(7, 7, [], 0, 0, 150)], 0)
 
 
 def converted(lines: list[str]) -> tuple[Trace, list[Call]]:
@@ -631,6 +627,25 @@ def test_more_programs_than_a_byte_can_number_are_refused() -> None:
 
 
 @linux
+def test_of_a_process_with_threads_the_last_to_exit_has_the_count() -> None:
+    ended = [Ended(pid, process, [], 0, 0, faults) for pid, process, faults in ((8, 7, 120), (9, 9, 30), (7, 7, 150))]
+    assert run_of([])._replace(ended=ended).kernel_faults == 150 + 30 - 100
+
+
+@linux
+def test_nothing_is_run_when_the_recorder_has_gone(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-c", LAUNCHER, str(theirs.fileno()), str(tmp_path), "touch", "was-here"]
+    with subprocess.Popen(command, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE, text=True) as launcher:
+        theirs.close()
+        assert ours.recv(1) == b"?"
+        ours.close()
+        assert launcher.communicate(timeout=30)[1] == "the recorder is gone\n"
+    assert launcher.returncode == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@linux
 def test_spans() -> None:
     spans = Spans([(10, 20)])
     spans.add(30, 40)
@@ -646,7 +661,7 @@ def test_spans() -> None:
 
 
 @pytest.mark.live
-@pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
+@needs_kernel
 def test_a_program_recorded_now_is_explained_by_the_model(tmp_path: Path) -> None:
     (tmp_path / "lines").write_text("".join(f"{number * 7919 % 20011} line\n" for number in range(20011)))
     # The shell forks before it runs sort: both parts of a fork are in the trace.
@@ -664,26 +679,90 @@ def test_a_program_recorded_now_is_explained_by_the_model(tmp_path: Path) -> Non
     assert abs(Compared(live, replay(trace, (4,))).difference) < 0.01
 
 
-STOPPED = """
-import sys
-from pathlib import Path
-from anonfolio.live_trace import record
-record(["sleep", "600"], Path(sys.argv[1]), {}, lambda text: print(text, flush=True))
-"""
+@pytest.mark.live
+@needs_kernel
+def test_threads_are_one_process(tmp_path: Path) -> None:
+    work = "import threading as t; all = [t.Thread(target=bytearray, args=(1 << 20,)) for _ in range(4)]"
+    trace = record(
+        [sys.executable, "-c", f"{work}; [one.start() for one in all]; [one.join() for one in all]"], tmp_path, {}
+    )
+    assert len(trace.processes) == 1
+    assert 0 <= trace.elsewhere - trace.processes[0]["elsewhere"] <= 8
 
 
 @pytest.mark.live
-@pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@needs_kernel
+def test_a_name_may_be_cut_off_within_a_letter(tmp_path: Path) -> None:
+    program = tmp_path / ("ä" * 8)
+    shutil.copy("/bin/true", program)
+    trace = record([str(program)], tmp_path, {})
+    assert trace.processes[0]["name"] == "ä" * 7 + "\N{REPLACEMENT CHARACTER}"
+
+
+RECORDER = """
+import os, sys
+from pathlib import Path
+from anonfolio import live_trace
+
+def record(*command):
+    return live_trace.record(command, Path(sys.argv[1]), {}, lambda text: print(text, flush=True))
+
+"""
+
+
+def recorder(script: str, folder: Path) -> subprocess.Popen[str]:
+    """A recorder in a process of its own: one that hangs does not hang the tests."""
+    command = [sys.executable, "-c", RECORDER + script, str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def said(script: str, folder: Path) -> tuple[str, str]:
+    """What a recorder says until it ends."""
+    with recorder(script, folder) as process:
+        try:
+            return process.communicate(timeout=60)
+        finally:
+            process.kill()
+
+
+LEAVES = "import os; child = os.fork(); os.waitpid(child, 0) if child else os.setsid()"
+
+
+@pytest.mark.live
+@needs_kernel
+def test_a_child_that_leaves_the_process_group_is_followed_too(tmp_path: Path) -> None:
+    out, error = said(f"print(len(record(sys.executable, '-c', {LEAVES!r}).processes))", tmp_path)
+    assert (out.splitlines()[-1:], error) == (["2"], "")
+
+
+@pytest.mark.live
+@needs_kernel
+@pytest.mark.parametrize("moment", ["_image", "_ended"])
+def test_what_goes_wrong_at_a_stop_ends_the_program(tmp_path: Path, moment: str) -> None:
+    """A process that stands right before its exit cannot be killed: it must be sent on."""
+    broken = f"def broken(pid): raise OSError('no maps')\nlive_trace.{moment} = broken\nrecord('sleep', '0.1')"
+    out, error = said(broken, tmp_path)
+    assert out.splitlines() == ([] if moment == "_image" else ["running sleep"])
+    assert error.splitlines()[-1].endswith("LiveError: the run was cut short: no maps; run it again")
+
+
+@pytest.mark.live
+@needs_kernel
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_recorder_leaves_no_program_and_no_tracing_behind(tmp_path: Path, number: signal.Signals) -> None:
-    with subprocess.Popen([sys.executable, "-c", STOPPED, tmp_path], stdout=subprocess.PIPE, text=True) as recorder:
-        assert recorder.stdout is not None
-        assert recorder.stdout.readline() == "running sleep\n"
-        (program,) = (pid for pid in _children(recorder.pid) if (Path("/proc") / pid / "comm").read_text() == "sleep\n")
-        ours = list((live_kernel.TRACEFS / "instances").glob(f"{live_kernel.INSTANCES}{recorder.pid}*"))
-        assert len(ours) == 2
-        recorder.send_signal(number)
-        assert recorder.wait(30) in (143, -number)
+    with recorder("record('sleep', '600')", tmp_path) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "running sleep\n"
+            (program,) = (pid for pid in _children(process.pid) if Path(f"/proc/{pid}/comm").read_text() == "sleep\n")
+            ours = list((live_kernel.TRACEFS / "instances").glob(f"{live_kernel.INSTANCES}{process.pid}*"))
+            assert len(ours) == 2
+            process.send_signal(number)
+            assert process.wait(30) in (143, -number)
+        finally:
+            process.kill()
+    if number != signal.SIGKILL:
+        assert not any(path.exists() for path in ours)
     deadline = time.monotonic() + 10
     while _runs(program) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -694,7 +773,8 @@ def test_a_stopped_recorder_leaves_no_program_and_no_tracing_behind(tmp_path: Pa
 
 
 def _children(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    """Of all its threads."""
+    return [child for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
 
 
 def _runs(pid: str) -> bool:
