@@ -706,13 +706,15 @@ class TestPuttingBack:
     """Each of these prepares the kernel itself, and looks at the machine when it is over."""
 
     def test_after_an_exception(self) -> None:
-        before = settings()
-        with suppress(LiveError), LiveKernel() as kernel:
+        with live_kernel.only_run(PATIENCE_S):
+            before = settings()
+        with suppress(LiveError), LiveKernel(PATIENCE_S) as kernel:
             live_run(random_scenario(1, "huge", kernel.sizes), kernel)
             assert settings() != before
             raise LiveError("something went wrong")
-        assert settings() == before
-        assert leftovers() == []
+        with live_kernel.only_run(PATIENCE_S):
+            assert settings() == before
+            assert leftovers() == []
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
     def test_after_a_signal(self, number: signal.Signals) -> None:
