@@ -234,6 +234,8 @@ def test_undo_takes_back_what_was_done_at_once_and_redo_does_it_again() -> None:
 def test_wherever_one_goes_the_state_is_that_of_the_program_run_from_the_start() -> None:
     source = random.Random(5)
     play = Playground(pages=16, orders=(4, 2))
+    places = [(play.scenario, play.policy)]
+    at = 0
     for _ in range(120):
         deed = source.choice(("use", "use", "use", "fork", "exit", "undo", "undo", "redo", "policy", "orders", "reset"))
         first = source.randrange(16)
@@ -251,8 +253,17 @@ def test_wherever_one_goes_the_state_is_that_of_the_program_run_from_the_start()
             play.change(policy=source.choice(list(af.POLICIES)))
         elif deed == "orders":
             play.change(orders=source.choice(((), (4,), (2,), (4, 3, 2))))
-        elif deed in ("undo", "redo", "reset"):
+        elif deed == "reset":
+            play.reset()
+        elif deed in ("undo", "redo"):
+            at = min(max(at + (1 if deed == "redo" else -1), 0), len(places) - 1)
             getattr(play, deed)()
+        place = play.scenario, play.policy
+        if deed not in ("undo", "redo") and place != places[at]:
+            places = [*places[: at + 1], place]
+            at += 1
+        assert place == places[at]
+        assert (play.view["undo"], play.view["redo"]) == (at, len(places) - 1 - at)
         fresh = Run.of(play.scenario, play.policy)
         assert play.picture.text() == fresh.picture.text()
         assert play.timeline.codes() == fresh.timeline.codes()
@@ -296,10 +307,33 @@ def test_another_policy_runs_the_same_program_and_says_the_first_difference() ->
     assert "no step does anything else" in play.change(policy="linux-6.15")
     # The page tables look the same to a recording, the faults do not.
     assert "rfc-v2 exclusive reuse (16 pages), linux-6.15 exclusive reuse (1 page)" in play.change(policy="rfc-v2")
-    # A policy is not undone: going back goes through the program under it.
+
+
+def test_a_policy_is_chosen_and_undone_like_a_step() -> None:
+    play = Playground("linux-6.9", scenario=q.alone)
+    steps = len(q.alone.steps)
+    play.change(policy="linux-6.15")
+    play.change(policy="linux-6.15")
+    play.change(policy="rfc-v2", orders=[2])
+    play.write(0, 9)
+    seen = []
+    while play.undo():
+        seen.append((play.policy.name, play.scenario.orders, len(play.scenario.steps), play.view["note"][1]))
+    assert seen[:4] == [
+        ("rfc-v2", (2,), steps, ""),
+        ("linux-6.15", (4,), steps, "The kernel is linux-6.15 again."),
+        ("linux-6.9", (4,), steps, "The kernel is linux-6.9 again."),
+        ("linux-6.9", (4,), steps - 1, ""),
+    ]
+    assert len(seen) == steps + 3
+    for _ in range(steps + 2):
+        assert play.redo()
+    assert (play.policy.name, play.scenario.orders, play.view["policy"]) == ("rfc-v2", (2,), "rfc-v2")
+    # What is done now takes the place of what was taken back, under the policy of here.
     play.undo()
-    assert play.policy.name == "rfc-v2"
-    assert play.scenario.steps == q.alone.steps[:-1]
+    play.fork()
+    assert play.policy.name == "linux-6.15"
+    assert not play.redo()
 
 
 def test_a_policy_of_ones_own_stays_in_the_list() -> None:

@@ -239,6 +239,15 @@ def test_kernel_and_mapping_can_be_changed_under_the_program(page: Page) -> None
     acts(page, play, lambda: (page.get_by_label("pages", exact=True).fill("3"), page.keyboard.press("Tab")))
     assert "outside the mapping" in page.locator(".afg-note").inner_text()
     assert page.get_by_label("pages", exact=True).input_value() == "32"
+    # All of that is taken back like steps, the kernel last.
+    for _ in range(3):
+        acts(page, play, page.get_by_role("button", name="Undo").click)
+    assert page.get_by_label("pages", exact=True).input_value() == str(Scenario.load("one-page-left").pages)
+    assert page.get_by_label("64 KiB").is_checked()
+    assert (kernel.input_value(), play.policy.name) == ("linux-6.9", "linux-6.9")
+    assert page.locator(".afg-note").inner_text() == "The kernel is linux-6.9 again."
+    acts(page, play, page.get_by_role("button", name="Redo").click)
+    assert (kernel.input_value(), play.policy.name) == ("linux-6.8", "linux-6.8")
 
 
 def test_with_a_skew_the_pages_are_those_that_are_drawn(page: Page) -> None:

@@ -172,6 +172,13 @@ class Run:
         return next(((number, found[0]) for number, found in enumerate(self.broken, 1) if found), None)
 
 
+class Place(NamedTuple):
+    """A place in the history, which undo and redo go through: the program, and which kernel runs it."""
+
+    scenario: Scenario
+    policy: Policy
+
+
 # --- the widget -----------------------------------------------------------------------------------------------------
 
 
@@ -224,7 +231,7 @@ class Playground(anywidget.AnyWidget):
         program = Scenario.load(scenario) if isinstance(scenario, str) else scenario
         program = program or Scenario(pages, (), tuple(orders), skew)
         _check_pages(program)
-        self._history = _prefixes(program)
+        self._history = _places(program, policy)
         self._at = len(self._history) - 1
         self._run = Run.of(program, policy)
         self._turn = 0
@@ -236,12 +243,12 @@ class Playground(anywidget.AnyWidget):
     @property
     def scenario(self) -> Scenario:
         """The program as far as it is shown."""
-        return self._history[self._at]
+        return self._history[self._at].scenario
 
     @property
     def policy(self) -> Policy:
         """Which kernel runs it; `change` chooses another."""
-        return self._run.policy
+        return self._history[self._at].policy
 
     @property
     def timeline(self) -> Timeline:
@@ -378,9 +385,7 @@ class Playground(anywidget.AnyWidget):
         """Another program, or its text: all its steps done, to be undone one by one."""
         program = Scenario.parse(scenario, "program") if isinstance(scenario, str) else scenario
         _check_pages(program)
-        run = Run.of(program, self.policy)
-        self._history = [*self._history[: self._at + 1], *_prefixes(program)]
-        self._at, self._run = len(self._history) - 1, run
+        self._go_on(Run.of(program, self.policy), *_places(program, self.policy))
         self._tell("did", f"Loaded, {len(program.steps)} steps. Undo goes back through them one by one.")
 
     def change(
@@ -391,7 +396,10 @@ class Playground(anywidget.AnyWidget):
         orders: Iterable[int] | None = None,
         skew: int | None = None,
     ) -> str:
-        """The same program under another kernel or over another mapping; says where it differs from before."""
+        """The same program under another kernel or over another mapping; says where it differs from before.
+
+        `undo` takes it back like a step.
+        """
         now, before = self.scenario, self.timeline
         scenario = now.but(
             pages=now.pages if pages is None else pages,
@@ -400,30 +408,33 @@ class Playground(anywidget.AnyWidget):
         )
         _check_pages(scenario)
         rule = self.policies.get(policy, None) or policy_named(policy) if isinstance(policy, str) else policy
-        run = Run.of(scenario, rule or self.policy)
-        self.policies[run.policy.name] = run.policy
-        if scenario != now:
-            self._history = [*self._history[: self._at + 1], scenario]
-            self._at += 1
-        self._run = run
+        place = Place(scenario, rule or self.policy)
+        run = Run.of(*place)
+        self.policies[place.policy.name] = place.policy
+        self._go_on(run, place)
         said = _differences(run.timeline, before)
         self._tell("did" if said else "", said)
         return said
 
     def _show(self, scenario: Scenario) -> None:
-        """One more program in the history; what had been taken back is forgotten."""
-        self._run = self._run.to(scenario)
-        self._history = [*self._history[: self._at + 1], scenario]
-        self._at += 1
+        """One more program in the history."""
+        self._go_on(self._run.to(scenario), Place(scenario, self.policy))
+
+    def _go_on(self, run: Run, *places: Place) -> None:
+        """More places in the history, and the last one's run; what had been taken back is forgotten."""
+        if places == (self._history[self._at],):
+            return
+        self._history = [*self._history[: self._at + 1], *places]
+        self._at, self._run = len(self._history) - 1, run
 
     def _move(self, at: int) -> bool:
         if not 0 <= at < len(self._history):
             return False
-        now, then = self.scenario, self._history[at]
-        same = (now.pages, now.orders, now.skew) == (then.pages, then.orders, then.skew)
-        self._run = self._run.to(then) if same else Run.of(then, self.policy)
+        now, then = self._history[self._at], self._history[at]
+        self._run = self._run.to(then.scenario) if _kin(now) == _kin(then) else Run.of(*then)
         self._at = at
-        self._tell("", "")
+        changed = now.policy != then.policy
+        self._tell("did" if changed else "", f"The kernel is {then.policy.name} again." if changed else "")
         return True
 
     # --- out of here ------------------------------------------------------------------------------------------------
@@ -577,8 +588,14 @@ def _check_pages(scenario: Scenario) -> None:
         raise ScenarioError(f"pages={scenario.pages}: the playground has room for {MOST_PAGES}")
 
 
-def _prefixes(scenario: Scenario) -> list[Scenario]:
-    return [scenario.but(steps=scenario.steps[:count]) for count in range(len(scenario.steps) + 1)]
+def _places(scenario: Scenario, policy: Policy) -> list[Place]:
+    """A program's way from its untouched mapping, step by step."""
+    return [Place(scenario.but(steps=scenario.steps[:count]), policy) for count in range(len(scenario.steps) + 1)]
+
+
+def _kin(place: Place) -> tuple[Policy, int, tuple[int, ...], int]:
+    """Equal for places of which one's run can be gone on with for the other."""
+    return place.policy, place.scenario.pages, place.scenario.orders, place.scenario.skew
 
 
 def _differences(now: Timeline, before: Timeline) -> str:
