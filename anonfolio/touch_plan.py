@@ -104,8 +104,8 @@ def plan_anonymous_pages(stretch: Stretch) -> None:
     """Nothing is mapped: the first read gets the zero page, the first write a folio (`do_anonymous_page`).
 
     Writes alone: `maximal_blocks` of the none pages; a block's fault is its earliest write. A read before that makes a
-    hole in the block. When all reads of a block come before its first write, the block is partitioned again
-    without those pages; when they come after it, they do not fault; when they are mixed, the block is stepped.
+    hole in it, and leaves smaller blocks, each with a first write of its own that a read may precede: so on, until no
+    block has such a read. Reads that come after the first write of their block do not fault.
     """
     _step_torn_zero_tiles(stretch)
     if not stretch.none.any():
@@ -113,8 +113,8 @@ def plan_anonymous_pages(stretch: Stretch) -> None:
     allowed = {order: stretch.allowed(order) for order in stretch.orders} if stretch.writes else {}
     none = stretch.none
     blocks, singles = maximal_blocks(none, allowed)
-    if stretch.reads and blocks:
-        none = _without_early_reads(stretch, none, blocks)
+    while stretch.reads and blocks and bool((early := _early_reads(stretch, blocks)).any()):
+        none = none & ~early
         blocks, singles = maximal_blocks(none, allowed)
     mapped_at = np.where(stretch.none, np.int32(stretch.accesses), np.int32(-1))
     faults: list[tuple[int, Pages, Times]] = []
@@ -146,27 +146,15 @@ def _plan_zero_reads(stretch: Stretch, mapped_at: Times) -> None:
     stretch.zero |= reading
 
 
-def _without_early_reads(stretch: Stretch, none: Mask, blocks: list[tuple[int, Pages]]) -> Mask:
-    """The none pages but for those that a read has taken before the first write of their block."""
-    none = none.copy()
+def _early_reads(stretch: Stretch, blocks: list[tuple[int, Pages]]) -> Mask:
+    """Pages that are read before the first write of their block: they get the zero page, and there is no such block."""
+    early = np.zeros(stretch.places, np.bool_)
     for order, block in blocks:
         at = as_slice(block, rising=True)
         written = earliest(stretch.first_write, order)[at]
         reads = blocks_of(stretch.first_read, order)[at]
-        read = reads < np.minimum(blocks_of(stretch.first_write, order)[at], stretch.accesses)
-        early = read & (reads < written[:, None])
-        torn = early.any(axis=1) & (written < stretch.accesses)
-        if not torn.any():
-            continue
-        mixed = torn & (read & ~early).any(axis=1)
-        blocks_of(none, order)[block[torn]] &= ~early[torn]
-        if bool(mixed.any()):
-            tile = stretch.orders[0]
-            tiles = np.zeros(stretch.places >> tile, np.bool_)
-            tiles[block[mixed] >> (tile - order)] = True
-            _step_tiles(stretch, tiles, tile)
-    none &= stretch.none
-    return none
+        blocks_of(early, order)[at] = (reads < written[:, None]) & (written < stretch.accesses)[:, None]
+    return early
 
 
 def _step_tiles(stretch: Stretch, tiles: Mask, tile: int) -> None:
