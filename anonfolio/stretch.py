@@ -61,6 +61,7 @@ class Stretch:
         self.orders = orders_anywhere(self.machine)
         self._open_window()
         self._note_first_accesses()
+        self._earliest_writes = [self.first_write]
         bits = self.mm.pte[self.window]
         self.none = bits == 0
         self.writable = (bits & PTE_WRITE) > 0
@@ -138,6 +139,13 @@ class Stretch:
             # Of several values for one place the last one stays: backwards, that is the earliest.
             first[self.at[::-1]] = np.arange(self.accesses - 1, -1, -1, dtype=np.int32)
         return first
+
+    def earliest_write(self, order: int) -> Times:
+        """Per aligned block of 2**order places: the earliest of their first writes."""
+        while len(self._earliest_writes) <= order:
+            times = self._earliest_writes[-1]
+            self._earliest_writes.append(np.minimum(times[0::2], times[1::2]))
+        return self._earliest_writes[order]
 
     def inside(self, order: int) -> Mask:
         """Which aligned blocks of the window lie inside one VMA."""

@@ -27,13 +27,6 @@ def all_of(marked: Mask, order: int) -> Mask:
     return good
 
 
-def earliest(times: Times, order: int) -> Times:
-    """Per aligned block of 2**order places: the earliest of their times."""
-    for _ in range(order):
-        times = np.minimum(times[0::2], times[1::2])
-    return times
-
-
 def maximal_blocks(usable: Mask, allowed: dict[int, Mask]) -> tuple[list[tuple[int, Pages]], Mask]:
     """Partition usable places into the largest allowed aligned blocks: (order, block numbers), and the single places.
 
@@ -120,7 +113,7 @@ def plan_anonymous_pages(stretch: Stretch) -> None:
     faults: list[tuple[int, Pages, Times]] = []
     for order, block in blocks:
         at = as_slice(block, rising=True)
-        times = earliest(stretch.first_write, order)[at]
+        times = stretch.earliest_write(order)[at]
         blocks_of(mapped_at, order)[at] = times[:, None]
         touched = times < stretch.accesses
         faults.append((order, block[touched], times[touched]))
@@ -151,7 +144,7 @@ def _early_reads(stretch: Stretch, blocks: list[tuple[int, Pages]]) -> Mask:
     early = np.zeros(stretch.places, np.bool_)
     for order, block in blocks:
         at = as_slice(block, rising=True)
-        written = earliest(stretch.first_write, order)[at]
+        written = stretch.earliest_write(order)[at]
         reads = blocks_of(stretch.first_read, order)[at]
         blocks_of(early, order)[at] = (reads < written[:, None]) & (written < stretch.accesses)[:, None]
     return early
@@ -221,7 +214,7 @@ def plan_zero_page_copies(stretch: Stretch) -> None:
         stretch.mark(stretch.first_write[written], ZERO_COPY)
         return
     order = stretch.orders[0]
-    times = earliest(stretch.first_write, order)[blocks_of(written, order).any(axis=1)]
+    times = stretch.earliest_write(order)[blocks_of(written, order).any(axis=1)]
     stretch.mark(times, ZERO_COPY | order, 1 << order)
 
 
@@ -357,7 +350,7 @@ def plan_wp_whole_folios(stretch: Stretch, folios: Numbers) -> None:
             continue
         size = 1 << order
         block, owner, exclusive = _whole_folios(stretch, order)
-        times = earliest(stretch.first_write, order)[block]
+        times = stretch.earliest_write(order)[block]
         sole = exclusive | _sole_owner(stretch, owner, size)
         # As for a reuse, the scan that finds another owner has read the folio's entries too.
         scans = policy.reuse_extent == "range"
@@ -391,7 +384,7 @@ def _whole_folios(stretch: Stretch, order: int) -> tuple[Pages, Numbers, Mask]:
     memory, size = stretch.memory, 1 << order
     rows = blocks_of(stretch.mm.pfn[stretch.window], order)
     good = all_of(stretch.read_only(), order) & stretch.inside(order) & (rows[:, 0] & (size - 1) == 0)
-    good &= earliest(stretch.first_write, order) < stretch.accesses
+    good &= stretch.earliest_write(order) < stretch.accesses
     block = np.flatnonzero(good)
     heads = rows[block, 0]
     owner = memory.folio_of[heads]

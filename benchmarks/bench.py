@@ -1,7 +1,8 @@
-"""Side by side: the model against the kernel of this machine, its growth, and the TLB against other simulators.
+"""Side by side: the model against the kernel of this machine, its growth, a compile replayed, and the TLB against other
+simulators.
 
     make bench
-    python benchmarks/bench.py [--only kernel|growth|tlb|curve ...]
+    python benchmarks/bench.py [--only kernel|growth|compile|tlb|curve ...]
 
 Everything that is compared runs by turns in one go, for only ratios taken together mean anything on a shared machine;
 both sides are counted in processor time. Prints a table, writes it as text and JSON to benchmarks/out, and exits with
@@ -22,10 +23,11 @@ from typing import Any
 import against_kernel
 import against_peers
 import numpy as np
+import replayed
 import scaling
 from results import LeftOut, Measured, Result, missed, report, write
 
-PARTS = ("kernel", "growth", "tlb", "curve")
+PARTS = ("kernel", "growth", "compile", "tlb", "curve")
 HERE = Path(__file__).parent
 
 
@@ -36,6 +38,8 @@ def run(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Iterator[Res
         yield from against_kernel.run(chosen.pages, chosen.kernel_pages, chosen.rounds, tell)
     if "growth" in wanted:
         yield from scaling.run(chosen.largest, 3, tell)
+    if "compile" in wanted:
+        yield from replayed.run(chosen.rounds, tell)
     if "tlb" in wanted:
         yield from against_peers.run(chosen.accesses, chosen.rounds, tell)
     if "curve" in wanted:

@@ -129,6 +129,15 @@ def test_every_goal_stands_in_the_bench() -> None:
     ]  # fmt: skip
 
 
+def test_the_compile_is_replayed_as_a_whole_and_in_one_stream() -> None:
+    from replayed import run
+
+    whole, *streams = run(1, lambda _: None)
+    assert (whole.at_most, whole.unit) == (0.5, "s")  # type: ignore[union-attr]
+    assert [each.name for each in streams] == ["in one stream, 4K", "in one stream, 64K", "in one stream, all"]  # type: ignore[union-attr]
+    assert {(each.at_least, each.unit, len(each.rounds)) for each in streams} == {(10, "M accesses/s", 1)}  # type: ignore[union-attr]
+
+
 def test_growth_that_is_not_linear_is_noticed() -> None:
     from scaling import _linear
 
