@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from browser_support import Lab, jupyterlab
 from hypothesis import settings
-from support import Lab, jupyterlab
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import nbformat
 import pytest
-from support import Lab
+from browser_support import (
+    Lab,
+    check_dark_mode,
+    check_nothing_is_cut_off,
+    close_notebook,
+    lab_page,
+    quiet_page,
+    run_one_cell,
+    show_widget,
+)
 
-import anonfolio.view
 from anonfolio.drawing import lean
 from anonfolio.recording import DATA_DIR, read_recording
 from anonfolio.scenario import Scenario
@@ -23,31 +28,18 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.browser
 
-VIEW = Path(anonfolio.view.__file__).parent
 COPY_STEP = 18
 """fork-both-write: the first copy, after 16 writes and a fork."""
 
-# What anywidget gives a front end: a model with get, set, on and off, and an element.
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>stepper</title>
-<style>CSS</style><div id="before"><button>before</button></div><div id="el"></div>
-<script type="application/json" id="state">STATE</script>
-<script type="module">
-import widget from "./stepper.js";
-const state = JSON.parse(document.getElementById("state").textContent);
-const heard = new Set();
-window.model = {
+MODEL = """const heard = new Set();
+const model = window.model = {
   get: (name) => state[name],
   set: (name, value) => { if (state[name] !== value) { state[name] = value; heard.forEach((act) => act()); } },
   save_changes: () => { window.saved = (window.saved ?? 0) + 1; },
   on: (event, act) => heard.add(act),
   off: (event, act) => heard.delete(act),
 };
-window.heard = heard;
-window.escaped = [];
-document.addEventListener("keydown", (event) => window.escaped.push(event.key));
-window.cleanup = widget.render({ model, el: document.getElementById("el") });
-window.ready = true;
-</script>"""
+window.heard = heard;"""
 
 
 def stepper(**options: object) -> Stepper:
@@ -60,41 +52,14 @@ def stepper(**options: object) -> Stepper:
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    context = browser.new_context(viewport={"width": 900, "height": 900})
-    page = context.new_page()
-    errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    yield page
-    context.close()
-    assert errors == []
+    with quiet_page(browser, height=900) as page:
+        yield page
 
 
 def show(page: Page, widget: Stepper) -> list[str]:
     """Open a page with the widget's stored state; returns the list that requests to outside are added to."""
     state = {"frames": widget.frames, "step": widget.step, "predict": widget.predict}
-    state = json.dumps(state).replace("</", "<\\/")
-    html = PAGE.replace("CSS", (VIEW / "stepper.css").read_text(encoding="utf-8")).replace("STATE", state)
-    files = {
-        "/": (html, "text/html"),
-        "/stepper.js": ((VIEW / "stepper.js").read_text(encoding="utf-8"), "text/javascript"),
-    }
-    outside: list[str] = []
-
-    def serve(route: object) -> None:
-        url = route.request.url  # type: ignore[attr-defined]
-        path = url.removeprefix("http://stepper.test")
-        if path in files:
-            body, kind = files[path]
-            route.fulfill(body=body, content_type=f"{kind}; charset=utf-8")  # type: ignore[attr-defined]
-        else:
-            outside.append(url)
-            route.abort()  # type: ignore[attr-defined]
-
-    page.route("**/*", serve)
-    page.goto("http://stepper.test/")
-    page.wait_for_function("window.ready")
-    return outside
+    return show_widget(page, "stepper", state, MODEL)
 
 
 def shown(page: Page) -> int:
@@ -467,26 +432,13 @@ def test_nothing_is_cut_off(page: Page, width: int) -> None:
     """900 px, and the same at 200 % zoom: the controls wrap, and only the picture may scroll sideways."""
     page.set_viewport_size({"width": width, "height": 900})
     show(page, stepper(beside=True, predict=True))
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    for control in page.locator(".afs-bar > *, .afs-answers > *").all():
-        box = control.bounding_box()
-        assert box
-        assert box["x"] >= 0
-        assert box["x"] + box["width"] <= width
+    check_nothing_is_cut_off(page, ".afs-bar > *, .afs-answers > *")
 
 
 @pytest.mark.parametrize("how", ["prefers-color-scheme", "JupyterLab"])
 def test_dark_mode_changes_picture_and_controls(page: Page, how: str) -> None:
     show(page, stepper())
-    colour = "selector => getComputedStyle(document.querySelector(selector)).%s"
-    light = page.evaluate(colour % "fill", ".afp-bg"), page.evaluate(colour % "backgroundColor", ".afs")
-    if how == "JupyterLab":
-        page.evaluate("document.body.dataset.jpThemeLight = 'false'")
-    else:
-        page.emulate_media(color_scheme="dark")
-    dark = page.evaluate(colour % "fill", ".afp-bg"), page.evaluate(colour % "backgroundColor", ".afs")
-    assert light == ("rgb(255, 255, 255)", "rgb(255, 255, 255)")
-    assert dark == ("rgb(20, 25, 31)", "rgb(20, 25, 31)")
+    check_dark_mode(page, how, ".afs")
 
 
 # --- JupyterLab -----------------------------------------------------------------------------------------------------
@@ -499,52 +451,25 @@ copy = Scenario(8, (("write", 0, 0, 7), ("fork", 0), ("write", 1, 2, 9)), orders
 Stepper(copy.run("linux-6.15"))"""
 
 
-RUN_ALL = """() => Promise.race([
-  new Promise((_, fail) => setTimeout(() => fail(new Error("the notebook did not run within 60 s")), 60_000)),
-  (async () => {
-  const app = window.jupyterapp;
-  await app.restored;
-  let panel = null;
-  while (!(panel = [...app.shell.widgets("main")].find((widget) => widget.context?.path === "copy.ipynb")))
-    await new Promise((wake) => setTimeout(wake, 50));
-  await panel.context.ready;
-  await panel.sessionContext.ready;
-  await app.commands.execute("notebook:run-all-cells");
-  return panel.context.model.cells.get(0).outputs.toJSON();
-})()])"""
-
-
 def test_jupyterlab_renders_the_widget_and_steps_it(lab: Lab, browser: Browser) -> None:
-    cell = nbformat.v4.new_code_cell(NOTEBOOK_CODE, id="stepper")
-    # Without a kernel's name JupyterLab would ask for one.
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata=kernel), lab.root / "copy.ipynb")
-    context = browser.new_context(viewport={"width": 1280, "height": 1600})
-    page = context.new_page()
-    page.set_default_timeout(30_000)
-    outside: list[str] = []
-    page.on("request", lambda request: outside.append(request.url) if not lab.serves(request.url) else None)
-    page.goto(lab.page("copy.ipynb"))
-    page.wait_for_function("window.jupyterapp")
-    (output,) = page.evaluate(RUN_ALL)
-    assert output["output_type"] == "execute_result", output
-    assert "Stepper copy: step 3 of 3" in "".join(output["data"]["text/plain"])
-    assert "image/svg+xml" in output["data"]
+    with lab_page(lab, browser) as page:
+        output = run_one_cell(page, lab, "copy.ipynb", NOTEBOOK_CODE)
+        assert "Stepper copy: step 3 of 3" in "".join(output["data"]["text/plain"])
+        assert "image/svg+xml" in output["data"]
 
-    widget = page.locator(".jp-OutputArea .afs")
-    widget.wait_for()
-    # The widget, not the static picture beside it.
-    assert page.locator(".jp-RenderedSVG").count() == 0
-    assert widget.get_attribute("data-step") == "3"
-    page.get_by_role("button", name="Back", exact=True).click()
-    assert widget.get_attribute("data-step") == "2"
-    # Home would select the first cell, and letters are commands, if JupyterLab heard them.
-    active = "document.querySelector('.jp-Notebook').classList.contains('jp-mod-commandMode') && " \
-             "document.activeElement.closest('.afs') !== null"  # fmt: skip
-    for key, step in (("Home", "0"), ("ArrowRight", "1"), ("b", "1"), ("End", "3")):
-        page.keyboard.press(key)
-        assert widget.get_attribute("data-step") == step
-        assert page.evaluate(active)
-    assert page.evaluate("document.querySelectorAll('.jp-Notebook .jp-Cell').length") == 1
-    context.close()
-    assert outside == []
+        widget = page.locator(".jp-OutputArea .afs")
+        widget.wait_for()
+        # The widget, not the static picture beside it.
+        assert page.locator(".jp-RenderedSVG").count() == 0
+        assert widget.get_attribute("data-step") == "3"
+        page.get_by_role("button", name="Back", exact=True).click()
+        assert widget.get_attribute("data-step") == "2"
+        # Home would select the first cell, and letters are commands, if JupyterLab heard them.
+        active = "document.querySelector('.jp-Notebook').classList.contains('jp-mod-commandMode') && " \
+                 "document.activeElement.closest('.afs') !== null"  # fmt: skip
+        for key, step in (("Home", "0"), ("ArrowRight", "1"), ("b", "1"), ("End", "3")):
+            page.keyboard.press(key)
+            assert widget.get_attribute("data-step") == step
+            assert page.evaluate(active)
+        assert page.evaluate("hands.panel.content.widgets.length") == 1
+        close_notebook(page)

@@ -7,11 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import nbformat
 import pytest
-from support import Lab
+from browser_support import (
+    Lab,
+    check_dark_mode,
+    check_nothing_is_cut_off,
+    close_notebook,
+    lab_page,
+    quiet_page,
+    run_one_cell,
+    show_widget,
+)
 
-import anonfolio.view
 from anonfolio.scenario import Scenario
 from anonfolio.view import Playground
 
@@ -20,18 +27,11 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.browser
 
-VIEW = Path(anonfolio.view.__file__).parent
 
-# What anywidget gives a front end. A message goes to Python at once, and what it answers is the new view.
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>playground</title>
-<style>CSS</style><div id="before"><button>before</button></div><div id="el"></div>
-<script type="application/json" id="state">STATE</script>
-<script type="module">
-import widget from "./playground.js";
-const state = JSON.parse(document.getElementById("state").textContent);
-const heard = {};
+# A message goes to Python at once, and what it answers is the new view.
+MODEL = """const heard = {};
 window.sent = [];
-window.model = {
+const model = window.model = {
   get: (name) => state[name],
   on: (event, act) => (heard[event] ??= new Set()).add(act),
   off: (event, act) => heard[event].delete(act),
@@ -43,47 +43,18 @@ window.model = {
     heard["change:view"].forEach((act) => act());
   },
 };
-window.heard = heard;
-window.escaped = [];
-document.addEventListener("keydown", (event) => window.escaped.push(event.key));
-window.cleanup = widget.render({ model, el: document.getElementById("el") });
-window.ready = true;
-</script>"""
+window.heard = heard;"""
 
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    context = browser.new_context(viewport={"width": 900, "height": 1400})
-    page = context.new_page()
-    page.set_default_timeout(5_000)
-    errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    yield page
-    context.close()
-    assert errors == []
+    with quiet_page(browser, height=1400) as page:
+        page.set_default_timeout(5_000)
+        yield page
 
 
 def show(page: Page, play: Playground, *, kernel: bool = True) -> list[str]:
     """Open a page with the widget, its clicks answered by Python; returns the list of requests to outside."""
-    state = json.dumps({"fixed": play.fixed, "view": play.view}).replace("</", "<\\/")
-    html = PAGE.replace("CSS", (VIEW / "playground.css").read_text(encoding="utf-8")).replace("STATE", state)
-    script = (VIEW / "playground.js").read_text(encoding="utf-8")
-    files = {
-        "/": (html, "text/html"),
-        "/playground.js": (script, "text/javascript"),
-        "/playground.js?again": (script, "text/javascript"),
-    }
-    outside: list[str] = []
-
-    def serve(route: Any) -> None:
-        path = route.request.url.removeprefix("http://play.test")
-        if path in files:
-            body, kind = files[path]
-            route.fulfill(body=body, content_type=f"{kind}; charset=utf-8")
-        else:
-            outside.append(route.request.url)
-            route.abort()
 
     def python(message: str) -> str:
         play._heard(play, json.loads(message), [])
@@ -91,10 +62,7 @@ def show(page: Page, play: Playground, *, kernel: bool = True) -> list[str]:
 
     if kernel:
         page.expose_function("python", python)
-    page.route("**/*", serve)
-    page.goto("http://play.test/")
-    page.wait_for_function("window.ready")
-    return outside
+    return show_widget(page, "playground", {"fixed": play.fixed, "view": play.view}, MODEL)
 
 
 def settled(page: Page, play: Playground) -> None:
@@ -418,24 +386,13 @@ def test_nothing_is_cut_off(page: Page, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 900})
     show(page, Playground("rfc-v2", scenario="third-process-alone"))
     page.locator("summary").click()
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    for control in page.locator(".afg button, .afg select, .afg input, .afg textarea").all():
-        box = control.bounding_box()
-        assert box
-        assert box["x"] >= 0
-        assert box["x"] + box["width"] <= width
+    check_nothing_is_cut_off(page, ".afg button, .afg select, .afg input, .afg textarea")
 
 
 @pytest.mark.parametrize("how", ["prefers-color-scheme", "JupyterLab"])
 def test_dark_mode_changes_picture_and_controls(page: Page, how: str) -> None:
     show(page, Playground())
-    colour = "selector => getComputedStyle(document.querySelector(selector)).%s"
-    if how == "JupyterLab":
-        page.evaluate("document.body.dataset.jpThemeLight = 'false'")
-    else:
-        page.emulate_media(color_scheme="dark")
-    dark = page.evaluate(colour % "fill", ".afp-bg"), page.evaluate(colour % "backgroundColor", ".afg")
-    assert dark == ("rgb(20, 25, 31)", "rgb(20, 25, 31)")
+    check_dark_mode(page, how, ".afg")
 
 
 # --- JupyterLab -----------------------------------------------------------------------------------------------------
@@ -446,20 +403,8 @@ from anonfolio.view import Playground
 play = Playground()
 play"""
 
-RUN_ALL = """() => Promise.race([
-  new Promise((_, fail) => setTimeout(() => fail(new Error("the notebook did not run within 60 s")), 60_000)),
-  (async () => {
-    await jupyterapp.restored;
-    const path = "play.ipynb";
-    const panel = window.panel = await jupyterapp.commands.execute("docmanager:open", { path, factory: "Notebook" });
-    await panel.context.ready;
-    await panel.sessionContext.ready;
-    await jupyterapp.commands.execute("notebook:run-all-cells");
-    return panel.context.model.cells.get(0).outputs.toJSON();
-  })()])"""
-
 ASK = """(source) => new Promise((said) => {
-  const future = window.panel.sessionContext.session.kernel.requestExecute({ code: source });
+  const future = hands.panel.sessionContext.session.kernel.requestExecute({ code: source });
   let text = "";
   future.onIOPub = (message) => { if (message.header.msg_type === "stream") text += message.content.text; };
   future.done.then(() => said(text.trim()));
@@ -467,69 +412,52 @@ ASK = """(source) => new Promise((said) => {
 
 
 def test_in_jupyterlab_the_kernel_answers_every_click(lab: Lab, browser: Browser) -> None:
-    source = nbformat.v4.new_code_cell(NOTEBOOK_CODE, id="play")
-    # Without a kernel's name JupyterLab would ask for one.
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
-    nbformat.write(nbformat.v4.new_notebook(cells=[source], metadata=kernel), lab.root / "play.ipynb")
-    context = browser.new_context(viewport={"width": 1280, "height": 1800})
-    page = context.new_page()
-    page.set_default_timeout(20_000)
-    outside: list[str] = []
-    errors: list[str] = []
-    page.on("request", lambda request: outside.append(request.url) if not lab.serves(request.url) else None)
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(lab.page())
-    page.wait_for_function("window.jupyterapp")
-    (output,) = page.evaluate(RUN_ALL)
-    assert output["output_type"] == "execute_result", output
-    assert "image/svg+xml" in output["data"]
-    root = page.locator(".jp-OutputArea .afg")
-    root.wait_for()
-    # The widget, not the static picture beside it.
-    assert page.locator(".jp-RenderedSVG").count() == 0
+    with lab_page(lab, browser, height=1800) as page:
+        output = run_one_cell(page, lab, "play.ipynb", NOTEBOOK_CODE)
+        assert "image/svg+xml" in output["data"]
+        root = page.locator(".jp-OutputArea .afg")
+        root.wait_for()
+        # The widget, not the static picture beside it.
+        assert page.locator(".jp-RenderedSVG").count() == 0
 
-    def steps(count: int, turn: int) -> None:
-        page.wait_for_function(
-            "([count, turn]) => { const { steps, turn: now } = document.querySelector('.afg').dataset;"
-            " return Number(steps) === count && Number(now) === turn; }",
-            arg=[count, turn],
-        )
+        def steps(count: int, turn: int) -> None:
+            page.wait_for_function(
+                "([count, turn]) => { const { steps, turn: now } = document.querySelector('.afg').dataset;"
+                " return Number(steps) === count && Number(now) === turn; }",
+                arg=[count, turn],
+            )
 
-    page.wait_for_function("document.querySelector('.afg').dataset.kernel === 'there'")
-    cell(page, 0, 5).click()
-    steps(1, 1)
-    assert cell(page, 0, 5).locator("title").text_content() == "page 5: A5, writable"
-    button(page, "Fork process 0").click()
-    steps(2, 2)
-    # No shortcut of JupyterLab's: b would make a cell, x cut this one, Enter edit it, Shift+Enter run it.
-    page.locator(".afg-view").focus()
-    for key in ("b", "x", "Home", "ArrowRight"):
-        page.keyboard.press(key)
-    page.keyboard.press("Enter")
-    steps(3, 3)
-    page.keyboard.press("Control+z")
-    steps(2, 4)
-    page.keyboard.press("Control+y")
-    steps(3, 5)
-    page.get_by_role("combobox", name="kernel").select_option("linux-6.3")
-    steps(3, 6)
-    assert "linux-6.3 first touch (1 page)" in page.locator(".afg-note").inner_text()
-    page.locator(".afg-program > summary").click()
-    button(page, "Save").click()
-    steps(3, 7)
-    saved = lab.root / "my-program.scenario"
-    assert Scenario.load(saved).steps == (("write", 0, 5, 1), ("fork", 0), ("write", 0, 1, 3))
-    page.get_by_label("for at most").fill("1")
-    button(page, "Search").click()
-    steps(3, 8)
-    assert "no proof" in page.locator(".afg-note").inner_text()
-    # What is clicked is what Python has, and the other way round.
-    assert page.evaluate(ASK, "print(len(play.scenario.steps), play.policy.name)") == "3 linux-6.3"
-    page.evaluate(ASK, "play.exit(1)")
-    steps(4, 9)
-    # JupyterLab may have opened other notebooks anew, of tests before this one.
-    assert page.evaluate("panel.content.widgets.length") == 1
-    page.evaluate("async () => { await panel.sessionContext.shutdown(); panel.dispose(); }")
-    context.close()
-    assert outside == []
-    assert errors == []
+        page.wait_for_function("document.querySelector('.afg').dataset.kernel === 'there'")
+        cell(page, 0, 5).click()
+        steps(1, 1)
+        assert cell(page, 0, 5).locator("title").text_content() == "page 5: A5, writable"
+        button(page, "Fork process 0").click()
+        steps(2, 2)
+        # No shortcut of JupyterLab's: b would make a cell, x cut this one, Enter edit it, Shift+Enter run it.
+        page.locator(".afg-view").focus()
+        for key in ("b", "x", "Home", "ArrowRight"):
+            page.keyboard.press(key)
+        page.keyboard.press("Enter")
+        steps(3, 3)
+        page.keyboard.press("Control+z")
+        steps(2, 4)
+        page.keyboard.press("Control+y")
+        steps(3, 5)
+        page.get_by_role("combobox", name="kernel").select_option("linux-6.3")
+        steps(3, 6)
+        assert "linux-6.3 first touch (1 page)" in page.locator(".afg-note").inner_text()
+        page.locator(".afg-program > summary").click()
+        button(page, "Save").click()
+        steps(3, 7)
+        saved = lab.root / "my-program.scenario"
+        assert Scenario.load(saved).steps == (("write", 0, 5, 1), ("fork", 0), ("write", 0, 1, 3))
+        page.get_by_label("for at most").fill("1")
+        button(page, "Search").click()
+        steps(3, 8)
+        assert "no proof" in page.locator(".afg-note").inner_text()
+        # What is clicked is what Python has, and the other way round.
+        assert page.evaluate(ASK, "print(len(play.scenario.steps), play.policy.name)") == "3 linux-6.3"
+        page.evaluate(ASK, "play.exit(1)")
+        steps(4, 9)
+        assert page.evaluate("hands.panel.content.widgets.length") == 1
+        close_notebook(page)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import nbformat
 import pytest
+from browser_support import tab_through, walk
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-from support import tab_through, walk
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
