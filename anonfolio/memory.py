@@ -155,12 +155,12 @@ class FolioOf:
         if isinstance(frames, slice):
             return self._of_run(frames)
         if isinstance(frames, np.ndarray):
-            owners = self._of_frame.take(frames)
-            if self._groups_owned:
-                groups = self._of_group.take(frames >> GROUP_ORDER)
-                owners = groups if bool(groups.all()) else np.where(groups, groups, owners)
-            owners -= 1
-            return owners
+            if not self._groups_owned:
+                return self._of_frame.take(frames) - np.int32(1)
+            owners = self._of_group.take(frames >> GROUP_ORDER)
+            if not bool(owners.all()):
+                owners = np.where(owners, owners, self._of_frame.take(frames))
+            return owners - np.int32(1)
         return int(self._of_group[frames >> GROUP_ORDER] or self._of_frame[frames]) - 1
 
     def _of_run(self, frames: slice) -> Numbers:

@@ -293,9 +293,9 @@ class Mm:
 
     def map_as(self, parent: Mm) -> None:
         """A new process: its entries, none of them present yet, name the frames that its parent maps."""
-        self._reserve(len(parent.pte), pfn=False)
         parent.pfn.flags.writeable = False
         self.pfn = parent.pfn
+        self._reserve(len(parent.pte))
 
     def own_pfns(self) -> npt.NDArray[np.int32]:
         """`pfn` for writing: a copy, once, where it is shared with a parent or a child."""
@@ -405,12 +405,14 @@ class Mm:
         twin.pins = [pin.copy() for pin in self.pins]
         return twin
 
-    def _reserve(self, end: int, *, pfn: bool = True) -> None:
+    def _reserve(self, end: int) -> None:
         if end <= len(self.pte):
             return
         size = max(PTRS_PER_PMD, 1 << (end - 1).bit_length())
-        for name, length in (*([("pfn", size)] if pfn else []), ("pte", size), ("pmd", size >> 9)):
+        for name, length in (("pfn", size), ("pte", size), ("pmd", size >> 9)):
             old = getattr(self, name)
+            if len(old) >= length:
+                continue
             grown = np.zeros(length, old.dtype)
             grown[: len(old)] = old
             setattr(self, name, grown)
