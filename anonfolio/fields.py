@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .formats import read_json
 from .recording import Recorded
 from .scenario import Scenario, ScenarioError
 
@@ -199,15 +200,7 @@ def stored() -> Fields:
 
 def read_fields(path: str | Path) -> Fields:
     """Read a file of experiments; FieldsError says in one line what is wrong with it."""
-    path = Path(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FieldsError(f"{path}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise FieldsError(f"{path}: not JSON ({error})") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise FieldsError(f"{path}: not a file of format {FORMAT!r}")
+    content = read_json(path, FORMAT, FieldsError)
     try:
         kernel = content["kernel"]
         made = {name: _experiment(kernel, row) for name, row in content["experiments"].items()}

@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from .formats import of_format
 from .policy import Policy, policy_for_kernel
 from .scenario import OPS, Result, Scenario, ScenarioError, Timeline
 from .witness import Difference, Seen, cells_of_page_view, iter_differences, page_view_of_cells, seen_by_model
@@ -126,9 +127,7 @@ def read_recording(path: str | Path) -> Recording:
         raise RecordingError(f"{path}: the gzip file is damaged or cut off; fetch it again") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise RecordingError(f"{path}: not JSON ({error}); a recording is gzipped JSON") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise RecordingError(f"{path}: format is {found!r}, not {FORMAT!r}")
+    content = of_format(content, path, FORMAT, RecordingError)
     kernel, programs = content.get("kernel"), content.get("programs")
     if not isinstance(kernel, str):
         raise RecordingError(f"{path}: kernel is {kernel!r}, not a version such as '6.18.44'")

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
+from .formats import of_format, read_json
 from .machine import Machine, Outcome, Process, SegmentationFault
 from .mm import MAX_VPN, PTRS_PER_PMD, VM_READ, VM_WRITE, Vma
 from .policy import Policy, policy_for_kernel
@@ -388,10 +389,7 @@ def _header(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
         header = json.loads(arrays["header"].tobytes())
     except (KeyError, ValueError):
         raise TraceError(f"{path}: not a trace ({FORMAT} begins with a header)") from None
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        found = header.get("format") if isinstance(header, dict) else type(header).__name__
-        raise TraceError(f"{path}: format is {found!r}, not {FORMAT!r}")
-    return header
+    return of_format(header, path, FORMAT, TraceError)
 
 
 def _trace(path: Path, header: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Trace:
@@ -493,15 +491,7 @@ HEADING = f"{'sizes':>9} {'predicted':>10} {'kernel':>10} {'spread':>7} {'differ
 
 def read_measured(path: str | Path) -> list[Setting]:
     """Read what was measured together with a trace; TraceError when it is something else."""
-    try:
-        content = json.loads(Path(path).read_text())
-    except OSError as error:
-        raise TraceError(f"{path}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise TraceError(f"{path}: not JSON ({error})") from None
-    if not isinstance(content, dict) or content.get("format") != MEASURED_FORMAT:
-        found = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise TraceError(f"{path}: format is {found!r}, not {MEASURED_FORMAT!r}")
+    content = read_json(path, MEASURED_FORMAT, TraceError)
     try:
         return [
             Setting(tuple(row["orders"]), *(row[name] for name in Setting._fields[1:])) for row in content["settings"]
