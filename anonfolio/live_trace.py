@@ -427,18 +427,14 @@ class Spans:
 
     def within(self, start: int, end: int) -> list[Span]:
         """The parts of [start, end) in the set."""
-        return [(max(low, start), min(high, end)) for low, high in self.spans if low < end and high > start]
+        parts = ((max(low, start), min(high, end)) for low, high in self.spans)
+        return [(low, high) for low, high in parts if low < high]
 
     def remove(self, start: int, end: int) -> None:
-        """Take [start, end) out."""
-        rest = []
-        for low, high in self.spans:
-            if high <= start or low >= end:
-                rest.append((low, high))
-                continue
-            rest += [(low, start)] if low < start else []
-            rest += [(end, high)] if high > end else []
-        self.spans = rest
+        """Take [start, end) out; nothing when it ends before it starts."""
+        if start < end:
+            pieces = [((low, min(high, start)), (max(low, end), high)) for low, high in self.spans]
+            self.spans = [(low, high) for pair in pieces for low, high in pair if low < high]
 
 
 @dataclass
@@ -507,7 +503,7 @@ class Converter:
         elif event == "task_newtask":
             self._new_task(pid, rest)
         elif event == "sched_process_exec":
-            self._exec(pid)
+            self._exec(pid, rest)
         elif event == "sched_process_exit":
             self._leave(pid, self.ended.get(pid))
 
@@ -655,7 +651,10 @@ class Converter:
         self.space_of[child] = twin
         self.calls.append(Call(len(self.accesses), "fork", space.number, argument=twin.number))
 
-    def _exec(self, pid: int) -> None:
+    def _exec(self, pid: int, rest: str) -> None:
+        if not rest.endswith(f" old_pid={pid}"):
+            # de_thread (fs/exec.c) gives it the number of the first thread, in the middle of what is to be followed.
+            raise LiveError(f"process {pid} ran another program from one of its threads, which cannot be followed")
         # Nobody has seen what the program before had at its end.
         self._leave(pid, None)
         images = self.images.get(pid)

@@ -563,6 +563,22 @@ def test_mremap_moves_grows_and_shrinks() -> None:
 
 
 @linux
+@pytest.mark.parametrize("pages", [1, 2, 5], ids=["shrinks", "moves", "grows"])
+def test_mremap_takes_a_part_out_of_neighbours(pages: int) -> None:
+    """What was mapped apart stands as one span; beyond the part, only what shrinking leaves is unmapped."""
+    low, part, target = (page * 4096 for page in (5000, 5002, 6000))
+    _, calls = converted([
+        *call(9, [low, 2 * 4096, 3, 0x22], low),
+        *call(9, [part, 6 * 4096, 3, 0x22], part),
+        *call(25, [part, 2 * 4096, pages * 4096, 1, 0], target),
+    ])  # fmt: skip
+    names = ["map", "map", *(["unmap"] if pages < 2 else []), "move", *(["map"] if pages > 2 else [])]
+    assert [call.name for call in calls] == names
+    assert all(call.pages > 0 for call in calls)
+    assert sum(call.pages for call in calls if call.name == "unmap") == max(0, 2 - pages)
+
+
+@linux
 def test_protect_reaches_only_anonymous_memory_and_none_counts_as_readable() -> None:
     _, calls = converted(call(10, [1000 * 4096, 23 * 4096, 0], 0))
     assert [(name, pages, argument) for _, name, _, _, pages, argument in calls] == [("protect", 1, READ_ONLY)]
@@ -596,6 +612,13 @@ def test_what_exec_writes_on_its_own_stack_is_a_fault_of_the_new_program() -> No
     assert trace.process.tolist() == [1]
     assert [process["elsewhere"] for process in trace.processes] == [0, 1]
     assert ["mappings" in process for process in trace.processes] == [False, True]
+
+
+@linux
+def test_an_exec_by_one_of_several_threads_is_refused() -> None:
+    exec_again = line(7, "sched_process_exec", "filename=/bin/program pid=7 old_pid=8")
+    with pytest.raises(LiveError, match="process 7 ran another program from one of its threads"):
+        trace_of(run_of([exec_again], images=2), "6.18.44")
 
 
 @linux
@@ -656,6 +679,11 @@ def test_spans() -> None:
     assert spans.spans == [(10, 20), (30, 38)]
     spans.remove(12, 15)
     assert spans.within(11, 31) == [(11, 12), (15, 20), (30, 31)]
+    assert spans.within(17, 17) == spans.within(18, 16) == []
+    before = spans.spans
+    spans.remove(17, 17)
+    spans.remove(18, 16)
+    assert spans.spans == before
     assert 11 in spans
     assert 12 not in spans
 
