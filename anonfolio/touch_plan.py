@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from .memory import Index, Numbers, as_run, as_slice, blocks_of, rows_at
+from .memory import Index, Numbers, as_run, as_slice, blocks_of, is_forward, rows_at
 from .mm import PMD_HUGE, PMD_NONE, PTRS_PER_PMD
 from .policy import PMD_ORDER, Policy
 from .stretch import COW_COPY, FIRST_TOUCH, REUSE, ZERO_COPY, ZERO_READ, Mask, Pages, Stretch, Times, knobs_apply
@@ -234,9 +234,10 @@ def plan_wp_pages(stretch: Stretch) -> None:
     if not bool(large.any()):
         plan_wp_small_folios(stretch, places, pfns, frames, folios)
         return
-    if isinstance(frames, slice):
+    in_order = as_slice(pfns)
+    if isinstance(frames, slice) and not is_forward(in_order):
         back = pfns - np.int32(frames.start)
-        frames, folios, large = as_slice(pfns), folios.take(back), large.take(back)
+        frames, folios, large = in_order, folios.take(back), large.take(back)
     if policy.copy_extent == "page" and policy.reuse_extent == "page":
         plan_wp_single_pages(stretch, places, frames, folios, large)
         return
