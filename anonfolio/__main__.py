@@ -388,7 +388,7 @@ def _print_replay(trace: Trace, orders: tuple[int, ...], policy: Policy) -> None
         found = replay(trace, orders, policy, progress=_percent(tell))
     paths = ", ".join(f"{count:,} {path}" for path, count in found.faults.items())
     print(f"{size_names(orders)}: {found.total:,} faults ({paths}, {found.elsewhere:,} elsewhere)")
-    print(f"  at the peak {found.held_peak_pages:,} pages held, {found.waste_pages:,} of them never written")
+    print(f"  at the peak {found.held_peak_pages:,} pages held, {found.never_written_pages:,} of them never written")
 
 
 def _print_left_out(trace: Trace) -> None:

@@ -1,4 +1,4 @@
-"""What a run costs: nanoseconds from what was counted, and one row with time, memory held, waste and TLB reach.
+"""What a run costs: nanoseconds from what was counted, and one row with time, memory held and never written, TLB reach.
 
 A table of costs (``anonfolio-costs/1``, data/costs) holds what one kernel on one machine needed for a page, measured
 under single pages and under each size of folio (`live_cost`; ``python -m anonfolio cost measure``). `fit` makes unit
@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .contpte import CONT_PTE_ORDER
+from .formats import read_json
 from .machine import Machine, Process
 from .mm import PMD_HUGE, PTE_CONT, PTE_PRESENT, PTE_SPECIAL
 from .policy import PMD_ORDER
@@ -134,17 +135,9 @@ def _format_of(path: Path) -> object:
 def read_table(name: str | Path) -> Table:
     """A stored table by its name (`tables`), or one in a file; CostError says in one line what is wrong with it."""
     path = Path(name) if str(name).endswith(".json") else DATA_DIR / f"{name}.json"
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise CostError(f"{name}: no such table; stored are {', '.join(tables()) or 'none'}") from None
-    except OSError as error:
-        raise CostError(f"{path}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise CostError(f"{path}: not JSON ({error})") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise CostError(f"{path}: format is {found!r}, not {FORMAT!r}")
+    if not path.exists():
+        raise CostError(f"{name}: no such table; stored are {', '.join(tables()) or 'none'}")
+    content = read_json(path, FORMAT, CostError)
     try:
         measured = {int(order): dict(row) for order, row in content["measured"].items()}
         machine, kernel, date, compiler = (str(content[key]) for key in ("machine", "kernel", "date", "compiler"))
@@ -454,7 +447,7 @@ class Row:
         Page faults in anonymous memory.
     time_ms : float
         Time by the table.
-    held_pages, waste_pages : int
+    held_pages, never_written_pages : int
         Frames held (of a replay: at its peak), and how many of them never held a written byte.
     reach_pages : int
         Pages that the core's last TLB level covers when its entries are as those of this run on average: of a replay,
@@ -465,17 +458,17 @@ class Row:
     faults: int
     time_ms: float
     held_pages: int
-    waste_pages: int
+    never_written_pages: int
     reach_pages: int
 
     def __str__(self) -> str:
         return (
             f"{self.name:>12} {self.faults:>10,} {self.time_ms:>10,.2f} {self.held_pages:>10,} "
-            f"{self.waste_pages:>10,} {self.reach_pages:>10,}"
+            f"{self.never_written_pages:>13,} {self.reach_pages:>10,}"
         )
 
 
-HEADING = f"{'':12} {'faults':>10} {'time, ms':>10} {'held':>10} {'waste':>10} {'reach':>10}"
+HEADING = f"{'':12} {'faults':>10} {'time, ms':>10} {'held':>10} {'never written':>13} {'reach':>10}"
 
 
 def row(
@@ -487,12 +480,12 @@ def row(
     coalescing: Coalescing | None = None,
     work: Work | None = None,
 ) -> Row:
-    """Time, memory held, waste and TLB reach of a run.
+    """Time, memory held, memory never written and TLB reach of a run.
 
     Parameters
     ----------
     run : Machine or Replay
-        A machine's memory is as it is now; its waste counts frames whose byte is 0, so write other values, and its
+        A machine's memory is as it is now; never written are frames whose byte is 0, so write other values, and its
         page tables carry a contiguous bit only under a policy that sets it (`Policy.cont_pte_order`). A replay's page
         tables are gone: its reach is that of its folios as they were allocated, mapped whole, on an arm64.
     table : Table
@@ -507,11 +500,11 @@ def row(
     time_ms = ns(done, table) / 1e6
     if isinstance(run, Replay):
         reach = reach_pages(core, entry_orders_of_folios(run.allocated, coalescing))
-        return Row(name, run.anonymous, time_ms, run.held_peak_pages, run.waste_pages, reach)
+        return Row(name, run.anonymous, time_ms, run.held_peak_pages, run.never_written_pages, reach)
     memory = run.memory
-    waste = int(np.count_nonzero((memory.folio_of[:] >= 0) & (memory.content == 0)))
+    never_written = int(np.count_nonzero((memory.folio_of[:] >= 0) & (memory.content == 0)))
     reach = reach_pages(core, entry_orders(run.live(), coalescing))
-    return Row(name, sum(run.counters.faults.values()), time_ms, memory.held_pages(), waste, reach)
+    return Row(name, sum(run.counters.faults.values()), time_ms, memory.held_pages(), never_written, reach)
 
 
 def entry_orders(processes: Iterable[Process], coalescing: Coalescing) -> Counter[int]:

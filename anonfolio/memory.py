@@ -24,7 +24,7 @@ GUP_PIN_COUNTING_BIAS = 1 << 10
 
 NO_FOLIO = -1
 
-_Scalar = TypeVar("_Scalar", bound=np.generic)
+Scalar = TypeVar("Scalar", bound=np.generic)
 Numbers = npt.NDArray[np.int32]
 Index = npt.NDArray[np.intp] | slice
 
@@ -112,7 +112,7 @@ def count_up(out: Numbers, first: int, order: int = 0) -> None:
             np.add(_COUNTING[: len(part)], first + at, out=part)
 
 
-def blocks_of(column: npt.NDArray[_Scalar], order: int) -> npt.NDArray[_Scalar]:
+def blocks_of(column: npt.NDArray[Scalar], order: int) -> npt.NDArray[Scalar]:
     """A column cut into aligned blocks of 2**order, one a row: a view. A tail that fills no block is left out.
 
     Order 0 leaves the column as it is: rows of one cost numpy half as much again as no rows.
@@ -122,7 +122,7 @@ def blocks_of(column: npt.NDArray[_Scalar], order: int) -> npt.NDArray[_Scalar]:
     return column[: len(column) >> order << order].reshape(-1, 1 << order)
 
 
-def rows_at(rows: npt.NDArray[_Scalar], at: Index) -> npt.NDArray[_Scalar]:
+def rows_at(rows: npt.NDArray[Scalar], at: Index) -> npt.NDArray[Scalar]:
     """``rows[at]``, in the quickest of numpy's ways."""
     return rows[at] if isinstance(at, slice) else rows.take(at, axis=0)
 
@@ -681,9 +681,9 @@ def _expanded(firsts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], step
     return (np.repeat(firsts, counts) + numbers * step).astype(np.int32)
 
 
-def _longer(column: npt.NDArray[_Scalar], size: int) -> npt.NDArray[_Scalar]:
+def _longer(column: npt.NDArray[Scalar], size: int) -> npt.NDArray[Scalar]:
     """The column with zeros behind it. Zeros come from the system untouched: what is never written costs nothing."""
-    grown: npt.NDArray[_Scalar] = np.zeros((size, *column.shape[1:]), column.dtype)
+    grown: npt.NDArray[Scalar] = np.zeros((size, *column.shape[1:]), column.dtype)
     for start in range(0, len(column), COPIED_AT_ONCE):
         part = column[start : start + COPIED_AT_ONCE]
         if bool(part.any()):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .memory import GROUP_ORDER, Index, Memory, Numbers, _Scalar, as_slice, blocks_of, is_forward, numbers_of, rows_at
+from .memory import GROUP_ORDER, Index, Memory, Numbers, Scalar, as_slice, blocks_of, is_forward, numbers_of, rows_at
 from .policy import PMD_ORDER
 
 PTRS_PER_PMD = 1 << PMD_ORDER
@@ -179,7 +179,7 @@ class Mapped:
     folio_keys: npt.NDArray[np.intp] | None = None
     runs: npt.NDArray[np.intp] | None = None
 
-    def view(self, column: npt.NDArray[_Scalar]) -> npt.NDArray[_Scalar]:
+    def view(self, column: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
         """A per-frame column as `frames` numbers it."""
         return blocks_of(column, max(self.order, 0))
 

@@ -178,7 +178,7 @@ class Replay:
         return self.anonymous + self.elsewhere
 
     @property
-    def waste_pages(self) -> int:
+    def never_written_pages(self) -> int:
         """Frames held at the peak that the program had never written."""
         return self.held_peak_pages - self.touched_pages
 

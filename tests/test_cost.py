@@ -190,7 +190,7 @@ def test_a_replay_costs_what_its_counters_cost() -> None:
     )  # fmt: skip
     assert Work.of(replay) == Work.of(counters)
     row = cost.row(replay, TABLE, name="64K")
-    assert (row.faults, row.held_pages, row.waste_pages) == (sum(counters.faults.values()), 43, 3)
+    assert (row.faults, row.held_pages, row.never_written_pages) == (sum(counters.faults.values()), 43, 3)
     assert row.time_ms == pytest.approx(cost.ns(counters, TABLE) / 1e6)
 
 
@@ -206,8 +206,8 @@ def test_row_shows_that_larger_folios_save_faults_and_waste_memory() -> None:
         process.touch(range(0, 64, 8))
         rows.append(cost.row(machine, TABLE, name=f"order {order}"))
     single, large = rows
-    assert (single.faults, single.held_pages, single.waste_pages) == (8, 8, 0)
-    assert (large.faults, large.held_pages, large.waste_pages) == (4, 64, 56)
+    assert (single.faults, single.held_pages, single.never_written_pages) == (8, 8, 0)
+    assert (large.faults, large.held_pages, large.never_written_pages) == (4, 64, 56)
     assert (single.reach_pages, large.reach_pages) == (1280, 1280 * 16)
     assert "order 4" in str(large)
     assert len(str(large)) == len(cost.HEADING)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def test_a_block_of_32_pages_fits_33_new_ones_from_two_starts_in_32() -> None:
 
 def test_several_sizes_together_take_fewer_faults_and_waste_more() -> None:
     faults = [q.replayed(orders).total for orders in ((4,), (2, 4), ALL_SIZES)]
-    waste = [q.replayed(orders).waste_pages for orders in ((4,), (2, 4), ALL_SIZES)]
+    waste = [q.replayed(orders).never_written_pages for orders in ((4,), (2, 4), ALL_SIZES)]
     assert faults == sorted(faults, reverse=True)
     assert waste == sorted(waste)
     assert f"{faults[-1]:,} faults against {faults[0]:,}, for {waste[-1] - waste[0]} more pages" in WORDS
@@ -117,14 +118,29 @@ def test_several_sizes_together_take_fewer_faults_and_waste_more() -> None:
 # --- time -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_page_gets_cheaper_and_a_fault_dearer_with_every_size() -> None:
+def test_a_page_gets_cheaper_up_to_a_size_and_a_fault_dearer_with_every_size() -> None:
     orders = [orders[0] if orders else 0 for orders in q.SIZES.values()]
     waits = [q.fault_us(order) for order in orders]
     assert waits == sorted(waits)
     assert waits[-1] > 20 * waits[0]
     page = [q.prices().ns_per_page("first_touch", order) for order in orders]
-    assert page[0] > 2 * page[-1]
-    assert page[-1] < page[4] < page[1]
+    assert page[:5] == sorted(page[:5], reverse=True)
+    assert page[0] > 2 * page[3]
+    # What is left is zeroing.
+    assert all(0.6 < each / page[3] < 1.2 for each in page[4:])
+
+
+def test_what_another_machine_measured_is_said_beside_it() -> None:
+    others = [name for name in q.tables() if name != q.PRICES]
+    assert others
+    told = q.one_fault()
+    for name in others:
+        table = q.read_table(name)
+        share = table.ns_per_page("first_touch", 4) / table.ns_per_page("first_touch")
+        assert (
+            f"{table.machine}, load {max(table.about['load_before_and_after'])}: a page of 64K costs {share:.0%}"
+            in told
+        )
 
 
 def test_how_prices_were_measured_and_how_far_the_line_is_off_is_said_by_the_table() -> None:
@@ -285,7 +301,8 @@ def test_the_models_own_time_and_memory_grow_in_proportion() -> None:
     names = q.grown_names()
     assert (names[0], names[5], names[-1]) == ("1 MiB", "1 GiB", "1 TiB")
     gib = q.grown("memory")
-    assert gib == sorted(gib)
+    # What starting takes differs by a page or so.
+    assert all(small < large + 0.001 for small, large in pairwise(gib))
     assert gib[-1] < 8
 
 
@@ -319,7 +336,7 @@ def test_a_sixteenth_of_the_faults_is_not_a_sixteenth_of_the_time() -> None:
 def test_waste_bounded_by_the_order_is_recognised() -> None:
     assert q.bound.answer == 128 * 15
     # The program of the table that answers it.
-    assert q.bound.answer == q.bill("one page in 64", "64K").row.waste_pages
+    assert q.bound.answer == q.bill("one page in 64", "64K").row.never_written_pages
     assert "bounded by the order" in q.bound.check(15).lines[0]
     assert {mistake.answer for mistake in q.bound.mistakes} == {0, 15, 2048}
 

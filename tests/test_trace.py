@@ -106,7 +106,7 @@ def test_every_recorded_fault_is_one_under_4k(compile_trace: Trace) -> None:
     assert len(compile_trace) > 30_000
     assert found.anonymous == len(compile_trace)
     assert found.total == compile_trace.kernel_faults
-    assert found.waste_pages == 0
+    assert found.never_written_pages == 0
     assert found.stepped == 0
 
 
@@ -227,7 +227,7 @@ def test_exec_populates_the_stack_page_by_page_and_nobody_counts_it() -> None:
     # The top block of 4 is not all none; below it one of 4 fits.
     assert found.faults == {"first touch": 2}
     assert found.allocated == {0: 1, 2: 1}
-    assert (found.held_peak_pages, found.touched_pages, found.waste_pages) == (7, 4, 3)
+    assert (found.held_peak_pages, found.touched_pages, found.never_written_pages) == (7, 4, 3)
 
 
 def test_reads_map_the_zero_page_that_a_block_then_avoids() -> None:
@@ -277,7 +277,7 @@ def test_fork_shares_until_a_write() -> None:
 def test_peak_is_before_memory_is_given_back() -> None:
     calls = [SPAWN, Call(0, "map", 0, 0, 32, READ_WRITE), Call(2, "unmap", 0, 0, 32), Call(2, "exit", 0)]
     found = replay(small(calls, writes(0, 1)), (4,))
-    assert (found.held_peak_pages, found.touched_pages, found.waste_pages) == (16, 2, 14)
+    assert (found.held_peak_pages, found.touched_pages, found.never_written_pages) == (16, 2, 14)
     assert found.ends[0].anonymous_pages == 0
 
 

@@ -107,9 +107,13 @@ def run(mutant: Mutant) -> str | None:
         options = ["-x", "-q", "--no-header", "-p", "no:cacheprovider", "-m", "not live"]
         command = [sys.executable, "-m", "pytest", *options, *tests]
         # The copy must be what is imported, not the installed tree.
-        done = subprocess.run(
-            command, cwd=tree, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": place}
-        )
+        settings = {**os.environ, "PYTHONPATH": place}
+        try:
+            done = subprocess.run(
+                command, cwd=tree, capture_output=True, text=True, env=settings, timeout=PATIENCE, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return "out of patience"
     if done.returncode == 0:
         return None
     failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]

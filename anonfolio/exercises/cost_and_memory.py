@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..cost import Row, Table, entry_orders_of_folios, priced, reach_pages, read_table, row
+from ..cost import Row, Table, entry_orders_of_folios, priced, reach_pages, read_table, row, tables
 from ..machine import Machine
 from ..picture import Picture
 from ..policy import LINUX_6_15, policy_for_kernel
@@ -173,7 +173,19 @@ def one_fault() -> str:
         order = orders[0] if orders else 0
         page = prices().ns_per_page("first_touch", order)
         lines.append(f"{name:6}{fault_us(order):14.1f}{page:12,.0f}{page / single:8.0%}")
-    return "\n".join([*lines, how_measured()])
+    return "\n".join([*lines, how_measured(), *elsewhere()])
+
+
+def elsewhere() -> list[str]:
+    """What other stored tables say of a page of 64K against one of 4K, a line each."""
+    lines = []
+    for name in tables():
+        table = read_table(name)
+        if name != PRICES:
+            share = table.ns_per_page("first_touch", 4) / table.ns_per_page("first_touch")
+            load = max(table.about["load_before_and_after"])
+            lines.append(f"{table.machine}, load {load}: a page of 64K costs {share:.0%} of one of 4K.")
+    return lines
 
 
 def how_measured() -> str:
@@ -277,7 +289,7 @@ def bills(run: str) -> str:
     for size in SIZES:
         cost, _, largest = bill(run, size)
         lines.append(
-            f"{size:22}{cost.faults:8,}{cost.time_ms:10.1f}{largest:13.1f}{cost.held_pages:8,}{cost.waste_pages:15,}"
+            f"{size:22}{cost.faults:8,}{cost.time_ms:10.1f}{largest:13.1f}{cost.held_pages:8,}{cost.never_written_pages:15,}"
             f"{cost.reach_pages / PAGES_PER_MIB:12.0f}"
         )
     return "\n".join(lines)
