@@ -114,21 +114,24 @@ def walk(stepper: Locator, *, mouse: bool = True) -> None:
 
     Without the mouse its buttons are clicked by script, which is ten times faster.
     """
+    from playwright.sync_api import expect
+
     last = int(stepper.get_by_role("slider").get_attribute("max") or 0)
     assert last > 0
 
-    def at() -> int:
-        return int(stepper.get_attribute("data-step") or -1)
+    def arrives(step: int, by: str) -> None:
+        expect(stepper, f"{by} leads to step {step}").to_have_attribute("data-step", str(step))
 
     drawn = {}
     for name, step in (("First", 0), ("Next", 1), ("Last", last), ("Back", last - 1)):
         button = stepper.get_by_role("button", name=name, exact=True)
         if mouse:
-            # At an end a button keeps the focus and says that it does nothing: a click must not wait for it.
-            button.click(force=True)
+            # A click waits until the page around it stands still. At an end a button keeps the focus and says that it
+            # does nothing: there a click must not wait.
+            button.click(force=button.get_attribute("aria-disabled") == "true")
         else:
             button.dispatch_event("click")
-        assert at() == step, name
+        arrives(step, name)
         show_me = stepper.locator(".afs-answers:not([hidden]) button").last
         if show_me.count():
             show_me.dispatch_event("click")  # it asks, and shows the step before until it is answered
@@ -137,7 +140,7 @@ def walk(stepper: Locator, *, mouse: bool = True) -> None:
     stepper.focus()
     for key, step in (("Home", 0), ("ArrowRight", 1), ("End", last), ("ArrowLeft", last - 1)):
         stepper.page.keyboard.press(key)
-        assert at() == step, key
+        arrives(step, key)
 
 
 FOCUSED = """() => {

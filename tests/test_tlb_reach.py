@@ -316,3 +316,14 @@ def test_coverage_draws_a_box_per_entry() -> None:
     made = plots.coverage("c", found)
     assert repr(made) == "c\na: 2 entries: 0-3, 4\nb: 1 entry: 0-4"
     assert made.svg.count("0–") == 2
+
+
+def test_entries_are_those_of_all_mappings() -> None:
+    scenario = q.folio16.but(steps=[*q.folio16.steps, ("mprotect", 0, 0, 8, 1)])
+    assert q.entries(scenario.run(q.ARM64)) == [1, 16]
+
+
+@pytest.mark.parametrize("mib", [64, 512])
+def test_columns_of_patterns_stay_apart(mib: int) -> None:
+    for line in q.patterns(mib).splitlines()[1:]:
+        assert re.fullmatch(r"[\w ]+( +\d+\.\d){3} +(all|\d+\.\d times)", line), line

@@ -182,11 +182,11 @@ def fewer(mib: int, pattern: str, core: Core = CORTEX_A76) -> float:
 
 def patterns(mib: int) -> str:
     """A table: walks per 100 visits, by pattern and by what memory is made of."""
-    lines = [f"{f'{mib} MiB':12}{'4 KiB':>8}{'HPA':>8}{'bit':>8}{'fewer by':>12}"]
+    lines = [f"{f'{mib} MiB':12}{'4 KiB':>8}{'HPA':>8}{'bit':>8}{'fewer by':>14}"]
     for pattern in ("in order", "every 16th", "random", "hot"):
         plain, hpa, bit = (walks(setup, mib, pattern) for setup in ("4 KiB", "64 KiB, HPA", "64 KiB, bit"))
         told = f"{plain / bit:.1f} times" if bit else "all"
-        lines.append(f"{pattern:12}{plain:8.1f}{hpa:8.1f}{bit:8.1f}{told:>12}")
+        lines.append(f"{pattern:12}{plain:8.1f}{hpa:8.1f}{bit:8.1f}{told:>14}")
     return "\n".join(lines)
 
 
@@ -208,8 +208,14 @@ def curve(setup: str, mib: int, pattern: str, sizes: Sequence[int]) -> list[floa
 
 
 def _table(view: ProcessView) -> PageTable:
-    mapping = view.mappings[0]
-    return PageTable(mapping.start, mapping.pte, mapping.pfn, mapping.huge)
+    """All mappings of a process as one table; what lies between them maps nothing."""
+    start = view.mappings[0].start
+    pages = view.mappings[-1].end - start
+    table = PageTable(start, np.zeros(pages, np.uint8), np.zeros(pages, np.int32), np.zeros(pages, np.bool_))
+    for mapping in view.mappings:
+        here = slice(mapping.start - start, mapping.end - start)
+        table.pte[here], table.pfn[here], table.huge[here] = mapping.pte, mapping.pfn, mapping.huge
+    return table
 
 
 def tlb_panel(*timelines: Timeline) -> list[str]:

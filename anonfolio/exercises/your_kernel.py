@@ -340,7 +340,7 @@ def _timeline(name: str) -> Timeline:
 
 tells = Cases(
     name="q.tells",
-    prompt="Two states, one process each. Look in smaps, then pagemap (without frame numbers), then kpageflags: which "
+    prompt="Two states of one process. Look in smaps, then pagemap (without frame numbers), then kpageflags: which "
     "is the first that tells them apart on 6.18?",
     answers={"smaps": (), "pagemap": (), "kpageflags": (), NOTHING: ("none", "only the next step")},
     hints=(
