@@ -538,6 +538,13 @@ class TestPreparedKernel:
         for seed in range(5):
             assert difference(random_scenario(seed, kind, kernel.sizes), kernel) is None, seed
 
+    def test_a_page_taken_twice_has_no_reference_left(self, kernel: LiveKernel) -> None:
+        taken = "pages 16\norders 2\nskew 3\nwrite 0 0 6\nfork 0\ngup 1 0\nwrite 1 0 13\ngup 1 0\nfork 1\n"
+        scenario = af.Scenario.parse(f"scenario taken\n{taken}write 1 0 14\nwrite 2 0 20\n")
+        assert difference(scenario, kernel) is None
+        held = "write 0 0 6\npin 0 0 1 0\nunpin 0 0\npin 0 0 1 0\nunpin 0 0\nref 0 0 0\nunref 0 0\nfork 0\nexit 1\n"
+        assert difference(af.Scenario.parse(f"scenario held\npages 2\n{held}write 0 0 7\n"), kernel) is None
+
     @without_failing_forks
     def test_fork_fails_where_it_is_meant_to(self, kernel: LiveKernel) -> None:
         before = Knobs.read(Path("/proc/sys/vm/overcommit_memory"))
