@@ -416,6 +416,28 @@ def test_blocks_that_are_zero_page_in_parts(policy: str) -> None:
         check_equal(machine, 0, stream, stream % 3 > 0, 5)
 
 
+@pytest.mark.parametrize("stream", [np.arange(0, 1536, 7), np.arange(1535, -1, -1)], ids=["every seventh", "backwards"])
+def test_reads_alone_get_the_huge_zero_page_where_a_read_would(stream: Any) -> None:
+    machine, process = fresh(1300, orders=(9, 4))
+    process.munmap(600, 20)
+    process.mmap(236, at=1300)
+    reads = np.setdiff1d(stream, np.arange(600, 620))[:: 1 if stream[0] < stream[-1] else -1]
+    check_equal(machine, 0, reads, False, 0)
+
+
+@pytest.mark.parametrize("policy", ["linux-6.3", "linux-6.15", "rfc-v2"])
+def test_pages_whose_frames_lie_in_another_order_are_told_apart(policy: str) -> None:
+    random = np.random.default_rng(3)
+    machine, process = fresh(64, policy=POLICIES[policy].but(name="single pages", fixed_orders=()), orders=())
+    for page in random.permutation(64).tolist():
+        process.write(page, page)
+    child = process.fork()
+    for page in random.permutation(64)[:30].tolist():
+        child.munmap(page, 1)
+    check_equal(machine, 0, np.arange(64), True, 5)
+    check_equal(machine, 0, random.permutation(64), True, 5)
+
+
 # --- fork, exit and munmap of many pages ------------------------------------------------------------------------------
 
 
