@@ -438,6 +438,29 @@ def test_pages_whose_frames_lie_in_another_order_are_told_apart(policy: str) -> 
     check_equal(machine, 0, random.permutation(64), True, 5)
 
 
+@pytest.mark.parametrize("policy", ["linux-6.8", "linux-6.9", "linux-6.15", "rfc-v2"])
+def test_folios_whose_frames_lie_in_another_order_are_told_apart(policy: str) -> None:
+    random = np.random.default_rng(4)
+    machine, process = fresh(128, policy=POLICIES[policy], orders=(4,))
+    for block in random.permutation(8).tolist():
+        process.write(16 * block, block)
+    child = process.fork()
+    for block in random.permutation(8)[:4].tolist():
+        child.munmap(16 * block, 16)
+    check_equal(machine, 0, np.arange(128), True, 5)
+    check_equal(machine, 0, random.permutation(128), True, 5)
+
+
+def test_what_comes_after_a_cut_is_not_done_before_it() -> None:
+    machine, process = fresh(96, orders=(4,), frames=1 << 10)
+    process.madvise(64, 32, "nohugepage")
+    process.touch(range(64, 96))
+    process.fork().exit()
+    machine.memory.buddy.fragment(3)
+    stream = np.concatenate((np.arange(64, 70), np.arange(0, 64), np.arange(70, 96)))
+    assert check_equal(machine, 0, stream, True, 5).faults["exclusive reuse"] == 32
+
+
 # --- fork, exit and munmap of many pages ------------------------------------------------------------------------------
 
 
