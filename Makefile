@@ -18,7 +18,9 @@ LAB_FLAGS ?= $(if $(filter 0,$(shell id -u)),--allow-root)
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
+# Of a notebook that nobody has signed, JupyterLab shows the text that stands behind each stored picture.
 lab: $(STAMP) ## open the notebooks in JupyterLab
+	-@$(BIN)/jupyter trust $(BOOKS) >/dev/null
 	$(BIN)/jupyter lab $(LAB_FLAGS) --notebook-dir=notebooks
 
 test: lint ## lint, types, tests, and every notebook's outputs

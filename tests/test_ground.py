@@ -284,3 +284,12 @@ def test_a_failing_cell_leaves_the_file_as_it_was(tool: ModuleType, tmp_path: Pa
     before = path.read_bytes()
     assert "ZeroDivisionError" in tool.execute(path)
     assert path.read_bytes() == before
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+def test_lab_signs_every_notebook_before_it_opens_them() -> None:
+    """JupyterLab hides the stored pictures of a notebook that nobody has signed."""
+    told = subprocess.run(["make", "-n", "lab"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    signs, opens = told.find("jupyter trust"), told.find("jupyter lab ")
+    assert 0 <= signs < opens
+    assert all(f"notebooks/{path.name}" in told[signs:opens] for path in NOTEBOOKS)
