@@ -1,9 +1,7 @@
 """anonfolio: how Linux backs anonymous memory with large folios, as a small model checked against real kernels."""
 
-from .invariants import INVARIANTS, Violation, check
-from .machine import Machine, Outcome, Process, SegmentationFault
-from .memory import OutOfMemory
-from .policy import (
+from .kernel.memory import OutOfMemory
+from .kernel.policy import (
     LINUX_6_3,
     LINUX_6_8,
     LINUX_6_9,
@@ -15,11 +13,13 @@ from .policy import (
     policy_for_kernel,
     policy_named,
 )
-from .record import Check, Counters, Fault
-from .recording import Recorded, Recording, RecordingError, read_recording, replay, write_recording
-from .scenario import Scenario, ScenarioError, Timeline, scenario_names
-from .snapshot import Snapshot
-from .witness import Difference, compare
+from .kernel.record import Check, Counters, Fault
+from .machine.invariants import INVARIANTS, Violation, check
+from .machine.machine import Machine, Outcome, Process, SegmentationFault
+from .machine.snapshot import Snapshot
+from .program.scenario import Scenario, ScenarioError, Timeline, scenario_names
+from .witness.comparing import Difference, compare
+from .witness.recording import Recorded, Recording, RecordingError, read_recording, replay, write_recording
 
 __version__ = "0.1.0"
 

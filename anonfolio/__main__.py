@@ -14,17 +14,17 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .cost import read_table, tables, write_table
-from .policy import POLICIES, Policy, policy_for_kernel, policy_named
-from .random_programs import ANY, KINDS, random_scenario
-from .recording import Recorded, read_recording, replay, write_recording
-from .scenario import Scenario, scenario_names
-from .search import EXTRA_OPERATIONS, OPERATIONS, counterexample
+from .hardware.cost import read_table, tables, write_table
+from .kernel.policy import POLICIES, Policy, policy_for_kernel, policy_named
+from .program.random_programs import ANY, KINDS, random_scenario
+from .program.scenario import Scenario, scenario_names
+from .program.search import EXTRA_OPERATIONS, OPERATIONS, counterexample
+from .witness.recording import Recorded, read_recording, replay, write_recording
 
 if TYPE_CHECKING:
-    from .live_compare import Tally
-    from .live_kernel import LiveKernel
-    from .trace import Setting, Trace
+    from .hardware.trace import Setting, Trace
+    from .witness.live.compare import Tally
+    from .witness.live.kernel import LiveKernel
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -144,7 +144,7 @@ def _run(chosen: argparse.Namespace) -> int:
 
 def _live_kernel() -> LiveKernel:
     _need_linux()
-    from .live_kernel import LiveKernel
+    from .witness.live.kernel import LiveKernel
 
     return LiveKernel()
 
@@ -211,8 +211,8 @@ def _named_scenarios(name: str) -> list[Scenario]:
 
 
 def _recorded(scenarios: Iterable[Scenario], kernel: LiveKernel) -> Iterator[Recorded]:
-    from .live import live_run
-    from .live_kernel import NotLive
+    from .witness.live.kernel import NotLive
+    from .witness.live.run import live_run
 
     for scenario in scenarios:
         try:
@@ -234,8 +234,8 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
 
 def _compare(chosen: argparse.Namespace) -> int:
     _need_linux()
-    from .live_compare import Tally, first_live_difference
-    from .live_kernel import kernel_version
+    from .witness.live.compare import Tally, first_live_difference
+    from .witness.live.kernel import kernel_version
 
     version, tally = kernel_version(), Tally()
     policy = policy_named(chosen.policy) if chosen.policy else policy_for_kernel(version)
@@ -265,8 +265,8 @@ def _tell_tally(tally: Tally) -> None:
 
 
 def _show_smallest(scenario: Scenario, policy: Policy, keep: str | None) -> None:
-    from .live import live_run
-    from .live_compare import Tally, repeated_difference, smallest_program
+    from .witness.live.compare import Tally, repeated_difference, smallest_program
+    from .witness.live.run import live_run
 
     with _live_kernel() as kernel:
         smallest = smallest_program(scenario, kernel, policy)
@@ -306,8 +306,8 @@ def _add_trace(parser: argparse.ArgumentParser) -> None:
 
 def _trace_record(chosen: argparse.Namespace) -> int:
     _need_linux()
-    from .live_trace import COMPILE, record, write_program
-    from .trace import write_trace
+    from .hardware.trace import write_trace
+    from .witness.live.trace import COMPILE, record, write_program
 
     _check_folder(chosen.file)
     with tempfile.TemporaryDirectory() as name, _progress_line() as tell:
@@ -325,7 +325,7 @@ def _trace_record(chosen: argparse.Namespace) -> int:
 
 
 def _trace_replay(chosen: argparse.Namespace) -> int:
-    from .trace import DATA_DIR, read_measured, read_trace, sizes_named
+    from .hardware.trace import DATA_DIR, read_measured, read_trace, sizes_named
 
     path = Path(chosen.file) if chosen.file else next(iter(sorted(DATA_DIR.glob("*.npz"))), DATA_DIR)
     trace = read_trace(path)
@@ -342,8 +342,8 @@ def _trace_replay(chosen: argparse.Namespace) -> int:
 
 def _trace_measure(chosen: argparse.Namespace) -> int:
     _need_linux()
-    from .live_trace import COMPILE, SETTINGS, measure, record, write_program
-    from .trace import sizes_named, write_measured, write_trace
+    from .hardware.trace import sizes_named, write_measured, write_trace
+    from .witness.live.trace import COMPILE, SETTINGS, measure, record, write_program
 
     if chosen.save:
         _check_folder(chosen.save)
@@ -366,7 +366,7 @@ def _check_folder(path: str) -> None:
 
 
 def _print_comparison(trace: Trace, measured: list[Setting], policy: Policy) -> int:
-    from .trace import HEADING, compared
+    from .hardware.trace import HEADING, compared
 
     print(f"kernel {trace.kernel} against {policy.name}: {trace.about.get('command', '')}\n{HEADING}")
     found = []
@@ -382,7 +382,7 @@ def _print_comparison(trace: Trace, measured: list[Setting], policy: Policy) -> 
 
 
 def _print_replay(trace: Trace, orders: tuple[int, ...], policy: Policy) -> None:
-    from .trace import replay, size_names
+    from .hardware.trace import replay, size_names
 
     with _progress_line() as tell:
         found = replay(trace, orders, policy, progress=_percent(tell))
@@ -437,7 +437,7 @@ def _cost_show(chosen: argparse.Namespace) -> int:
 
 def _cost_measure(chosen: argparse.Namespace) -> int:
     _need_linux()
-    from .live_cost import measure
+    from .witness.live.cost import measure
 
     if chosen.file and not chosen.file.endswith(".json"):
         raise ValueError(f"{chosen.file}: a table is a file NAME.json")
@@ -459,7 +459,7 @@ def _add_doctor(parser: argparse.ArgumentParser) -> None:
 
 def _doctor(chosen: argparse.Namespace) -> int:
     _need_linux()
-    from .live_kernel import abilities, only_run, restore_leftovers
+    from .witness.live.kernel import abilities, only_run, restore_leftovers
 
     if chosen.restore and os.geteuid() != 0:
         raise ValueError("doctor --restore needs root: run it with sudo")

@@ -63,8 +63,8 @@ def run(model_pages: int, kernel_pages: int, rounds: int, tell: Callable[[str], 
 
 def _rounds(model: _Model, kernel_pages: int, rounds: int, tell: Callable[[str], None]) -> dict[str, list[float]]:
     """The kernel's ns per page; LiveError, a ValueError, says what this machine lacks."""
-    from anonfolio.live_cost import check_possible, measure_once, program
-    from anonfolio.live_kernel import LiveKernel
+    from anonfolio.witness.live.cost import check_possible, measure_once, program
+    from anonfolio.witness.live.kernel import LiveKernel
 
     check_possible(kernel_pages)
     kernel: dict[str, list[float]] = defaultdict(list)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from results import LeftOut, Measured, Result, geomean
 
-from anonfolio.lru import Lru, miss_curve
+from anonfolio.hardware.lru import Lru, miss_curve
 
 PART = "TLB: exact LRU (their time ÷ ours, geometric mean over five traces)"
 CURVE = "TLB: the miss curve of 64 sizes (64 single runs ÷ one pass, geometric mean over five traces)"
@@ -58,7 +58,7 @@ def _stencil(accesses: int) -> Keys:
 
 def plain_c(folder: Path) -> Peer:
     """The loop of lru.c, compiled with -O2."""
-    from anonfolio.live_cost import build
+    from anonfolio.witness.live.cost import build
 
     library = build(Path(__file__).with_name("lru.c"), folder / "lru.so", "-shared", "-fPIC")
     misses = ctypes.CDLL(str(library)).misses

@@ -60,7 +60,7 @@ def about() -> dict[str, Any]:
 def _cpu() -> str:
     if sys.platform != "linux":
         return platform.processor() or platform.machine()
-    from anonfolio.live_cost import cpu_model
+    from anonfolio.witness.live.cost import cpu_model
 
     return cpu_model()
 

@@ -9,8 +9,8 @@ import numpy as np
 from results import Measured, Result
 
 import anonfolio as af
-from anonfolio.record import PF_WRITE
-from anonfolio.trace import DATA_DIR, Trace, read_measured, read_trace, replay, size_names
+from anonfolio.hardware.trace import DATA_DIR, Trace, read_measured, read_trace, replay, size_names
+from anonfolio.kernel.record import PF_WRITE
 
 PART = "the compile of data/traces, replayed"
 NOW = time.process_time_ns

@@ -18,7 +18,7 @@ from pathlib import Path
 from playwright.sync_api import Page, sync_playwright
 
 import anonfolio.view
-from anonfolio.scenario import Scenario, Step
+from anonfolio.program.scenario import Scenario, Step
 from anonfolio.view import Stepper
 
 STEPS = 200

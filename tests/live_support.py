@@ -14,7 +14,7 @@ import pytest
 import anonfolio as af
 
 if TYPE_CHECKING:
-    from anonfolio.live_kernel import LiveKernel
+    from anonfolio.witness.live.kernel import LiveKernel
 
 ASKED = os.environ.get("ANONFOLIO_LIVE") == "1"
 """Live tests change settings of the machine for a moment: only when asked to."""
@@ -29,7 +29,7 @@ def why_not() -> str:
         return "changes settings of this machine for a moment; asked for with ANONFOLIO_LIVE=1"
     if sys.platform != "linux":
         return "a live run needs Linux"
-    from anonfolio.live_kernel import LiveError, LiveKernel
+    from anonfolio.witness.live.kernel import LiveError, LiveKernel
 
     try:
         with LiveKernel(PATIENCE_S):
@@ -44,7 +44,7 @@ needs_kernel = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 
 def undisturbed(run: Callable[[], Found]) -> Found:
     """A live run's result; a machine that is too busy for it skips the test, and is given three chances."""
-    from anonfolio.live_kernel import TooDisturbed
+    from anonfolio.witness.live.kernel import TooDisturbed
 
     for _ in range(3):
         try:
@@ -57,7 +57,7 @@ def undisturbed(run: Callable[[], Found]) -> Found:
 
 def difference(scenario: af.Scenario, kernel: LiveKernel, policy: af.Policy | None = None) -> af.Difference | None:
     """Where kernel and model differ, when they do so in every one of several runs."""
-    from anonfolio.live_compare import Tally, repeated_difference
+    from anonfolio.witness.live.compare import Tally, repeated_difference
 
     chosen = policy or af.policy_for_kernel(kernel.version)
     return undisturbed(lambda: repeated_difference(scenario, kernel, chosen, Tally()))
@@ -65,7 +65,7 @@ def difference(scenario: af.Scenario, kernel: LiveKernel, policy: af.Policy | No
 
 def settings() -> dict[str, str]:
     """Every value that a live run touches."""
-    from anonfolio.live_kernel import THP
+    from anonfolio.witness.live.kernel import THP
 
     paths = [*THP.rglob("*"), Path("/proc/sys/vm/min_free_kbytes"), Path("/proc/sys/kernel/numa_balancing")]
     paths += [Path("/proc/sys/vm") / name for name in ("compaction_proactiveness", "user_reserve_kbytes")]
@@ -76,7 +76,7 @@ def settings() -> dict[str, str]:
 
 def leftovers() -> list[str]:
     """Tracefs instances and processes of live runs."""
-    from anonfolio.live_kernel import INSTANCES, TRACEFS
+    from anonfolio.witness.live.kernel import INSTANCES, TRACEFS
 
     found = [str(path) for path in (TRACEFS / "instances").glob(INSTANCES + "*")]
     for path in Path("/proc").glob("[0-9]*/cmdline"):
@@ -84,7 +84,7 @@ def leftovers() -> list[str]:
             words = path.read_bytes().split(b"\0")
         except OSError:
             continue
-        found += [str(path)] if any(word.endswith(b"live_worker.py") for word in words) else []
+        found += [str(path)] if any(word.endswith(b"live/worker.py") for word in words) else []
     return found
 
 

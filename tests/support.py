@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import anonfolio as af
-from anonfolio.mm import Mm, Vma
+from anonfolio.kernel.mm import Mm, Vma
 
 
 def freeze(thing: Any) -> Any:

@@ -18,10 +18,10 @@ from browser_support import (
     show_widget,
 )
 
-from anonfolio.drawing import lean
-from anonfolio.recording import DATA_DIR, read_recording
-from anonfolio.scenario import Scenario
+from anonfolio.draw.drawing import lean
+from anonfolio.program.scenario import Scenario
 from anonfolio.view import Stepper
+from anonfolio.witness.recording import DATA_DIR, read_recording
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import anonfolio as af
-from anonfolio import contpte, fork, mmap
-from anonfolio.contpte import foldable
-from anonfolio.mm import PMD_HUGE, PTE_CONT, PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG, Mm, Vma
-from anonfolio.random_programs import random_scenario
-from anonfolio.scenario import do_step
-from anonfolio.tlb import Contiguous, page_table
+from anonfolio.hardware.tlb import Contiguous, page_table
+from anonfolio.kernel import contpte, fork, mmap
+from anonfolio.kernel.contpte import foldable
+from anonfolio.kernel.mm import PMD_HUGE, PTE_CONT, PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG, Mm, Vma
+from anonfolio.program.random_programs import random_scenario
+from anonfolio.program.scenario import do_step
 
 ARM64 = af.LINUX_6_15.but(name="linux-6.15, arm64", cont_pte_order=4)
 ARM64_RFC = af.RFC_V2_FIXED.but(name="rfc-v2-fixed, arm64", cont_pte_order=4)

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 import anonfolio as af
-from anonfolio import cost
 from anonfolio.__main__ import main
-from anonfolio.cost import CostError, Table, Work, read_table, write_table
-from anonfolio.tlb import CORTEX_A76, GOLDEN_COVE, Contiguous, Core, Entries, Hpa, Plain
-from anonfolio.trace import Replay
+from anonfolio.hardware import cost
+from anonfolio.hardware.cost import CostError, Table, Work, read_table, write_table
+from anonfolio.hardware.tlb import CORTEX_A76, GOLDEN_COVE, Contiguous, Core, Entries, Hpa, Plain
+from anonfolio.hardware.trace import Replay
 
 FAULT, ZERO, FORK_FOLIO, FORK_PAGE, FREE_FOLIO, FREE_PAGE, DROP_FOLIO, DROP_PAGE = 900, 400, 60, 40, 300, 30, 90, 12
 SCAN = 5
@@ -320,8 +320,8 @@ def test_measuring_where_it_cannot_be_is_one_line(
 def test_this_kernel_gives_a_table_and_its_knobs_are_put_back(tmp_path: Path) -> None:
     if sys.platform != "linux" or os.geteuid() != 0:
         pytest.skip("measuring needs Linux and root")
-    from anonfolio.live_cost import check_possible, measure
-    from anonfolio.live_kernel import THP, Knobs, LiveError, only_run
+    from anonfolio.witness.live.cost import check_possible, measure
+    from anonfolio.witness.live.kernel import THP, Knobs, LiveError, only_run
 
     try:
         check_possible(512)

@@ -14,7 +14,7 @@ import pytest
 
 from anonfolio import LINUX_6_15, RFC_V2, Scenario
 from anonfolio.exercises import cost_and_memory as q
-from anonfolio.trace import ALL_SIZES
+from anonfolio.hardware.trace import ALL_SIZES
 from anonfolio.view import plots
 
 ROOT = Path(__file__).parent.parent

@@ -10,12 +10,12 @@ import pytest
 from live_support import PATIENCE_S, difference, needs_kernel, undisturbed
 
 import anonfolio as af
-from anonfolio import faults, fork
-from anonfolio.cow_selftests import BACKINGS, CASES, LEFT_OUT, NEEDS_GUP_TEST, NotBacked, Selftest, cow_selftests
-from anonfolio.policy import ANON_ORDERS, POLICIES
+from anonfolio.kernel import faults, fork
+from anonfolio.kernel.policy import ANON_ORDERS, POLICIES
+from anonfolio.witness.selftests import BACKINGS, CASES, LEFT_OUT, NEEDS_GUP_TEST, NotBacked, Selftest, cow_selftests
 
 if TYPE_CHECKING:
-    from anonfolio.live_kernel import LiveKernel
+    from anonfolio.witness.live.kernel import LiveKernel
 
 SELFTESTS = list(cow_selftests())
 BEFORE_6_2 = "R/O longterm"
@@ -93,7 +93,7 @@ def test_program_that_breaks_a_promise_fails(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture(scope="module")
 def kernel() -> Iterator[LiveKernel]:
-    from anonfolio.live_kernel import LiveKernel
+    from anonfolio.witness.live.kernel import LiveKernel
 
     with LiveKernel(PATIENCE_S) as kernel:
         yield kernel
@@ -111,7 +111,7 @@ GROUPS = {name: list(tests) for name, tests in groupby(sorted(SELFTESTS, key=gro
 @needs_kernel
 @pytest.mark.parametrize("name", GROUPS)
 def test_selftests_hold_on_this_kernel(name: str, kernel: LiveKernel) -> None:
-    from anonfolio.live import live_run
+    from anonfolio.witness.live.run import live_run
 
     if name == NEEDS_GUP_TEST:
         pytest.skip(f"{len(GROUPS[name])} selftests: {name}")

@@ -9,7 +9,7 @@ import pytest
 
 from anonfolio import INVARIANTS, LINUX_6_15, RFC_V2, RFC_V2_FIXED, Policy, Scenario, check
 from anonfolio.exercises import exclusive_pitfalls as q
-from anonfolio.record import COW_COPY
+from anonfolio.kernel.record import COW_COPY
 
 PROMISE = [INVARIANTS["pinned_page_stays"]]
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import pytest
 
 from anonfolio import LINUX_6_9, LINUX_6_15, POLICIES, RFC_V2, Policy, Scenario, policy_for_kernel, scenario_names
+from anonfolio.draw.tree import Decision, Tree, decisions
 from anonfolio.exercises import exclusive_reuse as q
-from anonfolio.record import FIRST_TOUCH, REUSE, UNSHARE_REUSE, Check, Fault
-from anonfolio.search import Counterexample, counterexample
+from anonfolio.kernel.record import FIRST_TOUCH, REUSE, UNSHARE_REUSE, Check, Fault
+from anonfolio.program.search import Counterexample, counterexample
 from anonfolio.view import Stepper
-from anonfolio.view.decision import Decision, Tree, decisions
 
 SVG = "{http://www.w3.org/2000/svg}"
 MAINLINE = ("6.12", "6.18", "7.3")
@@ -148,7 +148,7 @@ def test_it_is_heard_as_it_is_seen() -> None:
 
 @pytest.mark.parametrize("name", ["read-then-write", "last-page", "nested-fork", "pin-blocks-reuse"])
 def test_no_word_leaves_the_picture(name: str) -> None:
-    from anonfolio.drawing import WIDTH, measure, measure_mono
+    from anonfolio.draw.drawing import WIDTH, measure, measure_mono
 
     for policy in POLICIES.values():
         faults = Scenario.load(name).run(policy).faults()

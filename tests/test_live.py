@@ -30,19 +30,20 @@ from live_support import (
 
 import anonfolio as af
 from anonfolio.__main__ import main
-from anonfolio.counted import EVENTS, held_byte, iter_count_differences, least, model_counts
-from anonfolio.random_programs import ANY, KINDS, random_scenario, shrink, united, without
-from anonfolio.recording import DATA_DIR
-from anonfolio.scenario import Step
-from anonfolio.witness import iter_differences
+from anonfolio.program.random_programs import ANY, KINDS, random_scenario, shrink, united, without
+from anonfolio.program.scenario import Step
+from anonfolio.witness.comparing import iter_differences
+from anonfolio.witness.counted import EVENTS, held_byte, iter_count_differences, least, model_counts
+from anonfolio.witness.recording import DATA_DIR
 
 if sys.platform != "linux":
     pytest.skip("a live run needs Linux", allow_module_level=True)
 
-from anonfolio import live_compare, live_kernel
-from anonfolio.live import FailingFork, live_run
-from anonfolio.live_compare import Tally, repeated_difference
-from anonfolio.live_kernel import Knobs, LiveError, LiveKernel, NotLive, TooDisturbed, abilities
+from anonfolio.witness.live import compare as live_compare
+from anonfolio.witness.live import kernel as live_kernel
+from anonfolio.witness.live.compare import Tally, repeated_difference
+from anonfolio.witness.live.kernel import Knobs, LiveError, LiveKernel, NotLive, TooDisturbed, abilities
+from anonfolio.witness.live.run import FailingFork, live_run
 
 # --- random programs ------------------------------------------------------------------------------------------------
 
@@ -431,7 +432,7 @@ def as_counted(timeline: af.Timeline) -> af.Recorded:
 
 
 def live_compare_counts(result: af.Result, scenario: af.Scenario) -> dict[str, object]:
-    from anonfolio.counted import model_mapcounts
+    from anonfolio.witness.counted import model_mapcounts
 
     mapcounts = model_mapcounts(result.snapshot, scenario.first_vpn, scenario.pages)
     counts: dict[str, object] = {"mapcount": {str(number): row.tolist() for number, row in mapcounts.items()}}

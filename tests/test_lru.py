@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import anonfolio.lru
-from anonfolio.lru import Lru, hits_by_place, lru_by_steps, miss_curve, stack_distances
+import anonfolio.hardware.lru
+from anonfolio.hardware.lru import Lru, hits_by_place, lru_by_steps, miss_curve, stack_distances
 
 
 @st.composite
@@ -29,7 +29,7 @@ GEOMETRIES = st.tuples(st.sampled_from([1, 2, 3, 8, 20]), st.sampled_from([1, 2,
 def with_limits(patch: pytest.MonkeyPatch, **limits: int) -> None:
     """Small limits, so that short traces go the way of long ones."""
     for name, limit in limits.items():
-        patch.setattr(anonfolio.lru, name, limit)
+        patch.setattr(anonfolio.hardware.lru, name, limit)
 
 
 LIMITS = st.fixed_dictionaries(
@@ -84,9 +84,9 @@ def test_long_traces_are_exact_in_any_geometry(sets: int, ways: int, distinct: i
 @pytest.mark.parametrize("distinct", [100, 3000, 65536])
 def test_long_traces_in_one_large_set_are_exact_whichever_method_answers(distinct: int) -> None:
     keys = np.random.default_rng(5).zipf(1.2, 40_000) % distinct
-    by_filter, held = anonfolio.lru.filter_misses(keys.astype(np.uint32), np.array([0, len(keys)]), 64)
-    by_lane, stacks = anonfolio.lru.lane_misses(keys.astype(np.uint32), np.array([0, len(keys)]), 64)
-    by_window = anonfolio.lru.window_misses(keys.astype(np.uint32), 64)
+    by_filter, held = anonfolio.hardware.lru.filter_misses(keys.astype(np.uint32), np.array([0, len(keys)]), 64)
+    by_lane, stacks = anonfolio.hardware.lru.lane_misses(keys.astype(np.uint32), np.array([0, len(keys)]), 64)
+    by_window = anonfolio.hardware.lru.window_misses(keys.astype(np.uint32), 64)
     misses = np.flatnonzero(~lru_by_steps(keys, 1, 64))
     assert by_filter.tolist() == misses.tolist()
     assert np.flatnonzero(by_lane).tolist() == misses.tolist()
@@ -97,7 +97,7 @@ def test_long_traces_in_one_large_set_are_exact_whichever_method_answers(distinc
 
 def test_a_trace_that_stays_in_a_few_keys_goes_through_the_filter() -> None:
     keys = np.tile(np.arange(40), 5_000)
-    assert anonfolio.lru.window_misses(keys, 48) is None
+    assert anonfolio.hardware.lru.window_misses(keys, 48) is None
     assert np.count_nonzero(~Lru(48).access(keys)) == 40
 
 

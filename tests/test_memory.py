@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from support import folio, freeze, machine_with_folio
 
 import anonfolio as af
-from anonfolio.memory import MAX_BUDDY_ORDER, ZERO_PFN, Buddy, FolioOf, Memory, as_slice
+from anonfolio.kernel.memory import MAX_BUDDY_ORDER, ZERO_PFN, Buddy, FolioOf, Memory, as_slice
 
 # --- the buddy allocator --------------------------------------------------------------------------------------------
 

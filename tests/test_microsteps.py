@@ -11,10 +11,10 @@ import pytest
 from support import freeze
 
 import anonfolio as af
-from anonfolio import microsteps as ms
-from anonfolio.drawing import measure
-from anonfolio.micropicture import MicroPicture, micropictures
-from anonfolio.microsteps import LEAK, LOST_WRITE, STALE_READ, Fork, Impossible, OrderError, Race, Write
+from anonfolio.draw.drawing import measure
+from anonfolio.draw.micropicture import MicroPicture, micropictures
+from anonfolio.hardware import microsteps as ms
+from anonfolio.hardware.microsteps import LEAK, LOST_WRITE, STALE_READ, Fork, Impossible, OrderError, Race, Write
 from anonfolio.view.micro import MicroStepper
 
 KERNEL = {"threads": ms.THREADS, "child": ms.CHILD, "fork": ms.FORKING}

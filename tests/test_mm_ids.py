@@ -10,8 +10,8 @@ import pytest
 from support import folio, machine_with_folio
 
 import anonfolio as af
-from anonfolio.memory import Memory
-from anonfolio.rmap import folio_add_new_anon_rmap, folio_dup_anon_rmap_ptes, folio_remove_rmap_ptes
+from anonfolio.kernel.memory import Memory
+from anonfolio.kernel.rmap import folio_add_new_anon_rmap, folio_dup_anon_rmap_ptes, folio_remove_rmap_ptes
 
 P, C, X, Y = 11, 22, 33, 44
 FREE = (0, 0)

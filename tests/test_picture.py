@@ -11,9 +11,8 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from anonfolio.drawing import WIDTH, lean, measure, wrap
-from anonfolio.machine import Machine
-from anonfolio.picture import (
+from anonfolio.draw.drawing import WIDTH, lean, measure, wrap
+from anonfolio.draw.picture import (
     FOLD_ROWS,
     Picture,
     folio_letters,
@@ -24,9 +23,10 @@ from anonfolio.picture import (
     sentence,
     spans,
 )
-from anonfolio.policy import LINUX_6_9, POLICIES
-from anonfolio.recording import DATA_DIR, read_recording
-from anonfolio.scenario import Scenario, Timeline
+from anonfolio.kernel.policy import LINUX_6_9, POLICIES
+from anonfolio.machine.machine import Machine
+from anonfolio.program.scenario import Scenario, Timeline
+from anonfolio.witness.recording import DATA_DIR, read_recording
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -384,7 +384,7 @@ def test_wrapping_keeps_words_and_room() -> None:
 
 
 def test_the_core_imports_no_view() -> None:
-    code = "import sys, anonfolio.picture, anonfolio.drawing; print(*sys.modules)"
+    code = "import sys, anonfolio.draw.picture, anonfolio.draw.drawing; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"matplotlib", "ipywidgets", "anywidget", "IPython", "traitlets"} & {
         name.split(".")[0] for name in loaded

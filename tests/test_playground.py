@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 import anonfolio as af
-from anonfolio.drawing import lean
+from anonfolio.draw.drawing import lean
 from anonfolio.exercises import playground as q
-from anonfolio.quiz import Note, Program
-from anonfolio.scenario import Scenario, ScenarioError
-from anonfolio.search import Counterexample, Exhausted, counterexample
+from anonfolio.lesson.quiz import Note, Program
+from anonfolio.program.scenario import Scenario, ScenarioError
+from anonfolio.program.search import Counterexample, Exhausted, counterexample
 from anonfolio.view import Playground
 from anonfolio.view.playground import ADVICES, MOST_PAGES, TOOL_NAMES, TOOLS, Run
 

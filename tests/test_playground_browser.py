@@ -19,7 +19,7 @@ from browser_support import (
     show_widget,
 )
 
-from anonfolio.scenario import Scenario
+from anonfolio.program.scenario import Scenario
 from anonfolio.view import Playground
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import anonfolio as af
-from anonfolio.recording import DATA_DIR
+from anonfolio.witness.recording import DATA_DIR
 
 WRITTEN = 24
 """How many programs at the head of a file were written for the purpose."""

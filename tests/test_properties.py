@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from support import freeze
 
 import anonfolio as af
-from anonfolio.mm import (
+from anonfolio.kernel.mm import (
     PTE_PRESENT,
     PTE_SPECIAL,
     PTE_WRITE,

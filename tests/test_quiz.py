@@ -16,8 +16,21 @@ import pytest
 
 from anonfolio import exercises
 from anonfolio.exercises import first_touch, start_here, zero_page_copy
-from anonfolio.quiz import Asked, Case, Cases, Choice, Function, Mistake, Note, Number, Pages, Question, Sizes, runs
-from anonfolio.scenario import Scenario
+from anonfolio.lesson.quiz import (
+    Asked,
+    Case,
+    Cases,
+    Choice,
+    Function,
+    Mistake,
+    Note,
+    Number,
+    Pages,
+    Question,
+    Sizes,
+    runs,
+)
+from anonfolio.program.scenario import Scenario
 
 BANKS = [
     importlib.import_module(f"anonfolio.exercises.{found.name}") for found in pkgutil.iter_modules(exercises.__path__)

@@ -11,8 +11,8 @@ import pytest
 from support import folio, machine_with_folio
 
 import anonfolio as af
-from anonfolio.mm import WRPROTECT
-from anonfolio.record import PATHS, Check, Trail
+from anonfolio.kernel.mm import WRPROTECT
+from anonfolio.kernel.record import PATHS, Check, Trail
 
 NONE, NORMAL, EXCLUSIVE = "pte_none", "vm_normal_page", "PageAnonExclusive"
 SUITABLE, RANGE_NONE, ALLOC = "thp_vma_suitable_order", "pte_range_none", "vma_alloc_folio"

@@ -13,8 +13,8 @@ import pytest
 
 from anonfolio import LINUX_6_9, LINUX_6_15, RFC_V2, Scenario, policy_for_kernel, scenario_names
 from anonfolio.exercises import rfc_to_mainline as q
-from anonfolio.quiz import Choice, Number
-from anonfolio.recording import DATA_DIR, read_recording
+from anonfolio.lesson.quiz import Choice, Number
+from anonfolio.witness.recording import DATA_DIR, read_recording
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 

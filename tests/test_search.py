@@ -8,8 +8,8 @@ import sys
 import pytest
 
 import anonfolio as af
-from anonfolio.invariants import INVARIANTS
-from anonfolio.search import SHOWN_BYTE, Counterexample, Exhausted, counterexample, packed, possible_steps
+from anonfolio.machine.invariants import INVARIANTS
+from anonfolio.program.search import SHOWN_BYTE, Counterexample, Exhausted, counterexample, packed, possible_steps
 
 CORRECT = [policy for policy in af.POLICIES if policy != "rfc-v2"]
 
@@ -125,7 +125,7 @@ def test_ctrl_c_ends_a_search_with_what_is_known(monkeypatch: pytest.MonkeyPatch
         raise KeyboardInterrupt
 
     ticks = iter(range(0, 10_000, 2))
-    monkeypatch.setattr("anonfolio.search.time.monotonic", lambda: next(ticks))
+    monkeypatch.setattr("anonfolio.program.search.time.monotonic", lambda: next(ticks))
     result = counterexample("linux-6.15", steps=6, progress=interrupt)
     assert isinstance(result, Exhausted)
     assert result.interrupted

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 import anonfolio.view
-from anonfolio.drawing import lean
-from anonfolio.policy import POLICIES
-from anonfolio.recording import DATA_DIR, read_recording
-from anonfolio.scenario import Scenario, scenario_names
+from anonfolio.draw.drawing import lean
+from anonfolio.kernel.policy import POLICIES
+from anonfolio.program.scenario import Scenario, scenario_names
 from anonfolio.view import Stepper
+from anonfolio.witness.recording import DATA_DIR, read_recording
 
 COPY = Scenario(
     8, (("write", 0, 0, 7), ("fork", 0), ("write", 1, 2, 9), ("read", 0, 2)), orders=(3,), name="fork, then write"

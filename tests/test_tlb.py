@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import anonfolio as af
-from anonfolio.mm import PTE_CONT, PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG
-from anonfolio.tlb import (
+from anonfolio.hardware.tlb import (
     CORES,
     CORTEX_A76,
     UNMAPPED,
@@ -25,6 +24,7 @@ from anonfolio.tlb import (
     Tlb,
     page_table,
 )
+from anonfolio.kernel.mm import PTE_CONT, PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG
 
 NORMAL = PTE_PRESENT | PTE_WRITE | PTE_YOUNG | PTE_DIRTY
 

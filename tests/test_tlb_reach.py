@@ -11,10 +11,10 @@ import pytest
 
 from anonfolio import LINUX_6_15, Scenario
 from anonfolio.exercises import tlb_reach as q
-from anonfolio.lru import lru_by_steps
-from anonfolio.mm import PTE_CONT, PTE_YOUNG
-from anonfolio.record import COW_COPY, REUSE
-from anonfolio.tlb import CORES, Contiguous, Hpa, Plain, page_table
+from anonfolio.hardware.lru import lru_by_steps
+from anonfolio.hardware.tlb import CORES, Contiguous, Hpa, Plain, page_table
+from anonfolio.kernel.mm import PTE_CONT, PTE_YOUNG
+from anonfolio.kernel.record import COW_COPY, REUSE
 from anonfolio.view import plots
 
 

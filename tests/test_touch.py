@@ -12,8 +12,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 import anonfolio as af
-from anonfolio import fork, mm, mmap, touch
-from anonfolio.memory import Buddy
+from anonfolio.kernel import fork, mm, mmap
+from anonfolio.kernel.memory import Buddy
+from anonfolio.stream import run as touch
 
 POLICIES = {
     **af.POLICIES,

@@ -23,7 +23,7 @@ import pytest
 from live_support import needs_kernel
 
 from anonfolio.__main__ import main
-from anonfolio.trace import (
+from anonfolio.hardware.trace import (
     ADVICE,
     ALL_SIZES,
     ALONE,
@@ -447,9 +447,9 @@ def test_sizes_have_names() -> None:
 # --- the recorder -----------------------------------------------------------------------------------------------------
 
 if sys.platform == "linux":
-    from anonfolio import live_kernel
-    from anonfolio.live_kernel import LiveError, LiveKernel
-    from anonfolio.live_trace import LAUNCHER, Ended, Image, Run, Spans, measure, record, trace_of
+    from anonfolio.witness.live import kernel as live_kernel
+    from anonfolio.witness.live.kernel import LiveError, LiveKernel
+    from anonfolio.witness.live.trace import LAUNCHER, Ended, Image, Run, Spans, measure, record, trace_of
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the recorder needs Linux")
 STACK = 0x7FFFF000  # the page of the stack's start

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import anonfolio as af
-from anonfolio.record import COW_COPY, FIRST_TOUCH, REUSE, ZERO_COPY
+from anonfolio.kernel.record import COW_COPY, FIRST_TOUCH, REUSE, ZERO_COPY
 
 A, R, F = "linux-6.15", "rfc-v2", "rfc-v2-fixed"
 L3, L8, L9 = "linux-6.3", "linux-6.8", "linux-6.9"

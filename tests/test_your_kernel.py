@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from anonfolio import LINUX_6_8, LINUX_6_9, LINUX_6_15, Scenario, policy_for_kernel
-from anonfolio import fields as library
-from anonfolio.counted import iter_count_differences, model_counts
 from anonfolio.exercises import your_kernel as q
-from anonfolio.fields import EXPERIMENTS, FieldsError, differing, read_fields, stored, write_fields
-from anonfolio.witness import iter_differences
+from anonfolio.witness import fields as library
+from anonfolio.witness.comparing import iter_differences
+from anonfolio.witness.counted import iter_count_differences, model_counts
+from anonfolio.witness.fields import EXPERIMENTS, FieldsError, differing, read_fields, stored, write_fields
 
 NAMES = tuple(EXPERIMENTS)
 
@@ -335,8 +335,8 @@ def test_a_recorded_program_is_known_by_its_steps_whatever_it_is_called() -> Non
 
 @pytest.mark.live
 def test_this_kernel_shows_what_the_stored_one_showed() -> None:
-    from anonfolio.live_fields import live_fields
-    from anonfolio.live_kernel import LiveError, check_machine, kernel_version
+    from anonfolio.witness.live.fields import live_fields
+    from anonfolio.witness.live.kernel import LiveError, check_machine, kernel_version
 
     try:
         check_machine()

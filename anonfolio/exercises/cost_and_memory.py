@@ -10,23 +10,22 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from ..cost import Row, Table, entry_orders_of_folios, priced, reach_pages, read_table, row, tables
-from ..machine import Machine
-from ..picture import Picture
-from ..policy import LINUX_6_15, policy_for_kernel
-from ..quiz import GOES_ON, Asked, Choice, Function, Mistake, Note, Number, Program, Unreadable, Verdict, refused
-from ..scenario import Scenario, Timeline
-from ..tlb import NEOVERSE_N1, Contiguous
-from ..trace import DATA_DIR as TRACES
-from ..trace import Replay, Setting, Trace, read_measured, read_trace, replay, size_names
+from ..draw.picture import Picture
+from ..hardware.cost import Row, Table, entry_orders_of_folios, priced, reach_pages, read_table, row, tables
+from ..hardware.tlb import NEOVERSE_N1, Contiguous
+from ..hardware.trace import DATA_DIR as TRACES
+from ..hardware.trace import Replay, Setting, Trace, read_measured, read_trace, replay, size_names
+from ..kernel.policy import LINUX_6_15, policy_for_kernel
+from ..lesson.quiz import GOES_ON, Asked, Choice, Function, Mistake, Note, Number, Program, Unreadable, Verdict, refused
+from ..machine.machine import Machine
+from ..program.formats import DATA
+from ..program.scenario import Scenario, Timeline
 
-DATA = Path(__file__).parent.parent.parent / "data"
 COMPILE = "compile-6.18.44"
 LARGEST = "cc1"
 """The program of the compile with the most memory: the compiler proper."""

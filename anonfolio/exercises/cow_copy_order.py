@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..microsteps import (
+from ..hardware.microsteps import (
     CHILD,
     COPY_STEPS,
     DROP_BEFORE_FLUSH,
@@ -30,12 +30,12 @@ from ..microsteps import (
     check_order,
     searched,
 )
-from ..policy import LINUX_6_3, LINUX_6_15, RFC_V2, Policy
-from ..quiz import GOES_ON, Asked, Choice, Mistake, Note, Number
-from ..scenario import Scenario
+from ..kernel.policy import LINUX_6_3, LINUX_6_15, RFC_V2, Policy
+from ..lesson.quiz import GOES_ON, Asked, Choice, Mistake, Note, Number
+from ..program.scenario import Scenario
 
 if TYPE_CHECKING:
-    from ..drawing import Shown
+    from ..draw.drawing import Shown
 
 KIB = 4
 PAGES = 16

@@ -6,13 +6,13 @@ import random
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..invariants import INVARIANTS
-from ..invariants import check as check_invariants
-from ..machine import Machine
-from ..picture import Picture
-from ..policy import LINUX_6_15, RFC_V2, RFC_V2_FIXED, Policy
-from ..quiz import Case, Cases, Choice, Function, Mistake, Number, Pages, Program, Verdict, refused
-from ..scenario import Scenario
+from ..draw.picture import Picture
+from ..kernel.policy import LINUX_6_15, RFC_V2, RFC_V2_FIXED, Policy
+from ..lesson.quiz import Case, Cases, Choice, Function, Mistake, Number, Pages, Program, Verdict, refused
+from ..machine.invariants import INVARIANTS
+from ..machine.invariants import check as check_invariants
+from ..machine.machine import Machine
+from ..program.scenario import Scenario
 
 # --- three kernels that never existed -------------------------------------------------------------------------------
 

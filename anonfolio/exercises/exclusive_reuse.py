@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from ..invariants import INVARIANTS, Invariant, Violation
-from ..machine import Machine
-from ..mm import PTE_PRESENT, PTE_SPECIAL, PTE_WRITE
-from ..picture import Picture
-from ..policy import LINUX_6_9, LINUX_6_15, RFC_V2, Policy
-from ..quiz import Case, Cases, Choice, Function, Mistake, Number, Pages
-from ..record import COW_COPY, NO_FAULT, REUSE, Fault
-from ..scenario import Scenario, Timeline
+from ..draw.picture import Picture
+from ..kernel.mm import PTE_PRESENT, PTE_SPECIAL, PTE_WRITE
+from ..kernel.policy import LINUX_6_9, LINUX_6_15, RFC_V2, Policy
+from ..kernel.record import COW_COPY, NO_FAULT, REUSE, Fault
+from ..lesson.quiz import Case, Cases, Choice, Function, Mistake, Number, Pages
+from ..machine.invariants import INVARIANTS, Invariant, Violation
+from ..machine.machine import Machine
+from ..program.scenario import Scenario, Timeline
 
 _BITS = PTE_PRESENT | PTE_WRITE | PTE_SPECIAL
 """Of them, a page of a folio that is mapped read-only has the first alone."""

@@ -6,11 +6,11 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from ..machine import Machine
-from ..picture import Picture
-from ..policy import LINUX_6_3, LINUX_6_15, Policy
-from ..quiz import Function, Mistake, Number, Pages, Sizes
-from ..scenario import Scenario
+from ..draw.picture import Picture
+from ..kernel.policy import LINUX_6_3, LINUX_6_15, Policy
+from ..lesson.quiz import Function, Mistake, Number, Pages, Sizes
+from ..machine.machine import Machine
+from ..program.scenario import Scenario
 
 
 def _faults(policy: Policy = LINUX_6_15, orders: tuple[int, ...] = (2, 3, 4), largest_free: int | None = None) -> int:

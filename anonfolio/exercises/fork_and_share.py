@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..picture import Picture
-from ..policy import LINUX_6_15
-from ..quiz import GOES_ON, Case, Cases, Function, Mistake, Note, Number, Pages, Unreadable
-from ..recording import DATA_DIR, Recorded, read_recording
-from ..scenario import Scenario
-from ..snapshot import Snapshot
+from ..draw.picture import Picture
+from ..kernel.policy import LINUX_6_15
+from ..lesson.quiz import GOES_ON, Case, Cases, Function, Mistake, Note, Number, Pages, Unreadable
+from ..machine.snapshot import Snapshot
+from ..program.scenario import Scenario
+from ..witness.recording import DATA_DIR, Recorded, read_recording
 
 
 def recorded_program(file: str, number: int) -> Recorded:

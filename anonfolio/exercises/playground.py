@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from itertools import combinations
 
-from ..invariants import INVARIANTS
-from ..invariants import check as check_invariants
-from ..machine import Machine
-from ..picture import Picture
-from ..policy import LINUX_6_8, LINUX_6_9, LINUX_6_15, RFC_V2, Policy
-from ..quiz import Choice, Mistake, Number, Program, Verdict, refused, runs
-from ..record import COW_COPY, FIRST_TOUCH, REUSE, ZERO_COPY, Fault
-from ..scenario import Result, Scenario, Timeline
-from ..snapshot import FolioView, Snapshot
+from ..draw.picture import Picture
+from ..kernel.policy import LINUX_6_8, LINUX_6_9, LINUX_6_15, RFC_V2, Policy
+from ..kernel.record import COW_COPY, FIRST_TOUCH, REUSE, ZERO_COPY, Fault
+from ..lesson.quiz import Choice, Mistake, Number, Program, Verdict, refused, runs
+from ..machine.invariants import INVARIANTS
+from ..machine.invariants import check as check_invariants
+from ..machine.machine import Machine
+from ..machine.snapshot import FolioView, Snapshot
+from ..program.scenario import Result, Scenario, Timeline
 from .exclusive_pitfalls import both_sides, loses
 
 

@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from ..faults import WRITE, VmFault, wp_can_reuse_anon_folio
-from ..machine import Machine, Process
-from ..mm import PTE_SPECIAL, PTE_WRITE
-from ..picture import Picture
-from ..policy import LINUX_6_3, LINUX_6_8, LINUX_6_9, LINUX_6_15, RFC_V2, Policy
-from ..quiz import Case, Cases, Choice, Function, Mistake, Number, Program, Verdict, refused
-from ..random_programs import random_scenario
-from ..record import COW_COPY, NO_FAULT, REUSE, Fault
-from ..scenario import Scenario, Timeline, do_step
-from ..snapshot import FolioView, ProcessView
+from ..draw.picture import Picture
+from ..kernel.faults import WRITE, VmFault, wp_can_reuse_anon_folio
+from ..kernel.mm import PTE_SPECIAL, PTE_WRITE
+from ..kernel.policy import LINUX_6_3, LINUX_6_8, LINUX_6_9, LINUX_6_15, RFC_V2, Policy
+from ..kernel.record import COW_COPY, NO_FAULT, REUSE, Fault
+from ..lesson.quiz import Case, Cases, Choice, Function, Mistake, Number, Program, Verdict, refused
+from ..machine.machine import Machine, Process
+from ..machine.snapshot import FolioView, ProcessView
+from ..program.random_programs import random_scenario
+from ..program.scenario import Scenario, Timeline, do_step
 
 FIVE = (LINUX_6_3, LINUX_6_8, LINUX_6_9, RFC_V2, LINUX_6_15)
 """One policy for each answer to "is this page mine alone?"."""

@@ -10,8 +10,8 @@ from html import escape
 from itertools import groupby
 from typing import Any
 
-from ..picture import Picture
-from ..policy import (
+from ..draw.picture import Picture
+from ..kernel.policy import (
     LINUX_6_3,
     LINUX_6_8,
     LINUX_6_9,
@@ -22,9 +22,9 @@ from ..policy import (
     policy_for_kernel,
     policy_named,
 )
-from ..quiz import Case, Cases, Choice, Mistake, Number, Program, Verdict, refused
-from ..recording import Recorded, RecordingError
-from ..scenario import Scenario, ScenarioError, Step, Timeline, scenario_names
+from ..lesson.quiz import Case, Cases, Choice, Mistake, Number, Program, Verdict, refused
+from ..program.scenario import Scenario, ScenarioError, Step, Timeline, scenario_names
+from ..witness.recording import Recorded, RecordingError
 from .start_here import four_paths
 
 SIX = (RFC_V2, RFC_V2_FIXED, LINUX_6_3, LINUX_6_8, LINUX_6_9, LINUX_6_15)

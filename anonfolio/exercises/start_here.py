@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ..picture import Picture, pictures
-from ..policy import LINUX_6_9, LINUX_6_15
-from ..quiz import Case, Cases, Choice, Mistake, Number, Pages
-from ..record import COW_COPY, FIRST_TOUCH, NO_FAULT, REUSE, ZERO_COPY, ZERO_READ
-from ..scenario import Scenario, Timeline
+from ..draw.picture import Picture, pictures
+from ..kernel.policy import LINUX_6_9, LINUX_6_15
+from ..kernel.record import COW_COPY, FIRST_TOUCH, NO_FAULT, REUSE, ZERO_COPY, ZERO_READ
+from ..lesson.quiz import Case, Cases, Choice, Mistake, Number, Pages
+from ..program.scenario import Scenario, Timeline
 
 four_paths = Scenario.parse(
     """

@@ -14,15 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..contpte import CONT_PTE_ORDER, foldable
-from ..lru import miss_curve
-from ..machine import Machine
-from ..mm import PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG
-from ..policy import LINUX_6_15, RFC_V2_FIXED
-from ..quiz import Choice, Function, Mistake, Note, Number, runs
-from ..scenario import Scenario, Timeline
-from ..snapshot import ProcessView
-from ..tlb import (
+from ..hardware.lru import miss_curve
+from ..hardware.tlb import (
     CORES,
     CORTEX_A76,
     UNMAPPED,
@@ -36,9 +29,16 @@ from ..tlb import (
     Tlb,
     page_table,
 )
+from ..kernel.contpte import CONT_PTE_ORDER, foldable
+from ..kernel.mm import PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG
+from ..kernel.policy import LINUX_6_15, RFC_V2_FIXED
+from ..lesson.quiz import Choice, Function, Mistake, Note, Number, runs
+from ..machine.machine import Machine
+from ..machine.snapshot import ProcessView
+from ..program.scenario import Scenario, Timeline
 
 if TYPE_CHECKING:
-    from ..recording import Recorded
+    from ..witness.recording import Recorded
 
 ARM64 = LINUX_6_15.but(
     name="linux-6.15 on arm64",

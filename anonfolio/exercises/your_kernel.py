@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ..fields import FLAGS, Experiment, Fields, Look, differing, fields, live_wanted, need_linux, stored
-from ..fields import folio_sizes as library_sizes
-from ..policy import LINUX_6_8, LINUX_6_9, LINUX_6_15, Policy, policy_for_kernel
-from ..quiz import Case, Cases, Choice, Function, Mistake, Number, Program, Verdict, refused
-from ..recording import DATA_DIR, Recorded, read_recording
-from ..scenario import Result, Scenario, Step, Timeline
+from ..kernel.policy import LINUX_6_8, LINUX_6_9, LINUX_6_15, Policy, policy_for_kernel
+from ..lesson.quiz import Case, Cases, Choice, Function, Mistake, Number, Program, Verdict, refused
+from ..program.scenario import Result, Scenario, Step, Timeline
+from ..witness.fields import FLAGS, Experiment, Fields, Look, differing, fields, live_wanted, need_linux, stored
+from ..witness.fields import folio_sizes as library_sizes
+from ..witness.recording import DATA_DIR, Recorded, read_recording
 
 RECORDED_KERNEL, PAIR_KERNEL = "6.18", "6.12"
 """Which recordings stand in where nothing runs live; for exercise 3 one of a linux-6.9 kernel. 6.8 was never run."""

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ..picture import Picture
-from ..policy import LINUX_6_15, RFC_V2, Policy
-from ..quiz import Function, Mistake, Number, Pages, Program, Sizes, Verdict
-from ..record import FIRST_TOUCH, ZERO_COPY, ZERO_READ, Fault
-from ..scenario import Scenario, Step, do_step
+from ..draw.picture import Picture
+from ..kernel.policy import LINUX_6_15, RFC_V2, Policy
+from ..kernel.record import FIRST_TOUCH, ZERO_COPY, ZERO_READ, Fault
+from ..lesson.quiz import Function, Mistake, Number, Pages, Program, Sizes, Verdict
+from ..program.scenario import Scenario, Step, do_step
 
 PAGES = 1024
 Access = tuple[str, int]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..micropicture import micropictures
-from ..microsteps import Run
+from ..draw.micropicture import micropictures
+from ..hardware.microsteps import Run
 from .stepper import Pane, Walk
 
 

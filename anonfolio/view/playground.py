@@ -15,16 +15,16 @@ from typing import Any, NamedTuple
 import anywidget
 import traitlets
 
-from ..drawing import lean
-from ..invariants import INVARIANTS, KERNEL_PROMISES, Violation, check
-from ..machine import Machine
-from ..memory import OutOfMemory
-from ..mmap import ADVICE
-from ..picture import Picture, folio_letters
-from ..policy import POLICIES, Policy, policy_named
-from ..scenario import OPS, Result, Scenario, ScenarioError, Step, Timeline, run_step
-from ..search import Counterexample, Exhausted, counterexample
-from ..snapshot import Snapshot
+from ..draw.drawing import lean
+from ..draw.picture import Picture, folio_letters
+from ..kernel.memory import OutOfMemory
+from ..kernel.mmap import ADVICE
+from ..kernel.policy import POLICIES, Policy, policy_named
+from ..machine.invariants import INVARIANTS, KERNEL_PROMISES, Violation, check
+from ..machine.machine import Machine
+from ..machine.snapshot import Snapshot
+from ..program.scenario import OPS, Result, Scenario, ScenarioError, Step, Timeline, run_step
+from ..program.search import Counterexample, Exhausted, counterexample
 
 HERE = Path(__file__).parent
 MOST_PAGES = 64
@@ -463,7 +463,7 @@ class Playground(anywidget.AnyWidget):
         here : bool
             What may follow this program; else programs over an untouched mapping of 4 pages.
         **bound
-            More for `anonfolio.search.counterexample`, such as `operations`.
+            More for `anonfolio.program.search.counterexample`, such as `operations`.
         """
         if here:
             alive = len(self._run.machine.live())

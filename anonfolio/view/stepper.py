@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, cast
 import anywidget
 import traitlets
 
-from ..drawing import Shown, lean, stacked
-from ..picture import Picture, path_taken, pictures, question, reason, recorded_pictures
-from ..policy import POLICIES
-from ..record import COW_COPY, FIRST_TOUCH, NO_FAULT, REUSE, ZERO_COPY, ZERO_READ
-from ..scenario import Timeline
+from ..draw.drawing import Shown, lean, stacked
+from ..draw.picture import Picture, path_taken, pictures, question, reason, recorded_pictures
+from ..kernel.policy import POLICIES
+from ..kernel.record import COW_COPY, FIRST_TOUCH, NO_FAULT, REUSE, ZERO_COPY, ZERO_READ
+from ..program.scenario import Timeline
 
 if TYPE_CHECKING:
-    from ..recording import Recorded
+    from ..witness.recording import Recorded
 
 HERE = Path(__file__).parent
 

@@ -1,0 +1,542 @@
+"""What a real program did to its memory (``anonfolio-trace/1``), replayed through the model under any set of sizes.
+
+A trace is made under 4K pages alone (`live_trace`), where every page that is touched first takes a fault: so the faults
+are the accesses that matter, whatever the sizes. What lies between two system calls is one stream (`Process.touch`).
+
+Treated as the kernel treats it, each checked against the kernel's own maps at the end of the recorded run: mappings
+that merge and split, brk, bss, the stack and its growth, reads that map the zero page, faults that the kernel takes on
+the program's behalf, exec (whose pages of the new stack are single: the stack is temporary then), fork, and exit.
+Memory of files, private copies of it included, is a hole for the model: its faults are the same under all sizes and
+are counted as they were.
+
+Left out: shared memory, swap, hugetlb, MADV_FREE (it frees nothing before memory is short; but on a part of a large
+folio that nobody else maps it splits the folio at once, which the replay does not do), access bits other than read and
+write (PROT_NONE counts as readable, execution is not asked), and pages that the kernel maps without a fault of the
+program (MAP_POPULATE, mlock, GUP). Calls of that kind are counted in `Trace.left_out`.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from ..kernel.mm import MAX_VPN, PTRS_PER_PMD, VM_READ, VM_WRITE, Vma
+from ..kernel.policy import Policy, policy_for_kernel
+from ..kernel.record import PF_WRITE
+from ..machine.machine import Machine, Outcome, Process, SegmentationFault
+from ..program.formats import DATA, of_format, read_json
+
+FORMAT = "anonfolio-trace/1"
+MEASURED_FORMAT = "anonfolio-trace-measured/1"
+DATA_DIR = DATA / "traces"
+
+CALLS = ("spawn", "populate", "map", "unmap", "protect", "move", "advise", "fork", "exit")
+"""What a call in a trace can be; a row of `Trace.calls` holds the index in here."""
+ADVICE = ("dontneed", "wipeonfork", "keeponfork", "dontfork", "dofork", "hugepage", "nohugepage")
+"""What the argument of advise counts."""
+READ_ONLY, READ_WRITE, NO_HUGE, ALONE = 1, 3, 4, 8
+"""The argument of map and protect: the access. Added for map: NO_HUGE for MAP_STACK (VM_NOHUGEPAGE in 6.12, not yet in
+6.1), ALONE for the first brk, which joins no neighbour: `do_brk_flags` is given no mapping below start_brk (6.12)."""
+RELEASING = ("unmap", "move", "advise", "exit", "end")
+"""Calls before which memory in use may be at its peak; ``end`` stands for the end of the trace."""
+LEAST_FRAMES = 1 << 20
+
+
+class TraceError(ValueError):
+    """A file that is no trace, or a broken one; the message names the file and what is wrong with it."""
+
+
+class Call(NamedTuple):
+    """One system call, or what else changes mappings, in page numbers of the trace.
+
+    `at` counts the accesses before it; `name` is one of `CALLS`; `argument` depends on it: access (map, protect), the
+    new page (move), index in `ADVICE` (advise), the child (fork).
+    """
+
+    at: int
+    name: str
+    process: int
+    vpn: int = 0
+    pages: int = 0
+    argument: int = 0
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One recorded run of a program and its children.
+
+    Attributes
+    ----------
+    kernel : str
+        The kernel's version.
+    about : dict
+        Provenance: what ran, which compiler, which source, when.
+    vpn : ndarray of shape (accesses,), int64
+        The page of each access. Pages keep their place in 2 MiB; areas far apart were moved together.
+    process : ndarray of shape (accesses,), uint8
+        Whose it is.
+    code : ndarray of shape (accesses,), uint8
+        x86 error code of its fault: 1 present, 2 write, 4 user.
+    calls : tuple of Call
+        In order.
+    blocks : ndarray of shape (n,), int64
+        Per 2 MiB of the trace's pages the number of the 2 MiB it was (address >> 21), -1 for gaps.
+    processes : tuple of dict
+        Per process: ``name``, ``elsewhere`` (faults outside anonymous memory), ``anonymous_pages`` and ``mappings``
+        ([first page, pages]) when it exited, ``peak_rss_kib``.
+    kernel_faults : int
+        The kernel's own count for all processes (minflt + majflt), from the first exec on.
+    left_out : dict of str to int
+        Calls that were met and are not part of the trace.
+    """
+
+    kernel: str
+    about: dict[str, Any]
+    vpn: npt.NDArray[np.int64]
+    process: npt.NDArray[np.uint8]
+    code: npt.NDArray[np.uint8]
+    calls: tuple[Call, ...]
+    blocks: npt.NDArray[np.int64]
+    processes: tuple[dict[str, Any], ...]
+    kernel_faults: int
+    left_out: dict[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.vpn)
+
+    @property
+    def elsewhere(self) -> int:
+        """Faults of the kernel's count that are not accesses of the trace: files, exec, what GUP faulted in."""
+        return self.kernel_faults - len(self)
+
+    def address(self, vpn: int) -> int:
+        """The address that a page of the trace had."""
+        block = int(self.blocks[vpn >> 9])
+        if block < 0:
+            raise ValueError(f"page {vpn} is in a gap between the areas of the trace")
+        return block << 21 | (vpn & 511) << 12
+
+
+@dataclass(frozen=True)
+class End:
+    """What a process had when it exited, by the model: mappings as (first page, pages), and pages mapped."""
+
+    mappings: tuple[tuple[int, int], ...]
+    anonymous_pages: int
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What the model says of a trace under a set of sizes.
+
+    Attributes
+    ----------
+    faults : dict of str to int
+        Anonymous faults by path (`anonfolio.kernel.record.PATHS`).
+    allocated : dict of int to int
+        First touches by the order of their folio.
+    elsewhere : int
+        All other faults, as recorded.
+    held_peak_pages, rss_peak_pages : int
+        The most frames held, and the most pages mapped, at one time by all processes together (anonymous memory).
+        Frames of a folio that is partly unmapped stay held.
+    touched_pages : int
+        Of the frames held at that peak, how many the program had written.
+    stepped : int
+        Accesses that `Process.touch` took one at a time.
+    ends : dict of int to End
+        Per process what it had when it exited.
+    """
+
+    orders: tuple[int, ...]
+    policy: str
+    faults: dict[str, int]
+    allocated: dict[int, int]
+    elsewhere: int
+    held_peak_pages: int
+    rss_peak_pages: int
+    touched_pages: int
+    stepped: int
+    ends: dict[int, End]
+
+    @property
+    def anonymous(self) -> int:
+        """Faults in anonymous memory."""
+        return sum(self.faults.values())
+
+    @property
+    def total(self) -> int:
+        """All faults, as the kernel counts them."""
+        return self.anonymous + self.elsewhere
+
+    @property
+    def never_written_pages(self) -> int:
+        """Frames held at the peak that the program had never written."""
+        return self.held_peak_pages - self.touched_pages
+
+
+# --- replay -----------------------------------------------------------------------------------------------------------
+
+
+def replay(
+    trace: Trace,
+    orders: Iterable[int] = (),
+    policy: Policy | str | None = None,
+    *,
+    frames: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Replay:
+    """Do what the program did, on a machine of the model with these sizes always on.
+
+    Parameters
+    ----------
+    orders : iterable of int
+        The enabled sizes (2 to 9); none means 4K alone.
+    policy : Policy or str, optional
+        Which kernel to be; by default the one that models the recorded kernel.
+    frames : int, optional
+        Memory of the machine, in base pages; by default more than the program can use.
+    progress : callable, optional
+        Called with (accesses done, all accesses) after each call of the trace.
+
+    Raises
+    ------
+    TraceError
+        The trace contradicts itself: an access or a call outside of what it has mapped.
+    OutOfMemory
+        `frames` is too small for the trace.
+    """
+    kernel = policy if policy is not None else policy_for_kernel(trace.kernel)
+    # A block of the trace's pages can be in use as often as there are processes, and be copied once more.
+    enough = max(LEAST_FRAMES, (len(trace.processes) + 1) * PTRS_PER_PMD * len(trace.blocks))
+    machine = Machine(kernel, orders=orders, frames=enough if frames is None else frames)
+    return _Replaying(trace, machine).run(progress)
+
+
+class _Replaying:
+    """One replay as it goes on."""
+
+    def __init__(self, trace: Trace, machine: Machine) -> None:
+        self.trace, self.machine = trace, machine
+        self.write = (trace.code & PF_WRITE) > 0
+        self.processes: dict[int, Process] = {}
+        self.ends: dict[int, End] = {}
+        self.held_peak = self.rss_peak = self.touched = self.stepped = 0
+
+    def run(self, progress: Callable[[int, int], None] | None) -> Replay:
+        """The calls in order, and the accesses before each."""
+        done, total = 0, len(self.trace)
+        for number, call in enumerate((*self.trace.calls, Call(total, "end", 0))):
+            try:
+                self._touch(done, call.at)
+                done = call.at
+                self._do(call)
+            except (ValueError, SegmentationFault, KeyError) as error:
+                raise TraceError(f"the trace contradicts itself at call {number} ({call.name}): {error}") from error
+            if progress:
+                progress(done, total)
+        counters = self.machine.counters
+        return Replay(
+            self.machine.orders, self.machine.policy.name, dict(counters.faults), dict(counters.anon_fault_alloc),
+            self.trace.elsewhere, self.held_peak, self.rss_peak, self.touched, self.stepped, self.ends,
+        )  # fmt: skip
+
+    def _touch(self, start: int, end: int) -> None:
+        """One stream for each turn of a process: nearly always one between two calls."""
+        if start == end:
+            return
+        owners = self.trace.process[start:end]
+        turns = (np.flatnonzero(owners[1:] != owners[:-1]) + 1 + start).tolist()
+        for first, stop in zip([start, *turns], [*turns, end], strict=True):
+            process = self.processes[int(self.trace.process[first])]
+            touched = process.touch(self.trace.vpn[first:stop], write=self.write[first:stop])
+            self.stepped += touched.stepped
+
+    def _do(self, call: Call) -> None:
+        if call.name in RELEASING:
+            self._note_peak()
+        if call.name == "end":
+            return
+        if call.name == "spawn":
+            self.processes[call.process] = self.machine.spawn()
+            return
+        process = self.processes[call.process]
+        if call.name == "populate":
+            self._populate(process, call)
+        elif call.name == "map":
+            _map(process, call)
+        elif call.name == "unmap":
+            process.munmap(call.vpn, call.pages)
+        elif call.name == "protect":
+            _must(process.mprotect(call.vpn, call.pages, call.argument))
+        elif call.name == "move":
+            _must(process.mremap(call.vpn, call.pages, call.argument))
+        elif call.name == "advise":
+            _must(process.madvise(call.vpn, call.pages, ADVICE[call.argument]))
+        elif call.name == "fork":
+            self.processes[call.argument] = process.fork()
+        else:
+            self.ends[call.process] = End(_mappings(process), process.rss_pages)
+            process.exit()
+
+    def _populate(self, process: Process, call: Call) -> None:
+        """exec writes the arguments to a stack that is still temporary: single pages (`vma_is_temporary_stack`).
+
+        These are no faults of the program, and none of the tracepoint's. RFC v2's fixed orders hold here as well: no
+        source says that it made an exception.
+        """
+        machine = self.machine
+        knobs, counters = machine.knob_orders, machine.counters
+        machine.knob_orders, machine.counters = frozenset(), counters.copy()
+        try:
+            process.touch(range(call.vpn, call.vpn + call.pages))
+        finally:
+            machine.knob_orders, machine.counters = knobs, counters
+
+    def _note_peak(self) -> None:
+        """Between two calls that release memory there is only more of it: the end of such a stretch is its peak."""
+        live = self.machine.live()
+        self.rss_peak = max(self.rss_peak, sum(process.rss_pages for process in live))
+        held = self.machine.memory.held_pages()
+        if held <= self.held_peak:
+            return
+        self.held_peak = held
+        memory = self.machine.memory
+        # A fresh frame holds 0, and every write of the replay leaves 1.
+        self.touched = int(np.count_nonzero(memory.content[memory.folio_of[:] >= 0]))
+
+
+def _map(process: Process, call: Call) -> None:
+    if call.argument & ALONE:
+        if process.mm.vmas_in(call.vpn, call.vpn + call.pages):
+            raise ValueError(f"pages {call.vpn}..{call.vpn + call.pages - 1} overlap a mapping")
+        process.mm.insert_vma(Vma(call.vpn, call.vpn + call.pages, VM_READ | VM_WRITE, pgoff=call.vpn))
+        return
+    process.mmap(call.pages, at=call.vpn, advice="nohugepage" if call.argument & NO_HUGE else None)
+    if call.argument & ~NO_HUGE == READ_ONLY:
+        _must(process.mprotect(call.vpn, call.pages, READ_ONLY))
+
+
+def _must(outcome: Outcome) -> None:
+    if not outcome:
+        raise ValueError(f"the model refuses: {outcome.errno}, {outcome.why}")
+
+
+def _mappings(process: Process) -> tuple[tuple[int, int], ...]:
+    return tuple((vma.start, vma.end - vma.start) for vma in process.mm.vmas)
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+_ARRAYS = ("steps", "process", "code", "calls", "blocks")
+
+
+def write_trace(path: str | Path, trace: Trace) -> None:
+    """Write a trace; its bytes depend on its content alone."""
+    header = {
+        "format": FORMAT, "kernel": trace.kernel, "about": trace.about, "processes": trace.processes,
+        "kernel_faults": trace.kernel_faults, "left_out": trace.left_out,
+    }  # fmt: skip
+    rows = [[call.at, CALLS.index(call.name), *call[2:]] for call in trace.calls]
+    # Neighbours are touched one after the other: differences pack far better than page numbers.
+    arrays = {
+        "header": np.frombuffer(json.dumps(header).encode(), np.uint8),
+        "steps": np.diff(trace.vpn, prepend=0).astype(np.int32),
+        "process": trace.process,
+        "code": trace.code,
+        "calls": np.array(rows, np.int64).reshape(-1, len(Call._fields)),
+        "blocks": trace.blocks,
+    }
+    try:
+        with Path(path).open("wb") as file:
+            np.savez_compressed(file, **cast(dict[str, Any], arrays))
+    except OSError as error:
+        raise TraceError(f"{path}: {error.strerror or error}") from None
+
+
+def read_trace(path: str | Path) -> Trace:
+    """Read a trace; TraceError says in one line what is wrong with it."""
+    path = Path(path)
+    try:
+        # Opened here, because numpy leaves the file open when it finds it broken.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (zipfile.BadZipFile, zlib.error, EOFError):
+        raise TraceError(f"{path}: the file is damaged or cut off; fetch it again") from None
+    except OSError as error:
+        raise TraceError(f"{path}: {error.strerror or error}") from None
+    except (ValueError, TypeError, AttributeError):
+        raise TraceError(f"{path}: not a trace ({FORMAT} is a numpy .npz file)") from None
+    header = _header(path, arrays)
+    missing = [name for name in _ARRAYS if name not in arrays]
+    if missing:
+        raise TraceError(f"{path}: {', '.join(missing)} missing; the file is no whole trace")
+    trace = _trace(path, header, arrays)
+    _check(path, trace)
+    return trace
+
+
+def _header(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
+    try:
+        header = json.loads(arrays["header"].tobytes())
+    except (KeyError, ValueError):
+        raise TraceError(f"{path}: not a trace ({FORMAT} begins with a header)") from None
+    return of_format(header, path, FORMAT, TraceError)
+
+
+def _trace(path: Path, header: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Trace:
+    rows = arrays["calls"]
+    if rows.ndim != 2 or rows.shape[1] != len(Call._fields) or rows.dtype.kind != "i":
+        raise TraceError(f"{path}: calls has shape {rows.shape}; a call is {len(Call._fields)} whole numbers")
+    if len(rows) and not 0 <= rows[:, 1].min() <= rows[:, 1].max() < len(CALLS):
+        raise TraceError(f"{path}: calls beyond {CALLS[-1]!r}; made by a newer version?")
+    try:
+        return Trace(
+            kernel=header["kernel"],
+            about=header["about"],
+            vpn=np.cumsum(arrays["steps"], dtype=np.int64),
+            process=arrays["process"],
+            code=arrays["code"],
+            calls=tuple(Call(at, CALLS[name], *rest) for at, name, *rest in rows.tolist()),
+            blocks=arrays["blocks"],
+            processes=tuple(header["processes"]),
+            kernel_faults=header["kernel_faults"],
+            left_out=header["left_out"],
+        )
+    except KeyError as missing:
+        raise TraceError(f"{path}: the header has no {missing}") from None
+
+
+def _check(path: Path, trace: Trace) -> None:
+    accesses = len(trace.vpn)
+    for name in ("process", "code"):
+        array = getattr(trace, name)
+        if array.shape != (accesses,) or array.dtype != np.uint8:
+            raise TraceError(f"{path}: {name} has shape {array.shape}, dtype {array.dtype}; wanted {accesses} bytes")
+    if accesses and not 0 <= int(trace.vpn.min()) <= int(trace.vpn.max()) < MAX_VPN:
+        raise TraceError(f"{path}: pages outside 0..{MAX_VPN - 1}")
+    if any(call.vpn < 0 or call.pages < 0 or call.vpn + call.pages > MAX_VPN for call in trace.calls):
+        raise TraceError(f"{path}: a call has pages outside 0..{MAX_VPN - 1}")
+    places = [call.at for call in trace.calls]
+    if places != sorted(places) or (places and not 0 <= places[0] <= places[-1] <= accesses):
+        raise TraceError(f"{path}: the calls are not in the order of the accesses")
+    started = {call.argument if call.name == "fork" else call.process for call in trace.calls if _starts(call)}
+    unknown = set(np.unique(trace.process).tolist()) | {call.process for call in trace.calls}
+    if unknown - started:
+        raise TraceError(f"{path}: process {min(unknown - started)} is never started")
+
+
+def _starts(call: Call) -> bool:
+    return call.name in ("spawn", "fork")
+
+
+# --- what the kernel counted ------------------------------------------------------------------------------------------
+
+
+class Setting(NamedTuple):
+    """What the kernel did under one set of sizes, one number for each round.
+
+    `faults` is its own count (minflt + majflt of all processes), `traced` that of the tracepoints, `anonymous` those of
+    them in anonymous memory; `peak_rss_kib` is the VmHWM of the process with most; `fallbacks` is how often a large
+    folio was not to be had.
+    """
+
+    orders: tuple[int, ...]
+    faults: list[int]
+    traced: list[int]
+    anonymous: list[int]
+    peak_rss_kib: list[int]
+    fallbacks: list[int]
+
+    @property
+    def name(self) -> str:
+        """Such as ``16K+64K``."""
+        return size_names(self.orders)
+
+    @property
+    def median_faults(self) -> int:
+        """The middle one of the kernel's counts."""
+        return sorted(self.faults)[len(self.faults) // 2]
+
+
+class Compared(NamedTuple):
+    """Prediction and measurement of one setting."""
+
+    measured: Setting
+    predicted: Replay
+
+    @property
+    def difference(self) -> float:
+        """Predicted against measured, as a part of the measured: 0.01 is one per cent too many."""
+        return self.predicted.total / self.measured.median_faults - 1
+
+    def __str__(self) -> str:
+        spread = max(self.measured.faults) - min(self.measured.faults)
+        return (
+            f"{self.measured.name:>9} {self.predicted.total:>10,} {self.measured.median_faults:>10,} "
+            f"{spread:>7,} {100 * self.difference:>+9.2f} %"
+        )
+
+
+HEADING = f"{'sizes':>9} {'predicted':>10} {'kernel':>10} {'spread':>7} {'difference':>11}"
+
+
+def read_measured(path: str | Path) -> list[Setting]:
+    """Read what was measured together with a trace; TraceError when it is something else."""
+    content = read_json(path, MEASURED_FORMAT, TraceError)
+    try:
+        return [
+            Setting(tuple(row["orders"]), *(row[name] for name in Setting._fields[1:])) for row in content["settings"]
+        ]
+    except (KeyError, TypeError) as error:
+        raise TraceError(f"{path}: a setting is not whole: {error}") from None
+
+
+def write_measured(path: str | Path, settings: Sequence[Setting], **notes: Any) -> None:
+    """Write what was measured, one setting a line."""
+    head = json.dumps({"format": MEASURED_FORMAT, **notes})[:-1]
+    rows = ",\n  ".join(json.dumps(setting._asdict()) for setting in settings)
+    Path(path).write_text(f'{head},\n "settings": [\n  {rows}\n ]}}\n')
+
+
+def compared(
+    trace: Trace,
+    settings: Iterable[Setting],
+    policy: Policy | str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[Compared]:
+    """Replay the trace under each measured setting, one by one."""
+    for setting in settings:
+        yield Compared(setting, replay(trace, setting.orders, policy, progress=progress))
+
+
+def size_names(orders: Iterable[int]) -> str:
+    """``(2, 4)`` as ``16K+64K``; no order is ``4K``, and all that there are below 2 MiB ``all``."""
+    chosen = tuple(sorted(orders))
+    if chosen == ALL_SIZES:
+        return "all"
+    return "+".join(f"{4 << order}K" if order < 8 else f"{1 << (order - 8)}M" for order in chosen) or "4K"
+
+
+def sizes_named(text: str) -> tuple[int, ...]:
+    """The inverse of `size_names`: ``64K``, ``16K+1M``, ``all``, ``4K``."""
+    if text == "all":
+        return ALL_SIZES
+    known = {size_names((order,)): order for order in range(2, 10)}
+    words = [] if text == "4K" else text.split("+")
+    unknown = [word for word in words if word not in known]
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} is no size; there are 4K alone, {', '.join(known)}, joined by +, and all")
+    return tuple(sorted(known[word] for word in words))
+
+
+ALL_SIZES = (2, 3, 4, 5, 6, 7, 8)
+"""What ``all`` means: every size below 2 MiB."""

@@ -1,0 +1,225 @@
+"""arm64's contiguous bit: 16 entries that say of themselves that they are alike, so that one TLB entry may do for all.
+
+Software sets the bit, and must take it away before one of the 16 changes alone in more than accessed and dirty
+(arch/arm64/mm/contpte.c, from 6.9 on). A block that carries it is *folded*: aligned in both address spaces, wholly
+present, of one folio, with equal protection. To fold or unfold what is mapped, the kernel clears the 16 entries,
+flushes them and writes them again (`contpte_convert`; later kernels skip the flush where the CPU has BBML2_NOABORT);
+only where nothing was mapped the bit costs nothing. So blocks become folded in two places only:
+
+- `set_ptes` of several entries, empty until then, folds each aligned block that lies in the call (`contpte_set_ptes`);
+- `set_ptes` of one entry looks at its block when it is the block's last (`contpte_try_fold`).
+
+All other calls only unfold what they change a part of. The functions below are what the model's fault, fork and system
+calls use in place of plain writes to entries; they fold nothing when `Policy.cont_pte_order` is 0. They are written for
+ranges, and equal one call of the kernel's for each entry (6.12), or for each batch where 6.12 has batches. Mprotect and
+mremap are per entry up to 6.16.
+
+A folded block has one accessed and one dirty bit: the hardware sets them in any of its entries, and whoever reads takes
+the OR (`ptep_get` here, `PageTable.seen` in `anonfolio.hardware.tlb`). So (un)folding leaves the OR in all 16.
+
+Not modelled: the flush of all 16 that each repainting needs is not in a fault's `flushed`. From 6.17 mprotect and
+mremap go by batches (arm64's `modify_prot_commit_ptes` is one `set_ptes`), which differs where a batch is a part of a
+block: a call for 2 to 15 entries never tries a fold.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from .memory import FolioOf
+from .mm import PTE_CONT, PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG
+
+if TYPE_CHECKING:
+    from .mm import Mm
+
+Entries = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
+
+CONT_PTE_ORDER = 4
+"""16 entries share the bit with 4K pages (CONFIG_ARM64_CONT_PTE_SHIFT, 4 by default)."""
+
+AGE = PTE_YOUNG | PTE_DIRTY
+NONCONT = 0xFF ^ PTE_CONT
+
+
+# --- pure functions on arrays ---------------------------------------------------------------------------------------
+
+
+def foldable(
+    pte: Entries, pfn: npt.NDArray[np.int32], folio_of: FolioOf | npt.NDArray[np.int32], order: int = CONT_PTE_ORDER
+) -> Mask:
+    """Which blocks may carry the bit (`__contpte_try_fold`, 6.9 and later).
+
+    Parameters
+    ----------
+    pte : ndarray of shape (blocks * 2**order,), uint8
+        Entries, from a block's first on.
+    pfn : ndarray of the same shape, int32
+        Their frames.
+    folio_of : FolioOf, or ndarray of int32
+        Per frame the number of its folio.
+
+    Returns
+    -------
+    ndarray of shape (blocks,), bool
+        True where all entries are present, none is the zero page, the frames are consecutive and begin aligned, all in
+        one folio, and the entries differ in accessed and dirty at most.
+    """
+    size = 1 << order
+    bits, frames = pte.reshape(-1, size), pfn.reshape(-1, size)
+    good: Mask = ((bits & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT).all(axis=1)
+    good &= frames[:, 0] & (size - 1) == 0
+    good &= (frames == frames[:, :1] + np.arange(size, dtype=np.int32)).all(axis=1)
+    good &= (((bits ^ bits[:, :1]) & (0xFF ^ (AGE | PTE_CONT))) == 0).all(axis=1)
+    # A folio's frames are consecutive: with the first and the last it has all between.
+    ends = folio_of[frames[good][:, [0, -1]]]
+    good[good] = ends[:, 0] == ends[:, 1]
+    return good
+
+
+def gathered(pte: Entries, order: int = CONT_PTE_ORDER) -> Entries:
+    """Entries as the kernel reads them: in a folded block, accessed and dirty are those of any (`contpte_ptep_get`)."""
+    blocks = pte.reshape(-1, 1 << order)
+    together = np.bitwise_or.reduce(blocks, axis=1, keepdims=True) & AGE
+    read: Entries = np.where(blocks & PTE_CONT, blocks | together, blocks).reshape(-1)
+    return read
+
+
+# --- an address space -----------------------------------------------------------------------------------------------
+
+
+def contpte_try_fold(mm: Mm, start: int, end: int) -> None:
+    """Entries [start, end) were set one by one: fold each block whose last one is among them, if it may be."""
+    order = mm.policy.cont_pte_order
+    if order:
+        _fold(mm, np.arange(start >> order, end >> order))
+
+
+def contpte_try_unfold(mm: Mm, start: int, end: int) -> None:
+    """Each of [start, end) is about to change by itself: no block that it lies in stays folded."""
+    order = mm.policy.cont_pte_order
+    if order and end > start:
+        unfold_blocks(mm, np.arange(start >> order, ((end - 1) >> order) + 1))
+
+
+def contpte_try_unfold_partial(mm: Mm, start: int, end: int) -> None:
+    """[start, end) is about to change as a whole: blocks of which it is only a part do not stay folded."""
+    partial = (1 << mm.policy.cont_pte_order) - 1
+    if start & partial:
+        contpte_try_unfold(mm, start, start + 1)
+    if end & partial:
+        contpte_try_unfold(mm, end - 1, end)
+
+
+def unfold_blocks(mm: Mm, blocks: npt.NDArray[np.integer]) -> None:
+    """Take the bit from these blocks, by number, where they have it (`__contpte_try_unfold`)."""
+    order = mm.policy.cont_pte_order
+    if not order:
+        return
+    table = mm.pte.reshape(-1, 1 << order)
+    folded = blocks[(table[blocks, 0] & PTE_CONT) > 0]
+    if len(folded):
+        table[folded] = gathered(table[folded].reshape(-1), order).reshape(-1, 1 << order) & NONCONT
+
+
+def _fold(mm: Mm, blocks: npt.NDArray[np.integer]) -> None:
+    """Give these blocks the bit where they may have it (`contpte_convert`)."""
+    order = mm.policy.cont_pte_order
+    table = mm.pte.reshape(-1, 1 << order)
+    frames = mm.pfn.reshape(-1, 1 << order)
+    good = foldable(table[blocks].reshape(-1), frames[blocks].reshape(-1), mm.memory.folio_of, order)
+    chosen = blocks[good]
+    if len(chosen):
+        table[chosen] = gathered((table[chosen] | PTE_CONT).reshape(-1), order).reshape(-1, 1 << order)
+
+
+def ptep_get(mm: Mm, start: int, end: int) -> Entries:
+    """Entries [start, end) as the kernel reads them, a copy."""
+    order = mm.policy.cont_pte_order
+    if not order:
+        return mm.pte[start:end].copy()
+    first, last = start & -(1 << order), -(-end >> order) << order
+    return gathered(mm.pte[first:last], order)[start - first : end - first]
+
+
+def set_ptes(mm: Mm, vpn: int, pfn: int, pages: int, bits: int) -> None:
+    """Map consecutive frames with one template of bits, in place of what was there (`ptep_clear_flush`, `set_ptes`)."""
+    if not mm.policy.cont_pte_order:
+        mm.set_ptes(vpn, pfn, pages, bits)
+        return
+    contpte_try_unfold_partial(mm, vpn, vpn + pages)
+    mm.set_ptes(vpn, pfn, pages, bits)
+    if pages > 1:
+        contpte_set_ptes(mm, vpn, vpn + pages)
+    else:
+        contpte_try_fold(mm, vpn, vpn + 1)
+
+
+def contpte_set_ptes(mm: Mm, start: int, end: int) -> None:
+    """[start, end) was set by one call: fold the aligned blocks that lie in it."""
+    order = mm.policy.cont_pte_order
+    if order:
+        _fold(mm, np.arange(-(-start >> order), end >> order))
+
+
+def clear_ptes(mm: Mm, start: int, end: int) -> None:
+    """Nothing is mapped at [start, end) any more (`contpte_clear_full_ptes`)."""
+    contpte_try_unfold_partial(mm, start, end)
+    mm.pte[start:end] = 0
+
+
+def ptep_set_access_flags(mm: Mm, pages: range, bits: int) -> None:
+    """Add bits, the write bit among them, to entries that had it not (`contpte_ptep_set_access_flags`).
+
+    One entry, as in every released kernel, unfolds its block, and nothing folds it again. For a range, RFC v2's reuse
+    (a proposal, never merged; the bit was posted on top of it in June 2023, 20230622144210.2623299-1), the model takes
+    the range to be set by one call, so that whole blocks end up folded: inferred, for the range calls were not found.
+    """
+    if len(pages) == 1:
+        contpte_try_unfold(mm, pages.start, pages.stop)
+    else:
+        contpte_try_unfold_partial(mm, pages.start, pages.stop)
+    mm.pte[pages.start : pages.stop] |= bits
+    if len(pages) > 1:
+        contpte_set_ptes(mm, pages.start, pages.stop)
+
+
+def copy_ptes(mm: Mm, child: Mm, start: int, end: int) -> None:
+    """Fork shares [start, end): write-protected here and there, not young there (`__copy_present_ptes`).
+
+    It goes by batches: entries that map consecutive pages of one folio and are equally dirty (`folio_pte_batch`). Whole
+    blocks keep their bit here, and the child's, set by one call a batch, get it.
+    """
+    order = mm.policy.cont_pte_order
+    bits = ptep_get(mm, start, end)
+    zero = np.flatnonzero(bits & PTE_SPECIAL)
+    child.pte[start:end][zero] = bits[zero] & (0xFF ^ PTE_YOUNG)
+    pages = np.flatnonzero((bits & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT)
+    if not len(pages):
+        return
+    bits = bits[pages]
+    pfns = mm.pfn[start:end][pages]
+    folios = mm.memory.folio_of[pfns]
+    cut = (np.diff(pages) != 1) | (np.diff(pfns) != 1) | (np.diff(folios) != 0) | (np.diff(bits & PTE_DIRTY) != 0)
+    firsts = np.concatenate((np.zeros(1, np.intp), np.flatnonzero(cut) + 1))
+    sizes = np.diff(np.append(firsts, len(pages)))
+    writable = np.logical_or.reduceat((bits & PTE_WRITE) > 0, firsts)
+    vpns = pages + start
+    # A folded block lies in one batch, unless the range cuts it: then the batch is the first or the last.
+    for batch in (0, -1):
+        first = int(vpns[firsts[batch]])
+        if writable[batch]:
+            contpte_try_unfold_partial(mm, first, first + int(sizes[batch]))
+    mm.pte[vpns] &= 0xFF ^ PTE_WRITE
+    child.pte[vpns] = bits & (0xFF ^ (PTE_WRITE | PTE_YOUNG | PTE_CONT))
+    first_of = np.repeat(firsts, sizes)
+    size = 1 << order
+    # A block lies in a batch when its last page is in it and so is the page size - 1 before.
+    at = np.flatnonzero((vpns & (size - 1)) == size - 1)
+    whole = at[at - first_of[at] >= size - 1]
+    _fold(child, vpns[whole] >> order)
+    alone = at[sizes[np.searchsorted(firsts, at, "right") - 1] == 1]
+    _fold(child, vpns[alone] >> order)

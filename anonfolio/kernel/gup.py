@@ -1,0 +1,159 @@
+"""Getting user pages: pins for devices, plain references, and what they ask of a page first (mm/gup.c)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+
+from .faults import MOST_FAULTS, READ, UNSHARE, WRITE, handle_mm_fault
+from .memory import GUP_PIN_COUNTING_BIAS, Memory, OutOfMemory
+from .mm import PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, VM_READ, VM_WRITE, Mm
+from .record import Fault
+
+if TYPE_CHECKING:
+    from ..machine.machine import Machine
+
+
+class BadAddress(Exception):
+    """-EFAULT: GUP met a hole, or was to write where the mapping is read-only. What it faulted in stays."""
+
+
+@dataclass(slots=True)
+class Pin:
+    """Frames that a device, or a pipe, holds on to.
+
+    Attributes
+    ----------
+    process, vpn : int
+        Whose pages, and the first of them.
+    frames : list of int
+        The frames, one a page.
+    writable : bool
+        Whether the device may write (FOLL_WRITE).
+    pinned : bool
+        FOLL_PIN; False for a plain reference (FOLL_GET), which promises nothing about staying in step.
+    expected : dict of int to int
+        Pages whose entry must still map the pinned frame, because their owner has not unmapped them since.
+    """
+
+    process: int
+    vpn: int
+    frames: list[int]
+    writable: bool
+    pinned: bool = True
+    expected: dict[int, int] = field(default_factory=dict)
+
+    def forget(self, start: int, end: int) -> None:
+        """The owner itself unmaps [start, end): the pin no longer promises anything there."""
+        if self.expected:
+            self.expected = {vpn: pfn for vpn, pfn in self.expected.items() if not start <= vpn < end}
+
+    def copy(self) -> Self:
+        """An independent copy."""
+        return type(self)(self.process, self.vpn, self.frames.copy(), self.writable, self.pinned, self.expected.copy())
+
+
+def pin_user_pages(
+    machine: Machine, mm: Mm, vpn: int, pages: int, *, write: bool, longterm: bool, faults: list[Fault]
+) -> Pin:
+    """Pin pages one by one, faulting in what is missing (`pin_user_pages`, FOLL_PIN).
+
+    That the process ever pinned is remembered for good (MMF_HAS_PINNED), also when the pin is refused.
+
+    Raises
+    ------
+    BadAddress
+        At the first page that cannot be had; pages pinned before it are let go again, but stay faulted in.
+    """
+    mm.has_pinned = True
+    pin = Pin(mm.id - 1, vpn, [], write)
+    try:
+        for page in range(vpn, vpn + pages):
+            faults.extend(_fault_in(machine, mm, page, write=write, pin=True, longterm=longterm))
+            pfn = int(mm.pfn[page])
+            try_grab_folio(mm.memory, pfn)
+            pin.frames.append(pfn)
+            if not mm.pte[page] & PTE_SPECIAL:
+                pin.expected[page] = pfn
+    except (BadAddress, OutOfMemory):
+        unpin_user_pages(mm.memory, pin)
+        raise
+    return pin
+
+
+def get_user_page(machine: Machine, mm: Mm, vpn: int, faults: list[Fault]) -> Pin:
+    """A plain reference to one page (`get_user_pages`, FOLL_GET, as vmsplice takes it): nothing is unshared."""
+    faults.extend(_fault_in(machine, mm, vpn, write=False, pin=False, longterm=False))
+    pfn = int(mm.pfn[vpn])
+    folio = int(mm.memory.folio_of[pfn])
+    if folio >= 0:
+        mm.memory.folio_get(folio)
+    return Pin(mm.id - 1, vpn, [pfn], writable=False, pinned=False)
+
+
+def try_grab_folio(memory: Memory, pfn: int) -> None:
+    """Take one pin: a reference and the pin count of a large folio, 1,024 references of a small one.
+
+    The zero page is never pinned (`try_grab_folio`, 6.1-7.2).
+    """
+    folio = int(memory.folio_of[pfn])
+    if folio < 0:
+        return
+    if memory.is_large(folio):
+        memory.folio_get(folio)
+        memory.pincount[folio] += 1
+    else:
+        memory.folio_get(folio, GUP_PIN_COUNTING_BIAS)
+
+
+def unpin_user_pages(memory: Memory, pin: Pin) -> None:
+    """Let go of what a pin or a reference holds (`gup_put_folio`); frames that nobody maps any more are freed."""
+    for pfn in pin.frames:
+        folio = int(memory.folio_of[pfn])
+        if folio < 0:
+            continue
+        if not pin.pinned:
+            memory.folio_put(folio)
+        elif memory.is_large(folio):
+            memory.pincount[folio] -= 1
+            memory.folio_put(folio)
+        else:
+            memory.folio_put(folio, GUP_PIN_COUNTING_BIAS)
+    pin.frames = []
+    pin.expected = {}
+
+
+def gup_must_unshare(mm: Mm, pfn: int, *, write: bool, longterm: bool) -> bool:
+    """Whether a read-only pin must first make the page exclusive (`gup_must_unshare`, 6.1-7.2).
+
+    An anonymous page unless it is exclusive; the zero page only for a long-term pin, and not in 6.1.
+    """
+    if write:
+        return False
+    if mm.memory.folio_of[pfn] < 0:
+        return longterm and mm.policy.unshares_zero_page
+    return not mm.memory.anon_exclusive[_exclusive_index(mm.memory, pfn)]
+
+
+def _exclusive_index(memory: Memory, pfn: int) -> int:
+    folio = int(memory.folio_of[pfn])
+    # While only PMDs map the folio, the head's flag stands for every page.
+    return int(memory.head[folio]) if memory.entire_mapcount[folio] and not memory.mapcount[pfn] else pfn
+
+
+def _fault_in(machine: Machine, mm: Mm, vpn: int, *, write: bool, pin: bool, longterm: bool) -> list[Fault]:
+    """Fault until the page may be taken (`__get_user_pages`, `faultin_page`); BadAddress where that cannot be."""
+    vma = mm.find_vma(vpn)
+    if vma is None or not vma.flags & (VM_WRITE if write else VM_READ):
+        raise BadAddress(f"page {vpn} of process {mm.id - 1} is {'read-only' if vma else 'not mapped'}")
+    faults: list[Fault] = []
+    while True:
+        bits = mm.pte[vpn]
+        if not bits & PTE_PRESENT or (write and not bits & PTE_WRITE):
+            access = WRITE if write else READ
+        elif pin and gup_must_unshare(mm, int(mm.pfn[vpn]), write=write, longterm=longterm):
+            access = UNSHARE
+        else:
+            return faults
+        assert len(faults) < MOST_FAULTS, f"page {vpn} faults again and again"
+        faults.append(handle_mm_fault(machine, mm, vma, vpn, access, user=False))

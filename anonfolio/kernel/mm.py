@@ -1,0 +1,443 @@
+"""An address space: VMAs that split and merge, and page tables as arrays (mm/vma.c, include/linux/mm_types.h).
+
+A page table is two flat arrays over virtual page numbers, plus one state per PMD. A huge mapping fills its 512
+entries too, so that whoever reads entries need not care; only the PMD state says how they are mapped.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from .memory import Index, Memory, as_slice
+from .policy import Policy
+from .rmap import folio_split_rmap_pmd
+
+if TYPE_CHECKING:
+    from .gup import Pin
+
+PTRS_PER_PMD = 512
+MAX_VPN = 1 << 28
+"""Address spaces end after a tebibyte: one array entry a page, touched only where something is mapped."""
+
+# Page-table entry bits; 0 is pte_none.
+PTE_PRESENT = 1
+PTE_WRITE = 2
+PTE_DIRTY = 4
+PTE_YOUNG = 8
+PTE_SPECIAL = 16
+"""Set on zero-page entries only: `vm_normal_page` finds no page behind them."""
+
+PTE_CONT = 32
+"""arm64's contiguous bit (PTE_CONT, arch/arm64/include/asm/pgtable-hwdef.h): this entry may share one TLB entry."""
+
+# Masks that take one bit out of entries (`pte_wrprotect`, `pte_mkold`, `pte_mkclean`).
+WRPROTECT = 0xFF ^ PTE_WRITE
+MKOLD = 0xFF ^ PTE_YOUNG
+MKCLEAN = 0xFF ^ PTE_DIRTY
+
+MANY_PAGES = 128
+"""From this many pages on, fork, munmap and exit handle whole stretches at once: from here it pays in any case."""
+STRETCH_PAGES = 1 << 17
+"""How many at once: what a stretch needs fits the processor's cache."""
+REGION_PAGES = 1 << 20
+"""Within so many pages it is seen whether the frames that they map are a run."""
+
+# States of a PMD.
+PMD_NONE = 0
+PMD_TABLE = 1
+PMD_HUGE = 2
+
+# VMA flags, under the kernel's names.
+VM_READ = 1
+VM_WRITE = 2
+VM_WIPEONFORK = 4
+VM_DONTCOPY = 8
+VM_HUGEPAGE = 16
+VM_NOHUGEPAGE = 32
+VM_UNACCOUNTED = 64
+"""Not VM_ACCOUNT: set where the kernel takes that flag away from a mapping that had it."""
+VM_ACCESS_FLAGS = VM_READ | VM_WRITE
+
+
+class Vma:
+    """One mapping: pages [start, end), its flags, and what decides whether it may merge with a neighbour.
+
+    `anon_vma` is a number, 0 for none; `chain` holds every anon_vma the VMA hangs on, its ancestors' included
+    (struct vm_area_struct, `anon_vma_chain`).
+    """
+
+    __slots__ = ("anon_vma", "chain", "end", "flags", "pgoff", "start")
+
+    def __init__(
+        self, start: int, end: int, flags: int, pgoff: int, anon_vma: int = 0, chain: frozenset[int] = frozenset()
+    ) -> None:
+        self.start, self.end, self.flags, self.pgoff = start, end, flags, pgoff
+        self.anon_vma, self.chain = anon_vma, chain
+
+    def copy(self) -> Vma:
+        return Vma(self.start, self.end, self.flags, self.pgoff, self.anon_vma, self.chain)
+
+    def __repr__(self) -> str:
+        return f"Vma({self.start}..{self.end - 1}, flags={self.flags:#x}, pgoff={self.pgoff}, anon_vma={self.anon_vma})"
+
+    @property
+    def is_fork_child(self) -> bool:
+        """Whether it may hold pages of an ancestor (`vma_is_fork_child`, 6.18; `list_is_singular` before)."""
+        return self.anon_vma != 0 and len(self.chain) != 1
+
+
+class Run(NamedTuple):
+    """Consecutive entries that map consecutive pages of one folio."""
+
+    vpn: int
+    pfn: int
+    pages: int
+    folio: int
+
+
+class Mm:
+    """The memory of one process (struct mm_struct).
+
+    Attributes
+    ----------
+    pfn : ndarray of shape (pages,), int32
+        The frame that each page maps; meaningless where `pte` is 0. After a fork one read-only array serves both
+        sides until either changes an entry (`own_pfns`).
+    pte : ndarray of shape (pages,), uint8
+        The bits of each entry, 0 for none.
+    pmd : ndarray of shape (pages / 512,), uint8
+        PMD_NONE, PMD_TABLE or PMD_HUGE for each 2 MiB.
+    has_pinned : bool
+        Whether this process ever pinned anything (MMF_HAS_PINNED): it never goes back.
+    pins : list of Pin
+        The pins it holds.
+    """
+
+    def __init__(self, mm_id: int, memory: Memory, policy: Policy) -> None:
+        self.id = mm_id
+        self.memory = memory
+        self.policy = policy
+        self.vmas: list[Vma] = []
+        self.pfn = np.zeros(0, np.int32)
+        self.pte = np.zeros(0, np.uint8)
+        self.pmd = np.zeros(0, np.uint8)
+        self.has_pinned = False
+        self.pins: list[Pin] = []
+        self.rss_pages = 0
+        self._anon_vmas = 0
+
+    # --- VMAs ---------------------------------------------------------------------------------------------------
+
+    def find_vma(self, vpn: int) -> Vma | None:
+        """The VMA that contains page `vpn` (`vma_lookup`)."""
+        at = bisect_right(self.vmas, vpn, key=_start) - 1
+        return self.vmas[at] if at >= 0 and vpn < self.vmas[at].end else None
+
+    def vmas_in(self, start: int, end: int) -> list[Vma]:
+        """The VMAs that intersect [start, end), in order (`for_each_vma_range`)."""
+        return [vma for vma in self.vmas if vma.start < end and vma.end > start]
+
+    def neighbours(self, vma: Vma) -> tuple[Vma | None, Vma | None]:
+        """The VMAs before and after, adjacent or not."""
+        at = self.vmas.index(vma)
+        return self.vmas[at - 1] if at else None, self.vmas[at + 1] if at + 1 < len(self.vmas) else None
+
+    def insert_vma(self, vma: Vma) -> None:
+        """Add a VMA that overlaps none."""
+        self.vmas.insert(bisect_right(self.vmas, vma.start, key=_start), vma)
+        self._reserve(vma.end)
+
+    def new_anon_vma(self) -> int:
+        """A number that no other VMA of any process carries."""
+        self._anon_vmas += 1
+        return self.id << 20 | self._anon_vmas
+
+    def anon_vma_prepare(self, vma: Vma) -> None:
+        """Give a VMA its anon_vma before its first anonymous page (`__anon_vma_prepare`).
+
+        It takes that of an adjacent, continuous neighbour that differs at most in access bits and is no fork
+        child, the next one first (`find_mergeable_anon_vma`), so that both can merge later.
+        """
+        if vma.anon_vma:
+            return
+        before, after = self.neighbours(vma)
+        anon_vma = 0
+        if after and _anon_vma_compatible(vma, after) and len(after.chain) == 1:
+            anon_vma = after.anon_vma
+        elif before and _anon_vma_compatible(before, vma) and len(before.chain) == 1:
+            anon_vma = before.anon_vma
+        vma.anon_vma = anon_vma or self.new_anon_vma()
+        vma.chain = frozenset((vma.anon_vma,))
+
+    def split_vma(self, vma: Vma, vpn: int) -> Vma:
+        """Split a VMA in two at `vpn`; returns the upper part (`__split_vma`). A huge mapping across is split too."""
+        self.split_huge_pmd_if_needed(vpn)
+        upper = Vma(vpn, vma.end, vma.flags, vma.pgoff + vpn - vma.start, vma.anon_vma, vma.chain)
+        vma.end = vpn
+        self.vmas.insert(self.vmas.index(vma) + 1, upper)
+        return upper
+
+    def vma_modify_flags(self, vma: Vma, start: int, end: int, flags: int) -> Vma:
+        """Give [start, end) of one VMA other flags; returns the VMA that covers it afterwards (`vma_modify`).
+
+        The range merges with an equal neighbour, or with both, before any split is thought of.
+        """
+        merged = self._vma_merge_existing_range(vma, start, end, flags)
+        if merged:
+            return merged
+        if vma.start < start:
+            vma = self.split_vma(vma, start)
+        if vma.end > end:
+            self.split_vma(vma, end)
+        vma.flags = flags
+        return vma
+
+    def _vma_merge_existing_range(self, vma: Vma, start: int, end: int, flags: int) -> Vma | None:
+        before, after = self.neighbours(vma)
+        prev = before if start == vma.start and before and before.end == start else None
+        following = after if end == vma.end and after and after.start == end else None
+        pgoff = vma.pgoff + start - vma.start
+        if prev and not self._can_merge(vma, prev, flags, prev.pgoff + prev.end - prev.start == pgoff):
+            prev = None
+        if following and not self._can_merge(vma, following, flags, pgoff + end - start == following.pgoff):
+            following = None
+        if prev and following and prev.anon_vma and following.anon_vma and prev.anon_vma != following.anon_vma:
+            following = None
+        if prev and following:
+            _dup_anon_vma(prev, following if following.anon_vma else vma)
+            prev.end = following.end
+            self.vmas.remove(vma)
+            self.vmas.remove(following)
+            return prev
+        if prev:
+            _dup_anon_vma(prev, vma)
+            prev.end = end
+            self._shrink_from_below(vma, end)
+            return prev
+        if following:
+            _dup_anon_vma(following, vma)
+            following.start, following.pgoff = start, pgoff
+            if start == vma.start:
+                self.vmas.remove(vma)
+            else:
+                vma.end = start
+                self.split_huge_pmd_if_needed(start)
+            return following
+        return None
+
+    def vma_merge_new_range(self, like: Vma, start: int, end: int, pgoff: int) -> Vma | None:
+        """Let a new range with the flags and anon_vma of `like` join a neighbour (`vma_merge_new_range`)."""
+        at = bisect_right(self.vmas, start, key=_start)
+        prev = self.vmas[at - 1] if at and self.vmas[at - 1].end == start else None
+        following = self.vmas[at] if at < len(self.vmas) and self.vmas[at].start == end else None
+        if prev and not self._can_merge(like, prev, like.flags, prev.pgoff + prev.end - prev.start == pgoff):
+            prev = None
+        if following and not self._can_merge(like, following, like.flags, pgoff + end - start == following.pgoff):
+            following = None
+        if prev and following and prev.anon_vma and following.anon_vma and prev.anon_vma != following.anon_vma:
+            following = None
+        if prev:
+            _dup_anon_vma(prev, like)
+            prev.end = end
+            if following:
+                _dup_anon_vma(prev, following)
+                prev.end = following.end
+                self.vmas.remove(following)
+            self._reserve(prev.end)
+            return prev
+        if following:
+            _dup_anon_vma(following, like)
+            following.start, following.pgoff = start, pgoff
+            return following
+        return None
+
+    def _shrink_from_below(self, vma: Vma, end: int) -> None:
+        if end == vma.end:
+            self.vmas.remove(vma)
+            return
+        vma.pgoff += end - vma.start
+        vma.start = end
+        self.split_huge_pmd_if_needed(end)
+
+    def _can_merge(self, vma: Vma, neighbour: Vma, flags: int, continuous: bool) -> bool:
+        return neighbour.flags == flags and continuous and self._is_mergeable_anon_vma(vma, neighbour)
+
+    def _is_mergeable_anon_vma(self, vma: Vma, neighbour: Vma) -> bool:
+        if vma.anon_vma == neighbour.anon_vma:
+            return True
+        if not vma.anon_vma:
+            return not neighbour.is_fork_child
+        if not neighbour.anon_vma:
+            return self.policy.merges_into_unfaulted and not vma.is_fork_child
+        return False
+
+    # --- page tables --------------------------------------------------------------------------------------------
+
+    def pte_alloc(self, vpn: int) -> None:
+        """Make sure that a page table hangs at this PMD (`pte_alloc`)."""
+        if self.pmd[vpn >> 9] == PMD_NONE:
+            self.pmd[vpn >> 9] = PMD_TABLE
+
+    def set_ptes(self, vpn: int, pfn: int, pages: int, bits: int) -> None:
+        """Map consecutive frames with one template of bits (`set_ptes`)."""
+        self.pte[vpn : vpn + pages] = bits
+        if pages == 1:
+            self.own_pfns()[vpn] = pfn
+            return
+        self.own_pfns()[vpn : vpn + pages] = np.arange(pfn, pfn + pages, dtype=np.int32)
+
+    def map_as(self, parent: Mm) -> None:
+        """A new process: its entries, none of them present yet, name the frames that its parent maps."""
+        parent.pfn.flags.writeable = False
+        self.pfn = parent.pfn
+        self._reserve(len(parent.pte))
+
+    def own_pfns(self) -> npt.NDArray[np.int32]:
+        """`pfn` for writing: a copy, once, where it is shared with a parent or a child."""
+        if not self.pfn.flags.writeable:
+            self.pfn = self.pfn.copy()
+        return self.pfn
+
+    def block_of(self, vpn: int) -> tuple[int, int]:
+        """First page and end of the 2 MiB that contain `vpn`: the reach of one page table."""
+        start = vpn & -PTRS_PER_PMD
+        return start, start + PTRS_PER_PMD
+
+    def is_huge(self, vpn: int) -> bool:
+        """Whether a PMD maps this page (`pmd_trans_huge`), a folio's or the huge zero page's."""
+        return bool(self.pmd[vpn >> 9] == PMD_HUGE)
+
+    def split_huge_pmd(self, vpn: int) -> None:
+        """Replace a PMD mapping by 512 PTEs that map the same pages (`__split_huge_pmd_locked`).
+
+        6.1 leaves the entries clean, whatever the PMD's dirty bit said; 6.12 and later hand it on.
+        """
+        start, end = self.block_of(vpn)
+        self.pmd[vpn >> 9] = PMD_TABLE
+        if self.pte[start] & PTE_SPECIAL:
+            return
+        folio_split_rmap_pmd(self.memory, int(self.memory.folio_of[self.pfn[start]]), self.id)
+        if not self.policy.split_keeps_dirty:
+            self.pte[start:end] &= MKCLEAN
+        if self.policy.cont_pte_order:
+            # One `set_ptes` of 512 entries: every block of them is whole.
+            self.pte[start:end] |= PTE_CONT
+
+    def split_huge_pmd_if_needed(self, vpn: int) -> None:
+        """A VMA boundary may not lie inside a huge mapping (`split_huge_pmd_if_needed`, huge_memory.c)."""
+        if vpn % PTRS_PER_PMD and self.is_huge(vpn):
+            self.split_huge_pmd(vpn)
+
+    def folio_runs(self, start: int, end: int) -> list[Run]:
+        """What [start, end) maps, cut where the folio, the frames or the virtual pages stop being consecutive."""
+        present = np.flatnonzero((self.pte[start:end] & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT)
+        if not len(present):
+            return []
+        pfns = self.pfn[start:end][present]
+        folios = self.memory.folio_of[pfns]
+        cuts = np.flatnonzero((np.diff(present) != 1) | (np.diff(pfns) != 1) | (np.diff(folios) != 0)) + 1
+        firsts = [0, *cuts.tolist()]
+        lasts = [*cuts.tolist(), len(present)]
+        return [
+            Run(start + int(present[at]), int(pfns[at]), stop - at, int(folios[at]))
+            for at, stop in zip(firsts, lasts, strict=True)
+        ]
+
+    def pmd_ranges(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """[start, end) cut at PMD boundaries (`pmd_addr_end`)."""
+        while start < end:
+            stop = min(self.block_of(start)[1], end)
+            yield start, stop
+            start = stop
+
+    def pmd_stretches(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """[start, end) cut where the state of the PMD changes: (first page, end, state)."""
+        states = self.pmd[start >> 9 : -(-end // PTRS_PER_PMD)]
+        cuts = np.flatnonzero(states[1:] != states[:-1]) + 1
+        firsts = [start, *(((start >> 9) + cuts) << 9).tolist()]
+        kinds = states[np.concatenate((np.zeros(1, np.intp), cuts))].tolist()
+        yield from zip(firsts, [*firsts[1:], end], kinds, strict=True)
+
+    def present_pfns(self, start: int, end: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.intp] | int]:
+        """The frames that [start, end) maps, zero page aside, and their pages; `start` where every page maps one."""
+        entries = self.pte[start:end]
+        if np.bitwise_and.reduce(entries) & PTE_PRESENT and not np.bitwise_or.reduce(entries) & PTE_SPECIAL:
+            return self.pfn[start:end], start
+        pages = np.flatnonzero((entries & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT)
+        return self.pfn[start:end][pages], start + pages
+
+    def frames_in(self, start: int, end: int) -> Iterator[Index]:
+        """The frames that [start, end) maps, zero page aside, by stretches that fit the processor's cache.
+
+        In the order of frames where they are a run, however the pages that map them lie: no frame is mapped twice, so
+        it is enough that the last comes as many after the first as there are.
+        """
+        for first, stop in stretches(start, end, REGION_PAGES):
+            parts = [self.present_pfns(*piece)[0] for piece in stretches(first, stop, STRETCH_PAGES)]
+            parts = [pfns for pfns in parts if len(pfns)]
+            low, high = (
+                min((int(pfns.min()) for pfns in parts), default=0),
+                max((int(pfns.max()) for pfns in parts), default=-1),
+            )
+            if high + 1 - low == sum(map(len, parts)):
+                yield from (slice(*piece) for piece in stretches(low, high + 1, REGION_PAGES))
+            else:
+                yield from map(as_slice, parts)
+
+    def free_pgtables(self, start: int, end: int) -> None:
+        """Free the page tables under which no VMA is left (`free_pgtables`)."""
+        for first, _ in self.pmd_ranges(start & -PTRS_PER_PMD, min(end, len(self.pte))):
+            if not self.vmas_in(*self.block_of(first)):
+                self.pmd[first >> 9] = PMD_NONE
+
+    def copy(self, memory: Memory) -> Self:
+        """The same address space over a copied memory."""
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin.memory = memory
+        twin.vmas = [vma.copy() for vma in self.vmas]
+        twin.pfn, twin.pte, twin.pmd = self.pfn.copy(), self.pte.copy(), self.pmd.copy()
+        twin.pins = [pin.copy() for pin in self.pins]
+        return twin
+
+    def _reserve(self, end: int) -> None:
+        if end <= len(self.pte):
+            return
+        size = max(PTRS_PER_PMD, 1 << (end - 1).bit_length())
+        for name, length in (("pfn", size), ("pte", size), ("pmd", size >> 9)):
+            old = getattr(self, name)
+            if len(old) >= length:
+                continue
+            grown = np.zeros(length, old.dtype)
+            grown[: len(old)] = old
+            setattr(self, name, grown)
+
+
+def stretches(start: int, end: int, pages: int) -> Iterator[tuple[int, int]]:
+    """[start, end) cut at multiples of `pages`, a power of two: no page table is in two stretches."""
+    while start < end:
+        stop = min((start & -pages) + pages, end)
+        yield start, stop
+        start = stop
+
+
+def _start(vma: Vma) -> int:
+    return vma.start
+
+
+def _anon_vma_compatible(lower: Vma, upper: Vma) -> bool:
+    return (
+        lower.end == upper.start
+        and not (lower.flags ^ upper.flags) & ~VM_ACCESS_FLAGS
+        and upper.pgoff == lower.pgoff + upper.start - lower.start
+    )
+
+
+def _dup_anon_vma(into: Vma, source: Vma) -> None:
+    if source.anon_vma and not into.anon_vma:
+        into.anon_vma, into.chain = source.anon_vma, source.chain

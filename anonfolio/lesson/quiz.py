@@ -1,0 +1,687 @@
+"""Predictions and exercises: a question that knows its answer, keeps yours, and says what went wrong.
+
+A question computes its answer from the model or from a recording when it is first needed; none is written down. Ask
+one with ``predict`` (your answer is kept, nothing is given away), look with ``compare`` ("you said 64, it is 16"), or
+have an answer judged with ``check``. ``hint`` gives one hint more at each call, ``solution`` everything. An answer
+that is still ``...`` or None is no error: a notebook runs through without any.
+
+What comes back is a `Note`: text in a terminal, plain HTML in a notebook. The questions of each notebook live in
+`anonfolio.exercises`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import random
+import re
+import textwrap
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import cached_property
+from html import escape
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any
+
+from ..program.scenario import Scenario, ScenarioError, Timeline
+
+if TYPE_CHECKING:
+    from ..draw.drawing import Shown
+    from ..draw.picture import Picture
+
+TEXT_WIDTH = 100
+GOES_ON = "The notebook runs on without it."
+COLOURS = {"ask": "#7a828c", "kept": "#3f7fc4", "right": "#2f8f5b", "wrong": "#cc6a2c", "tell": "#3f7fc4"}
+"""Bar on the left of a note. It repeats what the first words say, and each reads on light and dark."""
+
+
+class Unreadable(ValueError):
+    """An answer of the wrong kind: what it is, and what would be right."""
+
+
+# --- what a question says back --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Note:
+    """What a question says: a head in bold, lines (``- `` begins a list item), code, a picture.
+
+    `fold` puts all but the head behind a click where HTML is shown. Backticks mark code.
+    """
+
+    kind: str
+    head: str
+    lines: tuple[str, ...] = ()
+    code: str = ""
+    picture: Shown | None = None
+    fold: bool = False
+
+    def __repr__(self) -> str:
+        parts = [_wrapped(self.head), *map(_wrapped, self.lines)]
+        if self.code:
+            parts.append(textwrap.indent(self.code.rstrip(), "    "))
+        if self.picture is not None:
+            parts.append(self.picture.text())
+        return "\n".join(parts)
+
+    def _repr_html_(self) -> str:
+        style = f"border-left: 4px solid {COLOURS[self.kind]}; padding: 2px 0 2px 12px"
+        head = f"<strong>{_marked(self.head)}</strong>"
+        body = _html_lines(self.lines)
+        if self.code:
+            body += f"<pre>{escape(self.code.rstrip())}</pre>"
+        if self.picture is not None:
+            body += self.picture.svg()
+        if self.fold:
+            return f'<div style="{style}"><details><summary>{head}</summary>{body}</details></div>'
+        return f'<div style="{style}"><p>{head}</p>{body}</div>'
+
+
+def _wrapped(line: str) -> str:
+    hang = "  " if line.startswith("- ") else ""
+    return textwrap.fill(line, TEXT_WIDTH, subsequent_indent=hang, break_long_words=False, break_on_hyphens=False)
+
+
+def _marked(words: str) -> str:
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(words, quote=False))
+
+
+def _html_lines(lines: Iterable[str]) -> str:
+    html = ""
+    listing = False
+    for line in lines:
+        item = line.startswith("- ")
+        if item != listing:
+            html += "<ul>" if item else "</ul>"
+            listing = item
+        html += f"<li>{_marked(line[2:])}</li>" if item else f"<p>{_marked(line)}</p>"
+    return html + ("</ul>" if listing else "")
+
+
+# --- questions ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrong answer that says how its giver thinks. `answer` may be a function without arguments."""
+
+    answer: Any
+    says: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether an answer is right, what to say of it, and the picture of what it got wrong; a program's has a head."""
+
+    right: bool
+    lines: tuple[str, ...] = ()
+    picture: Shown | None = None
+    head: str = ""
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class Asked:
+    """What predictions and exercises have in common: a name, a prompt, hints from gentle to nearly there.
+
+    Parameters
+    ----------
+    name : str
+        What the notebook calls it.
+    prompt : str
+        The question, in a sentence or two.
+    hints : tuple of str
+        Given one at a time.
+    """
+
+    name: str
+    prompt: str
+    hints: tuple[str, ...] = ()
+    hinted: int = 0
+
+    def hint(self, number: int | None = None) -> Note:
+        """The next hint, or the one of that number from 1."""
+        if not self.hints:
+            return Note("tell", f"There is no hint for `{self.name}`.")
+        self.hinted = max(1, min(number or self.hinted + 1, len(self.hints)))
+        rest = len(self.hints) - self.hinted
+        more = (
+            f"Call it again for another ({rest} left)."
+            if rest
+            else f"That was the last; there is `{self.name}.solution()`."
+        )
+        return Note("tell", f"Hint {self.hinted} of {len(self.hints)}", (self.hints[self.hinted - 1], more))
+
+    def forget(self) -> None:
+        """As if it had never been asked."""
+        self.hinted = 0
+
+    def __repr__(self) -> str:
+        return repr(self._asked())
+
+    def _repr_html_(self) -> str:
+        return self._asked()._repr_html_()
+
+    def _asked(self, *more: str) -> Note:
+        return Note("ask", self.prompt, more)
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class Question(Asked, ABC):
+    """A question with one answer: `Number`, `Choice`, `Pages` or `Sizes`.
+
+    Parameters
+    ----------
+    truth : callable
+        Computes the answer from the model or a recording; called once, when it is first needed.
+    because : str
+        Why it is so, with ``{truth}`` for the answer.
+    mistakes : tuple of Mistake
+        Known wrong answers.
+    """
+
+    truth: Callable[[], Any]
+    because: str = ""
+    mistakes: tuple[Mistake, ...] = ()
+    kept: list[Any] = field(default_factory=list)
+
+    @cached_property
+    def answer(self) -> Any:
+        """What is right."""
+        return self._read(self.truth())
+
+    def predict(self, answer: Any = None) -> Note:
+        """Keep an answer for `compare`; says nothing of whether it is right."""
+        given = self._given(answer, "predict")
+        if isinstance(given, Note):
+            return given
+        self.kept.append(given)
+        return Note("kept", f"Kept: you say {self._say(given)}.", ("Read on; the answer comes in a moment.",))
+
+    def compare(self) -> Note:
+        """What was predicted beside what is so."""
+        if not self.kept:
+            told = f"It is {self._say(self.answer)}. You made no prediction: the next one teaches more if you do."
+            return Note("tell", told, self._why())
+        given = self.kept[-1]
+        verdict = self._judge(given)
+        if verdict.right:
+            return Note("right", f"As you said: {self._say(self.answer)}.", self._why())
+        head = f"You said {self._say(given)}; it is {self._say(self.answer)}."
+        return Note("wrong", head, (*verdict.lines, *self._why()), picture=verdict.picture)
+
+    def check(self, answer: Any = None) -> Note:
+        """Judge an answer. A wrong one is told why, when we know the mistake, but not what is right."""
+        given = self._given(answer, "check")
+        if isinstance(given, Note):
+            return given
+        self.kept.append(given)
+        verdict = self._judge(given)
+        if verdict.right:
+            return Note("right", f"Right: {self._say(given)}.", self._why())
+        lines = verdict.lines or (f"`{self.name}.hint()` helps.",)
+        return Note("wrong", f"Not {self._say(given)}.", lines, picture=verdict.picture)
+
+    def solution(self) -> Note:
+        """The answer and why, folded where HTML is shown."""
+        return Note("tell", f"Solution of `{self.name}`", (f"It is {self._say(self.answer)}.", *self._why()), fold=True)
+
+    def forget(self) -> None:
+        """As if it had never been asked."""
+        super().forget()
+        self.kept.clear()
+
+    def _asked(self, *more: str) -> Note:
+        return Note("ask", self.prompt, (*self._choices(), *more))
+
+    def _given(self, answer: Any, verb: str) -> Any:
+        """The answer as it is kept, or the note that asks for one."""
+        if answer is None or answer is ...:
+            such = f"`{self.name}.{verb}({self._example()})`"
+            return self._asked(f"Not answered yet: put your answer in place of the dots, such as {such}. {GOES_ON}")
+        try:
+            return self._read(answer)
+        except Unreadable as error:
+            return Note(
+                "wrong", f"Cannot read that answer: {error}", (f"Such as `{self.name}.{verb}({self._example()})`.",)
+            )
+
+    def _why(self) -> tuple[str, ...]:
+        return (self.because.format(truth=self._say(self.answer)),) if self.because else ()
+
+    def _judge(self, given: Any) -> Verdict:
+        if given == self.answer:
+            return Verdict(True)
+        for mistake in self.mistakes:
+            wrong = mistake.answer() if callable(mistake.answer) else mistake.answer
+            if self._read(wrong) == given:
+                return Verdict(False, (mistake.says,))
+        return Verdict(False, self._miss(given))
+
+    def _miss(self, given: Any) -> tuple[str, ...]:
+        """What to say of a wrong answer that is no known mistake."""
+        return ()
+
+    def _choices(self) -> tuple[str, ...]:
+        return ()
+
+    @abstractmethod
+    def _read(self, answer: Any) -> Any:
+        """The reader's answer as the truth is kept; Unreadable when it is no answer of this kind."""
+
+    @abstractmethod
+    def _say(self, answer: Any) -> str:
+        """An answer in words."""
+
+    @abstractmethod
+    def _example(self) -> str:
+        """An answer as one would type it."""
+
+
+_EXAMPLES = (8, 16, 32, 2, 128, 512)
+"""Numbers that are a count of faults or pages as well as a size."""
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class Number(Question):
+    """How many? `unit` is the word after the number, in the plural; `one` after 1, where its s alone does not do."""
+
+    unit: str = ""
+    one: str = ""
+
+    def _read(self, answer: Any) -> int:
+        return _integer(answer)
+
+    def _say(self, answer: int) -> str:
+        unit = (self.one or _singular(self.unit)) if answer == 1 else self.unit
+        return f"{answer:,} {unit}".strip()
+
+    def _miss(self, given: int) -> tuple[str, ...]:
+        return (f"{'Fewer' if given > self.answer else 'More'} than that; `{self.name}.hint()` helps.",)
+
+    def _example(self) -> str:
+        """A number as large as the answers people give, and never the right one."""
+        said = {self._read(given() if callable(given := mistake.answer) else given) for mistake in self.mistakes}
+        known = {self.answer, *said}
+        likely = [number for number in _EXAMPLES if min(known) <= number <= max(known)]
+        silent = [number for number in likely if number not in known]
+        return str(next(number for number in (*silent, *likely, *_EXAMPLES) if number != self.answer))
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class Choice(Question):
+    """Which one? `options` are letters and what they stand for; `truth` gives a letter."""
+
+    options: Mapping[str, str]
+
+    def _read(self, answer: Any) -> str:
+        said = str(answer).strip().lower()
+        for letter, words in self.options.items():
+            if said in (letter.lower(), words.lower()):
+                return letter
+        raise Unreadable(f"{answer!r} is none of {', '.join(map(repr, self.options))}.")
+
+    def _say(self, answer: str) -> str:
+        return f"{answer}, {self.options[answer].rstrip('.')}"
+
+    def _choices(self) -> tuple[str, ...]:
+        return tuple(f"- `{letter}` {words}" for letter, words in self.options.items())
+
+    def _example(self) -> str:
+        return f'"{next(iter(self.options))}"'
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class Pages(Question):
+    """Which pages? An answer is a set, list or range of page numbers."""
+
+    def _read(self, answer: Any) -> frozenset[int]:
+        if isinstance(answer, str) or not isinstance(answer, Iterable):
+            raise Unreadable(f"{answer!r} is not a set of pages.")
+        return frozenset(_integer(page) for page in answer)
+
+    def _say(self, answer: frozenset[int]) -> str:
+        return f"page{'' if len(answer) == 1 else 's'} {runs(answer)}" if answer else "no page"
+
+    def _miss(self, given: frozenset[int]) -> tuple[str, ...]:
+        missing, extra = self.answer - given, given - self.answer
+        said = [f"{len(extra)} too many"] if extra else []
+        return (
+            " and ".join(said + ([f"{len(missing)} missing"] if missing else [])) + f"; `{self.name}.hint()` helps.",
+        )
+
+    def _example(self) -> str:
+        return "{0, 1, 2}"
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class Sizes(Question):
+    """Which numbers, in this order? An answer is a list."""
+
+    def _read(self, answer: Any) -> tuple[int, ...]:
+        if isinstance(answer, (str, set, frozenset)) or not isinstance(answer, Iterable):
+            raise Unreadable(f"{answer!r} is not a list of numbers.")
+        return tuple(_integer(size) for size in answer)
+
+    def _say(self, answer: tuple[int, ...]) -> str:
+        return ", ".join(map(str, answer)) or "nothing"
+
+    def _miss(self, given: tuple[int, ...]) -> tuple[str, ...]:
+        pairs = zip(given, self.answer, strict=False)
+        at = next((at for at, (mine, right) in enumerate(pairs) if mine != right), min(len(given), len(self.answer)))
+        if at < len(given):
+            return (f"The first {at} are right; look again at number {at + 1}, where you say {given[at]}.",)
+        return (f"The {at} you name are right, but there are more.",)
+
+    def _example(self) -> str:
+        return "[4, 2, 1]"
+
+
+# --- several small cases --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """One of several: what happens, what is right, the wrong answers that tell something, the picture."""
+
+    story: str
+    truth: Callable[[], str]
+    wrong: Mapping[str, str] = field(default_factory=dict)
+    picture: Callable[[], Picture] | None = None
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class Cases(Asked):
+    """Several small questions with the same possible answers: ``check(a="first touch", b=...)``.
+
+    Parameters
+    ----------
+    cases : mapping of str to Case
+        By letter.
+    answers : mapping of str to str
+        Every possible answer, and other words for it.
+    """
+
+    cases: Mapping[str, Case]
+    answers: Mapping[str, tuple[str, ...]]
+    kept: dict[str, str] = field(default_factory=dict)
+
+    def check(self, **given: Any) -> Note:
+        """Judge the cases that are answered; the first wrong one is shown."""
+        try:
+            said = {letter: self._read(letter, answer) for letter, answer in given.items() if answer not in (None, ...)}
+        except Unreadable as error:
+            return Note("wrong", f"Cannot read that answer: {error}")
+        if not said:
+            such = f'`a="{next(iter(self.answers))}"`'
+            return self._asked(f"Not answered yet: put one of these in place of each `...`, such as {such}. {GOES_ON}")
+        self.kept.update(said)
+        wrong = [letter for letter in self.cases if letter in said and said[letter] != self.cases[letter].truth()]
+        open_ = [letter for letter in self.cases if letter not in said]
+        rest = (f"Still open: {', '.join(open_)}.",) if open_ else ()
+        right = len(said) - len(wrong)
+        if not wrong:
+            return Note("right", f"{right} of {len(self.cases)} right.", rest)
+        first = wrong[0]
+        case, answer = self.cases[first], said[first]
+        lines = [
+            f"{first}: {case.story}",
+            f"You say {answer}. {case.wrong.get(answer, 'Look at the picture: what was asked, and what decided?')}",
+        ]
+        if len(wrong) > 1:
+            lines.append(f"Not right either: {', '.join(wrong[1:])}.")
+        return Note(
+            "wrong",
+            f"{right} of {len(self.cases)} right.",
+            (*lines, *rest),
+            picture=case.picture() if case.picture else None,
+        )
+
+    def solution(self) -> Note:
+        """Every case's answer, folded where HTML is shown."""
+        lines = tuple(f"- {letter}: {case.truth()}. {case.story}" for letter, case in self.cases.items())
+        return Note("tell", f"Solution of `{self.name}`", lines, fold=True)
+
+    def forget(self) -> None:
+        """As if it had never been asked."""
+        super().forget()
+        self.kept.clear()
+
+    def _asked(self, *more: str) -> Note:
+        listed = tuple(f"- {letter}: {case.story}" for letter, case in self.cases.items())
+        return Note(
+            "ask", self.prompt, (*listed, f"Answers: {', '.join(f'`{answer}`' for answer in self.answers)}.", *more)
+        )
+
+    def _read(self, letter: str, answer: Any) -> str:
+        if letter not in self.cases:
+            raise Unreadable(f"there is no case {letter!r}; there are {', '.join(self.cases)}.")
+        said = str(answer).strip().lower()
+        for known, other in self.answers.items():
+            if said in (known, *other):
+                return known
+        raise Unreadable(f"{letter}={answer!r} is none of {', '.join(map(repr, self.answers))}.")
+
+
+# --- a function -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class Function(Asked):
+    """Write a function; it is run beside the library on random cases, the same ones every time.
+
+    Parameters
+    ----------
+    truth : callable
+        What the library says of a case, by keyword.
+    case : callable
+        Makes one case, a mapping of argument names to values, from a `random.Random`.
+    worked : callable
+        A right function, whose source is the solution.
+    wrong : mapping of str to callable
+        Functions that are wrong in a known way, by what to say of it.
+    picture : callable, optional
+        The picture of a case.
+    """
+
+    truth: Callable[..., Any]
+    case: Callable[[random.Random], Mapping[str, Any]]
+    worked: Callable[..., Any]
+    wrong: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    picture: Callable[..., Picture] | None = None
+    count: int = 300
+    seed: int = 1
+
+    @cached_property
+    def cases(self) -> list[tuple[Mapping[str, Any], Any]]:
+        """The cases, each with what the library says."""
+        source = random.Random(self.seed)
+        made = [self.case(source) for _ in range(self.count)]
+        return [(case, self.truth(**deepcopy(case))) for case in made]
+
+    def check(self, function: Any = None) -> Note:
+        """Run it on every case; the first that fails is shown with its picture."""
+        if function is None or function is ...:
+            return self._asked(f"No function yet: pass yours to `{self.name}.check`. {GOES_ON}")
+        if not callable(function):
+            return Note("wrong", f"That is {type(function).__name__}, not a function.")
+        answers: list[Any] = []
+        for case, right in self.cases:
+            try:
+                answers.append(function(**deepcopy(case)))
+            except Exception as error:  # Whatever a reader's function raises is part of her answer.
+                told = (
+                    self._called(case),
+                    f"The library says {right}. Your function raised {type(error).__name__}: {error}.",
+                )
+                return Note(
+                    "wrong", f"It fails on case {len(answers) + 1} of {self.count}.", told, picture=self._picture(case)
+                )
+        if all(answer is None or answer is ... for answer in answers):
+            return self._asked(f"Not written yet: your function returns nothing. {GOES_ON}")
+        failing = [at for at, (_, right) in enumerate(self.cases) if answers[at] != right]
+        if not failing:
+            return Note("right", f"Right: the same as the library on all {self.count} cases.")
+        case, right = self.cases[failing[0]]
+        lines = [
+            self._called(case),
+            f"The library says {right}; yours says {answers[failing[0]]!r}.",
+            *_of_another_kind(answers[failing[0]], right),
+            *self._recognised(answers, failing[0]),
+        ]
+        head = f"Right on {self.count - len(failing)} of {self.count} cases. The first that fails:"
+        return Note("wrong", head, tuple(lines), picture=self._picture(case))
+
+    def solution(self) -> Note:
+        """A right function, folded where HTML is shown."""
+        code = inspect.getsource(self.worked)
+        return Note("tell", f"Solution of `{self.name}`", ("One way to write it:",), code=code, fold=True)
+
+    def _called(self, case: Mapping[str, Any]) -> str:
+        return f"`{self.worked.__name__}({', '.join(f'{name}={value!r}' for name, value in case.items())})`"
+
+    def _picture(self, case: Mapping[str, Any]) -> Picture | None:
+        return self.picture(**deepcopy(case)) if self.picture else None
+
+    def _recognised(self, answers: list[Any], first: int) -> list[str]:
+        """Which known wrong function gives the same answers, on all cases or at least where this one fails first."""
+        for says, wrong in self.wrong.items():
+            if all(wrong(**deepcopy(case)) == answer for (case, _), answer in zip(self.cases, answers, strict=True)):
+                return [says]
+        case = self.cases[first][0]
+        here = [says for says, wrong in self.wrong.items() if wrong(**deepcopy(case)) == answers[first]]
+        return [f"A mistake that fails here in the same way: {here[0]}"] if here else []
+
+
+# --- a program ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class Program(Asked):
+    """Write or change a program, so that something happens.
+
+    A program is a `Scenario`, its text, or what holds one as its `scenario` (a playground, a timeline). Where one is
+    given to `start` from, it is a scenario or a list of steps, over the same mapping.
+
+    Parameters
+    ----------
+    judge : callable
+        Runs a scenario and says whether it does what was asked.
+    worked : callable
+        Makes a program that does, the solution.
+    start : Scenario, optional
+        The program as the reader finds it; unchanged, it is no answer.
+    may : tuple of str, optional
+        The operations that are allowed; by default all.
+    limits : callable, optional
+        A sentence that is part of the question and has to be computed.
+    told : str
+        The solution as code; by default the text of the worked program.
+    """
+
+    judge: Callable[[Scenario], Verdict]
+    worked: Callable[[], Scenario]
+    start: Scenario | None = None
+    may: tuple[str, ...] = ()
+    limits: Callable[[], str] | None = None
+    told: str = ""
+
+    def check(self, program: Any = None) -> Note:
+        """Run it: does it do what was asked?"""
+        if program is None or program is ...:
+            return self._asked(f"No program yet: {self._pass_one()}. {GOES_ON}")
+        try:
+            scenario = self._read(program)
+        except (Unreadable, ScenarioError) as error:
+            such = ("Such as `[('read', 0, 7), ('write', 0, 7, 8)]`.",) if self.start else ()
+            return Note("wrong", "Cannot run that program.", (f"{str(error).rstrip('.')}.", *such))
+        verdict = self.judge(scenario)
+        if self.start is not None and scenario.steps == self.start.steps:
+            return self._asked(f"Not changed yet. {verdict.lines[0]} {GOES_ON}")
+        lines = verdict.lines if verdict.right or verdict.lines else (f"`{self.name}.hint()` helps.",)
+        return Note("right" if verdict.right else "wrong", verdict.head, lines, picture=verdict.picture)
+
+    def solution(self) -> Note:
+        """A program that does it, folded where HTML is shown."""
+        code = self.told or self.worked().text()
+        return Note("tell", f"Solution of `{self.name}`", ("One program that does it:",), code=code, fold=True)
+
+    def _asked(self, *more: str) -> Note:
+        limits = (self.limits(),) if self.limits else ()
+        return Note("ask", self.prompt, (*limits, *more))
+
+    def _pass_one(self) -> str:
+        if self.start is not None:
+            return f"pass a list of steps to `{self.name}.check`"
+        return f'pass its text, `{self.name}.check("""pages 16 …""")`'
+
+    def _read(self, program: Any) -> Scenario:
+        scenario = self._scenario(program)
+        for at, step in enumerate(scenario.steps, 1):
+            if self.may and step[0] not in self.may:
+                raise Unreadable(f"step {at} is {step!r:.40}; only {', '.join(self.may)} may be used here")
+        return scenario
+
+    def _scenario(self, program: Any) -> Scenario:
+        # What runs or holds a program, such as a playground, stands for it.
+        program = getattr(program, "scenario", program)
+        if isinstance(program, Scenario):
+            return program if self.start is None else self._over_same_mapping(program)
+        if self.start is None:
+            return Scenario.parse(str(program), "your program")
+        if not isinstance(program, Sequence) or isinstance(program, str):
+            raise Unreadable(f"{type(program).__name__} is not a list of steps")
+        for at, step in enumerate(program, 1):
+            if not isinstance(step, (tuple, list)):
+                raise Unreadable(f"step {at} is {step!r:.40}; a step is a tuple such as ('read', 0, 7)")
+        return self.start.but(steps=tuple(tuple(step) for step in program), name=self.name)
+
+    def _over_same_mapping(self, program: Scenario) -> Scenario:
+        assert self.start is not None
+        mine, given = ((scenario.pages, scenario.skew, scenario.orders) for scenario in (self.start, program))
+        if mine != given:
+            raise Unreadable(f"its pages, skew and orders are {given}; here they are {mine}")
+        return program
+
+
+def refused(timeline: Timeline) -> Verdict | None:
+    """What to say when a step of a program could not be done, or None."""
+    for number, result in enumerate(timeline, 1):
+        if not result.ok:
+            told = f"Step {number}, `{' '.join(map(str, result.step))}`, is refused: {result.why}."
+            return Verdict(False, (told,), timeline.show(number - 1), "Not every step can be done.")
+    return None
+
+
+# --- helpers --------------------------------------------------------------------------------------------------------
+
+
+def runs(pages: Iterable[int]) -> str:
+    """Pages in words: ``{0, 1, 2, 9}`` is ``0–2, 9``."""
+    found: list[list[int]] = []
+    for page in sorted(pages):
+        if found and page == found[-1][1] + 1:
+            found[-1][1] = page
+        else:
+            found.append([page, page])
+    return ", ".join(str(lo) if lo == hi else f"{lo}–{hi}" for lo, hi in found)
+
+
+def _of_another_kind(given: Any, right: Any) -> Iterable[str]:
+    """That a list is wanted, where a number was given."""
+    numbers = isinstance(given, Real) and isinstance(right, Real)
+    if not numbers and not isinstance(given, type(right)):
+        wanted = type(right).__name__
+        yield f"{'An' if wanted[0] in 'aeiou' else 'A'} {wanted} is wanted; {type(given).__name__} is another kind."
+
+
+def _singular(plural: str) -> str:
+    return f"{plural[:-3]}y" if plural.endswith("ies") else plural.removesuffix("s")
+
+
+def _integer(value: Any) -> int:
+    if isinstance(value, Integral) and value is not True and value is not False:
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    raise Unreadable(f"{value!r} is not a whole number.")

@@ -1,0 +1,612 @@
+"""A machine with one kernel's policy: processes, and everything they can do to their memory.
+
+The one place where arguments are checked. Misuse raises `ValueError` (or `SegmentationFault`, as the hardware
+would) before anything changes. What the kernel itself refuses is an `Outcome` that is false and names the errno.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from ..kernel import fork as _fork
+from ..kernel import gup, mmap
+from ..kernel.faults import MOST_FAULTS, READ, WRITE, handle_mm_fault
+from ..kernel.gup import Pin
+from ..kernel.memory import Memory, OutOfMemory
+from ..kernel.mm import (
+    MAX_VPN,
+    PTE_DIRTY,
+    PTE_PRESENT,
+    PTE_WRITE,
+    PTE_YOUNG,
+    PTRS_PER_PMD,
+    VM_DONTCOPY,
+    VM_HUGEPAGE,
+    VM_NOHUGEPAGE,
+    VM_READ,
+    VM_WRITE,
+    Mm,
+    Vma,
+)
+from ..kernel.policy import LINUX_6_15, Policy, check_orders, policy_named
+from ..kernel.record import NO_FAULT, PF_PROT, PF_USER, PF_WRITE, SIGSEGV, Counters, Fault, Trail
+from ..stream.run import Touched, touch_stream
+from ..stream.window import Pages
+from .snapshot import Snapshot, snapshot
+
+if TYPE_CHECKING:
+    from ..draw.picture import Picture
+
+ADVICE = ("dontneed", *mmap.ADVICE)
+PROTECTIONS = {1: VM_READ, 3: VM_READ | VM_WRITE}
+"""mprotect's argument -> VMA access bits: PROT_READ, and PROT_READ | PROT_WRITE."""
+
+
+class SegmentationFault(Exception):
+    """The access hits a hole, or writes where the mapping is read-only: SIGSEGV. `fault` is its record."""
+
+    def __init__(self, message: str, fault: Fault) -> None:
+        super().__init__(message)
+        self.fault = fault
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a system call returned: true, or false with the errno and the reason."""
+
+    ok: bool = True
+    errno: str = ""
+    why: str = ""
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+
+class Machine:
+    """Memory, a policy, and the processes that use both.
+
+    Parameters
+    ----------
+    policy : Policy or str
+        Which kernel; a `Policy`, or the name of one.
+    orders : iterable of int
+        The ``hugepages-*kB/enabled`` knobs that are on. Policies that know no such knob for an order ignore it.
+    thp : {"always", "madvise"}
+        What the knobs are set to: ``madvise`` needs MADV_HUGEPAGE on the mapping.
+    use_zero_page : bool
+        Whether a read may map the huge zero page.
+    frames : int
+        Base pages of physical memory.
+
+    Attributes
+    ----------
+    processes : list of Process
+        All there ever were; an exited one has ``alive`` false.
+    counters : Counters
+        What was done so far.
+    faults : list of Fault
+        The faults of the latest operation.
+    """
+
+    def __init__(
+        self,
+        policy: Policy | str = LINUX_6_15,
+        *,
+        orders: Iterable[int] = (2, 3, 4),
+        thp: str = "always",
+        use_zero_page: bool = True,
+        frames: int = 1 << 20,
+    ) -> None:
+        self.policy = policy_named(policy) if isinstance(policy, str) else policy
+        enabled = tuple(orders)
+        check_orders(enabled, "orders")
+        if thp not in ("always", "madvise"):
+            raise ValueError(f"thp={thp!r} is neither 'always' nor 'madvise'")
+        self.orders = tuple(sorted(set(enabled)))
+        self.knob_orders = frozenset(self.orders) & frozenset(self.policy.knob_orders)
+        self.thp = thp
+        self.use_zero_page = use_zero_page
+        self.memory = Memory(_whole("frames", frames))
+        self.counters = Counters()
+        self.processes: list[Process] = []
+        self.faults: list[Fault] = []
+
+    def spawn(self) -> Process:
+        """A new process with an empty address space."""
+        process = Process(self, Mm(len(self.processes) + 1, self.memory, self.policy))
+        self.processes.append(process)
+        return process
+
+    def process(self, number: int) -> Process:
+        """The process of that number; ValueError when there is none."""
+        if not 0 <= number < len(self.processes):
+            raise ValueError(f"there is no process {number}; there are {len(self.processes)}, numbered from 0")
+        return self.processes[number]
+
+    def live(self) -> list[Process]:
+        """The processes that have not exited."""
+        return [process for process in self.processes if process.alive]
+
+    def copy(self) -> Self:
+        """An independent machine in the same state."""
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin.memory = self.memory.copy()
+        twin.counters = self.counters.copy()
+        twin.faults = []
+        twin.processes = [process.copy(twin) for process in self.processes]
+        return twin
+
+    def snapshot(self) -> Snapshot:
+        """What everything holds now, detached from the machine."""
+        return snapshot(self)
+
+    def show(self) -> Picture:
+        """The picture of this state: text in a terminal, SVG in a notebook."""
+        from ..draw.picture import Picture
+
+        return Picture(self.snapshot())
+
+
+class Process:
+    """One process and the system calls it can make. Pages are virtual page numbers, contents one byte a page.
+
+    Made by `Machine.spawn` and `Process.fork`.
+    """
+
+    def __init__(self, machine: Machine, mm: Mm) -> None:
+        self.machine = machine
+        self.mm = mm
+        self.alive = True
+        self._held: dict[tuple[str, int], Pin] = {}
+
+    def __repr__(self) -> str:
+        return f"<process {self.number}{'' if self.alive else ' (exited)'}: {self.mm.rss_pages} pages>"
+
+    @property
+    def number(self) -> int:
+        """0 for the first process of the machine."""
+        return self.mm.id - 1
+
+    @property
+    def rss_pages(self) -> int:
+        """Anonymous pages mapped, each counted once per mapping; the zero page not at all."""
+        return self.mm.rss_pages
+
+    # --- mappings -----------------------------------------------------------------------------------------------
+
+    def mmap(self, pages: int, at: int | None = None, advice: str | None = None) -> range:
+        """Map anonymous private memory; returns its page numbers.
+
+        Without `at` the first mapping starts at page 0 and each further one at the next 2 MiB boundary. `advice`
+        is given to the whole mapping before anything touches it (``"hugepage"`` or ``"nohugepage"``).
+        """
+        self._begin()
+        if at is None:
+            last = self.mm.vmas[-1].end if self.mm.vmas else 0
+            at = -(-last // PTRS_PER_PMD) * PTRS_PER_PMD
+        at, pages = self._checked_range(at, pages)
+        if self.mm.vmas_in(at, at + pages):
+            raise ValueError(f"pages {at}..{at + pages - 1} overlap a mapping; mmap takes free addresses")
+        if advice not in (None, "hugepage", "nohugepage"):
+            raise ValueError(f"advice={advice!r}: a new mapping takes 'hugepage', 'nohugepage' or None")
+        flags = VM_READ | VM_WRITE | {None: 0, "hugepage": VM_HUGEPAGE, "nohugepage": VM_NOHUGEPAGE}[advice]
+        like = Vma(at, at + pages, flags, pgoff=at)
+        if self.mm.vma_merge_new_range(like, at, at + pages, at) is None:
+            self.mm.insert_vma(like)
+        return range(at, at + pages)
+
+    def munmap(self, vpn: int, pages: int = 1) -> Outcome:
+        """Unmap a range; holes in it are no error."""
+        self._begin()
+        vpn, pages = self._checked_range(vpn, pages)
+        mmap.do_munmap(self.mm, vpn, vpn + pages)
+        return Outcome()
+
+    def mremap(self, vpn: int, pages: int, new_vpn: int) -> Outcome:
+        """Move a range to a fixed place, unmapping what was there (MREMAP_FIXED)."""
+        self._begin()
+        vpn, pages = self._checked_range(vpn, pages)
+        new_vpn, _ = self._checked_range(new_vpn, pages)
+        return _outcome(mmap.do_mremap, self.mm, vpn, pages, new_vpn)
+
+    def mprotect(self, vpn: int, pages: int, prot: int) -> Outcome:
+        """Allow reading only (``prot=1``) or reading and writing (``prot=3``)."""
+        self._begin()
+        vpn, pages = self._checked_range(vpn, pages)
+        if prot not in PROTECTIONS:
+            raise ValueError(f"prot={prot!r} is neither 1 (read) nor 3 (read and write)")
+        return _outcome(mmap.do_mprotect, self.mm, vpn, vpn + pages, PROTECTIONS[prot])
+
+    def madvise(self, vpn: int, pages: int, advice: str) -> Outcome:
+        """Advise a range: one of `ADVICE`."""
+        self._begin()
+        vpn, pages = self._checked_range(vpn, pages)
+        if advice not in ADVICE:
+            raise ValueError(f"there is no advice {advice!r}; there are {', '.join(ADVICE)}")
+        return _outcome(mmap.do_madvise, self.mm, vpn, vpn + pages, advice)
+
+    # --- accesses -----------------------------------------------------------------------------------------------
+
+    def read(self, vpn: int) -> int:
+        """Read a page's byte. Its fault, if any, is ``machine.faults[-1]``. SegmentationFault in a hole."""
+        self._begin()
+        vpn = _whole("page", vpn)
+        self._access(vpn, READ)
+        return int(self.machine.memory.content[self.mm.pfn[vpn]])
+
+    def write(self, vpn: int, value: int = 1) -> Fault:
+        """Write a page's byte; returns the fault it took (false, path ``no fault``, when there was none)."""
+        self._begin()
+        vpn, value = _whole("page", vpn), _byte(value)
+        fault = self._access(vpn, WRITE)
+        self._store(vpn, value)
+        return fault
+
+    def touch(
+        self,
+        vpns: npt.ArrayLike | range | slice,
+        write: bool | npt.ArrayLike = True,
+        value: int | npt.ArrayLike = 1,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Touched:
+        """Read and write whole arrays of pages, in order: what as many `read` and `write` would do, at once.
+
+        The state and the counters come out the same, bit for bit. Faults are counted, not recorded: ``machine.faults``
+        stays empty.
+
+        Parameters
+        ----------
+        vpns : array_like of int, range or slice
+            The pages, one an access. A range or slice takes no memory, however long.
+        write : bool or array_like of bool
+            Whether the accesses are writes; one for all, or one each.
+        value : int or array_like of int
+            The byte that writes leave (0..255); one for all, or one each. Reads ignore it.
+        progress : callable, optional
+            Called with (accesses done, all accesses) every now and then.
+
+        Raises
+        ------
+        ValueError
+            For arrays of a wrong shape or kind, a value that is no byte, a process that has exited.
+        SegmentationFault
+            If any access hits a hole, or writes where the mapping is read-only: names the first, and nothing is done.
+        OutOfMemory
+            When no frame is left: all accesses before that one are done.
+        """
+        self._begin()
+        pages = _pages(vpns)
+        writes = _flags(write, len(pages))
+        values = _bytes(value, len(pages))
+        self._check_accesses(pages, writes)
+        return touch_stream(self, pages, writes, values, progress)
+
+    # --- processes ----------------------------------------------------------------------------------------------
+
+    def fork(self) -> Process:
+        """A child that shares every page copy-on-write, but for what advice or a pin says otherwise."""
+        self._begin()
+        child = Mm(len(self.machine.processes) + 1, self.machine.memory, self.machine.policy)
+        try:
+            _fork.dup_mmap(self.mm, child)
+        except OutOfMemory:
+            mmap.exit_mmap(child)
+            raise
+        process = Process(self.machine, child)
+        self.machine.processes.append(process)
+        return process
+
+    def may_fork_fail_at(self, vpn: int) -> bool:
+        """Whether page `vpn` is in a mapping that fork copies, so that fork can fail there."""
+        vma = self.mm.find_vma(vpn)
+        return vma is not None and not vma.flags & VM_DONTCOPY
+
+    def fork_fails(self, vpn: int) -> Outcome:
+        """A fork that fails when the mapping with page `vpn` would be copied; mappings below were already shared.
+
+        What `security_vm_enough_memory_mm` does to a fork in real life. No process comes of it.
+        """
+        self._begin()
+        if not self.may_fork_fail_at(vpn):
+            raise ValueError(f"page {vpn} is in no mapping that process {self.number} copies at fork; name one in one")
+        return self._failing_fork(fail_at=self.mm.find_vma(vpn))
+
+    def fork_fails_after(self, pages: int) -> Outcome:
+        """Fault injection: a fork that fails after `pages` entries were copied, even in the middle of a folio.
+
+        When fewer are mapped, it fails at the end. No process comes of it.
+        """
+        self._begin()
+        if _whole("pages", pages) < 0:
+            raise ValueError(f"pages={pages}: a fork cannot fail before it begins")
+        return self._failing_fork(fail_after_pages=pages)
+
+    def exit(self) -> None:
+        """Let go of everything: memory, pins, references."""
+        self._begin()
+        mmap.exit_mmap(self.mm)
+        self._held.clear()
+        self.alive = False
+
+    # --- pins and references ------------------------------------------------------------------------------------
+
+    def pin(self, vpn: int, pages: int = 1, id: int = 0, *, write: bool = True) -> Outcome:
+        """A long-term pin for a device, for writing (io_uring fixed buffer) or for reading (unshares first).
+
+        Refused (EFAULT) at the first page that is not mapped or, for writing, is read-only.
+        """
+        self._begin()
+        vpn, pages = self._checked_range(vpn, pages)
+        self._check_free("pin", id)
+        try:
+            held = gup.pin_user_pages(
+                self.machine, self.mm, vpn, pages, write=write, longterm=True, faults=self.machine.faults
+            )
+        except gup.BadAddress as refusal:
+            return Outcome(False, "EFAULT", str(refusal))
+        self._hold("pin", id, held)
+        return Outcome()
+
+    def unpin(self, id: int = 0) -> Outcome:
+        """Let go of a pin; refused (ENXIO) when there is none of that number."""
+        return self._release("pin", id)
+
+    def ref(self, vpn: int, id: int = 0) -> Outcome:
+        """A plain reference to one page (FOLL_GET, as vmsplice takes it)."""
+        self._begin()
+        vpn = _whole("page", vpn)
+        self._check_free("reference", id)
+        try:
+            held = gup.get_user_page(self.machine, self.mm, vpn, self.machine.faults)
+        except gup.BadAddress as refusal:
+            return Outcome(False, "EFAULT", str(refusal))
+        self._hold("reference", id, held)
+        return Outcome()
+
+    def unref(self, id: int = 0) -> Outcome:
+        """Let go of a plain reference; refused (ENXIO) when there is none of that number."""
+        return self._release("reference", id)
+
+    def gup(self, vpn: int) -> int | None:
+        """A short-term read pin, taken and dropped (process_vm_readv): the byte read, or None when refused."""
+        self._begin()
+        vpn = _whole("page", vpn)
+        try:
+            held = gup.pin_user_pages(
+                self.machine, self.mm, vpn, 1, write=False, longterm=False, faults=self.machine.faults
+            )
+        except gup.BadAddress:
+            return None
+        value = int(self.machine.memory.content[held.frames[0]])
+        gup.unpin_user_pages(self.machine.memory, held)
+        return value
+
+    def dma_write(self, id: int, page: int, value: int) -> None:
+        """The device writes a byte into page `page` of a pin: into the frame, whatever is mapped now."""
+        self._begin()
+        held, value = self._pinned(id, page), _byte(value)
+        if not held.writable:
+            raise ValueError(f"pin {id} of process {self.number} is for reading; the device may not write through it")
+        self.machine.memory.content[held.frames[page]] = value
+
+    def dma_read(self, id: int, page: int) -> int:
+        """The device reads the byte in page `page` of a pin."""
+        self._begin()
+        return int(self.machine.memory.content[self._pinned(id, page).frames[page]])
+
+    def pins(self) -> dict[tuple[str, int], Pin]:
+        """What this process holds: ``("pin", id)`` and ``("reference", id)`` to the frames."""
+        return dict(self._held)
+
+    def copy(self, machine: Machine) -> Process:
+        """The same process on a copied machine."""
+        if not self.alive:
+            # Nothing of an exited process can change any more.
+            twin = Process(machine, self.mm)
+            twin.alive = False
+            return twin
+        twin = Process(machine, self.mm.copy(machine.memory))
+        twins = dict(zip(map(id, self.mm.pins), twin.mm.pins, strict=True))
+        twin._held = {key: twins[id(held)] for key, held in self._held.items()}
+        return twin
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        if not self.alive:
+            live = [process.number for process in self.machine.live()]
+            raise ValueError(f"process {self.number} has exited; live ones are {live}")
+        self.machine.faults = []
+
+    def _checked_range(self, vpn: int, pages: int) -> tuple[int, int]:
+        vpn, pages = _whole("page", vpn), _whole("pages", pages)
+        if pages < 1:
+            raise ValueError(f"pages={pages}: a range has at least one page")
+        if not 0 <= vpn <= MAX_VPN - pages:
+            raise ValueError(f"pages {vpn}..{vpn + pages - 1} are outside the address space 0..{MAX_VPN - 1}")
+        return vpn, pages
+
+    def _access(self, vpn: int, access: str) -> Fault:
+        vma = self.mm.find_vma(vpn)
+        if vma is None or (access == WRITE and not vma.flags & VM_WRITE):
+            raise self._sigsegv(vpn, access, vma)
+        wanted = PTE_WRITE if access == WRITE else PTE_PRESENT
+        faults = self.machine.faults
+        while not self.mm.pte[vpn] & wanted:
+            assert len(faults) < MOST_FAULTS, f"page {vpn} faults again and again"
+            faults.append(handle_mm_fault(self.machine, self.mm, vma, vpn, access))
+        return faults[-1] if faults else self._no_fault(vpn, access)
+
+    def _store(self, vpn: int, value: int) -> None:
+        self.machine.memory.content[self.mm.pfn[vpn]] = value
+        # The hardware sets accessed and dirty; under a PMD there is one entry for the whole block.
+        touched = slice(*self.mm.block_of(vpn)) if self.mm.is_huge(vpn) else slice(vpn, vpn + 1)
+        self.mm.pte[touched] |= PTE_DIRTY | PTE_YOUNG
+
+    def _step(self, vpn: int, access: str, value: int) -> None:
+        """One access of a stream, taken the ordinary way: as `read` or `write`, without a record."""
+        if not self.mm.pte[vpn] & (PTE_WRITE if access == WRITE else PTE_PRESENT):
+            self.machine.faults = []
+            self._access(vpn, access)
+            self.machine.faults = []
+        if access == WRITE:
+            self._store(vpn, value)
+
+    def _check_accesses(self, pages: Pages | range, writes: bool | npt.NDArray[np.bool_]) -> None:
+        """Raise for the first access of a stream that would be a SIGSEGV."""
+        if not len(pages):
+            return
+        vma = self.mm.find_vma(int(pages[0]))
+        low, high = (
+            (min(pages[0], pages[-1]), max(pages[0], pages[-1]))
+            if isinstance(pages, range)
+            else (int(pages.min()), int(pages.max()))
+        )
+        if vma and vma.start <= low and high < vma.end and vma.flags & VM_WRITE:
+            return
+        at = _first_bad_access(self.mm, pages, writes)
+        if at is None:
+            return
+        vpn = int(pages[at])
+        access = WRITE if (writes if isinstance(writes, bool) else writes[at]) else READ
+        raise self._sigsegv(
+            vpn, access, self.mm.find_vma(vpn), f"access {at} of the stream, of which nothing is done: "
+        )
+
+    def _no_fault(self, vpn: int, access: str) -> Fault:
+        trail = Trail()
+        trail("pte_write" if access == WRITE else "pte_present", True, "the hardware asks nobody")
+        trail.decide()
+        folio = int(self.machine.memory.folio_of[self.mm.pfn[vpn]])
+        return Fault(
+            self.number, vpn, access, NO_FAULT, 0, pages=range(vpn, vpn), checks=tuple(trail),
+            folio=folio if folio >= 0 else None,
+        )  # fmt: skip
+
+    def _sigsegv(self, vpn: int, access: str, vma: Vma | None, which: str = "") -> SegmentationFault:
+        present = vma is not None and bool(self.mm.pte[vpn])
+        code = PF_USER | (PF_WRITE if access == WRITE else 0) | (PF_PROT if present else 0)
+        trail = Trail()
+        trail("vma_lookup", vma is not None, "" if vma else "a hole")
+        if vma is not None:
+            trail("VM_WRITE", False, "the mapping is read-only")
+        trail.decide()
+        fault = Fault(self.number, vpn, access, SIGSEGV, code, pages=range(vpn, vpn), checks=tuple(trail))
+        self.machine.faults.append(fault)
+        reason = "the mapping is read-only" if vma else "no mapping contains it"
+        return SegmentationFault(f"SIGSEGV: {which}process {self.number} {access}s page {vpn}: {reason}", fault)
+
+    def _failing_fork(self, fail_at: Vma | None = None, fail_after_pages: int | None = None) -> Outcome:
+        # A child that never lives takes no process number, but an mm_id of its own while it is torn down.
+        child = Mm(len(self.machine.processes) + 1, self.machine.memory, self.machine.policy)
+        try:
+            _fork.dup_mmap(self.mm, child, fail_at=fail_at, fail_after_pages=fail_after_pages)
+        except (_fork.ForkFailed, OutOfMemory) as failure:
+            mmap.exit_mmap(child)
+            return Outcome(False, "ENOMEM", str(failure))
+        raise AssertionError("a fork that was to fail did not")
+
+    def _check_free(self, kind: str, id: int) -> None:
+        if (kind, id) in self._held:
+            raise ValueError(f"process {self.number} holds {kind} {id} already; choose another id or let go first")
+
+    def _hold(self, kind: str, id: int, held: Pin) -> None:
+        self._held[kind, id] = held
+        self.mm.pins.append(held)
+
+    def _release(self, kind: str, id: int) -> Outcome:
+        self._begin()
+        held = self._held.pop((kind, id), None)
+        if held is None:
+            return Outcome(False, "ENXIO", f"process {self.number} holds no {kind} {id}")
+        # By identity: two pins of the same pages are equal.
+        self.mm.pins = [other for other in self.mm.pins if other is not held]
+        gup.unpin_user_pages(self.machine.memory, held)
+        return Outcome()
+
+    def _pinned(self, id: int, page: int) -> Pin:
+        held = self._held.get(("pin", id))
+        if held is None:
+            pins = sorted(number for kind, number in self._held if kind == "pin")
+            raise ValueError(f"process {self.number} holds no pin {id}; it holds {pins}")
+        if not 0 <= _whole("page", page) < len(held.frames):
+            raise ValueError(f"pin {id} has pages 0..{len(held.frames) - 1}, not {page}")
+        return held
+
+
+def _whole(name: str, value: int) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name}={value!r} is not a whole number") from None
+
+
+def _byte(value: int) -> int:
+    if not 0 <= _whole("value", value) <= 255:
+        raise ValueError(f"value={value} is not a byte (0..255)")
+    return int(value)
+
+
+def _pages(vpns: npt.ArrayLike | range | slice) -> Pages | range:
+    if isinstance(vpns, slice):
+        if vpns.start is None or vpns.stop is None:
+            raise ValueError(f"{vpns} is open: a stream needs a first page and an end")
+        vpns = range(vpns.start, vpns.stop, 1 if vpns.step is None else vpns.step)
+    if isinstance(vpns, range):
+        return vpns
+    pages = np.asarray(vpns)
+    if pages.ndim != 1 or (pages.size and pages.dtype.kind not in "iu"):
+        raise ValueError(f"vpns has shape {pages.shape} and dtype {pages.dtype}; a stream is one row of whole numbers")
+    return pages.astype(np.intp, copy=False)
+
+
+def _flags(write: bool | npt.ArrayLike, accesses: int) -> bool | npt.NDArray[np.bool_]:
+    flags = np.asarray(write)
+    if flags.dtype != np.bool_ or flags.shape not in ((), (accesses,)):
+        raise ValueError(f"write has shape {flags.shape} and dtype {flags.dtype}; it is one bool or {accesses}")
+    return flags if flags.ndim else bool(flags)
+
+
+def _bytes(value: int | npt.ArrayLike, accesses: int) -> int | npt.NDArray[np.uint8]:
+    values = np.asarray(value)
+    if values.ndim == 0:
+        return _byte(value)  # type: ignore[arg-type]
+    if values.shape != (accesses,) or (accesses and values.dtype.kind not in "iu"):
+        raise ValueError(f"value has shape {values.shape} and dtype {values.dtype}; it is one byte or {accesses}")
+    bad = np.flatnonzero((values < 0) | (values > 255))
+    if len(bad):
+        raise ValueError(f"value[{bad[0]}]={values[bad[0]]} is not a byte (0..255)")
+    return values.astype(np.uint8, copy=False)
+
+
+def _first_bad_access(mm: Mm, pages: Pages | range, writes: bool | npt.NDArray[np.bool_]) -> int | None:
+    """Position of the first access that no mapping allows; None when there is none."""
+    if not mm.vmas:
+        return 0
+    starts = np.array([vma.start for vma in mm.vmas])
+    ends = np.array([vma.end for vma in mm.vmas])
+    writable = np.array([bool(vma.flags & VM_WRITE) for vma in mm.vmas])
+    for first in range(0, len(pages), 1 << 20):
+        part = pages[first : first + (1 << 20)]
+        some = np.arange(part.start, part.stop, part.step) if isinstance(part, range) else part
+        of = np.searchsorted(starts, some, "right") - 1
+        wants = writes if isinstance(writes, bool) else writes[first : first + (1 << 20)]
+        bad = (of < 0) | (some >= ends[of]) | (~writable[of] & wants)
+        if bool(bad.any()):
+            return first + int(bad.argmax())
+    return None
+
+
+def _outcome(call: Callable[..., None], *arguments: object) -> Outcome:
+    try:
+        call(*arguments)
+    except mmap.Refused as refusal:
+        return Outcome(False, refusal.errno, refusal.why)
+    return Outcome()

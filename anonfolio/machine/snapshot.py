@@ -1,0 +1,196 @@
+"""What a machine holds at one moment, detached from it: what pictures, comparisons and quizzes read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ..kernel.mm import PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, Mm
+from ..kernel.record import Counters
+
+if TYPE_CHECKING:
+    from .machine import Machine
+
+
+@dataclass(frozen=True, slots=True)
+class MappingView:
+    """One VMA of a process and the entries under it.
+
+    Attributes
+    ----------
+    start, end : int
+        Page numbers, `end` excluded.
+    flags : int
+        The VM_* bits of `anonfolio.kernel.mm`.
+    pte : ndarray of shape (end - start,), uint8
+        Entry bits, 0 for none.
+    pfn : ndarray of shape (end - start,), int32
+        Frames; meaningless where `pte` is 0.
+    huge : ndarray of shape (end - start,), bool
+        Whether a PMD maps the page.
+    """
+
+    start: int
+    end: int
+    flags: int
+    pte: npt.NDArray[np.uint8]
+    pfn: npt.NDArray[np.int32]
+    huge: npt.NDArray[np.bool_]
+
+    @property
+    def present(self) -> npt.NDArray[np.bool_]:
+        """Pages that map anything, the zero page included."""
+        return (self.pte & PTE_PRESENT) > 0
+
+    @property
+    def zero(self) -> npt.NDArray[np.bool_]:
+        """Pages that map the zero page, small or huge."""
+        return (self.pte & PTE_SPECIAL) > 0
+
+    @property
+    def writable(self) -> npt.NDArray[np.bool_]:
+        """Pages that the hardware may write without asking."""
+        return (self.pte & PTE_WRITE) > 0
+
+
+@dataclass(frozen=True, slots=True)
+class PinView:
+    """What a process holds for a device or a pipe: its kind (``"pin"``, ``"reference"``), number and frames."""
+
+    kind: str
+    id: int
+    writable: bool
+    frames: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessView:
+    """One process: its mappings in order, its resident pages, its pins."""
+
+    number: int
+    alive: bool
+    rss_pages: int
+    mappings: tuple[MappingView, ...]
+    pins: tuple[PinView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FolioView:
+    """One folio: its counters, and per page content, mapcount and PageAnonExclusive.
+
+    `mm_ids` lists the tracked (process, mappings) of the two slots, and `maybe_mapped_shared` is the bit beside them:
+    both are kept under every policy, and are something a kernel has only where the snapshot says `has_mm_ids`.
+    `mapcount` counts PMD mappings on every page.
+    """
+
+    id: int
+    head: int
+    order: int
+    refcount: int
+    large_mapcount: int
+    pincount: int
+    mm_ids: tuple[tuple[int, int], ...]
+    maybe_mapped_shared: bool
+    partially_mapped: bool
+    content: npt.NDArray[np.uint8]
+    mapcount: npt.NDArray[np.int16]
+    anon_exclusive: npt.NDArray[np.bool_]
+
+    @property
+    def pages(self) -> int:
+        """Frames of the folio."""
+        return 1 << self.order
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything at one moment.
+
+    Attributes
+    ----------
+    policy : str
+        The policy's name.
+    processes : tuple of ProcessView
+        Indexed by number; exited ones have no mappings.
+    folios : tuple of FolioView
+        By first frame.
+    held_pages : int
+        Frames that folios hold. What is held but mapped by nobody is waste.
+    counters : Counters
+        What was done up to this moment.
+    has_mm_ids : bool
+        Whether the policy's kernel keeps mm_id slots in its large folios (6.15 and later).
+    """
+
+    policy: str
+    processes: tuple[ProcessView, ...]
+    folios: tuple[FolioView, ...]
+    held_pages: int
+    counters: Counters
+    has_mm_ids: bool = False
+
+    @property
+    def rss_pages(self) -> int:
+        """Resident pages of all processes; a shared page counts once for each."""
+        return sum(process.rss_pages for process in self.processes)
+
+    @property
+    def waste_pages(self) -> int:
+        """Frames that are held and mapped by nobody."""
+        return self.held_pages - sum(int(np.count_nonzero(folio.mapcount)) for folio in self.folios)
+
+    def folio_at(self, pfn: int) -> FolioView | None:
+        """The folio that contains a frame; None for the zero page."""
+        for folio in self.folios:
+            if folio.head <= pfn < folio.head + folio.pages:
+                return folio
+        return None
+
+
+def snapshot(machine: Machine) -> Snapshot:
+    """Copy out what a machine holds now."""
+    memory = machine.memory
+    folios = sorted((int(folio) for folio in memory.live_folios()), key=lambda folio: int(memory.head[folio]))
+    return Snapshot(
+        machine.policy.name,
+        tuple(
+            ProcessView(
+                process.number, process.alive, process.mm.rss_pages, _mappings(process.mm),
+                tuple(PinView(kind, id, pin.writable, tuple(pin.frames)) for (kind, id), pin in process.pins().items()),
+            )
+            for process in machine.processes
+        ),
+        tuple(_folio_view(machine, folio) for folio in folios),
+        memory.held_pages(),
+        machine.counters.copy(),
+        machine.policy.large_reuse == "mm_id",
+    )  # fmt: skip
+
+
+def _mappings(mm: Mm) -> tuple[MappingView, ...]:
+    return tuple(
+        MappingView(
+            vma.start, vma.end, vma.flags, mm.pte[vma.start : vma.end].copy(), mm.pfn[vma.start : vma.end].copy(),
+            mm.pmd[np.arange(vma.start, vma.end) >> 9] == 2,
+        )
+        for vma in mm.vmas
+    )  # fmt: skip
+
+
+def _folio_view(machine: Machine, folio: int) -> FolioView:
+    memory = machine.memory
+    frames = memory.frames_of(folio)
+    slots = zip(memory.mm_id[folio].tolist(), memory.mm_id_mapcount[folio].tolist(), strict=True)
+    exclusive = memory.anon_exclusive[frames].copy()
+    if memory.entire_mapcount[folio]:
+        # The head's flag stands for the pages that only a PMD maps.
+        exclusive[memory.mapcount[frames] == 0] = exclusive[0]
+    return FolioView(
+        folio, frames.start, int(memory.order[folio]), int(memory.refcount[folio]), int(memory.large_mapcount[folio]),
+        int(memory.pincount[folio]), tuple((mm - 1, count) for mm, count in slots if mm),
+        bool(memory.maybe_mapped_shared[folio]), bool(memory.partially_mapped[folio]), memory.content[frames].copy(),
+        memory.mapcount[frames] + memory.entire_mapcount[folio], exclusive,
+    )  # fmt: skip

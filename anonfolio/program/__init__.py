@@ -1,0 +1,6 @@
+"""Programs: scenarios, and what runs, makes and searches them on the model.
+
+Holds scenarios and their operations, random programs, the search for a counterexample, stored files.
+Imports kernel, stream, machine.
+Guarded by test_worked_scenarios, test_search, test_properties.
+"""

@@ -1,0 +1,351 @@
+"""The shortest program that breaks a promise of the kernel, or the statement that within a bound there is none.
+
+Breadth first over short programs on one small mapping, so the first counterexample is a shortest one. States that
+differ only in the names of processes, frames and folios, or in bytes, are one state: they are explored once.
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import permutations
+
+from ..kernel.mm import PTE_PRESENT, PTE_SPECIAL, PTE_WRITE
+from ..kernel.mmap import ADVICE
+from ..kernel.policy import Policy, policy_named
+from ..machine.invariants import KERNEL_PROMISES, Invariant, Violation, check
+from ..machine.machine import Machine, Process
+from .scenario import Scenario, Step, do_step
+
+OPERATIONS = ("write", "fork", "exit", "wipeonfork", "keeponfork", "pin", "unpin")
+"""What programs are made of by default. Nothing in it needs a failure to be injected."""
+
+EXTRA_OPERATIONS = ("read", "dontfork", "dofork", "dontneed", "munmap", "mprotect", "gup", "pin_ro", "forkfail_after")
+"""More that can be asked for. `forkfail_after` is fault injection: a fork that fails inside a folio."""
+
+SHOWN_BYTE = 0xDD
+_FRAMES, _FRAMES_PER_PAGE = 128, 32
+_SEEN_BITS = PTE_PRESENT | PTE_WRITE | PTE_SPECIAL
+
+
+@dataclass(frozen=True)
+class Counterexample:
+    """A shortest program that breaks an invariant.
+
+    Attributes
+    ----------
+    scenario : Scenario
+        The program; after a lost pin, with a write on one side and a read on the other appended.
+    violation : Violation
+        What its last step before those broke.
+    steps : int
+        How many steps it takes to break it, the appended ones not counted.
+    read, written : int or None
+        Where a pin was lost: the byte that was written on one side, and the byte that the other side reads.
+    said : str
+        The same as a sentence. A device with a pin for reading cannot write: then the process does.
+    """
+
+    policy: str
+    scenario: Scenario
+    violation: Violation
+    steps: int
+    states: int
+    transitions: int
+    read: int | None = None
+    written: int | None = None
+    said: str = ""
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.policy}: {self.steps} steps break {self.violation}",
+            f"(found after {self.transitions:,} transitions, {self.states:,} distinct states)",
+            "",
+            self.scenario.text().rstrip(),
+        ]
+        if self.said:
+            lines += ["", self.said]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Exhausted:
+    """No program within the bound breaks an invariant; or the search was stopped before it could say so.
+
+    `after` is the number of steps of the program that the search went on from.
+    """
+
+    policy: str
+    pages: int
+    steps: int
+    operations: tuple[str, ...]
+    states: int
+    transitions: int
+    interrupted: bool = False
+    after: int = 0
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __str__(self) -> str:
+        verdict = "stopped early: nothing found in" if self.interrupted else "nothing found; exhausted"
+        after = f" after the {self.after} of the program" if self.after else ""
+        return (
+            f"{self.policy}: {verdict} {self.states:,} distinct states, {self.transitions:,} transitions,"
+            f" all programs of up to {self.steps} steps{after} over {self.pages} pages"
+            f" and {', '.join(self.operations)}"
+        )
+
+
+Progress = Callable[[int, int, int], None]
+"""Called now and then with the depth, the distinct states and the transitions so far."""
+
+
+def counterexample(
+    policy: Policy | str,
+    *,
+    pages: int = 4,
+    steps: int = 6,
+    orders: tuple[int, ...] = (2,),
+    processes: int = 2,
+    operations: tuple[str, ...] = OPERATIONS,
+    invariants: tuple[Invariant, ...] = KERNEL_PROMISES,
+    progress: Progress | None = None,
+    start: Scenario | None = None,
+    seconds: float | None = None,
+) -> Counterexample | Exhausted:
+    """Search all programs of up to `steps` steps, starting with one process and an untouched mapping.
+
+    Parameters
+    ----------
+    policy : Policy or str
+        Which kernel.
+    pages, orders : int, tuple of int
+        The mapping, and the sizes that are enabled.
+    processes : int
+        How many may be alive at once.
+    operations : tuple of str
+        From `OPERATIONS` and `EXTRA_OPERATIONS`. Advice and unmapping act on halves of the mapping.
+    invariants : tuple of Invariant
+        What must not break.
+    progress : callable, optional
+        Told about once a second how far it is.
+    start : Scenario, optional
+        Search what may follow this program instead, over its mapping: `pages` and `orders` are then its own, and
+        `steps` counts what is added to it. Its skew must be 0.
+    seconds : float, optional
+        Stop after so long, as Ctrl-C does.
+
+    Returns
+    -------
+    Counterexample or Exhausted
+        True or false in an ``if``. Ctrl-C ends the search with what is known so far.
+    """
+    policy = policy_named(policy) if isinstance(policy, str) else policy
+    _check_bound(pages, steps, processes, operations)
+    scenario = start or Scenario(pages, (), orders)
+    if scenario.skew:
+        raise ValueError(
+            f"skew={scenario.skew}: the search names pages from 0, so a program that it goes on from has none"
+        )
+    frames = max(_FRAMES, _FRAMES_PER_PAGE * scenario.pages)
+    deadline = None if seconds is None else time.monotonic() + seconds
+    search = _Search(scenario, operations, processes, invariants, progress, deadline)
+    bound = (policy.name, scenario.pages)
+    try:
+        found = search.run(scenario.end(policy, frames=frames), steps)
+    except (KeyboardInterrupt, _OutOfTime):
+        return Exhausted(
+            *bound, search.depth, operations, search.states, search.transitions,
+            interrupted=True, after=len(scenario.steps),
+        )  # fmt: skip
+    if found is None:
+        return Exhausted(
+            *bound, steps, operations, search.states, search.transitions, after=len(scenario.steps)
+        )  # fmt: skip
+    return _explain(policy, scenario, *found, search.states, search.transitions)
+
+
+class _OutOfTime(Exception):
+    """The search took longer than it may."""
+
+
+class _Search:
+    def __init__(
+        self,
+        scenario: Scenario,
+        operations: tuple[str, ...],
+        processes: int,
+        invariants: tuple[Invariant, ...],
+        progress: Progress | None,
+        deadline: float | None,
+    ) -> None:
+        self.scenario, self.operations, self.processes = scenario, operations, processes
+        self.invariants, self.progress, self.deadline = invariants, progress, deadline
+        self.states = 0
+        self._names: set[bytes] = set()
+        self.transitions = 0
+        self.depth = 0
+        self._told = time.monotonic()
+
+    def run(self, start: Machine, steps: int) -> tuple[tuple[Step, ...], Violation] | None:
+        frontier: list[tuple[Machine, tuple[Step, ...]]] = [(start, ())]
+        self._remember(start)
+        broken = check(start, self.invariants)
+        if broken:
+            return (), broken[0]
+        for depth in range(1, steps + 1):
+            self.depth = depth
+            reached: list[tuple[Machine, tuple[Step, ...]]] = []
+            for machine, program in frontier:
+                for step in possible_steps(machine, self.scenario.pages, self.operations, self.processes):
+                    after = machine.copy()
+                    do_step(after, step)
+                    self._count()
+                    if not self._remember(after):
+                        continue
+                    broken = check(after, self.invariants)
+                    if broken:
+                        return (*program, step), broken[0]
+                    if depth < steps:
+                        reached.append((after, (*program, step)))
+            frontier = reached
+        return None
+
+    def _remember(self, machine: Machine) -> bool:
+        """Whether the state is new under every renaming of processes; all its names are known from now on."""
+        live = machine.live()
+        if packed(machine, live, self.scenario.pages) in self._names:
+            return False
+        self.states += 1
+        self._names.update(packed(machine, order, self.scenario.pages) for order in permutations(live))
+        return True
+
+    def _count(self) -> None:
+        self.transitions += 1
+        now = time.monotonic()
+        if self.deadline is not None and now > self.deadline:
+            raise _OutOfTime
+        if self.progress and now - self._told > 1:
+            self._told = now
+            self.progress(self.depth, self.states, self.transitions)
+
+
+def possible_steps(machine: Machine, pages: int, operations: tuple[str, ...], processes: int) -> Iterator[Step]:
+    """The steps worth trying from this state."""
+    half = max(1, pages // 2)
+    live = machine.live()
+    for process in live:
+        p, mm = process.number, process.mm
+        # A child of nothing but MADV_DONTFORK mappings has no page table at all.
+        entries = mm.pte[:pages].tolist() or [0] * pages
+        pinned = bool(process.pins())
+        for op in operations:
+            if op == "write":
+                # Where a page is writable already, nothing but its byte would change.
+                yield from (("write", p, page, 1) for page in range(pages) if not entries[page] & PTE_WRITE)
+            elif op == "read":
+                yield from (("read", p, page) for page in range(pages) if not entries[page])
+            elif op == "fork" and len(live) < processes:
+                yield ("fork", p)
+            elif op == "exit" and len(live) > 1:
+                yield ("exit", p)
+            elif op == "dontneed":
+                yield from (("madvise", p, at, half, op) for at in range(0, pages, half))
+            elif op in ADVICE:
+                on, off = ADVICE[op]
+                for at in range(0, pages, half):
+                    # Advice that is heeded already changes nothing.
+                    if any(vma.flags & ~off | on != vma.flags for vma in mm.vmas_in(at, at + half)):
+                        yield ("madvise", p, at, half, op)
+            elif op == "munmap":
+                yield from (("munmap", p, at, half) for at in range(0, pages, half))
+            elif op == "mprotect":
+                yield from (("mprotect", p, at, half, prot) for at in range(0, pages, half) for prot in (1, 3))
+            elif op == "gup":
+                yield from (("gup", p, page) for page in range(pages))
+            elif op in ("pin", "pin_ro") and not pinned:
+                yield from ((op, p, page, 1, 0) for page in range(pages))
+            elif op == "unpin" and pinned:
+                yield ("unpin", p, 0)
+            elif op == "forkfail_after" and len(live) < processes:
+                yield from (("forkfail_after", p, entries) for entries in range(1, pages))
+
+
+def packed(machine: Machine, live: Sequence[Process], pages: int) -> bytes:
+    """A state without its names: equal for two machines iff renaming frames and folios makes them equal.
+
+    Processes are named by their place in `live`. Bytes, counters and the accessed and dirty bits are left out: no rule
+    of the searched operations reads them.
+    """
+    memory = machine.memory
+    folio_of, head = memory.folio_of[:].tolist(), memory.head.tolist()
+    anon_vmas: dict[int, int] = {0: 0}
+    folios: dict[int, int] = {}
+    flat: list[int] = []
+    for process in live:
+        mm = process.mm
+        flat += (len(mm.vmas), mm.has_pinned)
+        for vma in mm.vmas:
+            anon_vma = anon_vmas.setdefault(vma.anon_vma, len(anon_vmas))
+            flat += (vma.start, vma.end, vma.flags, vma.pgoff, anon_vma, len(vma.chain) > 1)
+        for bits, pfn in zip(mm.pte[:pages].tolist(), mm.pfn[:pages].tolist(), strict=True):
+            flat.append(bits & _SEEN_BITS)
+            if bits and not bits & PTE_SPECIAL:
+                folio = folio_of[pfn]
+                flat += (folios.setdefault(folio, len(folios)), pfn - head[folio])
+        flat.append(len(process.pins()))
+        for (kind, number), pin in process.pins().items():
+            flat += (kind == "pin", number, pin.vpn, pin.writable, len(pin.frames))
+            for at, pfn in enumerate(pin.frames):
+                folio = folio_of[pfn]
+                # The zero page belongs to no folio; nothing of it needs a name.
+                flat += (folios.setdefault(folio, len(folios)), pfn - head[folio]) if folio >= 0 else (-1, 0)
+                flat.append(pin.vpn + at in pin.expected)
+    mms = {process.mm.id: at for at, process in enumerate(live, 1)}
+    for folio in folios:
+        frames = memory.frames_of(folio)
+        flat += memory.mapcount[frames].tolist()
+        flat += memory.anon_exclusive[frames].tolist()
+        flat += (mms.get(mm_id, 0) for mm_id in memory.mm_id[folio].tolist())
+        flat += memory.mm_id_mapcount[folio].tolist()
+        flat += (column.item(folio) for column in (memory.order, memory.refcount, memory.pincount))
+        flat.append(memory.maybe_mapped_shared.item(folio))
+    return array("h", flat).tobytes()
+
+
+def _explain(
+    policy: Policy, start: Scenario, program: tuple[Step, ...], violation: Violation, states: int, transitions: int
+) -> Counterexample:
+    name = f"{violation.invariant.replace('_', '-')}-{policy.name}"
+    about = f"Found by search: breaks {violation.invariant} under {policy.name}."
+    scenario = start.but(steps=(*start.steps, *program), name=name, about=about)
+    found = Counterexample(policy.name, scenario, violation, len(program), states, transitions)
+    if violation.pin is None or violation.process is None or violation.vpn is None:
+        return found
+    pin = scenario.end(policy).process(violation.process).pins()["pin", violation.pin]
+    where = (violation.process, violation.vpn)
+    through = (violation.process, violation.pin, violation.vpn - pin.vpn)
+    shown: tuple[Step, ...]
+    if pin.writable:
+        writer, reader, shown = "device", "process", (("dma_write", *through, SHOWN_BYTE), ("read", *where))
+    else:
+        writer, reader, shown = "process", "device", (("write", *where, SHOWN_BYTE), ("dma_read", *through))
+    scenario = scenario.but(steps=(*scenario.steps, *shown))
+    read = scenario.run(policy)[-1].value
+    said = f"the {writer} wrote {SHOWN_BYTE:#04x}, the {reader} reads {read:#04x}"
+    return replace(found, scenario=scenario, read=read, written=SHOWN_BYTE, said=said)
+
+
+def _check_bound(pages: int, steps: int, processes: int, operations: tuple[str, ...]) -> None:
+    for name, value in (("pages", pages), ("steps", steps), ("processes", processes)):
+        if value < 1:
+            raise ValueError(f"{name}={value}: the search needs at least one")
+    for op in operations:
+        if op not in OPERATIONS + EXTRA_OPERATIONS:
+            raise ValueError(f"cannot search over {op!r}; it knows {', '.join(OPERATIONS + EXTRA_OPERATIONS)}")

@@ -1,0 +1,6 @@
+"""Witnesses: recordings, running kernels, and how they are held against the model.
+
+Holds recordings, comparing, what /proc shows, the kernel's selftests; `live` asks the kernel of this machine.
+Imports everything left of it: kernel to hardware.
+Guarded by test_replay, test_live, test_your_kernel, test_cow_selftests.
+"""

@@ -1,0 +1,268 @@
+"""Compare two witnesses of one scenario: the model under two policies, or the model and a recorded kernel.
+
+What is compared, at every step: whether it was done, the value, the user faults, and for every page of every process
+whether it is present, the zero page, at which place of how large a folio, with which other pages it shares that
+folio, whether it is mapped exactly once, and whether it still maps the frame it mapped before the step. Frame numbers
+themselves mean nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..kernel.mm import PTRS_PER_PMD
+from ..kernel.policy import kernel_number
+from ..machine.snapshot import ProcessView, Snapshot
+from ..program.scenario import Result, Step, Timeline
+
+if TYPE_CHECKING:
+    from .recording import Recorded
+
+NONE, ZERO = -1, -2
+FAULTED = {4: "read, nothing there", 6: "write, nothing there", 7: "write, read-only there"}
+"""x86 page-fault error codes in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One step at which two witnesses differ: its index, the step, and what each says. Printed, steps count from 1."""
+
+    number: int
+    step: Step
+    what: str
+    mine: str
+    theirs: str
+
+    def __str__(self) -> str:
+        return f"step {self.number + 1} {list(self.step)}: {self.what}: {self.mine} against {self.theirs}"
+
+
+class PageView(NamedTuple):
+    """What one process's mapping holds, page by page.
+
+    Parameters
+    ----------
+    folio : ndarray of shape (pages,), int64
+        A number that stands for the folio, NONE or ZERO.
+    offset, size : ndarray of shape (pages,), int64
+        Which page of the folio, and the folio's pages.
+    once : ndarray of shape (pages,), bool
+        Mapped exactly once (pagemap bit 56).
+    huge : ndarray of shape (pages,), bool
+        Mapped by a PMD; a recording does not say, its `huge` is all false.
+    """
+
+    folio: npt.NDArray[np.int64]
+    offset: npt.NDArray[np.int64]
+    size: npt.NDArray[np.int64]
+    once: npt.NDArray[np.bool_]
+    huge: npt.NDArray[np.bool_]
+
+
+class Seen(NamedTuple):
+    """What one witness says of one step. Of the faults only how many, when it could not see where."""
+
+    ok: bool
+    value: int | None
+    faults: list[list[int]] | int
+    view: dict[int, PageView]
+
+
+def seen_by_model(result: Result, base: int, pages: int) -> Seen:
+    """A model's step as a witness sees it: page numbers relative to the mapping, frames as folio and offset."""
+    faults = [[fault.vpn - base, fault.error_code] for fault in result.user_faults]
+    return Seen(result.ok, result.value, faults, model_view(result.snapshot, base, pages))
+
+
+def model_view(snapshot: Snapshot, base: int, pages: int) -> dict[int, PageView]:
+    """Per live process what [base, base + pages) maps."""
+    frames = max((folio.head + folio.pages for folio in snapshot.folios), default=1)
+    head, size, once = np.zeros(frames, np.int64), np.ones(frames, np.int64), np.zeros(frames, np.bool_)
+    for folio in snapshot.folios:
+        at = slice(folio.head, folio.head + folio.pages)
+        head[at], size[at], once[at] = folio.head, folio.pages, folio.mapcount == 1
+    return {
+        process.number: _process_view(process, base, pages, head, size, once)
+        for process in snapshot.processes
+        if process.alive
+    }
+
+
+def _process_view(
+    process: ProcessView,
+    base: int,
+    pages: int,
+    head: npt.NDArray[np.int64],
+    size: npt.NDArray[np.int64],
+    once: npt.NDArray[np.bool_],
+) -> PageView:
+    view = PageView(
+        np.full(pages, NONE, np.int64), np.zeros(pages, np.int64), np.zeros(pages, np.int64),
+        np.zeros(pages, np.bool_), np.zeros(pages, np.bool_),
+    )  # fmt: skip
+    for mapping in process.mappings:
+        lo, hi = max(mapping.start, base), min(mapping.end, base + pages)
+        if lo >= hi:
+            continue
+        here, there = slice(lo - base, hi - base), slice(lo - mapping.start, hi - mapping.start)
+        pfn = np.where(mapping.present[there], mapping.pfn[there], 0)
+        counted = mapping.present[there] & ~mapping.zero[there]
+        view.folio[here] = np.where(counted, head[pfn], np.where(mapping.zero[there], ZERO, NONE))
+        view.offset[here] = np.where(counted, pfn - head[pfn], 0)
+        view.size[here] = np.where(counted, size[pfn], 0)
+        view.once[here] = counted & once[pfn]
+        view.huge[here] = mapping.huge[there]
+    return view
+
+
+def compare(mine: Timeline, other: Timeline | Recorded) -> list[Difference]:
+    """Every step at which the model and another witness differ, with the first difference of each."""
+    return list(iter_differences(mine, other))
+
+
+def iter_differences(mine: Timeline, other: Timeline | Recorded) -> Iterator[Difference]:
+    """As `compare`, one at a time."""
+    scenario = mine.scenario
+    base = scenario.first_vpn
+    window = _huge_once_window(getattr(other, "kernel", None))
+    mine_before = model_view(mine.start, base, scenario.pages)
+    theirs_before: dict[int, PageView] = {}
+    theirs_all = _seen_steps(other)
+    for number, (result, theirs) in enumerate(zip(mine, theirs_all, strict=True)):
+        seen = seen_by_model(result, base, scenario.pages)
+        difference = _first_difference(result.step, seen, theirs, mine_before, theirs_before, window, base)
+        if difference:
+            yield Difference(number, result.step, *difference)
+        mine_before, theirs_before = seen.view, theirs.view
+
+
+def _seen_steps(other: Timeline | Recorded) -> Iterator[Seen]:
+    if isinstance(other, Timeline):
+        scenario = other.scenario
+        return (seen_by_model(result, scenario.first_vpn, scenario.pages) for result in other)
+    return other.seen()
+
+
+def _huge_once_window(kernel: str | None) -> bool:
+    """Whether that kernel's pagemap answers "mapped once" for a whole PMD from its first page.
+
+    6.11 to 6.14 ask for each page (`pagemap_pmd_range`); 6.1 and 6.18 for the first only. A model always knows.
+    """
+    if kernel is None:
+        return False
+    try:
+        return not (6, 11) <= kernel_number(kernel) <= (6, 14)
+    except ValueError:
+        # Whoever names a policy for a kernel of unreadable version gets what most kernels do.
+        return True
+
+
+def _first_difference(
+    step: Step,
+    mine: Seen,
+    theirs: Seen,
+    mine_before: dict[int, PageView],
+    theirs_before: dict[int, PageView],
+    window: bool,
+    base: int,
+) -> tuple[str, str, str] | None:
+    if mine.ok != theirs.ok:
+        return "done or refused", "done" if mine.ok else "refused", "done" if theirs.ok else "refused"
+    # A refused step returns nothing: recorders leave what was in the buffer. The format promises the values of read
+    # and gup; of a device's read a recorder may or may not keep one.
+    compared = mine.ok and not (step[0] == "dma_read" and theirs.value is None)
+    if compared and mine.value != theirs.value:
+        return "value", str(mine.value), str(theirs.value)
+    counted = isinstance(theirs.faults, int)
+    if (_count(mine.faults) if counted else mine.faults) != theirs.faults:
+        return "page faults", _faults_in_words(mine.faults), _faults_in_words(theirs.faults)
+    if mine.view.keys() != theirs.view.keys():
+        return "live processes", str(sorted(mine.view)), str(sorted(theirs.view))
+    for number in sorted(mine.view):
+        here, there = mine.view[number], theirs.view[number]
+        once = _once_as_seen(here, base) if window else here.once
+        for what, left, right in (
+            ("present", here.folio != NONE, there.folio != NONE),
+            ("zero page", here.folio == ZERO, there.folio == ZERO),
+            ("size of its folio", here.size, there.size),
+            ("offset in its folio", here.offset, there.offset),
+            ("mapped exactly once", once, there.once),
+        ):
+            if not np.array_equal(left, right):
+                page = int(np.flatnonzero(left != right)[0])
+                return f"process {number} page {page}: {what}", _word(left[page]), _word(right[page])
+        if number in mine_before and number in theirs_before:
+            left, right = _same_frame(mine_before[number], here), _same_frame(theirs_before[number], there)
+            if not np.array_equal(left, right):
+                page = int(np.flatnonzero(left != right)[0])
+                words = {True: "the same frame as before", False: "another frame than before"}
+                return f"process {number} page {page}: maps", words[bool(left[page])], words[bool(right[page])]
+    return _sharing_difference(mine.view, theirs.view)
+
+
+def _count(faults: list[list[int]] | int) -> int:
+    return faults if isinstance(faults, int) else len(faults)
+
+
+def _faults_in_words(faults: list[list[int]] | int) -> str:
+    if isinstance(faults, int):
+        return f"{faults}, counted"
+    return ", ".join(f"page {page} ({FAULTED.get(code, f'error code {code}')})" for page, code in faults) or "none"
+
+
+def _word(value: np.generic) -> str:
+    return {True: "yes", False: "no"}[bool(value)] if value.dtype == np.bool_ else str(value)
+
+
+def _once_as_seen(view: PageView, base: int) -> npt.NDArray[np.bool_]:
+    """ "Mapped once" as a window that asks only the first page of each PMD would show it."""
+    if not view.huge.any():
+        return view.once
+    once = view.once.copy()
+    huge = np.flatnonzero(view.huge)
+    first = (huge + base) // PTRS_PER_PMD * PTRS_PER_PMD - base
+    once[huge] = view.once[first]
+    return once
+
+
+def _same_frame(before: PageView, after: PageView) -> npt.NDArray[np.bool_]:
+    both = (before.folio >= 0) & (after.folio >= 0)
+    same: npt.NDArray[np.bool_] = both & (before.folio == after.folio) & (before.offset == after.offset)
+    return same
+
+
+def _sharing_difference(mine: dict[int, PageView], theirs: dict[int, PageView]) -> tuple[str, str, str] | None:
+    """Do the same pages of the same processes share folios? Equal iff folio numbers translate one to one."""
+    left = np.concatenate([mine[number].folio for number in sorted(mine)] or [np.zeros(0, np.int64)])
+    right = np.concatenate([theirs[number].folio for number in sorted(mine)] or [np.zeros(0, np.int64)])
+    counted = left >= 0
+    left, right = left[counted], right[counted]
+    for one, other, who in ((left, right, "the model"), (right, left, "the other witness")):
+        order = np.argsort(one, kind="stable")
+        split = np.flatnonzero((np.diff(one[order]) == 0) & (np.diff(other[order]) != 0))
+        if len(split):
+            shared = "pages share one folio", "the same pages are in different folios"
+            return ("sharing of folios", *(shared if who == "the model" else shared[::-1]))
+    return None
+
+
+def page_view_of_cells(cells: list[Any]) -> PageView:
+    """A recording's cells of one process as arrays."""
+    rows = [(NONE, 0, 0, 0) if cell == 0 else (ZERO, 0, 0, 0) if cell == "z" else cell for cell in cells]
+    table = np.array(rows, np.int64).reshape(len(rows), 4)
+    return PageView(table[:, 0], table[:, 1], table[:, 2], table[:, 3] == 1, np.zeros(len(rows), np.bool_))
+
+
+def cells_of_page_view(view: PageView) -> list[Any]:
+    """Arrays as a recording's cells."""
+    return [
+        0 if folio == NONE else "z" if folio == ZERO else [folio, offset, size, once]
+        for folio, offset, size, once in zip(
+            view.folio.tolist(), view.offset.tolist(), view.size.tolist(), view.once.astype(int).tolist(), strict=True
+        )
+    ]

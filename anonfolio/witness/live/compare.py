@@ -1,0 +1,115 @@
+"""Hold the model against the kernel of this machine, program after program, until a difference that repeats.
+
+A machine has other things to do: what differs once may have been disturbed from outside in a way that no check saw. A
+difference counts when two more runs of the program show one too; else the program is counted as disturbed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from ...kernel.policy import Policy
+from ...program.random_programs import shrink
+from ...program.scenario import Scenario
+from ..comparing import Difference, iter_differences
+from ..counted import iter_count_differences
+from .kernel import LiveKernel, NotLive, TooDisturbed
+from .run import live_run
+
+REPEATS = 2
+TURN_S = 15.0
+"""After so long the machine is put back for a moment: another live run may be waiting for it."""
+PAUSE_S = 0.2
+TURN_PATIENCE_S = 3600.0
+BUSY_S = 2.0
+
+
+@dataclass
+class Tally:
+    """What was compared so far, and what could not be believed."""
+
+    programs: int = 0
+    steps: int = 0
+    disturbed: int = 0
+    left_out: int = 0
+
+    def __str__(self) -> str:
+        text = f"{self.programs} programs, {self.steps} steps"
+        if self.disturbed:
+            text += f", {self.disturbed} disturbed (no difference when they ran again)"
+        if self.left_out:
+            text += f", {self.left_out} left out (the machine was too busy, or cannot run them)"
+        return text
+
+
+def live_difference(scenario: Scenario, kernel: LiveKernel, policy: Policy) -> Difference | None:
+    """The first step at which page tables, values, faults, mapcounts or counters differ, in one run."""
+    timeline, recorded = scenario.run(policy), live_run(scenario, kernel)
+    seen = next(iter_differences(timeline, recorded), None)
+    counted = next(iter_count_differences(timeline, recorded), None)
+    return min(filter(None, (seen, counted)), key=lambda difference: difference.number, default=None)
+
+
+def repeated_difference(scenario: Scenario, kernel: LiveKernel, policy: Policy, tally: Tally) -> Difference | None:
+    """A difference that shows in every one of several runs; what shows in some only is tallied as disturbed."""
+    found = live_difference(scenario, kernel, policy)
+    for _ in range(REPEATS if found else 0):
+        found = live_difference(scenario, kernel, policy)
+        if found is None:
+            tally.disturbed += 1
+            break
+    return found
+
+
+def smallest_program(scenario: Scenario, kernel: LiveKernel, policy: Policy) -> Scenario:
+    """The scenario without all the steps that its difference does not need."""
+
+    def first_difference(candidate: Scenario) -> int | None:
+        found = repeated_difference(candidate, kernel, policy, Tally())
+        return found.number if found else None
+
+    return shrink(scenario, first_difference)
+
+
+def first_live_difference(
+    scenarios: Callable[[LiveKernel], Iterator[Scenario]],
+    policy: Policy,
+    tally: Tally,
+    *,
+    programs: int | None = None,
+    seconds: float | None = None,
+    progress: Callable[[Tally], None] = lambda tally: None,
+) -> tuple[Scenario, Difference] | None:
+    """Compare until a difference is found, or until so many programs have been compared, or so long.
+
+    Parameters
+    ----------
+    scenarios : callable
+        Gives the programs, without end, for the sizes of a kernel.
+    tally : Tally
+        Counts along.
+    """
+    end = time.monotonic() + seconds if seconds is not None else float("inf")
+    source: Iterator[Scenario] | None = None
+    while tally.programs != programs and time.monotonic() < end:
+        # Who was running gives way to others for as long as they need.
+        with LiveKernel(TURN_PATIENCE_S) if source else LiveKernel() as kernel:
+            source = source or scenarios(kernel)
+            turn_end = min(end, time.monotonic() + TURN_S)
+            while tally.programs != programs and time.monotonic() < turn_end:
+                scenario = next(source)
+                try:
+                    found = repeated_difference(scenario, kernel, policy, tally)
+                except (NotLive, TooDisturbed) as reason:
+                    tally.left_out += 1
+                    time.sleep(BUSY_S if isinstance(reason, TooDisturbed) else 0)
+                    continue
+                tally.programs += 1
+                tally.steps += len(scenario.steps)
+                if found:
+                    return scenario, found
+                progress(tally)
+        time.sleep(PAUSE_S)
+    return None

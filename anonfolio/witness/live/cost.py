@@ -1,0 +1,171 @@
+"""Measures the table of costs on the kernel of this machine, with a C program that is built on the spot.
+
+Knobs, lock and restoring are `LiveKernel`'s. Needs root and a C compiler (``cc``, or what CC names); says so in one
+line when there is none.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from ...hardware.cost import Table
+from .kernel import PROC, Disturbed, LiveError, LiveKernel, check_machine, memory_info
+
+SOURCE = Path(__file__).with_suffix(".c")
+PAGES = 1 << 16
+"""256 MiB: a page costs the same from there on."""
+ROUNDS = 5
+ATTEMPTS = 3
+AT_ONCE = 4
+"""Of such mappings, at most so many hold memory at one time; half of that, and room to find large folios in."""
+
+
+class Spent(NamedTuple):
+    """Processor time and page faults for all pages together."""
+
+    ns: int
+    faults: int
+
+
+def compiler() -> list[str]:
+    """The command of the C compiler; LiveError when there is none."""
+    command = os.environ.get("CC", "cc").split()
+    if not command or not shutil.which(command[0]):
+        raise LiveError(f"no C compiler here: {' '.join(command) or 'cc'} is not on the PATH; install one, or set CC")
+    return command
+
+
+def compiler_version() -> str:
+    """Its first line about itself."""
+    said = subprocess.run([*compiler(), "--version"], capture_output=True, text=True, check=False).stdout
+    return said.splitlines()[0] if said else " ".join(compiler())
+
+
+def build(source: Path, target: Path, *flags: str) -> Path:
+    """Compile one C file; LiveError with the compiler's first complaint."""
+    made = subprocess.run(
+        [*compiler(), "-O2", *flags, "-o", str(target), str(source)], capture_output=True, text=True, check=False
+    )
+    if made.returncode:
+        complaint = next((line for line in made.stderr.splitlines() if "error" in line), made.stderr.strip())
+        raise LiveError(f"{source.name} cannot be compiled: {complaint[-200:]}")
+    return target
+
+
+@contextmanager
+def program() -> Iterator[Path]:
+    """The C program, compiled into a temporary folder."""
+    with tempfile.TemporaryDirectory(prefix="anonfolio-cost-") as folder:
+        yield build(SOURCE, Path(folder) / "live_cost")
+
+
+def check_possible(pages: int = PAGES) -> None:
+    """Raise LiveError for the first thing that a measurement needs and does not find."""
+    check_machine()
+    compiler()
+    needed_kib, free_kib = AT_ONCE * pages * 4, memory_info()["MemAvailable"]
+    if free_kib < needed_kib:
+        raise LiveError(f"{pages} pages need {needed_kib >> 10} MiB of memory, {free_kib >> 10} are free; take fewer")
+
+
+def measure_once(executable: Path, kernel: LiveKernel, pages: int, order: int, seed: int = 0) -> dict[str, Spent]:
+    """One round under folios of 2**order pages, or single pages (0): what each operation needed.
+
+    Pages are read and written from the first to the last, or with a seed in random order.
+
+    Raises
+    ------
+    LiveError
+        The program failed, or large folios could not be had in several attempts.
+    """
+    kernel.enable((order,) if order else ())
+    for _ in range(ATTEMPTS):
+        try:
+            return _attempt(executable, kernel, pages, order, seed)
+        except Disturbed as disturbance:
+            why = str(disturbance)
+    raise LiveError(f"no clean round in {ATTEMPTS} attempts ({why}); try again when the machine is idle")
+
+
+def _attempt(executable: Path, kernel: LiveKernel, pages: int, order: int, seed: int) -> dict[str, Spent]:
+    fallbacks = kernel.fallbacks()
+    command = [str(executable), str(pages), str(order), str(seed)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        raise LiveError(f"the measuring program failed: {ran.stderr.strip() or f'exit code {ran.returncode}'}")
+    if kernel.fallbacks() != fallbacks:
+        raise Disturbed("a large folio could not be had: memory is short or fragmented")
+    rows = (line.split() for line in ran.stdout.splitlines())
+    spent = {name: Spent(int(ns), int(faults)) for name, ns, faults in rows}
+    expected, faults = pages >> order, spent["first_touch"].faults
+    # Page tables of the program's own, and a page of the stack or of libc that it had not used yet.
+    if not expected <= faults <= expected + max(8, expected // 1000):
+        raise Disturbed(f"{faults} faults for {pages} pages under order {order}, {expected} were to be expected")
+    return spent
+
+
+def measure(
+    *,
+    pages: int = PAGES,
+    rounds: int = ROUNDS,
+    orders: Sequence[int] | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Table:
+    """Measure a table of costs: all sizes that this kernel has, in interleaved rounds.
+
+    Parameters
+    ----------
+    pages : int
+        Base pages a mapping, a multiple of 512.
+    orders : sequence of int, optional
+        Sizes besides single pages; by default all of this kernel.
+    progress : callable, optional
+        Called with (runs done, all runs, what comes next) before each run.
+
+    Raises
+    ------
+    LiveError
+        What this machine lacks, in one line.
+    ValueError
+        For numbers that make no sense.
+    """
+    if pages < 512 or pages % 512 or rounds < 1:
+        raise ValueError(f"pages={pages}, rounds={rounds}: a multiple of 512 pages, and at least one round")
+    check_possible(pages)
+    load = os.getloadavg()[0]
+    measured: dict[int, dict[str, list[float]]] = {}
+    with program() as executable, LiveKernel() as kernel:
+        sizes = (0, *(kernel.sizes if orders is None else orders))
+        runs = [(number, order) for number in range(rounds) for order in sizes]
+        for done, (number, order) in enumerate(runs):
+            if progress:
+                progress(done, len(runs), f"round {number + 1}, order {order}")
+            for name, spent in measure_once(executable, kernel, pages, order).items():
+                measured.setdefault(order, {}).setdefault(name, []).append(spent.ns / pages)
+        about = {
+            "pages": pages,
+            "rounds": rounds,
+            "clock": "processor time of the thread, user and kernel",
+            "cpus": os.cpu_count(),
+            "load_before_and_after": [round(load, 2), round(os.getloadavg()[0], 2)],
+            "build": os.uname().version,
+        }
+        date = datetime.now(UTC).date().isoformat()
+        return Table(cpu_model(), kernel.version, date, compiler_version(), about, measured)
+
+
+def cpu_model() -> str:
+    """The processor's name, and the hypervisor's when there is one."""
+    info = (PROC / "cpuinfo").read_text()
+    rows = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
+    names = {key.strip(): value.strip() for key, value in rows.items()}
+    guest = ", virtual machine" if "hypervisor" in names.get("flags", "").split() else ""
+    return f"{names.get('model name', os.uname().machine)}{guest}"

@@ -1,0 +1,363 @@
+"""The kernel of this machine as a witness: real processes do a scenario's steps, their page tables are read.
+
+What comes back is what a recording holds, so ``scenario.run(policy).compare(live_run(scenario))`` is the judgement.
+Needs root on x86-64 Linux; `live_kernel` says what else, and what is changed meanwhile.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ...program.scenario import Scenario, Step
+from ..recording import Recorded
+from .kernel import (
+    PROC,
+    WINDOW_PAGES,
+    Disturbed,
+    Knobs,
+    LiveError,
+    LiveKernel,
+    NotLive,
+    Remote,
+    TooDisturbed,
+    memory_info,
+)  # fmt: skip
+from .worker import ACCESSES, PAGE, WINDOW_START, IoVec, libc
+
+ATTEMPTS = 4
+ONLY_THE_MODEL = {
+    "pin_ro": "no system call pins for reading and long without a driver",
+    "forkfail_after": "it is fault injection",
+}
+PM_PRESENT, PM_SWAP, PM_ONCE, PM_FRAME = 63, 62, 56, (1 << 55) - 1
+KPF_COMPOUND_HEAD, KPF_COMPOUND_TAIL, KPF_ZERO_PAGE = 15, 16, 24
+FRAMES_PER_PMD = 512
+ENOMEM = 12
+MADV_COLD = 20
+TAKES_PAGES = ("gup", "pin", "ref")
+"""Steps in which the kernel takes pages through get_user_pages (mm/gup.c)."""
+
+Cell = int | str | list[int]
+
+
+def live_run(scenario: Scenario, kernel: LiveKernel | None = None) -> Recorded:
+    """Run a scenario on the kernel of this machine.
+
+    Parameters
+    ----------
+    kernel : LiveKernel, optional
+        The prepared kernel, for many runs in a row; by default one for this run alone.
+
+    Raises
+    ------
+    LiveError
+        The machine or the kernel cannot, in one line that says what to do.
+    """
+    _check_possible(scenario)
+    if kernel is None:
+        with LiveKernel() as prepared:
+            return live_run(scenario, prepared)
+    kernel.enable(scenario.orders)
+    why = ""
+    for _ in range(ATTEMPTS):
+        try:
+            return Recorded(kernel.version, scenario, tuple(_attempt(scenario, kernel)))
+        except Disturbed as disturbance:
+            why = str(disturbance)
+        except OSError as error:
+            raise LiveError(f"the live run was cut short: {error}; run it again") from error
+    raise TooDisturbed(f"something disturbed the live run {ATTEMPTS} times ({why}); try again when the machine is idle")
+
+
+def _check_possible(scenario: Scenario) -> None:
+    for number, step in enumerate(scenario.steps, 1):
+        if step[0] in ONLY_THE_MODEL:
+            raise NotLive(f"step {number}, {step[0]}, cannot be run live: {ONLY_THE_MODEL[step[0]]}")
+    if scenario.skew + scenario.pages > WINDOW_PAGES:
+        raise NotLive(f"{scenario.pages} pages are too many for a live run; at most {WINDOW_PAGES - scenario.skew}")
+
+
+# --- one run --------------------------------------------------------------------------------------------------------
+
+
+def _attempt(scenario: Scenario, kernel: LiveKernel) -> Iterator[dict[str, Any]]:
+    before = kernel.fallbacks()
+    run = LiveRun(scenario, kernel)
+    try:
+        for step in scenario.steps:
+            yield run.do(step)
+    finally:
+        run.close()
+    if kernel.fallbacks() != before:
+        raise Disturbed("a large folio could not be had: memory is short or fragmented")
+
+
+class LiveRun:
+    """One mapping and its processes, on which a scenario's steps are done one by one. Who makes one closes it.
+
+    Attributes
+    ----------
+    base : int
+        The address of page 0.
+    live : dict of int to Remote
+        The processes that have not exited, by their numbers in the scenario.
+    """
+
+    def __init__(self, scenario: Scenario, kernel: LiveKernel) -> None:
+        self.scenario, self.kernel = scenario, kernel
+        self.base = WINDOW_START + scenario.skew * PAGE
+        self.live: dict[int, Remote] = {}
+        self.count = 0
+        self.folios: dict[int, int] = {}
+        self._page = mmap.mmap(-1, PAGE)
+        kernel.faults()
+        self._adopt(kernel.nursery.call("fork"))
+        if not self.live:
+            raise Disturbed("no process could be forked")
+        if not self.live[0].call("map", scenario.pages, scenario.skew, bool(scenario.orders))["ok"]:
+            raise LiveError("this kernel has no MADV_HUGEPAGE (CONFIG_TRANSPARENT_HUGEPAGE)")
+
+    def _adopt(self, answer: dict[str, Any]) -> None:
+        if answer["ok"]:
+            self.live[self.count] = answer["child"]
+            self.count += 1
+
+    def close(self) -> None:
+        """End all processes, and wait until their memory is free: the next run must find none of it."""
+        for remote in self.live.values():
+            with suppress(LiveError, OSError):
+                remote.call("exit")
+            remote.close()
+        self.live.clear()
+        self._page.close()
+
+    def do(self, step: Step) -> dict[str, Any]:
+        """Do one step and look; what was seen, as recordings write it."""
+        operation, number, *arguments = step
+        remote = self.live[number]
+        if operation == "forkfail":
+            answer: dict[str, Any] = {"ok": False}
+            FailingFork(self.kernel, remote).run(self.base + arguments[0] * PAGE)
+        elif operation == "gup":
+            answer = self._short_pin(remote, *arguments)
+        else:
+            answer = remote.call(operation, *arguments)
+        if operation in TAKES_PAGES:
+            self._drain_lru()
+        if operation == "fork":
+            self._adopt(answer)
+        elif operation == "exit":
+            remote.close()
+            del self.live[number]
+        value = answer.get("value") if answer["ok"] else None
+        faults = self._faults(remote) if self.kernel.traces else _fault_count(operation, answer)
+        view, mapcounts = self._view()
+        counted = {**answer.get("counted", {}), "mapcount": mapcounts}
+        counted |= {key: answer[key] for key in ("minflt", "held") if key in answer}
+        return {"ok": answer["ok"], "value": value, "faults": faults, "view": view, "counted": counted}
+
+    def _drain_lru(self) -> None:
+        """Let go of the references that this CPU's batches for the LRU lists hold (`lru_add_drain`, in `madvise_cold`).
+
+        A page that is taken a second time is to become active (`mark_page_accessed`); until the batch is full it holds
+        a reference. A write fault drains only for a page without the LRU flag (`wp_can_reuse_anon_folio`), and such a
+        page has it (but for kernels with 33dfe9204f29, in 6.11, taken back in 6.17): it is copied, not reused.
+        """
+        self._page.madvise(MADV_COLD)
+
+    def _short_pin(self, remote: Remote, page: int) -> dict[str, Any]:
+        byte = ctypes.create_string_buffer(1)
+        here, there = IoVec(ctypes.addressof(byte), 1), IoVec(self.base + page * PAGE, 1)
+        ok = libc.process_vm_readv(remote.pid, ctypes.byref(here), 1, ctypes.byref(there), 1, 0) == 1
+        return {"ok": ok, "value": byte.raw[0]}
+
+    def _faults(self, remote: Remote) -> list[list[int]]:
+        ours = {other.pid for other in self.live.values()} - {remote.pid}
+        faults = []
+        for pid, address, code in self.kernel.faults():
+            if pid in ours:
+                raise Disturbed(f"process {pid} faulted in another's step")
+            # What is in no process of ours is another program's, which maps something at the same address.
+            if pid == remote.pid:
+                faults.append([(address - self.base) // PAGE, code])
+        return faults
+
+    # --- looking ------------------------------------------------------------------------------------------------
+
+    def _view(self) -> tuple[dict[str, list[Cell]], dict[str, list[int]]]:
+        """Per process its cells, and how often each of its pages is mapped (0 where there is no folio)."""
+        frames = Frames(self.kernel)
+        seen = {str(number): self._cells(remote, frames) for number, remote in self.live.items()}
+        return {name: cells for name, (cells, _) in seen.items()}, {name: counts for name, (_, counts) in seen.items()}
+
+    def _cells(self, remote: Remote, frames: Frames) -> tuple[list[Cell], list[int]]:
+        raw = os.pread(remote.pagemap, 8 * self.scenario.pages, self.base // PAGE * 8)
+        if not raw:
+            raise LiveError(f"process {remote.pid} of the live run was killed from outside; run it again")
+        cells: list[Cell] = []
+        mapcounts: list[int] = []
+        for entry in memoryview(raw).cast("Q"):
+            frame = entry & PM_FRAME
+            cell: Cell = 0
+            if entry >> PM_PRESENT & 1:
+                folio = frames.folio(frame)
+                cell = "z"
+                if folio:
+                    head, pages = folio
+                    cell = [self.folios.setdefault(head, len(self.folios)), frame - head, pages, entry >> PM_ONCE & 1]
+            elif entry >> PM_SWAP & 1:
+                raise Disturbed("a page was swapped out")
+            cells.append(cell)
+            mapcounts.append(frames.mapcount(frame) if isinstance(cell, list) else 0)
+        return cells, mapcounts
+
+
+class Frames:
+    """What the kernel says of frames at one moment, asked for folio by folio."""
+
+    def __init__(self, kernel: LiveKernel) -> None:
+        self.kernel = kernel
+        self._folios: dict[int, tuple[int, int] | None] = {}
+        self._mapcounts: dict[int, int] = {}
+
+    def folio(self, frame: int) -> tuple[int, int] | None:
+        """Head and pages of its folio; None for the zero page."""
+        if frame not in self._folios:
+            head, pages, flags = self._find_folio(frame)
+            found = None if flags >> KPF_ZERO_PAGE & 1 else (head, pages)
+            self._folios.update(dict.fromkeys(range(head, head + pages), found))
+        return self._folios[frame]
+
+    def mapcount(self, frame: int) -> int:
+        """How often a frame of a folio is mapped, by PTEs and PMDs."""
+        if frame not in self._mapcounts:
+            head, pages = self.folio(frame) or (frame, 1)
+            self._mapcounts.update(
+                zip(range(head, head + pages), self.kernel.frame_mapcounts(head, pages), strict=True)
+            )
+        return self._mapcounts[frame]
+
+    def _find_folio(self, frame: int) -> tuple[int, int, int]:
+        """Head and pages of the folio, and the flags of its head."""
+        flags = self.kernel.frame_flags(frame, 1)[0]
+        if not flags >> KPF_COMPOUND_HEAD & 1 and not flags >> KPF_COMPOUND_TAIL & 1:
+            return frame, 1, flags
+        first = frame // FRAMES_PER_PMD * FRAMES_PER_PMD
+        block = self.kernel.frame_flags(first, FRAMES_PER_PMD)
+        head = frame - first
+        while head and block[head] >> KPF_COMPOUND_TAIL & 1:
+            head -= 1
+        end = head + 1
+        while end < len(block) and block[end] >> KPF_COMPOUND_TAIL & 1:
+            end += 1
+        return first + head, end - head, block[head]
+
+
+def _fault_count(operation: str, answer: dict[str, Any]) -> int:
+    """User faults of a step that was not traced: a refused access is one, and only accesses take any in the window."""
+    if operation not in ACCESSES:
+        return 0
+    return int(answer["minflt"]) if answer["ok"] else 1
+
+
+# --- a fork that fails ----------------------------------------------------------------------------------------------
+
+
+class _Mapped(NamedTuple):
+    """A mapping of a process: addresses, and whether fork copies it and charges it."""
+
+    start: int
+    end: int
+    copied: bool
+    charged: bool
+
+    @property
+    def pages(self) -> int:
+        return (self.end - self.start) // PAGE if self.copied and self.charged else 0
+
+
+class FailingFork:
+    """A fork that is refused (ENOMEM) exactly when one chosen mapping would be copied.
+
+    Fork charges each mapping in the order of addresses. Under strict overcommit the charge is held against a limit
+    through a per-CPU counter, which reaches the global count in batches only. Pad A, below everything in the window,
+    takes the global count to just under the limit and leaves this CPU's part empty; pad B and the mappings between it
+    and the chosen one fill that part to one page short of a batch; the chosen mapping makes it overflow and is
+    refused. Setting the mode folds the parts of all CPUs first. How many mappings were copied is traced, and must be
+    right.
+    """
+
+    PAD_A, PAD_B = 0x8_0000_0000, 0x10_0000_0000
+
+    def __init__(self, kernel: LiveKernel, remote: Remote) -> None:
+        self.kernel, self.remote = kernel, remote
+        self.sysctl = PROC / "sys/vm"
+        info = memory_info()
+        if not kernel.traces:
+            raise NotLive("a fork can be made to fail only where page faults can be traced")
+        if info["SwapTotal"] or Knobs.read(self.sysctl / "overcommit_memory") == "2":
+            raise NotLive("a fork can be made to fail only without swap, and when overcommit_memory is not 2")
+        cpus = sum(1 for _ in Path("/sys/devices/system/cpu").glob("cpu[0-9]*"))
+        # mm_compute_batch, in pages.
+        self.batch = max(info["MemTotal"] * 1024 // PAGE // cpus // 256, 2 * cpus, 32)
+        self.pad_a = info["MemTotal"] * 1024 // PAGE // 2
+
+    def run(self, address: int) -> None:
+        """Have it fail at the mapping that contains an address; nothing happens when fork does not copy any there."""
+        rows = _mappings(self.remote.pid)
+        chosen = next((row for row in rows if row.start <= address < row.end), None)
+        if chosen is None or not chosen.copied:
+            return
+        if not chosen.charged:
+            raise NotLive("fork does not charge that mapping, so it cannot fail there")
+        below = [row for row in rows if row.end <= chosen.start]
+        under_a = sum(row.pages for row in below if row.end <= self.PAD_A)
+        pad_b = self.batch - 1 - sum(row.pages for row in below if row.end > self.PAD_A)
+        if pad_b < 1:
+            raise NotLive(f"the mappings are too large to fail between them on this machine ({self.batch} pages)")
+        pads = ((self.PAD_A, self.pad_a), (self.PAD_B, pad_b))
+        self.remote.call("pads", *pads)
+        try:
+            answer, copied = self._fork(under_a)
+        finally:
+            self.remote.call("pads_off", *pads)
+        expected = sum(row.copied for row in below) + len(pads)
+        if answer["ok"] or answer["errno"] != ENOMEM or copied != expected:
+            raise Disturbed(f"fork copied {copied} mappings where {expected} were meant")
+
+    def _fork(self, under_a: int) -> tuple[dict[str, Any], int]:
+        knobs, overcommit = self.kernel.knobs, self.sysctl / "overcommit_memory"
+        knobs.remember(overcommit)
+        # Setting one of these clears the other.
+        both = [self.sysctl / name for name in ("overcommit_kbytes", "overcommit_ratio")]
+        knobs.remember(both[0] if Knobs.read(both[0]) != "0" else both[1])
+        knobs.set(self.sysctl / "user_reserve_kbytes", 0)
+        committed = memory_info()["Committed_AS"] * 1024 // PAGE
+        limit = committed + under_a + self.pad_a + self.batch // 2
+        both[0].write_text(str(limit * PAGE // 1024))
+        size = Path("/sys/kernel/slab/vm_area_struct/object_size").read_text().strip()
+        try:
+            with self.kernel.tracing("kmem/kmem_cache_alloc", f"common_pid == {self.remote.pid}") as lines:
+                answer = self.remote.call("failing_fork")
+            duplicated = re.compile(rf"call_site=vm_area_dup\+.*bytes_req={size}\b")
+            return answer, sum(bool(duplicated.search(line)) for line in lines())
+        finally:
+            knobs.put_back(overcommit)
+
+
+def _mappings(pid: int) -> list[_Mapped]:
+    rows: list[_Mapped] = []
+    for line in (PROC / f"{pid}/smaps").read_text().splitlines():
+        if match := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            rows.append(_Mapped(int(match[1], 16), int(match[2], 16), True, False))
+        elif line.startswith("VmFlags:"):
+            flags = line.split()[1:]
+            rows[-1] = rows[-1]._replace(copied="dc" not in flags, charged="ac" in flags)
+    return rows

@@ -1,0 +1,889 @@
+"""The recorder of traces: runs a program on this machine's kernel and notes every fault and every change of a mapping.
+
+Tracepoints, in a tracefs instance of our own that follows children, say what happened and in which order. What exec
+maps comes with no system call: ptrace stops each process right after exec and before exit, and /proc tells its
+mappings then. Address layout randomisation is off, so that every run has the same addresses.
+
+A thread of its own follows the program: no signal handler of Python runs there, so whoever stopped is sent on in any
+case. Nothing else would help a process that stands right before its exit: a signal is dropped then, SIGKILL as well
+(`prepare_signal`, 6.18).
+
+Needs root; `live_kernel` prepares the machine, holds the lock and puts every knob back.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ...hardware.trace import ADVICE, ALL_SIZES, ALONE, CALLS, NO_HUGE, READ_ONLY, READ_WRITE, Call, Setting, Trace
+from ...kernel.record import PF_USER
+from ...program.formats import DATA
+from .kernel import PMD_ORDER, PROC, THP, LiveError, LiveKernel, size_knobs, trace_ability
+from .worker import PAGE, libc
+
+BUFFER_KIB = 65536
+PAGES_PER_PMD = 512
+STACK_LIMIT_PAGES = (8 << 20) // PAGE
+"""How far a fault may be below the stack to make it grow (RLIMIT_STACK, which the recorder sets)."""
+PM_PRESENT = 1 << 63
+MOST_PROCESSES = 256
+"""A trace has one byte for whose an access is."""
+
+# x86-64 system call numbers.
+SYS_MMAP, SYS_MPROTECT, SYS_MUNMAP, SYS_BRK, SYS_MREMAP, SYS_MADVISE, SYS_EXECVE, SYS_EXECVEAT = (
+    9, 10, 11, 12, 25, 28, 59, 322,
+)  # fmt: skip
+WATCHED = (SYS_MMAP, SYS_MPROTECT, SYS_MUNMAP, SYS_BRK, SYS_MREMAP, SYS_MADVISE, SYS_EXECVE, SYS_EXECVEAT)
+UNFOLLOWED = {
+    30: "shmat",
+    149: "mlock",
+    151: "mlockall",
+    216: "remap_file_pages",
+    325: "mlock2",
+    440: "process_madvise",
+}
+PROT_WRITE = 2
+MAP_SHARED, MAP_PRIVATE_MASK, MAP_ANONYMOUS = 0x01, 0x0F, 0x20
+MAP_POPULATE, MAP_LOCKED, MAP_STACK, MAP_HUGETLB = 0x8000, 0x2000, 0x20000, 0x40000
+MREMAP_DONTUNMAP = 4
+MADV = {
+    4: "dontneed",
+    10: "dontfork",
+    11: "dofork",
+    14: "hugepage",
+    15: "nohugepage",
+    18: "wipeonfork",
+    19: "keeponfork",
+}
+CLONE_VM = 0x100
+WRITE_FAULT = 2
+
+Span = tuple[int, int]
+"""Pages [start, end)."""
+
+
+class Image(NamedTuple):
+    """The memory of a process as exec left it: anonymous mappings, the stack among them, what of them is present."""
+
+    pid: int
+    name: str
+    anonymous: list[Span]
+    stack: int
+    brk: int
+    present: list[Span]
+    faults: int
+
+
+class Ended(NamedTuple):
+    """What a process had when it, or one of its threads, was about to exit.
+
+    `pid` is the thread's number, `process` that of its process. `faults` counts all of the process's life until then,
+    other threads included (minflt + majflt).
+    """
+
+    pid: int
+    process: int
+    anonymous: list[Span]
+    anonymous_pages: int
+    peak_rss_kib: int
+    faults: int
+
+
+class Run(NamedTuple):
+    """One traced run, as it comes out of the kernel."""
+
+    lines: list[str]
+    images: list[Image]
+    ended: list[Ended]
+    status: int
+
+    @property
+    def kernel_faults(self) -> int:
+        """The kernel's count from the end of the first exec on: what the launcher did before is not the program's."""
+        # Of a process with threads the last one to exit has the whole count.
+        counts = {ended.process: ended.faults for ended in self.ended}
+        return sum(counts.values()) - self.images[0].faults
+
+    @property
+    def peak_rss_kib(self) -> int:
+        """Of the process with most."""
+        return max(process.peak_rss_kib for process in self.ended)
+
+
+# --- the trace buffer -------------------------------------------------------------------------------------------------
+
+
+def trace_instance(kernel: LiveKernel) -> Path:
+    """A tracefs instance of our own, off, with the events a trace is made of; it goes when the kernel is put back."""
+    if not kernel.traces:
+        raise LiveError(f"no trace can be recorded: {trace_ability().says}")
+    path = kernel.instance("-trace")
+    (path / "tracing_on").write_text("0")
+    (path / "buffer_size_kb").write_text(str(BUFFER_KIB))
+    (path / "options/event-fork").write_text("1")
+    numbers = " || ".join(f"id == {number}" for number in (*WATCHED, *UNFOLLOWED))
+    for event in ("sys_enter", "sys_exit"):
+        (path / "events/raw_syscalls" / event / "filter").write_text(numbers)
+    return path
+
+
+EVENTS = (
+    "exceptions/page_fault_user", "exceptions/page_fault_kernel", "raw_syscalls/sys_enter", "raw_syscalls/sys_exit",
+    "sched/sched_process_exec", "sched/sched_process_exit", "task/task_newtask",
+)  # fmt: skip
+
+
+def _begin(instance: Path, pid: int) -> None:
+    (instance / "trace").write_text("")
+    (instance / "set_event_pid").write_text(str(pid))
+    for event in EVENTS:
+        (instance / "events" / event / "enable").write_text("1")
+    (instance / "tracing_on").write_text("1")
+
+
+def _collect(instance: Path) -> list[str]:
+    (instance / "tracing_on").write_text("0")
+    (instance / "events/enable").write_text("0")
+    (instance / "set_event_pid").write_text("")
+    for stats in instance.glob("per_cpu/cpu*/stats"):
+        lost = re.findall(r"(?:overrun|dropped events): ([1-9]\d*)", stats.read_text())
+        if lost:
+            raise LiveError(f"{lost[0]} events of the trace were lost: the program is too long for {BUFFER_KIB} KiB")
+    lines = [line for line in (instance / "trace").read_text(errors="replace").splitlines() if not line.startswith("#")]
+    (instance / "trace").write_text("")
+    return lines
+
+
+# --- ptrace -----------------------------------------------------------------------------------------------------------
+
+PTRACE_CONT, PTRACE_SEIZE = 7, 0x4206
+PTRACE_EVENT_EXEC, PTRACE_EVENT_EXIT = 4, 6
+# FORK, VFORK, CLONE, EXEC, EXIT, and EXITKILL: nobody is left behind when the recorder dies.
+PTRACE_OPTIONS = 2 | 4 | 8 | 16 | 64 | 1 << 20
+WALL, WNOTHREAD = 0x40000000, 0x20000000
+END_SECONDS = 20.0
+"""How long a program that was killed may take to end."""
+
+LAUNCHER = """
+import ctypes, os, resource, sys
+resource.setrlimit(resource.RLIMIT_STACK, (8 << 20, 8 << 20))
+ctypes.CDLL(None).personality(0x0040000)  # ADDR_NO_RANDOMIZE
+parent = int(sys.argv[1])
+os.write(parent, b"?")
+if not os.read(parent, 1):
+    sys.exit("the recorder is gone")
+os.close(parent)
+os.chdir(sys.argv[2])
+try:
+    os.execvp(sys.argv[3], sys.argv[3:])
+except OSError as error:
+    sys.exit(f"{sys.argv[3]}: {error.strerror}")
+"""
+
+
+def _ptrace(request: int, pid: int, data: int = 0) -> None:
+    long = ctypes.c_long
+    if libc.ptrace(long(request), long(pid), long(0), long(data)) < 0:
+        raise OSError(ctypes.get_errno(), f"ptrace {request:#x} of process {pid}")
+
+
+def run_traced(
+    instance: Path, command: Sequence[str], folder: Path, progress: Callable[[str], None] | None = None
+) -> Run:
+    """Run a command to its end under the tracepoints. `progress` gets a line every now and then, in another thread."""
+    program = _Program(instance, command, folder, progress)
+    try:
+        # No thread.join: in Python 3.11 a thread whose join was interrupted counts as ended.
+        program.start()
+        program.ended.wait()
+    except BaseException:
+        program.end()
+        raise
+    if program.error:
+        raise program.error
+    return Run(_collect(instance), program.images, program.exits, program.status)
+
+
+class _Program:
+    """A program and all its children, followed by a thread of its own."""
+
+    def __init__(
+        self, instance: Path, command: Sequence[str], folder: Path, progress: Callable[[str], None] | None
+    ) -> None:
+        self.instance, self.command, self.folder, self.progress = instance, command, folder, progress
+        self.images: list[Image] = []
+        self.exits: list[Ended] = []
+        self.root = 0
+        self.status = 0
+        self.error: BaseException | None = None
+        self.ended = threading.Event()
+        # A daemon: should somebody not end, the interpreter still does, and PTRACE_O_EXITKILL is the last resort.
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._alive: set[int] = set()
+        self._killed = False
+
+    def start(self) -> None:
+        """Begin; `ended` is set when nobody is left."""
+        self._thread.start()
+
+    def end(self) -> None:
+        """Kill everybody, and wait until they have gone."""
+        self._kill()
+        if self._thread.is_alive() and not self.ended.wait(END_SECONDS):
+            left = ", ".join(map(str, sorted(self._alive)))
+            raise LiveError(f"processes {left} of the program were killed, and do not end")
+
+    def _kill(self) -> None:
+        # First the mark: who is not yet in the set is killed when it stops for the first time.
+        self._killed = True
+        for pid in tuple(self._alive):
+            _kill(pid)
+
+    # --- in the thread ------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        for part in (self._launch, self._follow):
+            try:
+                part()
+            except BaseException as error:
+                self._fail(error)
+        self.ended.set()
+
+    def _fail(self, error: BaseException) -> None:
+        self.error = self.error or error
+        self._kill()
+
+    def _launch(self) -> None:
+        """Start the launcher; when it waits for a word to exec the command, attach, begin to trace, and give it."""
+        go, waiting = socket.socketpair()
+        waiting.set_inheritable(True)
+        # What a program finds in its environment lies on its stack: the same few words for every run.
+        environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C", "TMPDIR": "."}
+        arguments = [
+            sys.executable, "-I", "-S", "-c", LAUNCHER, str(waiting.fileno()), str(self.folder), *self.command,
+        ]  # fmt: skip
+        # In a process group of its own, every read from a terminal would stop it (SIGTTIN), again and again.
+        nothing = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)] if os.isatty(0) else []
+        with go:
+            with waiting:
+                self.root = os.posix_spawn(sys.executable, arguments, environment, file_actions=nothing, setpgroup=0)
+            self._alive.add(self.root)
+            if self._killed or not go.recv(1):
+                raise LiveError("the program could not be launched; run it again")
+            _ptrace(PTRACE_SEIZE, self.root, PTRACE_OPTIONS)
+            _begin(self.instance, self.root)
+            go.send(b"!")
+
+    def _follow(self) -> None:
+        """Until nobody is left. What goes wrong ends the program: whoever stopped is sent on in any case."""
+        while True:
+            try:
+                # All that this thread traces, and only that: in whatever process group, and no child of other threads.
+                pid, event = os.waitpid(-1, WALL | WNOTHREAD)
+            except ChildProcessError:
+                return
+            if not os.WIFSTOPPED(event):
+                self._alive.discard(pid)
+                self.status = event if pid == self.root else self.status
+                continue
+            self._alive.add(pid)
+            try:
+                self._note(pid, event >> 16)
+            except BaseException as error:
+                self._fail(error)
+            if self._killed:
+                _kill(pid)
+            # A stop for a signal delivers it; all other stops are ptrace's own.
+            _resume(pid, 0 if event >> 16 else os.WSTOPSIG(event))
+
+    def _note(self, pid: int, what: int) -> None:
+        if self._killed:
+            return
+        if what == PTRACE_EVENT_EXEC:
+            self.images.append(_image(pid))
+            if self.progress:
+                self.progress(f"running {self.images[-1].name}")
+        elif what == PTRACE_EVENT_EXIT:
+            self.exits.append(_ended(pid))
+
+
+def _kill(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _resume(pid: int, number: int) -> None:
+    # Whoever was killed meanwhile stands still no more.
+    with suppress(ProcessLookupError):
+        _ptrace(PTRACE_CONT, pid, number)
+
+
+def _image(pid: int) -> Image:
+    anonymous, stack = _anonymous(pid)
+    with open(PROC / f"{pid}/pagemap", "rb", buffering=0) as pagemap:
+        present = [span for start, end in anonymous for span in _present(pagemap.fileno(), start, end)]
+    name = _told(pid, "comm").strip()
+    stat = _stat(pid)
+    return Image(pid, name, anonymous, stack, stat[START_BRK], present, stat[MINFLT] + stat[MAJFLT])
+
+
+def _ended(pid: int) -> Ended:
+    anonymous, _ = _anonymous(pid)
+    status = {name: int(value) for name, value in re.findall(r"^(\w+):\s+(\d+)", _told(pid, "status"), re.M)}
+    pages = _anonymous_pages(pid, anonymous)
+    stat = _stat(pid)
+    return Ended(pid, status["Tgid"], anonymous, pages, status.get("VmHWM", 0), stat[MINFLT] + stat[MAJFLT])
+
+
+MINFLT, MAJFLT, START_BRK = 10, 12, 47
+
+
+def _told(pid: int, name: str) -> str:
+    """A file of /proc/PID. Names of programs and files in it may be no text, or cut off within a letter."""
+    return (PROC / f"{pid}" / name).read_text(errors="replace")
+
+
+def _stat(pid: int) -> dict[int, int]:
+    """/proc/PID/stat, numbered as proc(5) does; the name, which may hold anything, ends at the last bracket."""
+    words = _told(pid, "stat").rpartition(")")[2].split()
+    return {number: int(word) for number, word in enumerate(words, 3) if word.lstrip("-").isdigit()}
+
+
+def _anonymous(pid: int) -> tuple[list[Span], int]:
+    """Private anonymous mappings, and the first page of the stack."""
+    found: list[Span] = []
+    stack = 0
+    for line in _told(pid, "maps").splitlines():
+        span, mode, _, _, inode, *name = line.split(maxsplit=5)
+        start, end = (int(part, 16) // PAGE for part in span.split("-"))
+        label = name[0] if name else ""
+        ours = label in ("", "[heap]", "[stack]") or label.startswith("[anon:")
+        if inode == "0" and mode[3] == "p" and ours:
+            found.append((start, end))
+        if label == "[stack]":
+            stack = start
+    return found, stack
+
+
+def _anonymous_pages(pid: int, anonymous: list[Span]) -> int:
+    """Pages mapped there, the zero page not: smaps, mapping by mapping (RssAnon counts copies of file pages too)."""
+    starts = {start for start, _ in anonymous}
+    count, ours = 0, False
+    for line in _told(pid, "smaps").splitlines():
+        if match := re.match(r"([0-9a-f]+)-[0-9a-f]+ ", line):
+            ours = int(match[1], 16) // PAGE in starts
+        elif ours and line.startswith("Anonymous:"):
+            count += int(line.split()[1]) * 1024 // PAGE
+    return count
+
+
+def _present(pagemap: int, start: int, end: int) -> Iterator[Span]:
+    entries = memoryview(os.pread(pagemap, 8 * (end - start), 8 * start)).cast("Q")
+    first = None
+    for at, entry in enumerate([*entries, 0], start):
+        if entry & PM_PRESENT:
+            first = at if first is None else first
+        elif first is not None:
+            yield first, at
+            first = None
+
+
+# --- from events to a trace -------------------------------------------------------------------------------------------
+
+
+class Spans:
+    """A set of pages as spans that do not touch."""
+
+    def __init__(self, spans: Iterable[Span] = ()) -> None:
+        self.spans: list[Span] = []
+        for start, end in spans:
+            self.add(start, end)
+
+    def __contains__(self, page: int) -> bool:
+        return any(start <= page < end for start, end in self.spans)
+
+    def add(self, start: int, end: int) -> None:
+        """Add [start, end), joining what it touches."""
+        touching = [span for span in self.spans if span[0] <= end and start <= span[1]]
+        apart = [span for span in self.spans if not (span[0] <= end and start <= span[1])]
+        joined = min([start, *(low for low, _ in touching)]), max([end, *(high for _, high in touching)])
+        self.spans = sorted([*apart, joined])
+
+    def within(self, start: int, end: int) -> list[Span]:
+        """The parts of [start, end) in the set."""
+        parts = ((max(low, start), min(high, end)) for low, high in self.spans)
+        return [(low, high) for low, high in parts if low < high]
+
+    def remove(self, start: int, end: int) -> None:
+        """Take [start, end) out; nothing when it ends before it starts."""
+        if start < end:
+            pieces = [((low, min(high, start)), (max(low, end), high)) for low, high in self.spans]
+            self.spans = [(low, high) for pair in pieces for low, high in pair if low < high]
+
+
+@dataclass
+class Space:
+    """One address space while its events are read: where its anonymous memory lies, and what becomes its summary."""
+
+    number: int
+    name: str = ""
+    anonymous: Spans = field(default_factory=Spans)
+    stack: int = 0
+    start_brk: int = 0
+    brk: int = 0
+    users: int = 1
+    elsewhere: int = 0
+    ended: Ended | None = None
+
+
+class Fault(NamedTuple):
+    """A fault as the tracepoint tells it."""
+
+    page: int
+    code: int
+
+
+class Converter:
+    """Turns the events of a run into accesses and calls, in page numbers of the real addresses at first."""
+
+    def __init__(self, run: Run) -> None:
+        self.images: dict[int, list[Image]] = {}
+        for image in run.images:
+            self.images.setdefault(image.pid, []).append(image)
+        self.ended = {ended.pid: ended for ended in run.ended}
+        self.spaces: list[Space] = []
+        self.space_of: dict[int, Space] = {}
+        self.called: dict[int, tuple[int, list[int]]] = {}
+        self.during_exec: dict[int, list[Fault]] = {}
+        self.in_kernel: dict[int, Fault] = {}
+        self.accesses: list[tuple[int, int, int]] = []
+        self.calls: list[Call] = []
+        self.left_out: Counter[str] = Counter()
+        self.traced = 0
+        for line in run.lines:
+            self._line(line)
+        if not self.spaces:
+            raise LiveError("the trace holds no exec: the program did not start")
+
+    # --- lines --------------------------------------------------------------------------------------------------
+
+    _FORM = re.compile(r"-(\d+)\s+\[\d+\][^:]*:? +[\d.]+: (\w+): (.*)")
+    _FAULT = re.compile(r"address=(?:0x)?([0-9a-f]+) .*error_code=0x([0-9a-f]+)")
+
+    def _line(self, line: str) -> None:
+        match = self._FORM.search(line)
+        if not match:
+            if line.strip():
+                raise LiveError(f"the trace cannot be read: {line.strip()!r:.100}")
+            return
+        pid, event, rest = int(match[1]), match[2], match[3]
+        before = self.in_kernel.pop(pid, None)
+        if event in ("page_fault_user", "page_fault_kernel"):
+            self._fault(pid, rest, before)
+        elif event == "sys_enter":
+            self._enter(pid, rest)
+        elif event == "sys_exit":
+            self._exit_call(pid, rest)
+        elif event == "task_newtask":
+            self._new_task(pid, rest)
+        elif event == "sched_process_exec":
+            self._exec(pid, rest)
+        elif event == "sched_process_exit":
+            self._leave(pid, self.ended.get(pid))
+
+    def _fault(self, pid: int, rest: str, before: Fault | None) -> None:
+        """A fault, unless it repeats the one in the kernel that the same task took just `before`.
+
+        That one was not handled: where the kernel must not sleep it gives up (`faulthandler_disabled`), brings in the
+        page by another fault and tries again. A signal frame is written so (`copy_fpstate_to_sigframe`, x86, 6.18).
+        """
+        match = self._FAULT.search(rest)
+        if not match:
+            raise LiveError(f"a fault of the trace cannot be read: {rest!r:.100}")
+        address, code = int(match[1], 16), int(match[2], 16)
+        if address >= 1 << 47:
+            # The kernel's own memory.
+            return
+        fault = Fault(address // PAGE, code)
+        if not code & PF_USER:
+            self.in_kernel[pid] = fault
+        if fault == before:
+            return
+        if pid in self.during_exec:
+            self.during_exec[pid].append(fault)
+        elif pid in self.space_of:
+            self._access(self.space_of[pid], fault)
+
+    def _access(self, space: Space, fault: Fault) -> None:
+        self.traced += 1
+        if fault.page not in space.anonymous:
+            if not space.stack - STACK_LIMIT_PAGES <= fault.page < space.stack:
+                space.elsewhere += 1
+                return
+            # expand_stack (mm/vma.c): the stack now begins with the page that was touched.
+            self._map(space, fault.page, space.stack, READ_WRITE)
+            space.stack = fault.page
+        self.accesses.append((space.number, fault.page, fault.code))
+
+    def _enter(self, pid: int, rest: str) -> None:
+        number, arguments = _system_call(rest)
+        self.called[pid] = number, arguments
+        if number in (SYS_EXECVE, SYS_EXECVEAT) and pid not in self.during_exec:
+            self.during_exec[pid] = []
+
+    def _exit_call(self, pid: int, rest: str) -> None:
+        match = re.match(r"NR (-?\d+) = (-?\d+)", rest)
+        number, arguments = self.called.pop(pid, (-1, []))
+        if match is None or int(match[1]) != number:
+            return
+        result = int(match[2])
+        space = self.space_of.get(pid)
+        if number in (SYS_EXECVE, SYS_EXECVEAT) and result < 0:
+            faults = self.during_exec.pop(pid)
+            for fault in faults if space else ():
+                assert space is not None
+                self._access(space, fault)
+        if space is None or -4096 < result < 0:
+            return
+        if number in UNFOLLOWED:
+            self.left_out[UNFOLLOWED[number]] += 1
+            return
+        handler = {
+            SYS_MMAP: self._mmap, SYS_MPROTECT: self._mprotect, SYS_MUNMAP: self._munmap, SYS_BRK: self._brk,
+            SYS_MREMAP: self._mremap, SYS_MADVISE: self._madvise,
+        }.get(number)  # fmt: skip
+        if handler:
+            handler(space, arguments, result)
+
+    # --- system calls -------------------------------------------------------------------------------------------
+
+    def _mmap(self, space: Space, arguments: list[int], result: int) -> None:
+        length, access, flags = arguments[1:4]
+        start, end = result // PAGE, _pages_up(result + length)
+        self._unmap(space, start, end)
+        shared = flags & MAP_PRIVATE_MASK != 2
+        if not flags & MAP_ANONYMOUS or shared or flags & MAP_HUGETLB:
+            self.left_out["shared anonymous mmap"] += bool(flags & MAP_ANONYMOUS and shared)
+            self.left_out["hugetlb mmap"] += bool(flags & MAP_HUGETLB)
+            return
+        self.left_out["populate"] += bool(flags & (MAP_POPULATE | MAP_LOCKED))
+        self._map(space, start, end, _access_of(access) | (NO_HUGE if flags & MAP_STACK else 0))
+
+    def _munmap(self, space: Space, arguments: list[int], _: int) -> None:
+        self._unmap(space, arguments[0] // PAGE, _pages_up(arguments[0] + arguments[1]))
+
+    def _brk(self, space: Space, _: list[int], result: int) -> None:
+        old, new = _pages_up(space.brk), _pages_up(result)
+        space.brk = result
+        if new > old:
+            self._map(space, old, new, READ_WRITE | (ALONE if old == _pages_up(space.start_brk) else 0))
+        elif new < old:
+            self._unmap(space, new, old)
+
+    def _mprotect(self, space: Space, arguments: list[int], _: int) -> None:
+        start, end = arguments[0] // PAGE, _pages_up(arguments[0] + arguments[1])
+        for low, high in space.anonymous.within(start, end):
+            self._call("protect", space, low, high, _access_of(arguments[2]))
+
+    def _madvise(self, space: Space, arguments: list[int], _: int) -> None:
+        advice = MADV.get(arguments[2])
+        if advice is None:
+            self.left_out[f"madvise {arguments[2]}"] += 1
+            return
+        start, end = arguments[0] // PAGE, _pages_up(arguments[0] + arguments[1])
+        for low, high in space.anonymous.within(start, end):
+            self._call("advise", space, low, high, ADVICE.index(advice))
+
+    def _mremap(self, space: Space, arguments: list[int], result: int) -> None:
+        old = arguments[0] // PAGE
+        old_end, pages = old + _pages_up(arguments[1]), _pages_up(arguments[2])
+        new = result // PAGE
+        if old == old_end or arguments[3] & MREMAP_DONTUNMAP:
+            self.left_out["mremap that keeps the old place"] += 1
+            return
+        grows = old_end - 1 in space.anonymous and pages > old_end - old
+        if new == old:
+            self._unmap(space, old + pages, old_end)
+        else:
+            self._unmap(space, new, new + pages)
+            self._unmap(space, old + pages, old_end)
+            for low, high in space.anonymous.within(old, old_end):
+                target = low - old + new
+                self._call("move", space, low, high, target)
+                space.anonymous.remove(low, high)
+                space.anonymous.add(target, target + high - low)
+        if grows:
+            # Nobody grows what may only be read.
+            self._map(space, new + old_end - old, new + pages, READ_WRITE)
+
+    # --- processes ----------------------------------------------------------------------------------------------
+
+    def _new_task(self, parent: int, rest: str) -> None:
+        match = re.search(r"pid=(\d+) .*clone_flags=([0-9a-f]+)", rest)
+        space = self.space_of.get(parent)
+        if match is None or space is None:
+            return
+        child = int(match[1])
+        if int(match[2], 16) & CLONE_VM:
+            space.users += 1
+            self.space_of[child] = space
+            return
+        twin = Space(
+            len(self.spaces), space.name, Spans(space.anonymous.spans), space.stack, space.start_brk, space.brk
+        )
+        self.spaces.append(twin)
+        self.space_of[child] = twin
+        self.calls.append(Call(len(self.accesses), "fork", space.number, argument=twin.number))
+
+    def _exec(self, pid: int, rest: str) -> None:
+        if not rest.endswith(f" old_pid={pid}"):
+            # de_thread (fs/exec.c) gives it the number of the first thread, in the middle of what is to be followed.
+            raise LiveError(f"process {pid} ran another program from one of its threads, which cannot be followed")
+        # Nobody has seen what the program before had at its end.
+        self._leave(pid, None)
+        images = self.images.get(pid)
+        if not images:
+            raise LiveError(f"process {pid} ran a program that was not seen to start; run it again")
+        image = images.pop(0)
+        space = Space(len(self.spaces), image.name, Spans(), image.stack, image.brk, image.brk)
+        self.spaces.append(space)
+        first = len(self.spaces) == 1
+        self.space_of[pid] = space
+        self._call("spawn", space)
+        for start, end in image.anonymous:
+            self._map(space, start, end, READ_WRITE)
+        faults = self.during_exec.pop(pid, [])
+        self._populate(space, image, faults, counted=not first)
+
+    def _populate(self, space: Space, image: Image, faults: list[Fault], counted: bool) -> None:
+        """What exec left in memory: pages of its temporary stack, and then what it faulted in like anybody else."""
+        ours = [fault for fault in faults if fault.code & WRITE_FAULT and fault.page in Spans(image.present)]
+        single = Spans(image.present)
+        for fault in ours:
+            single.remove(fault.page, fault.page + 1)
+        for start, end in single.spans:
+            self._call("populate", space, start, end)
+        if not counted:
+            # The kernel's count begins at the end of the first exec.
+            for fault in ours:
+                self._call("populate", space, fault.page, fault.page + 1)
+            return
+        space.elsewhere += len(faults) - len(ours)
+        self.traced += len(faults)
+        self.accesses += [(space.number, fault.page, fault.code) for fault in ours]
+
+    def _leave(self, pid: int, ended: Ended | None) -> None:
+        space = self.space_of.pop(pid, None)
+        if space is None:
+            return
+        space.users -= 1
+        if not space.users:
+            space.ended = ended
+            self._call("exit", space)
+
+    # --- notes --------------------------------------------------------------------------------------------------
+
+    def _call(self, name: str, space: Space, start: int = 0, end: int = 0, argument: int = 0) -> None:
+        assert name in CALLS
+        self.calls.append(Call(len(self.accesses), name, space.number, start, end - start, argument))
+
+    def _map(self, space: Space, start: int, end: int, argument: int) -> None:
+        self._call("map", space, start, end, argument)
+        space.anonymous.add(start, end)
+
+    def _unmap(self, space: Space, start: int, end: int) -> None:
+        for low, high in space.anonymous.within(start, end):
+            self._call("unmap", space, low, high)
+        space.anonymous.remove(start, end)
+
+
+def _system_call(rest: str) -> tuple[int, list[int]]:
+    match = re.match(r"NR (-?\d+) \(([^)]*)\)", rest)
+    if not match:
+        raise LiveError(f"a system call of the trace cannot be read: {rest!r:.100}")
+    return int(match[1]), [int(word, 16) for word in match[2].split(", ")]
+
+
+def _pages_up(address: int) -> int:
+    return -(-address // PAGE)
+
+
+def _access_of(access: int) -> int:
+    return READ_WRITE if access & PROT_WRITE else READ_ONLY
+
+
+def trace_of(run: Run, kernel: str, **about: Any) -> Trace:
+    """The trace of a run."""
+    found = Converter(run)
+    if len(found.spaces) > MOST_PROCESSES:
+        raise LiveError(f"{len(found.spaces)} programs and forks are too many for a trace; at most {MOST_PROCESSES}")
+    new_block, blocks = _moved_together(found.calls)
+
+    def page(vpn: int) -> int:
+        return new_block[vpn // PAGES_PER_PMD] * PAGES_PER_PMD + vpn % PAGES_PER_PMD
+
+    def renumbered(call: Call) -> Call:
+        if not call.pages:
+            return call
+        return call._replace(vpn=page(call.vpn), argument=page(call.argument) if call.name == "move" else call.argument)
+
+    columns = list(zip(*found.accesses, strict=True)) or [(), (), ()]
+    return Trace(
+        kernel=kernel,
+        about=about,
+        vpn=np.array([page(vpn) for vpn in columns[1]], np.int64),
+        process=np.array(columns[0], np.uint8),
+        code=np.array(columns[2], np.uint8),
+        calls=tuple(map(renumbered, found.calls)),
+        blocks=np.array(blocks, np.int64),
+        processes=tuple(_summary(space, page) for space in found.spaces),
+        kernel_faults=run.kernel_faults,
+        left_out={name: count for name, count in found.left_out.items() if count},
+    )
+
+
+def _moved_together(calls: Iterable[Call]) -> tuple[dict[int, int], list[int]]:
+    """Number the 2 MiB that hold anything, with a gap wherever there was one: what was apart must not touch."""
+    used: set[int] = set()
+    for call in calls:
+        for start in (call.vpn, call.argument) if call.name == "move" else (call.vpn,):
+            if call.pages:
+                used.update(range(start // PAGES_PER_PMD, (start + call.pages - 1) // PAGES_PER_PMD + 1))
+    numbers: dict[int, int] = {}
+    blocks: list[int] = []
+    for block in sorted(used):
+        if blocks and blocks[-1] != block - 1:
+            blocks.append(-1)
+        numbers[block] = len(blocks)
+        blocks.append(block)
+    return numbers, blocks
+
+
+def _summary(space: Space, page: Callable[[int], int]) -> dict[str, Any]:
+    summary: dict[str, Any] = {"name": space.name, "elsewhere": space.elsewhere}
+    if space.ended:
+        summary["anonymous_pages"] = space.ended.anonymous_pages
+        summary["mappings"] = [[page(start), end - start] for start, end in space.ended.anonymous]
+        summary["peak_rss_kib"] = space.ended.peak_rss_kib
+    return summary
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+COMPILE = ("gcc", "-w", "-O0", "-c", "program.c")
+SETTINGS = ((), (2,), (3,), (4,), (5,), (6,), (7,), (8,), (2, 4), ALL_SIZES, (PMD_ORDER,))
+"""What the compile is measured under, unless said otherwise."""
+GENERATOR = DATA.parent / "tools" / "make_c_source.py"
+
+
+def write_program(folder: Path) -> dict[str, Any]:
+    """Write the C file that `COMPILE` compiles; returns what a trace should say about it."""
+    if not GENERATOR.is_file():
+        raise LiveError(f"{GENERATOR.name} is missing: the compile needs the project's files, not the package alone")
+    program = folder / "program.c"
+    subprocess.run([sys.executable, str(GENERATOR), str(program)], check=True)
+    try:
+        version = subprocess.run([COMPILE[0], "--version"], check=True, capture_output=True, text=True).stdout
+    except OSError as error:
+        raise LiveError(f"the compile needs {COMPILE[0]}: {error.strerror}") from None
+    text = program.read_bytes()
+    return {
+        "command": " ".join(COMPILE),
+        "compiler": version.splitlines()[0],
+        "source": f"tools/{GENERATOR.name}, {text.count(10)} lines, sha256 {hashlib.sha256(text).hexdigest()}",
+        "recorded": time.strftime("%Y-%m-%d"),
+    }
+
+
+def enable_always(kernel: LiveKernel, orders: Sequence[int]) -> None:
+    """Enable exactly these sizes for every mapping."""
+    missing = set(orders) - set(kernel.sizes)
+    if missing:
+        there = ", ".join(map(str, kernel.sizes))
+        raise LiveError(f"kernel {kernel.version} has no size of order {min(missing)}; it has {there}")
+    if PMD_ORDER in orders:
+        kernel.nursery.call("keep_khugepaged")
+    knobs = size_knobs()
+    for order, path in knobs.items():
+        kernel.knobs.set(path / "enabled", "always" if order in orders else "never")
+    if not knobs:
+        kernel.knobs.set(THP / "enabled", "always" if orders else "never")
+    # khugepaged may have been woken; it finds nothing to do, but should be asleep again.
+    time.sleep(0.01)
+
+
+@contextmanager
+def _prepared(orders: Sequence[int]) -> Iterator[tuple[LiveKernel, Path]]:
+    """The kernel with exactly these sizes, and a tracefs instance."""
+    try:
+        with LiveKernel() as kernel:
+            enable_always(kernel, orders)
+            yield kernel, trace_instance(kernel)
+    except OSError as error:
+        raise LiveError(f"the run was cut short: {error}; run it again") from error
+
+
+def record(
+    command: Sequence[str], folder: Path, about: Mapping[str, Any], progress: Callable[[str], None] | None = None
+) -> Trace:
+    """Run a command in a folder with 4K pages alone, and return its trace. `progress` gets a line now and then."""
+    with _prepared(()) as (kernel, instance):
+        run = run_traced(instance, command, folder, progress)
+    _check_success(run, command)
+    return trace_of(run, kernel.version, **about)
+
+
+def measure(
+    command: Sequence[str],
+    folder: Path,
+    settings: Iterable[Sequence[int]] = SETTINGS,
+    rounds: int = 3,
+    progress: Callable[[str], None] | None = None,
+) -> list[Setting]:
+    """Run a command under each set of sizes, in interleaved rounds, and count as a trace does.
+
+    The machine is given back after every run: other live runs get their turn.
+    """
+    measured = [Setting(tuple(orders), [], [], [], [], []) for orders in settings]
+    for number in range(1, rounds + 1):
+        for setting in measured:
+            if progress:
+                progress(f"round {number} of {rounds}: {setting.name}")
+            _measure_once(command, folder, setting)
+    return measured
+
+
+def _measure_once(command: Sequence[str], folder: Path, setting: Setting) -> None:
+    with _prepared(setting.orders) as (kernel, instance):
+        before = kernel.fallbacks()
+        run = run_traced(instance, command, folder)
+        setting.fallbacks.append(kernel.fallbacks() - before)
+    _check_success(run, command)
+    found = Converter(run)
+    setting.faults.append(run.kernel_faults)
+    setting.traced.append(found.traced)
+    setting.anonymous.append(len(found.accesses))
+    setting.peak_rss_kib.append(run.peak_rss_kib)
+
+
+def _check_success(run: Run, command: Sequence[str]) -> None:
+    if run.status:
+        code = os.waitstatus_to_exitcode(run.status)
+        raise LiveError(f"{' '.join(command)} failed (exit {code}); nothing is recorded")

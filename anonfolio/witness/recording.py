@@ -1,0 +1,254 @@
+"""Recordings of real kernels (``anonfolio-recording/1``): read, write, replay against the model."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ..kernel.policy import Policy, policy_for_kernel
+from ..program.formats import DATA, of_format
+from ..program.scenario import OPS, Result, Scenario, ScenarioError, Timeline
+from .comparing import Difference, Seen, cells_of_page_view, iter_differences, page_view_of_cells, seen_by_model
+
+FORMAT = "anonfolio-recording/1"
+DATA_DIR = DATA / "recordings"
+
+
+class RecordingError(ValueError):
+    """A file that is no recording, or a broken one; the message names the file, the place and what is wrong."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One program that ran on a real kernel: the scenario, and per step what was seen (the format's dicts)."""
+
+    kernel: str
+    scenario: Scenario
+    steps: tuple[dict[str, Any], ...]
+
+    def seen(self) -> Iterator[Seen]:
+        """Per step what the kernel's page tables held."""
+        for step in self.steps:
+            view = {int(number): page_view_of_cells(cells) for number, cells in step["view"].items()}
+            faults = step["faults"]
+            # A live run that could not trace faults counted them.
+            yield Seen(step["ok"], step["value"], faults if isinstance(faults, int) else list(map(list, faults)), view)
+
+    def without_counts(self) -> Recorded:
+        """Without what a live run counted beside page tables: a recording that is the same every time."""
+        steps = ({key: seen for key, seen in step.items() if key != "counted"} for step in self.steps)
+        return replace(self, steps=tuple(steps))
+
+    def replay(self, policy: Policy | None = None) -> list[Difference]:
+        """Where the model, under that policy or the kernel's own, differs from the kernel."""
+        return list(iter_differences(self.scenario.run(policy or policy_for_kernel(self.kernel)), self))
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A file: the kernel's version and the programs that ran on it."""
+
+    kernel: str
+    programs: tuple[Recorded, ...]
+    path: str = ""
+
+    def named(self, name: str) -> Recorded:
+        """The program of that name."""
+        for program in self.programs:
+            if program.scenario.name == name:
+                return program
+        raise RecordingError(f"{self.path or 'the recording'} has no program named {name!r}")
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What a replay found: how much was compared, and every difference with the program it is in."""
+
+    programs: int
+    steps: int
+    mismatches: tuple[tuple[int, Recorded, Difference], ...]
+
+    def __str__(self) -> str:
+        lines = [f"{self.programs} programs, {self.steps} steps, {len(self.mismatches)} mismatches"]
+        if self.mismatches:
+            number, recorded, difference = self.mismatches[0]
+            name = f" ({recorded.scenario.name})" if recorded.scenario.name else ""
+            scenario = recorded.scenario
+            lines += [
+                f"first: program {number}{name}, step {difference.number + 1}, {difference.what}",
+                f"  model:    {difference.mine}",
+                f"  recorded: {difference.theirs} (kernel {recorded.kernel})",
+                f"  orders {list(scenario.orders)}, {scenario.pages} pages, skew {scenario.skew}; the steps up to it:",
+                *(f"  {at:3} {' '.join(map(str, step))}" for at, step in enumerate(scenario.steps, 1)),
+            ]
+            # What comes after the first difference explains nothing.
+            del lines[6 + difference.number :]
+        return "\n".join(lines)
+
+
+def replay(recording: Recording, policy: Policy | None = None) -> Replay:
+    """Run every program on the model and compare every step.
+
+    Parameters
+    ----------
+    policy : Policy, optional
+        Which kernel to be; by default the one that models the recording's version.
+
+    Raises
+    ------
+    ValueError
+        The version is older than any that was checked, or unreadable, and no policy is named.
+    """
+    policy = policy or policy_for_kernel(recording.kernel)
+    mismatches = tuple(
+        (number, program, difference)
+        for number, program in enumerate(recording.programs)
+        for difference in program.replay(policy)
+    )
+    return Replay(len(recording.programs), sum(len(program.steps) for program in recording.programs), mismatches)
+
+
+def read_recording(path: str | Path) -> Recording:
+    """Read a recording, gzipped or plain JSON; RecordingError says in one line what is wrong with it."""
+    path = Path(path)
+    try:
+        raw = path.read_bytes()
+        text = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+        content = json.loads(text)
+    except OSError as error:
+        raise RecordingError(f"{path}: {error.strerror or error}") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        raise RecordingError(f"{path}: the gzip file is damaged or cut off; fetch it again") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise RecordingError(f"{path}: not JSON ({error}); a recording is gzipped JSON") from None
+    content = of_format(content, path, FORMAT, RecordingError)
+    kernel, programs = content.get("kernel"), content.get("programs")
+    if not isinstance(kernel, str):
+        raise RecordingError(f"{path}: kernel is {kernel!r}, not a version such as '6.18.44'")
+    if not isinstance(programs, list):
+        raise RecordingError(f"{path}: programs is {type(programs).__name__}, not a list")
+    recorded = (_program(kernel, program, f"{path}, program {at}") for at, program in enumerate(programs))
+    return Recording(kernel, tuple(recorded), str(path))
+
+
+def _program(kernel: str, program: Any, where: str) -> Recorded:
+    if not isinstance(program, dict):
+        raise RecordingError(f"{where}: is {type(program).__name__}, not an object")
+    for key in ("orders", "pages", "skew", "program", "steps"):
+        if key not in program:
+            raise RecordingError(f"{where}: has no {key!r}")
+    for key in ("orders", "program", "steps"):
+        if not isinstance(program[key], list):
+            raise RecordingError(f"{where}: {key} is {program[key]!r:.40}, not a list")
+    if len(program["program"]) != len(program["steps"]):
+        raise RecordingError(f"{where}: {len(program['program'])} operations but {len(program['steps'])} steps")
+    for at, step in enumerate(program["program"]):
+        known = isinstance(step, list) and step and isinstance(step[0], str) and step[0] in OPS
+        if not known or step[0] == "forkfail_after":
+            raise RecordingError(f"{where}, step {at}: {step!r:.60} is no operation of {FORMAT}")
+    try:
+        scenario = Scenario(
+            program["pages"], tuple(map(tuple, program["program"])), tuple(program["orders"]), program["skew"],
+            str(program.get("name", "")),
+        )  # fmt: skip
+    except (ScenarioError, TypeError) as error:
+        raise RecordingError(f"{where}: {error}") from None
+    for at, seen in enumerate(program["steps"]):
+        _check_seen(seen, scenario.pages, f"{where}, step {at}")
+    return Recorded(kernel, scenario, tuple(program["steps"]))
+
+
+def _check_seen(seen: Any, pages: int, where: str) -> None:
+    if not isinstance(seen, dict):
+        raise RecordingError(f"{where}: what was seen is {type(seen).__name__}, not an object")
+    for key, kinds in (("ok", bool), ("value", int | None), ("faults", list), ("view", dict)):
+        if key not in seen or not isinstance(seen[key], kinds):
+            raise RecordingError(f"{where}: {key!r} is missing or {seen.get(key)!r:.40}")
+    for fault in seen["faults"]:
+        if not (isinstance(fault, list) and len(fault) == 2 and all(_is_number(part) for part in fault)):
+            raise RecordingError(f"{where}: fault {fault!r:.40} is not [page, error code]")
+    for number, cells in seen["view"].items():
+        if not number.isdecimal() or not isinstance(cells, list) or len(cells) != pages:
+            raise RecordingError(f"{where}: the view of process {number!r} is not a list of {pages} cells")
+        for page, cell in enumerate(cells):
+            if cell == 0 or cell == "z":
+                continue
+            if not (isinstance(cell, list) and len(cell) == 4 and all(_is_number(part) for part in cell)):
+                raise RecordingError(
+                    f"{where}: process {number} page {page} is {cell!r:.40}, not 0, 'z' or [folio, offset, size, once]"
+                )
+
+
+def _is_number(part: Any) -> bool:
+    return type(part) is int and 0 <= part < 1 << 62
+
+
+def write_recording(
+    path: str | Path, kernel: str, runs: Iterable[Timeline | Recorded], **notes: Any
+) -> tuple[int, int]:
+    """Write runs to a recording one by one as they come; returns how many, and their steps.
+
+    The file appears when it is complete, and its bytes depend on its content alone. `notes` become further keys of it.
+    """
+    path = Path(path)
+    unfinished = path.with_name(path.name + ".part")
+    count = steps = 0
+    try:
+        with unfinished.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
+            file.write(_compact({"format": FORMAT, "kernel": kernel, **notes})[:-1] + b',"programs":[')
+            for run in runs:
+                program = _as_program(run)
+                file.write((b",\n" if count else b"\n") + _compact(program))
+                count, steps = count + 1, steps + len(program["steps"])
+            file.write(b"]}\n")
+        unfinished.replace(path)
+    except OSError as error:
+        raise RecordingError(f"{error.filename or path}: {error.strerror or error}") from None
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return count, steps
+
+
+def _compact(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, separators=(",", ":")).encode()
+
+
+def _as_program(run: Timeline | Recorded) -> dict[str, Any]:
+    scenario = run.scenario
+    return {
+        **({"name": scenario.name} if scenario.name else {}),
+        "orders": scenario.orders,
+        "pages": scenario.pages,
+        "skew": scenario.skew,
+        "program": scenario.steps,
+        "steps": run.steps if isinstance(run, Recorded) else [_as_seen(result, scenario) for result in run],
+    }
+
+
+def _as_seen(result: Result, scenario: Scenario) -> dict[str, Any]:
+    seen = seen_by_model(result, scenario.first_vpn, scenario.pages)
+    view = {str(number): cells_of_page_view(pages) for number, pages in seen.view.items()}
+    return {"ok": seen.ok, "value": seen.value, "faults": seen.faults, "view": view}
+
+
+def recorded_run(scenario: Scenario, kernel: str) -> Recorded:
+    """What a recorded kernel did with a named scenario, by the first numbers of its version (``"6.18"``)."""
+    path = DATA_DIR / f"named-{kernel}.json.gz"
+    if not path.is_file():
+        there = ", ".join(sorted(found.name[6:-8] for found in DATA_DIR.glob("named-*.json.gz"))) or "none"
+        raise RecordingError(f"there is no recording of the named scenarios on kernel {kernel!r}; recorded: {there}")
+    recorded = _named(path).get(scenario.name)
+    if recorded is None or recorded.scenario.steps != scenario.steps:
+        raise RecordingError(f"scenario {scenario.name!r} was not recorded on kernel {kernel}")
+    return recorded
+
+
+@lru_cache(maxsize=8)
+def _named(path: Path) -> dict[str, Recorded]:
+    return {program.scenario.name: program for program in read_recording(path).programs}
