@@ -1,6 +1,7 @@
 """anonfolio: how Linux backs anonymous memory with large folios, as a small model checked against real kernels."""
 
-from .kernel.memory import OutOfMemory
+from . import draw, witness  # noqa: F401  (what shows, compares and recalls: filled in here)
+from .kernel.buddy import OutOfMemory
 from .kernel.policy import (
     LINUX_6_3,
     LINUX_6_8,
@@ -18,8 +19,8 @@ from .machine.invariants import INVARIANTS, Violation, check
 from .machine.machine import Machine, Outcome, Process, SegmentationFault
 from .machine.snapshot import Snapshot
 from .program.scenario import Scenario, ScenarioError, Timeline, scenario_names
-from .witness.comparing import Difference, compare
-from .witness.recording import Recorded, Recording, RecordingError, read_recording, replay, write_recording
+from .witness.comparing import Difference, Recorded, compare
+from .witness.recording import Recording, RecordingError, read_recording, replay, write_recording
 
 __version__ = "0.1.0"
 

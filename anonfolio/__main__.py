@@ -19,7 +19,8 @@ from .kernel.policy import POLICIES, Policy, policy_for_kernel, policy_named
 from .program.random_programs import ANY, KINDS, random_scenario
 from .program.scenario import Scenario, scenario_names
 from .program.search import EXTRA_OPERATIONS, OPERATIONS, counterexample
-from .witness.recording import Recorded, read_recording, replay, write_recording
+from .witness.comparing import Recorded
+from .witness.recording import read_recording, replay, write_recording
 
 if TYPE_CHECKING:
     from .hardware.trace import Setting, Trace

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 import anonfolio as af
-from anonfolio.kernel.mm import Mm, Vma
+from anonfolio.kernel.mm import Mm
+from anonfolio.kernel.vma import Vma
 
 
 def freeze(thing: Any) -> Any:

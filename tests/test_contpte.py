@@ -12,7 +12,9 @@ import anonfolio as af
 from anonfolio.hardware.tlb import Contiguous, page_table
 from anonfolio.kernel import contpte, fork, mmap
 from anonfolio.kernel.contpte import foldable
-from anonfolio.kernel.mm import PMD_HUGE, PTE_CONT, PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG, Mm, Vma
+from anonfolio.kernel.mm import Mm
+from anonfolio.kernel.pagetable import PMD_HUGE, PTE_CONT, PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG
+from anonfolio.kernel.vma import Vma
 from anonfolio.program.random_programs import random_scenario
 from anonfolio.program.scenario import do_step
 

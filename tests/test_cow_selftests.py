@@ -11,7 +11,8 @@ from live_support import PATIENCE_S, difference, needs_kernel, undisturbed
 
 import anonfolio as af
 from anonfolio.kernel import faults, fork
-from anonfolio.kernel.policy import ANON_ORDERS, POLICIES
+from anonfolio.kernel.policy import POLICIES
+from anonfolio.kernel.sizes import ANON_ORDERS
 from anonfolio.witness.selftests import BACKINGS, CASES, LEFT_OUT, NEEDS_GUP_TEST, NotBacked, Selftest, cow_selftests
 
 if TYPE_CHECKING:

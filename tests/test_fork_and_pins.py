@@ -9,8 +9,8 @@ import pytest
 from support import folio, freeze, machine_with_folio
 
 import anonfolio as af
-from anonfolio.kernel.memory import GUP_PIN_COUNTING_BIAS
-from anonfolio.kernel.mm import PMD_HUGE, PMD_TABLE, PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG
+from anonfolio.kernel.pagetable import PMD_HUGE, PMD_TABLE, PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG
+from anonfolio.kernel.sizes import GUP_PIN_COUNTING_BIAS
 
 POLICIES = pytest.mark.parametrize("policy", af.POLICIES)
 

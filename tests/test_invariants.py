@@ -11,7 +11,7 @@ import pytest
 from support import folio, machine_with_folio
 
 import anonfolio as af
-from anonfolio.kernel.mm import PMD_TABLE, PTE_CONT, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE
+from anonfolio.kernel.pagetable import PMD_TABLE, PTE_CONT, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE
 
 Break = Callable[[af.Machine, af.Process], object]
 

@@ -10,16 +10,8 @@ import pytest
 from support import folio, freeze, layout, machine_with_folio, vma_at
 
 import anonfolio as af
-from anonfolio.kernel.mm import (
-    PMD_HUGE,
-    PMD_NONE,
-    PMD_TABLE,
-    PTE_DIRTY,
-    PTE_WRITE,
-    PTE_YOUNG,
-    VM_UNACCOUNTED,
-    VM_WIPEONFORK,
-)
+from anonfolio.kernel.pagetable import PMD_HUGE, PMD_NONE, PMD_TABLE, PTE_DIRTY, PTE_WRITE, PTE_YOUNG
+from anonfolio.kernel.vma import VM_UNACCOUNTED, VM_WIPEONFORK
 
 OLD, NEW = af.LINUX_6_9, af.LINUX_6_15
 

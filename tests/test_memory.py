@@ -11,7 +11,10 @@ from hypothesis import given, settings
 from support import folio, freeze, machine_with_folio
 
 import anonfolio as af
-from anonfolio.kernel.memory import MAX_BUDDY_ORDER, ZERO_PFN, Buddy, FolioOf, Memory, as_slice
+from anonfolio.kernel.buddy import Buddy
+from anonfolio.kernel.frames import FolioOf, Memory
+from anonfolio.kernel.index import as_slice
+from anonfolio.kernel.sizes import MAX_BUDDY_ORDER, ZERO_PFN
 
 # --- the buddy allocator --------------------------------------------------------------------------------------------
 

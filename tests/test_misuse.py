@@ -9,7 +9,7 @@ import pytest
 from support import freeze, machine_with_folio
 
 import anonfolio as af
-from anonfolio.kernel.mm import MAX_VPN
+from anonfolio.kernel.sizes import MAX_VPN
 
 
 def expect_refusal(

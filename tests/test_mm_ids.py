@@ -10,7 +10,7 @@ import pytest
 from support import folio, machine_with_folio
 
 import anonfolio as af
-from anonfolio.kernel.memory import Memory
+from anonfolio.kernel.frames import Memory
 from anonfolio.kernel.rmap import folio_add_new_anon_rmap, folio_dup_anon_rmap_ptes, folio_remove_rmap_ptes
 
 P, C, X, Y = 11, 22, 33, 44

@@ -11,7 +11,7 @@ import pytest
 
 from anonfolio import LINUX_6_3, LINUX_6_8, LINUX_6_9, LINUX_6_15, RFC_V2, RFC_V2_FIXED, Machine, Policy, Scenario
 from anonfolio.exercises import postfork_reuse_scan as q
-from anonfolio.kernel.mm import PTE_SPECIAL
+from anonfolio.kernel.pagetable import PTE_SPECIAL
 from anonfolio.kernel.record import COW_COPY, REUSE
 from anonfolio.program.random_programs import random_scenario
 from anonfolio.program.scenario import do_step

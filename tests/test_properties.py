@@ -18,10 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from support import freeze
 
 import anonfolio as af
-from anonfolio.kernel.mm import (
-    PTE_PRESENT,
-    PTE_SPECIAL,
-    PTE_WRITE,
+from anonfolio.kernel.pagetable import PTE_PRESENT, PTE_SPECIAL, PTE_WRITE
+from anonfolio.kernel.vma import (
     VM_DONTCOPY,
     VM_HUGEPAGE,
     VM_NOHUGEPAGE,

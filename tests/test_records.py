@@ -11,7 +11,7 @@ import pytest
 from support import folio, machine_with_folio
 
 import anonfolio as af
-from anonfolio.kernel.mm import WRPROTECT
+from anonfolio.kernel.pagetable import WRPROTECT
 from anonfolio.kernel.record import PATHS, Check, Trail
 
 NONE, NORMAL, EXCLUSIVE = "pte_none", "vm_normal_page", "PageAnonExclusive"

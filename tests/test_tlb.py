@@ -24,7 +24,7 @@ from anonfolio.hardware.tlb import (
     Tlb,
     page_table,
 )
-from anonfolio.kernel.mm import PTE_CONT, PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG
+from anonfolio.kernel.pagetable import PTE_CONT, PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG
 
 NORMAL = PTE_PRESENT | PTE_WRITE | PTE_YOUNG | PTE_DIRTY
 

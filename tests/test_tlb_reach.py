@@ -13,7 +13,7 @@ from anonfolio import LINUX_6_15, Scenario
 from anonfolio.exercises import tlb_reach as q
 from anonfolio.hardware.lru import lru_by_steps
 from anonfolio.hardware.tlb import CORES, Contiguous, Hpa, Plain, page_table
-from anonfolio.kernel.mm import PTE_CONT, PTE_YOUNG
+from anonfolio.kernel.pagetable import PTE_CONT, PTE_YOUNG
 from anonfolio.kernel.record import COW_COPY, REUSE
 from anonfolio.view import plots
 

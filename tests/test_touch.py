@@ -13,7 +13,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 import anonfolio as af
 from anonfolio.kernel import fork, mm, mmap
-from anonfolio.kernel.memory import Buddy
+from anonfolio.kernel.buddy import Buddy
+from anonfolio.kernel.pagetable import PTE_DIRTY, PTE_YOUNG
+from anonfolio.kernel.vma import VM_WRITE
 from anonfolio.stream import run as touch
 
 POLICIES = {
@@ -156,7 +158,7 @@ def _do(machine: af.Machine, process: af.Process, kind: str, place: int, length:
         case "write" | "read":
             for vpn in range(place, place + length):
                 vma = process.mm.find_vma(vpn)
-                if vma and (kind == "read" or vma.flags & mm.VM_WRITE):
+                if vma and (kind == "read" or vma.flags & VM_WRITE):
                     process.write(vpn, vpn % 251) if kind == "write" else process.read(vpn)
         case "mprotect":
             process.mprotect(place, length, 1)
@@ -212,7 +214,7 @@ def streams(draw: st.DrawFn, pages: range) -> tuple[Any, Any, Any]:
 def accessible(process: af.Process, vpns: Any, write: Any) -> bool:
     writes = np.broadcast_to(write, len(vpns))
     vmas = [process.mm.find_vma(int(vpn)) for vpn in vpns]
-    return all(vma and (vma.flags & mm.VM_WRITE or not w) for vma, w in zip(vmas, writes, strict=True))
+    return all(vma and (vma.flags & VM_WRITE or not w) for vma, w in zip(vmas, writes, strict=True))
 
 
 def examples(count: int) -> Any:
@@ -378,7 +380,7 @@ def test_a_fresh_range_is_like_any_other_stream(policy: str) -> None:
 def test_entries_written_before_are_dirty_and_young_again(policy: str) -> None:
     machine, process = sole_owner(policy)
     process.touch(range(64))
-    process.mm.pte[:64] &= 0xFF ^ (mm.PTE_DIRTY | mm.PTE_YOUNG)
+    process.mm.pte[:64] &= 0xFF ^ (PTE_DIRTY | PTE_YOUNG)
     check_equal(machine, 0, range(8, 24), True, 5)
     check_equal(machine, 0, range(8, 24), False, 5)
 
@@ -390,7 +392,7 @@ def test_a_block_that_a_pmd_maps_is_dirty_and_young_again(policy: str) -> None:
     process.mmap(1024)
     process.write(3)
     process.write(600)
-    process.mm.pte[:1024] &= 0xFF ^ (mm.PTE_DIRTY | mm.PTE_YOUNG)
+    process.mm.pte[:1024] &= 0xFF ^ (PTE_DIRTY | PTE_YOUNG)
     check_equal(machine, 0, range(100, 110), True, 5)
     check_equal(machine, 0, np.array([700, 9]), np.array([False, True]), 5)
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from html import escape
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -220,27 +220,6 @@ def open_svg(height: float, said: str, told: str) -> list[str]:
         f"<desc>{escape(told)}</desc>",
         f"<style>{stylesheet()}</style>",
     ]
-
-
-class Shown(Protocol):
-    """What is shown at one moment: `Picture` and `MicroPicture` are such."""
-
-    @property
-    def sentence(self) -> str:
-        """What happened, for whoever listens."""
-
-    @property
-    def height(self) -> float:
-        """Of its SVG, in user units."""
-
-    def fragments(self, height: float = 0) -> list[str]:
-        """Its SVG in pieces."""
-
-    def svg(self, height: float = 0) -> str:
-        """Its SVG."""
-
-    def text(self) -> str:
-        """It as text."""
 
 
 def stacked(

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import cached_property
 
 from ..hardware.microsteps import Damage, Fork, FrameView, Moment, Run, TlbView, Translation, View
+from ..machine.show import show
 from .drawing import (
     RIGHT,
     WIDTH,
@@ -344,3 +345,9 @@ def _wrapped(words: str, room: float = RIGHT - SIDE) -> list[str]:
 
 def _alarm_lines(picture: MicroPicture) -> list[str]:
     return [line for alarm in picture.alarms for line in _wrapped(alarm, RIGHT - SIDE - 52)]
+
+
+@show.register
+def _show_run(run: Run, at: int | None = None) -> MicroPicture:
+    found = run.first() if at is None else at
+    return MicroPicture(run, -1 if found is None else found)

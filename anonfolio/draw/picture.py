@@ -16,18 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..kernel.memory import GUP_PIN_COUNTING_BIAS
-from ..kernel.mm import (
-    PTE_PRESENT,
-    PTE_SPECIAL,
-    PTE_WRITE,
-    VM_DONTCOPY,
-    VM_NOHUGEPAGE,
-    VM_READ,
-    VM_WIPEONFORK,
-    VM_WRITE,
-)
-from ..kernel.policy import PMD_ORDER
+from ..kernel.pagetable import PTE_PRESENT, PTE_SPECIAL, PTE_WRITE
 from ..kernel.record import (
     COW_COPY,
     FIRST_TOUCH,
@@ -40,12 +29,15 @@ from ..kernel.record import (
     Counters,
     Fault,
 )
+from ..kernel.sizes import GUP_PIN_COUNTING_BIAS, PMD_ORDER
+from ..kernel.vma import VM_DONTCOPY, VM_NOHUGEPAGE, VM_READ, VM_WIPEONFORK, VM_WRITE
+from ..machine.machine import Machine
+from ..machine.show import show
 from ..machine.snapshot import FolioView, MappingView, ProcessView, Snapshot
-from ..witness.comparing import ZERO, PageView, page_view_of_cells
+from ..program.scenario import Result, Step, Timeline
+from ..witness.comparing import ZERO, PageView, Recorded, page_view_of_cells
 
 if TYPE_CHECKING:
-    from ..program.scenario import Result, Step, Timeline
-    from ..witness.recording import Recorded
     from .drawing import Drawing
 
 ALLOCATING = (FIRST_TOUCH, ZERO_COPY, COW_COPY)
@@ -1018,3 +1010,13 @@ def _recorded_sentence(recorded: Recorded, at: int) -> str:
     faults = [f"page {page + base} ({_ERROR_CODES.get(code, f'error code {code}')})" for page, code in seen["faults"]]
     came = ("user fault on " + ", ".join(faults[:4]) + (" …" if len(faults) > 4 else "")) if faults else "no user fault"
     return f"{_did(step, base, _forks(recorded, at + 1))}: {came if seen['ok'] else f'refused, {came}'}."
+
+
+@show.register
+def _show_machine(machine: Machine, at: int | None = None) -> Picture:
+    return Picture(machine.snapshot())
+
+
+@show.register
+def _show_timeline(timeline: Timeline, at: int | None = None) -> Picture:
+    return Picture.of(timeline, at)

@@ -35,7 +35,7 @@ from ..lesson.quiz import GOES_ON, Asked, Choice, Mistake, Note, Number
 from ..program.scenario import Scenario
 
 if TYPE_CHECKING:
-    from ..draw.drawing import Shown
+    from ..machine.show import Shown
 
 KIB = 4
 PAGES = 16

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..draw.picture import Picture
-from ..kernel.mm import PTE_PRESENT, PTE_SPECIAL, PTE_WRITE
+from ..kernel.pagetable import PTE_PRESENT, PTE_SPECIAL, PTE_WRITE
 from ..kernel.policy import LINUX_6_9, LINUX_6_15, RFC_V2, Policy
 from ..kernel.record import COW_COPY, NO_FAULT, REUSE, Fault
 from ..lesson.quiz import Case, Cases, Choice, Function, Mistake, Number, Pages

@@ -12,7 +12,8 @@ from ..kernel.policy import LINUX_6_15
 from ..lesson.quiz import GOES_ON, Case, Cases, Function, Mistake, Note, Number, Pages, Unreadable
 from ..machine.snapshot import Snapshot
 from ..program.scenario import Scenario
-from ..witness.recording import DATA_DIR, Recorded, read_recording
+from ..witness.comparing import Recorded
+from ..witness.recording import DATA_DIR, read_recording
 
 
 def recorded_program(file: str, number: int) -> Recorded:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from itertools import combinations
 
-from ..draw.picture import Picture
 from ..kernel.policy import LINUX_6_8, LINUX_6_9, LINUX_6_15, RFC_V2, Policy
 from ..kernel.record import COW_COPY, FIRST_TOUCH, REUSE, ZERO_COPY, Fault
 from ..lesson.quiz import Choice, Mistake, Number, Program, Verdict, refused, runs
 from ..machine.invariants import INVARIANTS
 from ..machine.invariants import check as check_invariants
 from ..machine.machine import Machine
+from ..machine.show import Shown
 from ..machine.snapshot import FolioView, Snapshot
 from ..program.scenario import Result, Scenario, Timeline
 from .exclusive_pitfalls import both_sides, loses
@@ -421,8 +421,8 @@ def _bring_apart(program: Scenario, same: list[tuple[str, str]]) -> str:
     return "linux-6.15 takes a page over when every mapping is the writer's own, unless it is the last. Write earlier."
 
 
-def _first_reuse(program: Scenario) -> Picture | None:
-    def show(policy: Policy) -> Picture | None:
+def _first_reuse(program: Scenario) -> Shown | None:
+    def show(policy: Policy) -> Shown | None:
         timeline = program.run(policy)
         at = [number for number, result in enumerate(timeline) if any(f.path == REUSE for f in result.faults)]
         return timeline.show(at[0]) if at else None

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..draw.picture import Picture
 from ..kernel.faults import WRITE, VmFault, wp_can_reuse_anon_folio
-from ..kernel.mm import PTE_SPECIAL, PTE_WRITE
+from ..kernel.pagetable import PTE_SPECIAL, PTE_WRITE
 from ..kernel.policy import LINUX_6_3, LINUX_6_8, LINUX_6_9, LINUX_6_15, RFC_V2, Policy
 from ..kernel.record import COW_COPY, NO_FAULT, REUSE, Fault
 from ..lesson.quiz import Case, Cases, Choice, Function, Mistake, Number, Program, Verdict, refused

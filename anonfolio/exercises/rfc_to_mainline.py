@@ -24,7 +24,8 @@ from ..kernel.policy import (
 )
 from ..lesson.quiz import Case, Cases, Choice, Mistake, Number, Program, Verdict, refused
 from ..program.scenario import Scenario, ScenarioError, Step, Timeline, scenario_names
-from ..witness.recording import Recorded, RecordingError
+from ..witness.comparing import Recorded
+from ..witness.recording import RecordingError
 from .start_here import four_paths
 
 SIX = (RFC_V2, RFC_V2_FIXED, LINUX_6_3, LINUX_6_8, LINUX_6_9, LINUX_6_15)
@@ -48,9 +49,10 @@ def ran(name: str, policy: str) -> Timeline:
 def recorded(name: str, kernel: str) -> Recorded | None:
     """What a kernel did with a named scenario, or None where it was not recorded."""
     try:
-        return Scenario.load(name).recorded(kernel)
+        found: Recorded = Scenario.load(name).recorded(kernel)
     except RecordingError:
         return None
+    return found
 
 
 @cache

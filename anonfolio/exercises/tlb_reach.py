@@ -30,7 +30,7 @@ from ..hardware.tlb import (
     page_table,
 )
 from ..kernel.contpte import CONT_PTE_ORDER, foldable
-from ..kernel.mm import PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG
+from ..kernel.pagetable import PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG
 from ..kernel.policy import LINUX_6_15, RFC_V2_FIXED
 from ..lesson.quiz import Choice, Function, Mistake, Note, Number, runs
 from ..machine.machine import Machine
@@ -38,7 +38,7 @@ from ..machine.snapshot import ProcessView
 from ..program.scenario import Scenario, Timeline
 
 if TYPE_CHECKING:
-    from ..witness.recording import Recorded
+    from ..witness.comparing import Recorded
 
 ARM64 = LINUX_6_15.but(
     name="linux-6.15 on arm64",

@@ -12,9 +12,10 @@ import numpy as np
 from ..kernel.policy import LINUX_6_8, LINUX_6_9, LINUX_6_15, Policy, policy_for_kernel
 from ..lesson.quiz import Case, Cases, Choice, Function, Mistake, Number, Program, Verdict, refused
 from ..program.scenario import Result, Scenario, Step, Timeline
-from ..witness.fields import FLAGS, Experiment, Fields, Look, differing, fields, live_wanted, need_linux, stored
+from ..witness.comparing import Recorded
+from ..witness.fields import FLAGS, Experiment, Fields, Look, differing, live_wanted, need_linux, stored
 from ..witness.fields import folio_sizes as library_sizes
-from ..witness.recording import DATA_DIR, Recorded, read_recording
+from ..witness.recording import DATA_DIR, read_recording
 
 RECORDED_KERNEL, PAIR_KERNEL = "6.18", "6.12"
 """Which recordings stand in where nothing runs live; for exercise 3 one of a linux-6.9 kernel. 6.8 was never run."""
@@ -47,8 +48,25 @@ def witness(scenario: Scenario, live: bool | None = None, kernel: str = RECORDED
     """
     if live_wanted(live):
         need_linux()
-        return scenario.live()
+        ran: Recorded = scenario.live()
+        return ran
     return next((program for program in _programs(kernel) if _same_program(program.scenario, scenario)), None)
+
+
+def fields(live: bool | None = None) -> Fields:
+    """The experiments: stored ones, or done now on this machine when asked to, by the argument or by `LIVE`.
+
+    Raises
+    ------
+    ValueError
+        They were asked for live, and this machine cannot; one line that says what is missing.
+    """
+    if not live_wanted(live):
+        return stored()
+    need_linux()
+    from ..witness.live.fields import live_fields
+
+    return live_fields()
 
 
 @lru_cache(maxsize=2)

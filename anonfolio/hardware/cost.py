@@ -27,9 +27,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..kernel.contpte import CONT_PTE_ORDER
-from ..kernel.mm import PMD_HUGE, PTE_CONT, PTE_PRESENT, PTE_SPECIAL
-from ..kernel.policy import PMD_ORDER
+from ..kernel.pagetable import PMD_HUGE, PTE_CONT, PTE_PRESENT, PTE_SPECIAL
 from ..kernel.record import COW_COPY, FIRST_TOUCH, REUSE, UNSHARE_REUSE, ZERO_COPY, ZERO_READ, Counters, Fault
+from ..kernel.sizes import PMD_ORDER
 from ..machine.machine import Machine, Process
 from ..program.formats import DATA, read_json
 from .tlb import NEOVERSE_N1, UNMAPPED, Coalescing, Contiguous, Core, PageTable, page_table

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from ..kernel.faults import (
     READ,
@@ -30,16 +30,17 @@ from ..kernel.faults import (
     handle_mm_fault,
     wp_can_reuse_anon_folio,
 )
-from ..kernel.memory import ZERO_PFN, Numbers
-from ..kernel.mm import PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG, WRPROTECT, Mm, Vma
+from ..kernel.index import Numbers
+from ..kernel.mm import Mm
+from ..kernel.pagetable import PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG, WRPROTECT
 from ..kernel.policy import LINUX_6_15, RFC_V2, Policy
 from ..kernel.record import COW_COPY, FIRST_TOUCH, ZERO_COPY, Fault
 from ..kernel.rmap import folio_add_new_anon_rmap, folio_remove_rmap_ptes
+from ..kernel.sizes import ZERO_PFN
+from ..kernel.vma import Vma
 from ..machine.machine import Process
+from ..machine.show import Shown, show
 from ..program.scenario import Scenario, do_step
-
-if TYPE_CHECKING:
-    from ..draw.micropicture import MicroPicture
 
 Event = tuple[Any, ...]
 """``("cpu0", step)``, ``("cpu1", "read", page)`` or ``("cpu1", "write", page, byte)``."""
@@ -781,12 +782,9 @@ class Run:
                 return at
         return None
 
-    def show(self, at: int | None = None) -> MicroPicture:
+    def show(self, at: int | None = None) -> Shown:
         """The picture of a moment; by default the first that shows damage, else the last."""
-        from ..draw.micropicture import MicroPicture
-
-        found = self.first() if at is None else at
-        return MicroPicture(self, -1 if found is None else found)
+        return show(self, at)
 
 
 def _moment(state: State, event: Event) -> Moment:

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..kernel.contpte import CONT_PTE_ORDER, gathered
-from ..kernel.mm import PTE_CONT, PTE_PRESENT, PTE_SPECIAL
-from ..kernel.policy import PMD_ORDER
+from ..kernel.pagetable import PTE_CONT, PTE_PRESENT, PTE_SPECIAL
+from ..kernel.sizes import PMD_ORDER
 from .lru import Lru
 
 if TYPE_CHECKING:

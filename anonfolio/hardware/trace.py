@@ -28,9 +28,10 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
-from ..kernel.mm import MAX_VPN, PTRS_PER_PMD, VM_READ, VM_WRITE, Vma
 from ..kernel.policy import Policy, policy_for_kernel
 from ..kernel.record import PF_WRITE
+from ..kernel.sizes import MAX_VPN, PTRS_PER_PMD
+from ..kernel.vma import VM_READ, VM_WRITE, Vma
 from ..machine.machine import Machine, Outcome, Process, SegmentationFault
 from ..program.formats import DATA, of_format, read_json
 

@@ -24,16 +24,12 @@ block: a call for 2 to 15 entries never tries a fold.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import numpy.typing as npt
 
-from .memory import FolioOf
-from .mm import PTE_CONT, PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG
-
-if TYPE_CHECKING:
-    from .mm import Mm
+from .frames import FolioOf
+from .mm import Mm
+from .pagetable import PTE_CONT, PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG
 
 Entries = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]

@@ -9,29 +9,14 @@ trail that pictures show.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from . import contpte
-from .memory import NO_FOLIO, ZERO_PFN, OutOfMemory
-from .mm import (
-    PMD_HUGE,
-    PMD_NONE,
-    PTE_DIRTY,
-    PTE_PRESENT,
-    PTE_SPECIAL,
-    PTE_WRITE,
-    PTE_YOUNG,
-    PTRS_PER_PMD,
-    VM_HUGEPAGE,
-    VM_NOHUGEPAGE,
-    VM_WRITE,
-    Mm,
-    Vma,
-)
-from .policy import PMD_ORDER
+from .buddy import OutOfMemory
+from .mm import Mm
+from .pagetable import PMD_HUGE, PMD_NONE, PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG
 from .record import (
     COW_COPY,
     FIRST_TOUCH,
@@ -46,9 +31,9 @@ from .record import (
     Trail,
 )
 from .rmap import folio_add_new_anon_rmap, folio_remove_rmap_ptes
-
-if TYPE_CHECKING:
-    from ..machine.machine import Machine
+from .sizes import NO_FOLIO, PMD_ORDER, PTRS_PER_PMD, ZERO_PFN
+from .system import System
+from .vma import VM_HUGEPAGE, VM_NOHUGEPAGE, VM_WRITE, Vma
 
 Entries = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -62,12 +47,12 @@ class VmFault:
     """One fault being handled (struct vm_fault): where, why, and what became of it."""
 
     __slots__ = (
-        "access", "check", "copied", "error_code", "flushed", "folio", "machine", "memory", "mm", "old_folio", "order",
-        "pages", "path", "policy", "scanned", "vma", "vpn", "zeroed",
+        "access", "check", "copied", "error_code", "flushed", "folio", "memory", "mm", "old_folio", "order",
+        "pages", "path", "policy", "scanned", "system", "vma", "vpn", "zeroed",
     )  # fmt: skip
 
-    def __init__(self, machine: Machine, mm: Mm, vma: Vma, vpn: int, access: str) -> None:
-        self.machine, self.memory, self.policy = machine, machine.memory, machine.policy
+    def __init__(self, system: System, mm: Mm, vma: Vma, vpn: int, access: str) -> None:
+        self.system, self.memory, self.policy = system, system.memory, system.policy
         self.mm, self.vma, self.vpn, self.access = mm, vma, vpn, access
         self.check = Trail()
         present = bool(mm.pte[vpn])
@@ -95,19 +80,19 @@ class VmFault:
         self.check.decide()
 
 
-def handle_mm_fault(machine: Machine, mm: Mm, vma: Vma, vpn: int, access: str, *, user: bool = True) -> Fault:
+def handle_mm_fault(system: System, mm: Mm, vma: Vma, vpn: int, access: str, *, user: bool = True) -> Fault:
     """Handle one fault on page `vpn`, which lies in `vma` and whose access the VMA allows; returns its record.
 
     The PMD level is asked first, as in `__handle_mm_fault` (6.1-7.2).
     """
-    vmf = VmFault(machine, mm, vma, vpn, access)
+    vmf = VmFault(system, mm, vma, vpn, access)
     if not (create_huge_pmd(vmf) or wp_huge_pmd(vmf)):
         handle_pte_fault(vmf)
     fault = Fault(
         mm.id - 1, vpn, access, vmf.path, vmf.error_code, vmf.order, vmf.pages, tuple(vmf.check), _or_none(vmf.folio),
         _or_none(vmf.old_folio), vmf.zeroed, vmf.copied, vmf.scanned, vmf.flushed, user,
     )  # fmt: skip
-    machine.counters.add(fault)
+    system.counters.add(fault)
     return fault
 
 
@@ -169,7 +154,7 @@ def alloc_anon_folio(
         if vmf.check("vma_alloc_folio", folio is not None, f"order {order}") and folio is not None:
             vmf.zeroed += 1 << order
             return folio, vmf.vpn & -(1 << order)
-        vmf.machine.counters.anon_fault_fallback[order] += 1
+        vmf.system.counters.anon_fault_fallback[order] += 1
     return folio_prealloc(vmf, need_zero=True), vmf.vpn
 
 
@@ -177,7 +162,7 @@ def thp_vma_allowable_orders(vmf: VmFault) -> list[int]:
     """Orders below PMD size that a first touch may use here, largest first (`thp_vma_allowable_orders`, 6.8+)."""
     orders = set(vmf.policy.fixed_orders)
     if _knobs_apply(vmf):
-        orders |= vmf.machine.knob_orders
+        orders |= vmf.system.knob_orders
     orders.discard(PMD_ORDER)
     if not orders:
         vmf.check("thp_vma_allowable_orders", False, "no size above one page is allowed here")
@@ -208,7 +193,7 @@ def folio_prealloc(vmf: VmFault, *, need_zero: bool) -> int:
 def _knobs_apply(vmf: VmFault) -> bool:
     if vmf.vma.flags & VM_NOHUGEPAGE:
         return False
-    return vmf.machine.thp == "always" or bool(vmf.vma.flags & VM_HUGEPAGE)
+    return vmf.system.thp == "always" or bool(vmf.vma.flags & VM_HUGEPAGE)
 
 
 def _pte_range_none(block: Entries) -> Mask:
@@ -485,13 +470,13 @@ def create_huge_pmd(vmf: VmFault) -> bool:
 
     A read maps the huge zero page, and prepares the anon_vma all the same. Returns False to fall back to PTEs.
     """
-    if PMD_ORDER not in vmf.machine.knob_orders or vmf.mm.pmd[vmf.vpn >> 9] != PMD_NONE:
+    if PMD_ORDER not in vmf.system.knob_orders or vmf.mm.pmd[vmf.vpn >> 9] != PMD_NONE:
         return False
     if not _knobs_apply(vmf) or not vmf.check("pmd_none", True) or not thp_vma_suitable_order(vmf, PMD_ORDER):
         return False
     start, _ = vmf.mm.block_of(vmf.vpn)
     vmf.mm.anon_vma_prepare(vmf.vma)
-    if vmf.access != WRITE and vmf.machine.use_zero_page:
+    if vmf.access != WRITE and vmf.system.use_zero_page:
         vmf.mm.set_ptes(start, ZERO_PFN, PTRS_PER_PMD, ZERO_BITS)
         vmf.mm.own_pfns()[start : start + PTRS_PER_PMD] = ZERO_PFN
         vmf.mm.pmd[vmf.vpn >> 9] = PMD_HUGE
@@ -526,7 +511,7 @@ def do_huge_zero_wp_pmd(vmf: VmFault, start: int) -> bool:
 def _map_huge_folio(vmf: VmFault, start: int, path: str) -> bool:
     folio = vmf.memory.folio_alloc(PMD_ORDER)
     if not vmf.check("vma_alloc_folio", folio is not None, f"order {PMD_ORDER}") or folio is None:
-        vmf.machine.counters.anon_fault_fallback[PMD_ORDER] += 1
+        vmf.system.counters.anon_fault_fallback[PMD_ORDER] += 1
         return False
     folio_add_new_anon_rmap(vmf.memory, folio, vmf.mm.id, pmd=True)
     bits = PTE_PRESENT | PTE_YOUNG | PTE_DIRTY | (PTE_WRITE if vmf.vma.flags & VM_WRITE else 0)

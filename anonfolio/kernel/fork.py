@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from . import contpte
-from .memory import OutOfMemory
-from .mm import (
+from .buddy import OutOfMemory
+from .frames import Memory
+from .mm import Mm
+from .pagetable import (
     MANY_PAGES,
     MKOLD,
     PMD_HUGE,
@@ -19,15 +19,9 @@ from .mm import (
     PTE_SPECIAL,
     PTE_WRITE,
     PTE_YOUNG,
-    PTRS_PER_PMD,
     STRETCH_PAGES,
-    VM_DONTCOPY,
-    VM_WIPEONFORK,
-    VM_WRITE,
     WRPROTECT,
-    Mm,
     Run,
-    Vma,
     stretches,
 )
 from .rmap import (
@@ -36,9 +30,8 @@ from .rmap import (
     folio_dup_anon_rmap_ptes,
     folios_dup_anon_rmap_ptes,
 )
-
-if TYPE_CHECKING:
-    from .memory import Memory
+from .sizes import PTRS_PER_PMD
+from .vma import VM_DONTCOPY, VM_WIPEONFORK, VM_WRITE, Vma
 
 
 class ForkFailed(Exception):

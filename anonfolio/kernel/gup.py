@@ -2,59 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
-
+from .buddy import OutOfMemory
 from .faults import MOST_FAULTS, READ, UNSHARE, WRITE, handle_mm_fault
-from .memory import GUP_PIN_COUNTING_BIAS, Memory, OutOfMemory
-from .mm import PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, VM_READ, VM_WRITE, Mm
+from .frames import Memory
+from .mm import Mm
+from .pagetable import PTE_PRESENT, PTE_SPECIAL, PTE_WRITE
+from .pin import Pin
 from .record import Fault
-
-if TYPE_CHECKING:
-    from ..machine.machine import Machine
+from .sizes import GUP_PIN_COUNTING_BIAS
+from .system import System
+from .vma import VM_READ, VM_WRITE
 
 
 class BadAddress(Exception):
     """-EFAULT: GUP met a hole, or was to write where the mapping is read-only. What it faulted in stays."""
 
 
-@dataclass(slots=True)
-class Pin:
-    """Frames that a device, or a pipe, holds on to.
-
-    Attributes
-    ----------
-    process, vpn : int
-        Whose pages, and the first of them.
-    frames : list of int
-        The frames, one a page.
-    writable : bool
-        Whether the device may write (FOLL_WRITE).
-    pinned : bool
-        FOLL_PIN; False for a plain reference (FOLL_GET), which promises nothing about staying in step.
-    expected : dict of int to int
-        Pages whose entry must still map the pinned frame, because their owner has not unmapped them since.
-    """
-
-    process: int
-    vpn: int
-    frames: list[int]
-    writable: bool
-    pinned: bool = True
-    expected: dict[int, int] = field(default_factory=dict)
-
-    def forget(self, start: int, end: int) -> None:
-        """The owner itself unmaps [start, end): the pin no longer promises anything there."""
-        if self.expected:
-            self.expected = {vpn: pfn for vpn, pfn in self.expected.items() if not start <= vpn < end}
-
-    def copy(self) -> Self:
-        """An independent copy."""
-        return type(self)(self.process, self.vpn, self.frames.copy(), self.writable, self.pinned, self.expected.copy())
-
-
 def pin_user_pages(
-    machine: Machine, mm: Mm, vpn: int, pages: int, *, write: bool, longterm: bool, faults: list[Fault]
+    system: System, mm: Mm, vpn: int, pages: int, *, write: bool, longterm: bool, faults: list[Fault]
 ) -> Pin:
     """Pin pages one by one, faulting in what is missing (`pin_user_pages`, FOLL_PIN).
 
@@ -69,7 +34,7 @@ def pin_user_pages(
     pin = Pin(mm.id - 1, vpn, [], write)
     try:
         for page in range(vpn, vpn + pages):
-            faults.extend(_fault_in(machine, mm, page, write=write, pin=True, longterm=longterm))
+            faults.extend(_fault_in(system, mm, page, write=write, pin=True, longterm=longterm))
             pfn = int(mm.pfn[page])
             try_grab_folio(mm.memory, pfn)
             pin.frames.append(pfn)
@@ -81,9 +46,9 @@ def pin_user_pages(
     return pin
 
 
-def get_user_page(machine: Machine, mm: Mm, vpn: int, faults: list[Fault]) -> Pin:
+def get_user_page(system: System, mm: Mm, vpn: int, faults: list[Fault]) -> Pin:
     """A plain reference to one page (`get_user_pages`, FOLL_GET, as vmsplice takes it): nothing is unshared."""
-    faults.extend(_fault_in(machine, mm, vpn, write=False, pin=False, longterm=False))
+    faults.extend(_fault_in(system, mm, vpn, write=False, pin=False, longterm=False))
     pfn = int(mm.pfn[vpn])
     folio = int(mm.memory.folio_of[pfn])
     if folio >= 0:
@@ -141,7 +106,7 @@ def _exclusive_index(memory: Memory, pfn: int) -> int:
     return int(memory.head[folio]) if memory.entire_mapcount[folio] and not memory.mapcount[pfn] else pfn
 
 
-def _fault_in(machine: Machine, mm: Mm, vpn: int, *, write: bool, pin: bool, longterm: bool) -> list[Fault]:
+def _fault_in(system: System, mm: Mm, vpn: int, *, write: bool, pin: bool, longterm: bool) -> list[Fault]:
     """Fault until the page may be taken (`__get_user_pages`, `faultin_page`); BadAddress where that cannot be."""
     vma = mm.find_vma(vpn)
     if vma is None or not vma.flags & (VM_WRITE if write else VM_READ):
@@ -156,4 +121,4 @@ def _fault_in(machine: Machine, mm: Mm, vpn: int, *, write: bool, pin: bool, lon
         else:
             return faults
         assert len(faults) < MOST_FAULTS, f"page {vpn} faults again and again"
-        faults.append(handle_mm_fault(machine, mm, vma, vpn, access, user=False))
+        faults.append(handle_mm_fault(system, mm, vma, vpn, access, user=False))

@@ -8,96 +8,31 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
-from .memory import Index, Memory, as_slice
+from .frames import Memory
+from .index import Index, as_slice
+from .pagetable import (
+    MKCLEAN,
+    PMD_HUGE,
+    PMD_NONE,
+    PMD_TABLE,
+    PTE_CONT,
+    PTE_PRESENT,
+    PTE_SPECIAL,
+    REGION_PAGES,
+    STRETCH_PAGES,
+    Run,
+    stretches,
+)
+from .pin import Pin
 from .policy import Policy
 from .rmap import folio_split_rmap_pmd
-
-if TYPE_CHECKING:
-    from .gup import Pin
-
-PTRS_PER_PMD = 512
-MAX_VPN = 1 << 28
-"""Address spaces end after a tebibyte: one array entry a page, touched only where something is mapped."""
-
-# Page-table entry bits; 0 is pte_none.
-PTE_PRESENT = 1
-PTE_WRITE = 2
-PTE_DIRTY = 4
-PTE_YOUNG = 8
-PTE_SPECIAL = 16
-"""Set on zero-page entries only: `vm_normal_page` finds no page behind them."""
-
-PTE_CONT = 32
-"""arm64's contiguous bit (PTE_CONT, arch/arm64/include/asm/pgtable-hwdef.h): this entry may share one TLB entry."""
-
-# Masks that take one bit out of entries (`pte_wrprotect`, `pte_mkold`, `pte_mkclean`).
-WRPROTECT = 0xFF ^ PTE_WRITE
-MKOLD = 0xFF ^ PTE_YOUNG
-MKCLEAN = 0xFF ^ PTE_DIRTY
-
-MANY_PAGES = 128
-"""From this many pages on, fork, munmap and exit handle whole stretches at once: from here it pays in any case."""
-STRETCH_PAGES = 1 << 17
-"""How many at once: what a stretch needs fits the processor's cache."""
-REGION_PAGES = 1 << 20
-"""Within so many pages it is seen whether the frames that they map are a run."""
-
-# States of a PMD.
-PMD_NONE = 0
-PMD_TABLE = 1
-PMD_HUGE = 2
-
-# VMA flags, under the kernel's names.
-VM_READ = 1
-VM_WRITE = 2
-VM_WIPEONFORK = 4
-VM_DONTCOPY = 8
-VM_HUGEPAGE = 16
-VM_NOHUGEPAGE = 32
-VM_UNACCOUNTED = 64
-"""Not VM_ACCOUNT: set where the kernel takes that flag away from a mapping that had it."""
-VM_ACCESS_FLAGS = VM_READ | VM_WRITE
-
-
-class Vma:
-    """One mapping: pages [start, end), its flags, and what decides whether it may merge with a neighbour.
-
-    `anon_vma` is a number, 0 for none; `chain` holds every anon_vma the VMA hangs on, its ancestors' included
-    (struct vm_area_struct, `anon_vma_chain`).
-    """
-
-    __slots__ = ("anon_vma", "chain", "end", "flags", "pgoff", "start")
-
-    def __init__(
-        self, start: int, end: int, flags: int, pgoff: int, anon_vma: int = 0, chain: frozenset[int] = frozenset()
-    ) -> None:
-        self.start, self.end, self.flags, self.pgoff = start, end, flags, pgoff
-        self.anon_vma, self.chain = anon_vma, chain
-
-    def copy(self) -> Vma:
-        return Vma(self.start, self.end, self.flags, self.pgoff, self.anon_vma, self.chain)
-
-    def __repr__(self) -> str:
-        return f"Vma({self.start}..{self.end - 1}, flags={self.flags:#x}, pgoff={self.pgoff}, anon_vma={self.anon_vma})"
-
-    @property
-    def is_fork_child(self) -> bool:
-        """Whether it may hold pages of an ancestor (`vma_is_fork_child`, 6.18; `list_is_singular` before)."""
-        return self.anon_vma != 0 and len(self.chain) != 1
-
-
-class Run(NamedTuple):
-    """Consecutive entries that map consecutive pages of one folio."""
-
-    vpn: int
-    pfn: int
-    pages: int
-    folio: int
+from .sizes import PTRS_PER_PMD
+from .vma import Vma, anon_vma_compatible, dup_anon_vma, start_of
 
 
 class Mm:
@@ -135,7 +70,7 @@ class Mm:
 
     def find_vma(self, vpn: int) -> Vma | None:
         """The VMA that contains page `vpn` (`vma_lookup`)."""
-        at = bisect_right(self.vmas, vpn, key=_start) - 1
+        at = bisect_right(self.vmas, vpn, key=start_of) - 1
         return self.vmas[at] if at >= 0 and vpn < self.vmas[at].end else None
 
     def vmas_in(self, start: int, end: int) -> list[Vma]:
@@ -149,7 +84,7 @@ class Mm:
 
     def insert_vma(self, vma: Vma) -> None:
         """Add a VMA that overlaps none."""
-        self.vmas.insert(bisect_right(self.vmas, vma.start, key=_start), vma)
+        self.vmas.insert(bisect_right(self.vmas, vma.start, key=start_of), vma)
         self._reserve(vma.end)
 
     def new_anon_vma(self) -> int:
@@ -167,9 +102,9 @@ class Mm:
             return
         before, after = self.neighbours(vma)
         anon_vma = 0
-        if after and _anon_vma_compatible(vma, after) and len(after.chain) == 1:
+        if after and anon_vma_compatible(vma, after) and len(after.chain) == 1:
             anon_vma = after.anon_vma
-        elif before and _anon_vma_compatible(before, vma) and len(before.chain) == 1:
+        elif before and anon_vma_compatible(before, vma) and len(before.chain) == 1:
             anon_vma = before.anon_vma
         vma.anon_vma = anon_vma or self.new_anon_vma()
         vma.chain = frozenset((vma.anon_vma,))
@@ -209,18 +144,18 @@ class Mm:
         if prev and following and prev.anon_vma and following.anon_vma and prev.anon_vma != following.anon_vma:
             following = None
         if prev and following:
-            _dup_anon_vma(prev, following if following.anon_vma else vma)
+            dup_anon_vma(prev, following if following.anon_vma else vma)
             prev.end = following.end
             self.vmas.remove(vma)
             self.vmas.remove(following)
             return prev
         if prev:
-            _dup_anon_vma(prev, vma)
+            dup_anon_vma(prev, vma)
             prev.end = end
             self._shrink_from_below(vma, end)
             return prev
         if following:
-            _dup_anon_vma(following, vma)
+            dup_anon_vma(following, vma)
             following.start, following.pgoff = start, pgoff
             if start == vma.start:
                 self.vmas.remove(vma)
@@ -232,7 +167,7 @@ class Mm:
 
     def vma_merge_new_range(self, like: Vma, start: int, end: int, pgoff: int) -> Vma | None:
         """Let a new range with the flags and anon_vma of `like` join a neighbour (`vma_merge_new_range`)."""
-        at = bisect_right(self.vmas, start, key=_start)
+        at = bisect_right(self.vmas, start, key=start_of)
         prev = self.vmas[at - 1] if at and self.vmas[at - 1].end == start else None
         following = self.vmas[at] if at < len(self.vmas) and self.vmas[at].start == end else None
         if prev and not self._can_merge(like, prev, like.flags, prev.pgoff + prev.end - prev.start == pgoff):
@@ -242,16 +177,16 @@ class Mm:
         if prev and following and prev.anon_vma and following.anon_vma and prev.anon_vma != following.anon_vma:
             following = None
         if prev:
-            _dup_anon_vma(prev, like)
+            dup_anon_vma(prev, like)
             prev.end = end
             if following:
-                _dup_anon_vma(prev, following)
+                dup_anon_vma(prev, following)
                 prev.end = following.end
                 self.vmas.remove(following)
             self._reserve(prev.end)
             return prev
         if following:
-            _dup_anon_vma(following, like)
+            dup_anon_vma(following, like)
             following.start, following.pgoff = start, pgoff
             return following
         return None
@@ -416,28 +351,3 @@ class Mm:
             grown = np.zeros(length, old.dtype)
             grown[: len(old)] = old
             setattr(self, name, grown)
-
-
-def stretches(start: int, end: int, pages: int) -> Iterator[tuple[int, int]]:
-    """[start, end) cut at multiples of `pages`, a power of two: no page table is in two stretches."""
-    while start < end:
-        stop = min((start & -pages) + pages, end)
-        yield start, stop
-        start = stop
-
-
-def _start(vma: Vma) -> int:
-    return vma.start
-
-
-def _anon_vma_compatible(lower: Vma, upper: Vma) -> bool:
-    return (
-        lower.end == upper.start
-        and not (lower.flags ^ upper.flags) & ~VM_ACCESS_FLAGS
-        and upper.pgoff == lower.pgoff + upper.start - lower.start
-    )
-
-
-def _dup_anon_vma(into: Vma, source: Vma) -> None:
-    if source.anon_vma and not into.anon_vma:
-        into.anon_vma, into.chain = source.anon_vma, source.chain

@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from . import contpte
 from .gup import unpin_user_pages
-from .memory import ascending
-from .mm import (
+from .index import ascending
+from .mm import Mm
+from .pagetable import (
     MANY_PAGES,
     PMD_HUGE,
     PMD_NONE,
@@ -21,21 +22,13 @@ from .mm import (
     PTE_PRESENT,
     PTE_SPECIAL,
     PTE_WRITE,
-    PTRS_PER_PMD,
     STRETCH_PAGES,
-    VM_ACCESS_FLAGS,
-    VM_DONTCOPY,
-    VM_HUGEPAGE,
-    VM_NOHUGEPAGE,
-    VM_UNACCOUNTED,
-    VM_WIPEONFORK,
-    VM_WRITE,
     WRPROTECT,
-    Mm,
-    Vma,
     stretches,
 )
 from .rmap import folio_remove_rmap_pmd, folio_remove_rmap_ptes, folios_remove_rmap_ptes, mapped_folios
+from .sizes import PTRS_PER_PMD
+from .vma import VM_ACCESS_FLAGS, VM_DONTCOPY, VM_HUGEPAGE, VM_NOHUGEPAGE, VM_UNACCOUNTED, VM_WIPEONFORK, VM_WRITE, Vma
 
 ADVICE: dict[str, tuple[int, int]] = {
     "wipeonfork": (VM_WIPEONFORK, 0),

@@ -12,11 +12,7 @@ import re
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-PMD_ORDER = 9
-"""A PMD maps 512 base pages of 4 KiB: the largest folio that a page fault allocates."""
-
-ANON_ORDERS = (2, 3, 4, 5, 6, 7, 8, 9)
-"""Orders that an anonymous folio may have besides 0. Order 1 is excluded (THP_ORDERS_ALL_ANON, huge_mm.h, 6.8+)."""
+from .sizes import ANON_ORDERS, PMD_ORDER
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "zero_page_write": ("page", "first_touch"),

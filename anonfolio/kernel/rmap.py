@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .memory import GROUP_ORDER, Index, Memory, Numbers, Scalar, as_slice, blocks_of, is_forward, numbers_of, rows_at
-from .policy import PMD_ORDER
+from .frames import GROUP_ORDER, Memory
+from .index import Index, Numbers, Scalar, as_slice, blocks_of, is_forward, numbers_of, rows_at
+from .sizes import PMD_ORDER
 
 PTRS_PER_PMD = 1 << PMD_ORDER
 

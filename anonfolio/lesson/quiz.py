@@ -27,8 +27,7 @@ from typing import TYPE_CHECKING, Any
 from ..program.scenario import Scenario, ScenarioError, Timeline
 
 if TYPE_CHECKING:
-    from ..draw.drawing import Shown
-    from ..draw.picture import Picture
+    from ..machine.show import Shown
 
 TEXT_WIDTH = 100
 GOES_ON = "The notebook runs on without it."
@@ -387,7 +386,7 @@ class Case:
     story: str
     truth: Callable[[], str]
     wrong: Mapping[str, str] = field(default_factory=dict)
-    picture: Callable[[], Picture] | None = None
+    picture: Callable[[], Shown] | None = None
 
 
 @dataclass(eq=False, kw_only=True, repr=False)
@@ -488,7 +487,7 @@ class Function(Asked):
     case: Callable[[random.Random], Mapping[str, Any]]
     worked: Callable[..., Any]
     wrong: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
-    picture: Callable[..., Picture] | None = None
+    picture: Callable[..., Shown] | None = None
     count: int = 300
     seed: int = 1
 
@@ -540,7 +539,7 @@ class Function(Asked):
     def _called(self, case: Mapping[str, Any]) -> str:
         return f"`{self.worked.__name__}({', '.join(f'{name}={value!r}' for name, value in case.items())})`"
 
-    def _picture(self, case: Mapping[str, Any]) -> Picture | None:
+    def _picture(self, case: Mapping[str, Any]) -> Shown | None:
         return self.picture(**deepcopy(case)) if self.picture else None
 
     def _recognised(self, answers: list[Any], first: int) -> list[str]:

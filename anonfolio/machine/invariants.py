@@ -13,8 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..kernel.contpte import foldable
-from ..kernel.memory import GUP_PIN_COUNTING_BIAS, MAX_BUDDY_ORDER
-from ..kernel.mm import PMD_HUGE, PMD_NONE, PTE_CONT, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, VM_WRITE, Mm
+from ..kernel.mm import Mm
+from ..kernel.pagetable import PMD_HUGE, PMD_NONE, PTE_CONT, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE
+from ..kernel.sizes import GUP_PIN_COUNTING_BIAS, MAX_BUDDY_ORDER
+from ..kernel.vma import VM_WRITE
 from .machine import Machine
 
 

@@ -9,39 +9,28 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
 from ..kernel import fork as _fork
 from ..kernel import gup, mmap
+from ..kernel.buddy import OutOfMemory
 from ..kernel.faults import MOST_FAULTS, READ, WRITE, handle_mm_fault
-from ..kernel.gup import Pin
-from ..kernel.memory import Memory, OutOfMemory
-from ..kernel.mm import (
-    MAX_VPN,
-    PTE_DIRTY,
-    PTE_PRESENT,
-    PTE_WRITE,
-    PTE_YOUNG,
-    PTRS_PER_PMD,
-    VM_DONTCOPY,
-    VM_HUGEPAGE,
-    VM_NOHUGEPAGE,
-    VM_READ,
-    VM_WRITE,
-    Mm,
-    Vma,
-)
+from ..kernel.frames import Memory
+from ..kernel.mm import Mm
+from ..kernel.pagetable import PTE_DIRTY, PTE_PRESENT, PTE_WRITE, PTE_YOUNG
+from ..kernel.pin import Pin
 from ..kernel.policy import LINUX_6_15, Policy, check_orders, policy_named
 from ..kernel.record import NO_FAULT, PF_PROT, PF_USER, PF_WRITE, SIGSEGV, Counters, Fault, Trail
+from ..kernel.sizes import MAX_VPN, PTRS_PER_PMD
+from ..kernel.system import System
+from ..kernel.vma import VM_DONTCOPY, VM_HUGEPAGE, VM_NOHUGEPAGE, VM_READ, VM_WRITE, Vma
 from ..stream.run import Touched, touch_stream
 from ..stream.window import Pages
+from .show import Shown, show
 from .snapshot import Snapshot, snapshot
-
-if TYPE_CHECKING:
-    from ..draw.picture import Picture
 
 ADVICE = ("dontneed", *mmap.ADVICE)
 PROTECTIONS = {1: VM_READ, 3: VM_READ | VM_WRITE}
@@ -68,7 +57,7 @@ class Outcome:
         return self.ok
 
 
-class Machine:
+class Machine(System):
     """Memory, a policy, and the processes that use both.
 
     Parameters
@@ -145,13 +134,11 @@ class Machine:
 
     def snapshot(self) -> Snapshot:
         """What everything holds now, detached from the machine."""
-        return snapshot(self)
+        return snapshot(self, self.processes)
 
-    def show(self) -> Picture:
+    def show(self) -> Shown:
         """The picture of this state: text in a terminal, SVG in a notebook."""
-        from ..draw.picture import Picture
-
-        return Picture(self.snapshot())
+        return show(self)
 
 
 class Process:
@@ -450,7 +437,7 @@ class Process:
         touched = slice(*self.mm.block_of(vpn)) if self.mm.is_huge(vpn) else slice(vpn, vpn + 1)
         self.mm.pte[touched] |= PTE_DIRTY | PTE_YOUNG
 
-    def _step(self, vpn: int, access: str, value: int) -> None:
+    def step(self, vpn: int, access: str, value: int) -> None:
         """One access of a stream, taken the ordinary way: as `read` or `write`, without a record."""
         if not self.mm.pte[vpn] & (PTE_WRITE if access == WRITE else PTE_PRESENT):
             self.machine.faults = []

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from ..kernel.mm import PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, Mm
+from ..kernel.frames import Memory
+from ..kernel.mm import Mm
+from ..kernel.pagetable import PTE_PRESENT, PTE_SPECIAL, PTE_WRITE
+from ..kernel.pin import Pin
 from ..kernel.record import Counters
-
-if TYPE_CHECKING:
-    from .machine import Machine
+from ..kernel.system import System
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,23 +152,42 @@ class Snapshot:
         return None
 
 
-def snapshot(machine: Machine) -> Snapshot:
-    """Copy out what a machine holds now."""
-    memory = machine.memory
+class Running(Protocol):
+    """What a snapshot needs to know of a process."""
+
+    @property
+    def number(self) -> int:
+        """0 for the first one of the machine."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not exited."""
+
+    @property
+    def mm(self) -> Mm:
+        """Its memory."""
+
+    def pins(self) -> dict[tuple[str, int], Pin]:
+        """What it holds for devices and pipes."""
+
+
+def snapshot(system: System, processes: Sequence[Running]) -> Snapshot:
+    """Copy out what a machine and its processes hold now."""
+    memory = system.memory
     folios = sorted((int(folio) for folio in memory.live_folios()), key=lambda folio: int(memory.head[folio]))
     return Snapshot(
-        machine.policy.name,
+        system.policy.name,
         tuple(
             ProcessView(
                 process.number, process.alive, process.mm.rss_pages, _mappings(process.mm),
                 tuple(PinView(kind, id, pin.writable, tuple(pin.frames)) for (kind, id), pin in process.pins().items()),
             )
-            for process in machine.processes
+            for process in processes
         ),
-        tuple(_folio_view(machine, folio) for folio in folios),
+        tuple(_folio_view(memory, folio) for folio in folios),
         memory.held_pages(),
-        machine.counters.copy(),
-        machine.policy.large_reuse == "mm_id",
+        system.counters.copy(),
+        system.policy.large_reuse == "mm_id",
     )  # fmt: skip
 
 
@@ -180,8 +201,7 @@ def _mappings(mm: Mm) -> tuple[MappingView, ...]:
     )  # fmt: skip
 
 
-def _folio_view(machine: Machine, folio: int) -> FolioView:
-    memory = machine.memory
+def _folio_view(memory: Memory, folio: int) -> FolioView:
     frames = memory.frames_of(folio)
     slots = zip(memory.mm_id[folio].tolist(), memory.mm_id_mapcount[folio].tolist(), strict=True)
     exclusive = memory.anon_exclusive[frames].copy()

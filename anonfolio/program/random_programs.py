@@ -8,8 +8,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 
-from ..kernel.mm import PTRS_PER_PMD, VM_DONTCOPY, VM_READ, VM_WRITE, Vma
-from ..kernel.policy import ANON_ORDERS, PMD_ORDER
+from ..kernel.sizes import ANON_ORDERS, PMD_ORDER, PTRS_PER_PMD
+from ..kernel.vma import VM_DONTCOPY, VM_READ, VM_WRITE, Vma
 from ..machine.machine import Machine, Process
 from .scenario import Scenario, Step, do_step
 

@@ -11,18 +11,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..kernel.mm import PTRS_PER_PMD
 from ..kernel.policy import LINUX_6_15, Policy, check_orders
 from ..kernel.record import Fault
+from ..kernel.sizes import PTRS_PER_PMD
 from ..machine.machine import ADVICE, PROTECTIONS, Machine, Outcome, Process, SegmentationFault
+from ..machine.show import Shown, show
 from ..machine.snapshot import Snapshot
-
-if TYPE_CHECKING:
-    from ..draw.picture import Picture
-    from ..witness.comparing import Difference
-    from ..witness.recording import Recorded
+from .witnesses import Differing, Witnessed, compare, live_run, recorded_run
 
 Step = tuple[Any, ...]
 """One step as recordings write it: ``(op, process, argument, …)``."""
@@ -115,16 +112,12 @@ class Timeline:
             if result.step[0] in ("write", "read")
         ]
 
-    def show(self, step: int | None = -1) -> Picture:
+    def show(self, step: int | None = -1) -> Shown:
         """The picture after a step (the last by default; None for the state before the first), changes marked."""
-        from ..draw.picture import Picture
+        return show(self, step)
 
-        return Picture.of(self, step)
-
-    def compare(self, other: Timeline | Recorded) -> list[Difference]:
+    def compare(self, other: Timeline | Witnessed) -> list[Differing]:
         """Where another witness of the same scenario differs, step by step; empty when it agrees."""
-        from ..witness.comparing import compare
-
         return compare(self, other)
 
 
@@ -205,16 +198,12 @@ class Scenario:
         results = tuple(run_step(machine, step, self.first_vpn) for step in self.steps)
         return Timeline(self, machine.policy, start, results)
 
-    def recorded(self, kernel: str) -> Recorded:
+    def recorded(self, kernel: str) -> Witnessed:
         """What a kernel did with this scenario, by the first numbers of its version (``"6.18"``)."""
-        from ..witness.recording import recorded_run
-
         return recorded_run(self, kernel)
 
-    def live(self) -> Recorded:
+    def live(self) -> Witnessed:
         """What the kernel of this machine does with it; LiveError says what is missing, root for instance."""
-        from ..witness.live.run import live_run
-
         return live_run(self)
 
     def text(self) -> str:

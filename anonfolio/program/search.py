@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 
-from ..kernel.mm import PTE_PRESENT, PTE_SPECIAL, PTE_WRITE
 from ..kernel.mmap import ADVICE
+from ..kernel.pagetable import PTE_PRESENT, PTE_SPECIAL, PTE_WRITE
 from ..kernel.policy import Policy, policy_named
 from ..machine.invariants import KERNEL_PROMISES, Invariant, Violation, check
 from ..machine.machine import Machine, Process

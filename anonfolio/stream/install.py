@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..kernel.contpte import unfold_blocks
 from ..kernel.faults import ZERO_BITS
-from ..kernel.memory import ZERO_PFN, Index, Numbers, as_run, as_slice, blocks_of, count_up, is_forward, rows_at
-from ..kernel.mm import (
-    PMD_NONE,
-    PMD_TABLE,
-    PTE_CONT,
-    PTE_DIRTY,
-    PTE_PRESENT,
-    PTE_WRITE,
-    PTE_YOUNG,
-    PTRS_PER_PMD,
-    Mm,
-)
+from ..kernel.index import Index, Numbers, as_run, as_slice, blocks_of, count_up, is_forward, rows_at
+from ..kernel.mm import Mm
+from ..kernel.pagetable import PMD_NONE, PMD_TABLE, PTE_CONT, PTE_DIRTY, PTE_PRESENT, PTE_WRITE, PTE_YOUNG
 from ..kernel.policy import Policy
 from ..kernel.rmap import folios_add_new_anon_rmap, folios_remove_rmap_ptes, mapped_folios
-from .window import COW_COPY, FIRST_TOUCH, PATHS, REUSE, ZERO_READ, Bytes, Codes, Pages, Stretch
-
-if TYPE_CHECKING:
-    from ..machine.machine import Process
+from ..kernel.sizes import PTRS_PER_PMD, ZERO_PFN
+from .window import COW_COPY, FIRST_TOUCH, PATHS, REUSE, ZERO_READ, Bytes, Codes, Pages, Process, Stretch
 
 _WRITTEN = PTE_PRESENT | PTE_YOUNG | PTE_DIRTY | PTE_WRITE
 

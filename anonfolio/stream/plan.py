@@ -8,9 +8,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ..kernel.memory import Index, Numbers, as_run, as_slice, blocks_of, is_forward, rows_at
-from ..kernel.mm import PMD_HUGE, PMD_NONE, PTRS_PER_PMD
-from ..kernel.policy import PMD_ORDER, Policy
+from ..kernel.index import Index, Numbers, as_run, as_slice, blocks_of, is_forward, rows_at
+from ..kernel.pagetable import PMD_HUGE, PMD_NONE
+from ..kernel.policy import Policy
+from ..kernel.sizes import PMD_ORDER, PTRS_PER_PMD
 from .window import COW_COPY, FIRST_TOUCH, REUSE, ZERO_COPY, ZERO_READ, Mask, Pages, Stretch, Times, knobs_apply
 
 # --- blocks -----------------------------------------------------------------------------------------------------------

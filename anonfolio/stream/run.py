@@ -20,21 +20,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from ..kernel.faults import READ, WRITE, ZERO_BITS
-from ..kernel.memory import ZERO_PFN, Memory, Numbers
-from ..kernel.mm import PMD_HUGE, PMD_NONE, PMD_TABLE, PTE_WRITE, PTRS_PER_PMD, Vma
-from ..kernel.policy import PMD_ORDER
+from ..kernel.frames import Memory
+from ..kernel.index import Numbers
+from ..kernel.pagetable import PMD_HUGE, PMD_NONE, PMD_TABLE, PTE_WRITE
 from ..kernel.record import FIRST_TOUCH, ZERO_READ
+from ..kernel.sizes import PMD_ORDER, PTRS_PER_PMD, ZERO_PFN
+from ..kernel.vma import Vma
 from .install import Faults, install, install_blocks, make_page_tables
 from .plan import plan_anonymous_pages, plan_wp_pages, plan_zero_page_copies, set_huge_aside
-from .window import Bytes, Codes, Mask, Pages, Stretch, orders_in
-
-if TYPE_CHECKING:
-    from ..machine.machine import Process
+from .window import Bytes, Codes, Mask, Pages, Process, Stretch, orders_in
 
 _Each = TypeVar("_Each", bool | Mask, int | Bytes)
 
@@ -130,7 +129,7 @@ def step_one(process: Process, vpns: Pages | range, write: bool | Mask, value: i
     """One access of the stream through the ordinary path."""
     writes = bool(write[at]) if isinstance(write, np.ndarray) else write
     byte = int(value[at]) if isinstance(value, np.ndarray) else value
-    process._step(int(vpns[at]), WRITE if writes else READ, byte)
+    process.step(int(vpns[at]), WRITE if writes else READ, byte)
 
 
 def touch_fresh_range(process: Process, pages: range, value: int) -> int:

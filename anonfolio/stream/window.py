@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from ..kernel import record
-from ..kernel.memory import as_slice
-from ..kernel.mm import PTE_SPECIAL, PTE_WRITE, PTRS_PER_PMD, VM_HUGEPAGE, VM_NOHUGEPAGE, Vma
-from ..kernel.policy import PMD_ORDER
-
-if TYPE_CHECKING:
-    from ..machine.machine import Machine, Process
+from ..kernel.index import as_slice
+from ..kernel.mm import Mm
+from ..kernel.pagetable import PTE_SPECIAL, PTE_WRITE
+from ..kernel.sizes import PMD_ORDER, PTRS_PER_PMD
+from ..kernel.system import System
+from ..kernel.vma import VM_HUGEPAGE, VM_NOHUGEPAGE, Vma
 
 Mask = npt.NDArray[np.bool_]
 Times = npt.NDArray[np.int32]
@@ -24,6 +24,21 @@ Pages = npt.NDArray[np.intp]
 # A plan's byte: the path in the upper half, the order of the folio in the lower one. 0: no fault.
 PATHS = {1: record.ZERO_READ, 2: record.FIRST_TOUCH, 3: record.ZERO_COPY, 4: record.COW_COPY, 5: record.REUSE}
 ZERO_READ, FIRST_TOUCH, ZERO_COPY, COW_COPY, REUSE = (code << 4 for code in PATHS)
+
+
+class Process(Protocol):
+    """What a stream needs to know of the process that makes it."""
+
+    @property
+    def machine(self) -> System:
+        """The machine it runs on."""
+
+    @property
+    def mm(self) -> Mm:
+        """Its memory."""
+
+    def step(self, vpn: int, access: str, value: int) -> None:
+        """One access, taken the ordinary way."""
 
 
 class Stretch:
@@ -193,19 +208,19 @@ class Stretch:
 # --- which orders -----------------------------------------------------------------------------------------------------
 
 
-def orders_anywhere(machine: Machine) -> list[int]:
+def orders_anywhere(system: System) -> list[int]:
     """Orders below PMD size that any first touch may use, largest first."""
-    return sorted((set(machine.policy.fixed_orders) | machine.knob_orders) - {PMD_ORDER}, reverse=True)
+    return sorted((set(system.policy.fixed_orders) | system.knob_orders) - {PMD_ORDER}, reverse=True)
 
 
-def orders_in(machine: Machine, vma: Vma) -> set[int]:
-    orders = set(machine.policy.fixed_orders)
-    if knobs_apply(machine, vma):
-        orders |= machine.knob_orders
+def orders_in(system: System, vma: Vma) -> set[int]:
+    orders = set(system.policy.fixed_orders)
+    if knobs_apply(system, vma):
+        orders |= system.knob_orders
     return orders - {PMD_ORDER}
 
 
-def knobs_apply(machine: Machine, vma: Vma) -> bool:
+def knobs_apply(system: System, vma: Vma) -> bool:
     if vma.flags & VM_NOHUGEPAGE:
         return False
-    return machine.thp == "always" or bool(vma.flags & VM_HUGEPAGE)
+    return system.thp == "always" or bool(vma.flags & VM_HUGEPAGE)

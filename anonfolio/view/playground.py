@@ -17,7 +17,7 @@ import traitlets
 
 from ..draw.drawing import lean
 from ..draw.picture import Picture, folio_letters
-from ..kernel.memory import OutOfMemory
+from ..kernel.buddy import OutOfMemory
 from ..kernel.mmap import ADVICE
 from ..kernel.policy import POLICIES, Policy, policy_named
 from ..machine.invariants import INVARIANTS, KERNEL_PROMISES, Violation, check

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any, cast
 import anywidget
 import traitlets
 
-from ..draw.drawing import Shown, lean, stacked
+from ..draw.drawing import lean, stacked
 from ..draw.picture import Picture, path_taken, pictures, question, reason, recorded_pictures
 from ..kernel.policy import POLICIES
 from ..kernel.record import COW_COPY, FIRST_TOUCH, NO_FAULT, REUSE, ZERO_COPY, ZERO_READ
+from ..machine.show import Shown
 from ..program.scenario import Timeline
 
 if TYPE_CHECKING:
-    from ..witness.recording import Recorded
+    from ..witness.comparing import Recorded
 
 HERE = Path(__file__).parent
 

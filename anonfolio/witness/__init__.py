@@ -4,3 +4,5 @@ Holds recordings, comparing, what /proc shows, the kernel's selftests; `live` as
 Imports everything left of it: kernel to hardware.
 Guarded by test_replay, test_live, test_your_kernel, test_cow_selftests.
 """
+
+from . import comparing, recording  # noqa: F401  (they register what compares and recalls: `program.witnesses`)

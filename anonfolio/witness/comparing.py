@@ -9,19 +9,17 @@ themselves mean nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from ..kernel.mm import PTRS_PER_PMD
-from ..kernel.policy import kernel_number
+from ..kernel.policy import Policy, kernel_number, policy_for_kernel
+from ..kernel.sizes import PTRS_PER_PMD
 from ..machine.snapshot import ProcessView, Snapshot
-from ..program.scenario import Result, Step, Timeline
-
-if TYPE_CHECKING:
-    from .recording import Recorded
+from ..program import witnesses
+from ..program.scenario import Result, Scenario, Step, Timeline
 
 NONE, ZERO = -1, -2
 FAULTED = {4: "read, nothing there", 6: "write, nothing there", 7: "write, read-only there"}
@@ -73,6 +71,32 @@ class Seen(NamedTuple):
     view: dict[int, PageView]
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """One program that ran on a real kernel: the scenario, and per step what was seen (the format's dicts)."""
+
+    kernel: str
+    scenario: Scenario
+    steps: tuple[dict[str, Any], ...]
+
+    def seen(self) -> Iterator[Seen]:
+        """Per step what the kernel's page tables held."""
+        for step in self.steps:
+            view = {int(number): page_view_of_cells(cells) for number, cells in step["view"].items()}
+            faults = step["faults"]
+            # A live run that could not trace faults counted them.
+            yield Seen(step["ok"], step["value"], faults if isinstance(faults, int) else list(map(list, faults)), view)
+
+    def without_counts(self) -> Recorded:
+        """Without what a live run counted beside page tables: a recording that is the same every time."""
+        steps = ({key: seen for key, seen in step.items() if key != "counted"} for step in self.steps)
+        return replace(self, steps=tuple(steps))
+
+    def replay(self, policy: Policy | None = None) -> list[Difference]:
+        """Where the model, under that policy or the kernel's own, differs from the kernel."""
+        return list(iter_differences(self.scenario.run(policy or policy_for_kernel(self.kernel)), self))
+
+
 def seen_by_model(result: Result, base: int, pages: int) -> Seen:
     """A model's step as a witness sees it: page numbers relative to the mapping, frames as folio and offset."""
     faults = [[fault.vpn - base, fault.error_code] for fault in result.user_faults]
@@ -120,6 +144,7 @@ def _process_view(
     return view
 
 
+@witnesses.compare.register
 def compare(mine: Timeline, other: Timeline | Recorded) -> list[Difference]:
     """Every step at which the model and another witness differ, with the first difference of each."""
     return list(iter_differences(mine, other))

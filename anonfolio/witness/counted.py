@@ -19,8 +19,7 @@ import numpy.typing as npt
 from ..kernel.record import FIRST_TOUCH, REUSE
 from ..machine.snapshot import ProcessView, Snapshot
 from ..program.scenario import Result, Timeline
-from .comparing import Difference
-from .recording import Recorded
+from .comparing import Difference, Recorded
 
 Counts = dict[str, Any]
 ACCESSES = ("write", "read")

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from ..program.formats import DATA, read_json
 from ..program.scenario import Scenario, ScenarioError
-from .recording import Recorded
+from .comparing import Recorded
 
 FORMAT = "anonfolio-fields/1"
 DATA_DIR = DATA / "fields"
@@ -163,22 +163,6 @@ EXPERIMENTS: dict[str, tuple[Scenario, tuple[int, ...]]] = {
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
-
-
-def fields(live: bool | None = None) -> Fields:
-    """The experiments: stored ones, or done now on this machine when asked to, by the argument or by `LIVE`.
-
-    Raises
-    ------
-    ValueError
-        They were asked for live, and this machine cannot; one line that says what is missing.
-    """
-    if not live_wanted(live):
-        return stored()
-    need_linux()
-    from .live.fields import live_fields
-
-    return live_fields()
 
 
 def live_wanted(live: bool | None = None) -> bool:

@@ -5,16 +5,22 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ..kernel.policy import Policy, policy_for_kernel
+from ..program import witnesses
 from ..program.formats import DATA, of_format
 from ..program.scenario import OPS, Result, Scenario, ScenarioError, Timeline
-from .comparing import Difference, Seen, cells_of_page_view, iter_differences, page_view_of_cells, seen_by_model
+from .comparing import (
+    Difference,
+    Recorded,
+    cells_of_page_view,
+    seen_by_model,
+)
 
 FORMAT = "anonfolio-recording/1"
 DATA_DIR = DATA / "recordings"
@@ -22,32 +28,6 @@ DATA_DIR = DATA / "recordings"
 
 class RecordingError(ValueError):
     """A file that is no recording, or a broken one; the message names the file, the place and what is wrong."""
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """One program that ran on a real kernel: the scenario, and per step what was seen (the format's dicts)."""
-
-    kernel: str
-    scenario: Scenario
-    steps: tuple[dict[str, Any], ...]
-
-    def seen(self) -> Iterator[Seen]:
-        """Per step what the kernel's page tables held."""
-        for step in self.steps:
-            view = {int(number): page_view_of_cells(cells) for number, cells in step["view"].items()}
-            faults = step["faults"]
-            # A live run that could not trace faults counted them.
-            yield Seen(step["ok"], step["value"], faults if isinstance(faults, int) else list(map(list, faults)), view)
-
-    def without_counts(self) -> Recorded:
-        """Without what a live run counted beside page tables: a recording that is the same every time."""
-        steps = ({key: seen for key, seen in step.items() if key != "counted"} for step in self.steps)
-        return replace(self, steps=tuple(steps))
-
-    def replay(self, policy: Policy | None = None) -> list[Difference]:
-        """Where the model, under that policy or the kernel's own, differs from the kernel."""
-        return list(iter_differences(self.scenario.run(policy or policy_for_kernel(self.kernel)), self))
 
 
 @dataclass(frozen=True)
@@ -237,6 +217,7 @@ def _as_seen(result: Result, scenario: Scenario) -> dict[str, Any]:
     return {"ok": seen.ok, "value": seen.value, "faults": seen.faults, "view": view}
 
 
+@witnesses.recorded_run.register
 def recorded_run(scenario: Scenario, kernel: str) -> Recorded:
     """What a recorded kernel did with a named scenario, by the first numbers of its version (``"6.18"``)."""
     path = DATA_DIR / f"named-{kernel}.json.gz"
@@ -252,3 +233,11 @@ def recorded_run(scenario: Scenario, kernel: str) -> Recorded:
 @lru_cache(maxsize=8)
 def _named(path: Path) -> dict[str, Recorded]:
     return {program.scenario.name: program for program in read_recording(path).programs}
+
+
+@witnesses.live_run.register
+def _live_run(scenario: Scenario) -> Recorded:
+    # What asks a kernel is not imported before somebody does.
+    from .live.run import live_run
+
+    return live_run(scenario)

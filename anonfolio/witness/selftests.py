@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..kernel.policy import ANON_ORDERS, PMD_ORDER, Policy
+from ..kernel.policy import Policy
+from ..kernel.sizes import ANON_ORDERS, PMD_ORDER
 from ..machine.machine import Machine
 from ..program.scenario import Scenario, Step, do_step
-from .recording import Recorded
+from .comparing import Recorded
 
 OLD, NEW = 1, 255
 """The byte that populates the range, and the one that is written later."""

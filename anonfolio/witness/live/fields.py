@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from ...program.scenario import Scenario
+from ..comparing import Recorded
 from ..fields import EXPERIMENTS, LOOK_PAGES, PRESENT, Experiment, Fields, Look, Words, write_fields
-from ..recording import Recorded
 from .kernel import PROC, Disturbed, LiveError, LiveKernel, Remote, TooDisturbed
 from .run import PM_FRAME, Frames, LiveRun
 from .worker import PAGE, WINDOW_START

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...program.scenario import Scenario, Step
-from ..recording import Recorded
+from ..comparing import Recorded
 from .kernel import (
     PROC,
     WINDOW_PAGES,

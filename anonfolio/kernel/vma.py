@@ -1,0 +1,72 @@
+"""One mapping: struct vm_area_struct (include/linux/mm_types.h), its flags, and what lets two of them merge."""
+
+from __future__ import annotations
+
+# VMA flags, under the kernel's names.
+VM_READ = 1
+
+
+VM_WRITE = 2
+
+
+VM_WIPEONFORK = 4
+
+
+VM_DONTCOPY = 8
+
+
+VM_HUGEPAGE = 16
+
+
+VM_NOHUGEPAGE = 32
+
+
+VM_UNACCOUNTED = 64
+"""Not VM_ACCOUNT: set where the kernel takes that flag away from a mapping that had it."""
+
+
+VM_ACCESS_FLAGS = VM_READ | VM_WRITE
+
+
+class Vma:
+    """One mapping: pages [start, end), its flags, and what decides whether it may merge with a neighbour.
+
+    `anon_vma` is a number, 0 for none; `chain` holds every anon_vma the VMA hangs on, its ancestors' included
+    (struct vm_area_struct, `anon_vma_chain`).
+    """
+
+    __slots__ = ("anon_vma", "chain", "end", "flags", "pgoff", "start")
+
+    def __init__(
+        self, start: int, end: int, flags: int, pgoff: int, anon_vma: int = 0, chain: frozenset[int] = frozenset()
+    ) -> None:
+        self.start, self.end, self.flags, self.pgoff = start, end, flags, pgoff
+        self.anon_vma, self.chain = anon_vma, chain
+
+    def copy(self) -> Vma:
+        return Vma(self.start, self.end, self.flags, self.pgoff, self.anon_vma, self.chain)
+
+    def __repr__(self) -> str:
+        return f"Vma({self.start}..{self.end - 1}, flags={self.flags:#x}, pgoff={self.pgoff}, anon_vma={self.anon_vma})"
+
+    @property
+    def is_fork_child(self) -> bool:
+        """Whether it may hold pages of an ancestor (`vma_is_fork_child`, 6.18; `list_is_singular` before)."""
+        return self.anon_vma != 0 and len(self.chain) != 1
+
+
+def start_of(vma: Vma) -> int:
+    return vma.start
+
+
+def anon_vma_compatible(lower: Vma, upper: Vma) -> bool:
+    return (
+        lower.end == upper.start
+        and not (lower.flags ^ upper.flags) & ~VM_ACCESS_FLAGS
+        and upper.pgoff == lower.pgoff + upper.start - lower.start
+    )
+
+
+def dup_anon_vma(into: Vma, source: Vma) -> None:
+    if source.anon_vma and not into.anon_vma:
+        into.anon_vma, into.chain = source.anon_vma, source.chain

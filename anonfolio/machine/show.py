@@ -1,0 +1,33 @@
+"""A picture of a value. Who draws is a room further right, which says so here when the library is imported."""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from typing import Any, Protocol
+
+
+class Shown(Protocol):
+    """What is shown at one moment: `Picture` and `MicroPicture` are such."""
+
+    @property
+    def sentence(self) -> str:
+        """What happened, for whoever listens."""
+
+    @property
+    def height(self) -> float:
+        """Of its SVG, in user units."""
+
+    def fragments(self, height: float = 0) -> list[str]:
+        """Its SVG in pieces."""
+
+    def svg(self, height: float = 0) -> str:
+        """Its SVG."""
+
+    def text(self) -> str:
+        """It as text."""
+
+
+@singledispatch
+def show(value: Any, at: int | None = None) -> Shown:
+    """The picture of a machine, a timeline or a run of micro-steps; `at` which of its moments, where it has many."""
+    raise TypeError(f"nothing draws a {type(value).__name__}; `import anonfolio.draw` brings what draws")
