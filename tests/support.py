@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 import anonfolio as af
+from anonfolio.kernel.buddy import Buddy
 from anonfolio.kernel.mm import Mm
 from anonfolio.kernel.vma import Vma
 
@@ -44,6 +45,9 @@ def _freeze(thing: Any, seen: dict[int, int]) -> Any:
     if isinstance(thing, Mm):
         # The machine's memory is frozen once, on its own: it is the same for all.
         names = set(names) - {"memory"}
+    if isinstance(thing, Buddy):
+        # Which blocks are free is state; a copy sorts them into heaps when it is first asked.
+        names = set(names) - {"_heaps"}
     return (type(thing).__name__, tuple((name, _freeze(getattr(thing, name), seen)) for name in sorted(names)))
 
 

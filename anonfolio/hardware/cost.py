@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from ..kernel.contpte import CONT_PTE_ORDER
 from ..kernel.pagetable import PMD_HUGE, PTE_CONT, PTE_PRESENT, PTE_SPECIAL
-from ..kernel.record import COW_COPY, FIRST_TOUCH, REUSE, UNSHARE_REUSE, ZERO_COPY, ZERO_READ, Counters, Fault
+from ..kernel.record import COW_COPY, FIRST_TOUCH, REUSE, UNSHARE_REUSE, ZERO_COPY, ZERO_READ, Counters, Fault, Tally
 from ..kernel.sizes import PMD_ORDER
 from ..machine.machine import Machine, Process
 from ..program.formats import DATA, read_json
@@ -335,7 +335,7 @@ class Work:
             counters.add(done)
             done = counters
         if isinstance(done, Replay):
-            counters = Counters(faults=Counter(done.faults), anon_fault_alloc=Counter(done.allocated))
+            counters = Counters(faults=Tally(done.faults), anon_fault_alloc=Tally(done.allocated))
             single = counters.faults[ZERO_COPY]
             counters.zeroed = single + sum(count << order for order, count in done.allocated.items())
             counters.scanned = sum(count << order for order, count in done.allocated.items() if 0 < order < PMD_ORDER)

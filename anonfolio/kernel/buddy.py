@@ -24,7 +24,7 @@ class Buddy:
         self.frames = frames
         self.untouched = 0
         self._order_of: dict[int, int] = {}
-        self._heaps: list[list[int]] = [[] for _ in range(MAX_BUDDY_ORDER + 1)]
+        self._heaps: list[list[int]] = []
         self._fragmentation: tuple[int, float, int] | None = None
 
     def alloc(self, order: int) -> int | None:
@@ -151,12 +151,21 @@ class Buddy:
         twin = object.__new__(type(self))
         twin.frames, twin.untouched = self.frames, self.untouched
         twin._order_of = self._order_of.copy()
-        twin._heaps = [heap.copy() for heap in self._heaps]
+        twin._heaps = []
         twin._fragmentation = self._fragmentation
         return twin
 
+    def _heap(self, order: int) -> list[int]:
+        """The free blocks of that order, and what merges left behind: a copy makes it when it is first asked."""
+        if not self._heaps:
+            self._heaps = [[] for _ in range(MAX_BUDDY_ORDER + 1)]
+            # A sorted list is a heap.
+            for head, size in sorted(self._order_of.items()):
+                self._heaps[size].append(head)
+        return self._heaps[order]
+
     def _pop(self, order: int) -> int | None:
-        heap = self._heaps[order]
+        heap = self._heap(order)
         while heap:
             head = heapq.heappop(heap)
             # A merge leaves the old entry in its heap; the dict alone says what is free.
@@ -167,7 +176,7 @@ class Buddy:
 
     def _pop_many(self, order: int, wanted: int) -> list[int]:
         """What up to `wanted` calls of `_pop` would return."""
-        heap, order_of = self._heaps[order], self._order_of
+        heap, order_of = self._heap(order), self._order_of
         if 32 * wanted < len(heap):
             heads = [self._pop(order) for _ in range(wanted)]
             return [head for head in heads if head is not None]
@@ -186,8 +195,9 @@ class Buddy:
         return taken
 
     def _push(self, head: int, order: int) -> None:
+        heap = self._heap(order)
         self._order_of[head] = order
-        heapq.heappush(self._heaps[order], head)
+        heapq.heappush(heap, head)
 
     def _push_rest(self, start: int, end: int) -> None:
         """Free what is left of a block: [start, end), where `end` is aligned to the block's size."""

@@ -8,11 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 Scalar = TypeVar("Scalar", bound=np.generic)
-
-
 Numbers = npt.NDArray[np.int32]
-
-
 Index = npt.NDArray[np.intp] | slice
 
 
@@ -84,7 +80,6 @@ def is_forward(index: Index) -> TypeGuard[slice]:
 
 COPIED_AT_ONCE = 1 << 16
 """Entries of a column that grows are copied by as many, and not at all where all of them are zero."""
-
 
 _COUNTING = np.arange(1 << 17, dtype=np.int32)
 

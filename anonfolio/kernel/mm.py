@@ -336,7 +336,9 @@ class Mm:
         twin.__dict__.update(self.__dict__)
         twin.memory = memory
         twin.vmas = [vma.copy() for vma in self.vmas]
-        twin.pfn, twin.pte, twin.pmd = self.pfn.copy(), self.pte.copy(), self.pmd.copy()
+        # What two processes share stays shared: whoever changes an entry first takes a copy (`own_pfns`).
+        twin.pfn = self.pfn.copy() if self.pfn.flags.writeable else self.pfn
+        twin.pte, twin.pmd = self.pte.copy(), self.pmd.copy()
         twin.pins = [pin.copy() for pin in self.pins]
         return twin
 

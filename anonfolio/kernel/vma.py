@@ -4,26 +4,13 @@ from __future__ import annotations
 
 # VMA flags, under the kernel's names.
 VM_READ = 1
-
-
 VM_WRITE = 2
-
-
 VM_WIPEONFORK = 4
-
-
 VM_DONTCOPY = 8
-
-
 VM_HUGEPAGE = 16
-
-
 VM_NOHUGEPAGE = 32
-
-
 VM_UNACCOUNTED = 64
 """Not VM_ACCOUNT: set where the kernel takes that flag away from a mapping that had it."""
-
 
 VM_ACCESS_FLAGS = VM_READ | VM_WRITE
 

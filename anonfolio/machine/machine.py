@@ -400,6 +400,8 @@ class Process:
             twin.alive = False
             return twin
         twin = Process(machine, self.mm.copy(machine.memory))
+        if not self._held:
+            return twin
         twins = dict(zip(map(id, self.mm.pins), twin.mm.pins, strict=True))
         twin._held = {key: twins[id(held)] for key, held in self._held.items()}
         return twin
