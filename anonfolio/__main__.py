@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 fine, 1 a difference or a bug found, 2 bad input."""
-    parser = argparse.ArgumentParser(prog="python -m anonfolio", description=__doc__)
+    parser = argparse.ArgumentParser(prog="anonfolio", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     _add_replay(commands.add_parser("replay", help="run a recording against the model and compare every step"))
     _add_search(commands.add_parser("search", help="look for the shortest program that breaks a promise of the kernel"))

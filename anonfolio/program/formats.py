@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-DATA = Path(__file__).parent.parent.parent / "data"
-"""Where recordings, traces and costs are stored."""
+_PACKAGE = Path(__file__).resolve().parent.parent
+DATA = next(filter(Path.is_dir, (_PACKAGE / "data", _PACKAGE.parent / "data")), _PACKAGE / "data")
+"""Where recordings, traces and costs are stored: in an installed package inside it, in a checkout beside it."""
 
 
 def read_json(path: str | Path, form: str, error: type[ValueError]) -> dict[str, Any]:
