@@ -20,9 +20,9 @@ from anonfolio.draw.picture import (
     letter_number,
     pictures,
     recorded_pictures,
-    sentence,
     spans,
 )
+from anonfolio.draw.words import sentence
 from anonfolio.kernel.policy import LINUX_6_9, POLICIES
 from anonfolio.machine.machine import Machine
 from anonfolio.program.scenario import Scenario, Timeline

@@ -18,7 +18,6 @@ import numpy as np
 from ..kernel.record import PATHS, Check, Fault
 from .picture import (
     SHORT_WORDS,
-    TRAILS,
     Block,
     Cell,
     Row,
@@ -27,10 +26,10 @@ from .picture import (
     alike,
     delta,
     letter_number,
-    more_faults,
     spans,
     was_and_is,
 )
+from .words import TRAILS, more_faults
 
 if TYPE_CHECKING:
     from .picture import Picture

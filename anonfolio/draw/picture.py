@@ -17,34 +17,20 @@ import numpy as np
 import numpy.typing as npt
 
 from ..kernel.pagetable import PTE_PRESENT, PTE_SPECIAL, PTE_WRITE
-from ..kernel.record import (
-    COW_COPY,
-    FIRST_TOUCH,
-    NO_FAULT,
-    REUSE,
-    SIGSEGV,
-    UNSHARE_REUSE,
-    ZERO_COPY,
-    ZERO_READ,
-    Counters,
-    Fault,
-)
+from ..kernel.record import COW_COPY, FIRST_TOUCH, ZERO_COPY, Counters
 from ..kernel.sizes import GUP_PIN_COUNTING_BIAS, PMD_ORDER
 from ..kernel.vma import VM_DONTCOPY, VM_NOHUGEPAGE, VM_READ, VM_WIPEONFORK, VM_WRITE
 from ..machine.machine import Machine
 from ..machine.show import show
 from ..machine.snapshot import FolioView, MappingView, ProcessView, Snapshot
-from ..program.scenario import Result, Step, Timeline
+from ..program.scenario import Result, Timeline
 from ..witness.comparing import ZERO, PageView, Recorded, page_view_of_cells
+from .words import TRAILS, forks, more_faults, recorded_sentence, sentence, state_sentence
 
 if TYPE_CHECKING:
     from .drawing import Drawing
 
 ALLOCATING = (FIRST_TOUCH, ZERO_COPY, COW_COPY)
-
-TRAILS = 2
-"""So many faults of one step are told in full; a pin over many pages can take many."""
-
 
 # --- letters --------------------------------------------------------------------------------------------------------
 
@@ -83,187 +69,6 @@ def folio_letters(timeline: Timeline) -> list[dict[int, str]]:
                 used += 1
         named.append(now)
     return named
-
-
-# --- one sentence ---------------------------------------------------------------------------------------------------
-
-_BECAUSE: dict[tuple[str, bool], str] = {
-    ("PageAnonExclusive", True): "the page is exclusive to it",
-    ("folio_ref_count == 1", True): "the folio has no other reference",
-    ("folio_ref_count == 1", False): "the page is maybe shared and the folio has other references",
-    ("!folio_test_large", False): "the page is maybe shared, and this kernel never reuses a page of a large folio then",
-    ("folio_large_mapcount > 1", False): "one mapping is left of the folio, and a last page is copied, not reused",
-    ("folio_test_large_maybe_mapped_shared", True): "the folio may be mapped by more than one process",
-    ("folio_large_mapcount == folio_ref_count", True): "every mapping and every reference of the folio is its own",
-    ("folio_large_mapcount == folio_ref_count", False): "the folio has references that are no mappings",
-    ("folio_ref_count == pages of the range", True): "the pages it maps in a row account for every reference",
-    ("folio_ref_count == pages of the range", False): "the folio has more references than it maps pages in a row",
-}
-
-
-def sentence(result: Result, base: int = 0) -> str:
-    """One step in plain English and kernel terms, as a screen reader says it.
-
-    Parameters
-    ----------
-    base : int
-        The page number of the scenario's page 0 (`Scenario.first_vpn`).
-    """
-    did = _did(result.step, base, len(result.snapshot.processes) - 1)
-    if result.step[0] == "fork":
-        did += _fork_outcome(result)
-    if result.faults and result.faults[-1].path == SIGSEGV:
-        return f"{did}: SIGSEGV, {result.why.rsplit(': ', 1)[-1]}."
-    if not result.ok:
-        came = f" Before that, {_clauses(result.faults)}." if result.faults else ""
-        return f"{did}: refused, {result.why or 'the kernel gives no reason'}.{came}"
-    if result.step[0] in ("write", "read"):
-        if result.faults:
-            return f"{did}: {_clauses(result.faults)}."
-        return f"{did}: {_no_fault_because(result)}, so there is no fault."
-    tail = f" On the way, {_clauses(result.faults)}." if result.faults else ""
-    return f"{did}.{tail}"
-
-
-def question(result: Result, base: int = 0) -> str:
-    """The sentence of a read or a write as far as it can be said before its outcome is known."""
-    return f"{_did(result.step, base, len(result.snapshot.processes) - 1)}. Which path does it take?"
-
-
-def path_taken(result: Result) -> str | None:
-    """Which of `record.PATHS` a read or a write ended on; None for a step that is no access."""
-    if result.step[0] not in ("write", "read"):
-        return None
-    return result.faults[-1].path if result.faults else NO_FAULT
-
-
-def reason(result: Result) -> str:
-    """Why a read or a write took its path: in words, then the check that decided as the kernel names it."""
-    if not result.faults:
-        return _no_fault_because(result)
-    fault = result.faults[-1]
-    if fault.path == SIGSEGV:
-        return result.why.rsplit(": ", 1)[-1]
-    words = {
-        FIRST_TOUCH: "nothing is mapped there and the access is a write",
-        ZERO_READ: "nothing is mapped there and the access is a read",
-        ZERO_COPY: "the zero page is mapped there and the access is a write",
-    }.get(fault.path) or _because(fault)
-    check = fault.decided_by
-    return f"{words} ({check.what}: {'yes' if check.outcome else 'no'})" if check else words
-
-
-def _no_fault_because(result: Result) -> str:
-    return "the entry is writable" if result.step[0] == "write" else "the page is mapped"
-
-
-def _did(step: Step, base: int, child: int) -> str:
-    op, number, *rest = step
-    who = f"Process {number}"
-    if op in ("munmap", "mprotect", "madvise", "mremap", "pin", "pin_ro"):
-        where = _pages(range(base + rest[0], base + rest[0] + rest[1]))
-    match op:
-        case "write":
-            return f"{who} writes page {base + rest[0]}"
-        case "read":
-            return f"{who} reads page {base + rest[0]}"
-        case "fork":
-            return f"{who} forks, which makes process {child}"
-        case "exit":
-            return f"{who} exits: its mappings, pins and references are gone"
-        case "munmap":
-            return f"{who} unmaps {where}"
-        case "mremap":
-            return f"{who} moves {where} to page {base + rest[2]}"
-        case "mprotect":
-            return f"{who} makes {where} {'read-only' if rest[2] == 1 else 'readable and writable'} (mprotect)"
-        case "madvise":
-            return f"{who} advises {rest[2]} for {where}"
-        case "pin":
-            return f"{who} pins {where} for a device (pin {rest[2]})"
-        case "pin_ro":
-            return f"{who} pins {where} for a device that only reads (pin {rest[2]})"
-        case "unpin":
-            return f"{who} lets go of pin {rest[0]}"
-        case "gup":
-            return f"{who} has page {base + rest[0]} read through a short pin"
-        case "ref":
-            return f"{who} takes a plain reference to page {base + rest[0]} (reference {rest[1]})"
-        case "unref":
-            return f"{who} lets go of reference {rest[0]}"
-        case "dma_write":
-            return f"The device writes byte {rest[2]} into page {rest[1]} of pin {rest[0]} of process {number}"
-        case "dma_read":
-            return f"The device reads page {rest[1]} of pin {rest[0]} of process {number}"
-        case "forkfail":
-            return f"{who} forks, and that fails at the mapping of page {base + rest[0]}"
-        case "forkfail_after":
-            return f"{who} forks, and that fails after {rest[0]} pages"
-    return f"{who}: {' '.join(map(str, step))}"
-
-
-def _fork_outcome(result: Result) -> str:
-    parent, child = (_entries(result.snapshot.processes[number]).pfn for number in (result.step[1], -1))
-    shared = int(np.isin(child[child >= 0], parent).sum())
-    copied = int((child >= 0).sum()) - shared
-    told = (
-        [f"{shared} pages are shared, read-only in both and no longer exclusive"] if shared else ["no page is shared"]
-    )
-    told += (
-        [f"{copied} {'page of a pinned folio is' if copied == 1 else 'pages of a pinned folio are'} copied"]
-        if copied
-        else []
-    )
-    return ": " + ", and ".join(told)
-
-
-def _clauses(faults: Sequence[Fault]) -> str:
-    told = [_clause(fault, alone=len(faults) == 1) for fault in faults[:TRAILS]]
-    more = more_faults(faults)
-    return "; then ".join(told) + (f"; and {more}" if more else "")
-
-
-def more_faults(faults: Sequence[Fault]) -> str:
-    more = len(faults) - TRAILS
-    return f"{more} more fault{'s' if more > 1 else ''}" if more > 0 else ""
-
-
-def _clause(fault: Fault, *, alone: bool) -> str:
-    at = "" if alone and fault.user else f"page {fault.vpn} faults ({fault.access}): "
-    pages = len(fault.pages)
-    if fault.path == FIRST_TOUCH:
-        return f"{at}nothing is mapped there, so {_new_folio(fault)} is zeroed and mapped at {_pages(fault.pages)}"
-    if fault.path == ZERO_READ:
-        zero = "the shared zero page is" if pages == 1 else "the huge zero page is"
-        return f"{at}nothing is mapped there, so {zero} mapped read-only"
-    if fault.path == ZERO_COPY:
-        return f"{at}the zero page is mapped there, so {_new_folio(fault)} takes its place at {_pages(fault.pages)}"
-    because = _because(fault)
-    if fault.path == COW_COPY:
-        count = "one page is" if pages == 1 else f"{pages} pages are"
-        return f"{at}{because}, so {count} copied into {_new_folio(fault)}"
-    if fault.path == REUSE:
-        what = f"{_pages(fault.pages)} {'is' if pages == 1 else 'are'}"
-        return f"{at}{because}, so {what} made writable in place and nothing is copied"
-    if fault.path == UNSHARE_REUSE:
-        return f"{at}{because}, so it becomes exclusive in place and stays read-only"
-    return f"{at}{fault.path}"
-
-
-def _because(fault: Fault) -> str:
-    check = fault.decided_by
-    if check is None:
-        return "no check was made"
-    known = _BECAUSE.get((check.what, check.outcome))
-    return known or f"{check.what} is {'true' if check.outcome else 'false'}"
-
-
-def _new_folio(fault: Fault) -> str:
-    return f"a new folio of order {fault.order}" + (f" ({1 << fault.order} pages)" if fault.order else "")
-
-
-def _pages(pages: range) -> str:
-    return f"page {pages.start}" if len(pages) == 1 else f"pages {pages.start}–{pages.stop - 1}"
 
 
 # --- what there is to draw ------------------------------------------------------------------------------------------
@@ -528,14 +333,7 @@ class Picture:
             return self.said
         if self.result is not None:
             return sentence(self.result, self.base)
-        live = sum(process.alive for process in self.snapshot.processes)
-        if not live:
-            return "No process is alive."
-        mapped = any(view.present.any() for process in self.snapshot.processes for view in process.mappings)
-        folios, held = len(self.snapshot.folios), self.snapshot.held_pages
-        holds = f"1 folio holds {held} pages" if folios == 1 else f"{folios} folios hold {held} pages"
-        what = holds if mapped else "nothing is mapped yet"
-        return f"{live} process{'es' if live > 1 else ''}; {what}."
+        return state_sentence(self.snapshot)
 
     # --- what to draw -------------------------------------------------------------------------------------------
 
@@ -941,7 +739,7 @@ def recorded_pictures(recorded: Recorded) -> list[Picture]:
     letters: dict[tuple[int, int], int] = {}
     views: list[dict[int, PageView]] = [{0: page_view_of_cells([0] * pages)}, *(seen.view for seen in recorded.seen())]
     moments = [
-        _recorded_snapshot(recorded.kernel, view, 1 + _forks(recorded, at), base, letters)
+        _recorded_snapshot(recorded.kernel, view, 1 + forks(recorded, at), base, letters)
         for at, view in enumerate(views)
     ]
     names = {number: letter(number) for number in letters.values()}
@@ -952,7 +750,7 @@ def recorded_pictures(recorded: Recorded) -> list[Picture]:
         picture = Picture(now, None, moments[at - 1] if at else None, base=base, letters=names,
                           heading=f"recorded on {recorded.kernel} · {words}")  # fmt: skip
         picture.tables_only = True
-        picture.said = _recorded_sentence(recorded, at - 1) if at else "Nothing is mapped yet."
+        picture.said = recorded_sentence(recorded, at - 1) if at else "Nothing is mapped yet."
         shown.append(picture)
     return _same_layout(shown)
 
@@ -996,20 +794,6 @@ def _recorded_process(
     pte, pfn = table
     view = MappingView(base, base + len(pte), VM_READ | VM_WRITE, pte, pfn, np.zeros(len(pte), np.bool_))
     return ProcessView(number, True, int(np.count_nonzero(pte == PTE_PRESENT)), (view,), ())
-
-
-def _forks(recorded: Recorded, steps: int) -> int:
-    return sum(step[0] == "fork" for step in recorded.scenario.steps[:steps])
-
-
-_ERROR_CODES = {4: "read, nothing there", 6: "write, nothing there", 7: "write on a present page"}
-
-
-def _recorded_sentence(recorded: Recorded, at: int) -> str:
-    step, seen, base = recorded.scenario.steps[at], recorded.steps[at], recorded.scenario.first_vpn
-    faults = [f"page {page + base} ({_ERROR_CODES.get(code, f'error code {code}')})" for page, code in seen["faults"]]
-    came = ("user fault on " + ", ".join(faults[:4]) + (" …" if len(faults) > 4 else "")) if faults else "no user fault"
-    return f"{_did(step, base, _forks(recorded, at + 1))}: {came if seen['ok'] else f'refused, {came}'}."
 
 
 @show.register

@@ -13,7 +13,8 @@ import anywidget
 import traitlets
 
 from ..draw.drawing import lean, stacked
-from ..draw.picture import Picture, path_taken, pictures, question, reason, recorded_pictures
+from ..draw.picture import Picture, pictures, recorded_pictures
+from ..draw.words import path_taken, question, reason
 from ..kernel.policy import POLICIES
 from ..kernel.record import COW_COPY, FIRST_TOUCH, NO_FAULT, REUSE, ZERO_COPY, ZERO_READ
 from ..machine.show import Shown
