@@ -21,10 +21,13 @@ from ..hardware.tlb import NEOVERSE_N1, Contiguous
 from ..hardware.trace import DATA_DIR as TRACES
 from ..hardware.trace import Replay, Setting, Trace, read_measured, read_trace, replay, size_names
 from ..kernel.policy import LINUX_6_15, policy_for_kernel
-from ..lesson.quiz import GOES_ON, Asked, Choice, Function, Mistake, Note, Number, Program, Unreadable, Verdict, refused
+from ..lesson.quiz import GOES_ON, Asked, Choice, Function, Note, Number, Program, Unreadable, Verdict, refused
+from ..lesson.words import Words
 from ..machine.machine import Machine
 from ..program.formats import DATA
 from ..program.scenario import Scenario, Timeline
+
+words = Words(__file__)
 
 COMPILE = "compile-6.18.44"
 LARGEST = "cc1"
@@ -435,28 +438,7 @@ def _best() -> str:
     return min(OFFERED, key=lambda letter: compile_measured()[SIZES[OFFERED[letter]]].median_faults)
 
 
-best = Choice(
-    name="q.best",
-    prompt="gcc compiles a C file of 47,745 lines. One folio size is enabled beside single pages. With which of these "
-    "does the kernel take the fewest page faults?",
-    options={"a": "16 KiB", "b": "64 KiB", "c": "256 KiB", "d": "2 MiB"},
-    truth=_best,
-    because="Counted by Linux 6.18. A larger block saves more faults where it fits; where it does not fit, every page "
-    "takes its own.",
-    hints=(
-        "A fault saves the more the larger its block is, as long as the block lies inside its mapping.",
-        "Which blocks lie inside a heap that grows a little at a time?",
-    ),
-    mistakes=(
-        Mistake(
-            "d",
-            "Bigger is not better: this is second best of the four. In the compiler proper 2 MiB often fits and saves "
-            "most, in the assembler it never fits and saves nothing.",
-        ),
-        Mistake("c", "256 KiB never fits in the assembler's heap, which grows by 132 KiB."),
-        Mistake("a", "16 KiB fits nearly everywhere, but saves at most three faults of four."),
-    ),
-)
+best = Choice(**words("best"), truth=_best)
 
 
 def _cheaper() -> str:
@@ -464,25 +446,7 @@ def _cheaper() -> str:
     return "a" if part < 0.12 else "b" if part < 0.45 else "c" if part < 0.8 else "d"
 
 
-cheaper = Choice(
-    name="q.cheaper",
-    prompt="A program writes one byte to each page of a large mapping. With 64 KiB folios it takes a sixteenth of the "
-    "faults. How much of the time in these faults remains?",
-    options={"a": "about a sixteenth", "b": "between an eighth and a half", "c": "between a half and four fifths",
-             "d": "nearly all"},
-    truth=_cheaper,
-    because="A sixteenth of the entries into the kernel, but every page is still zeroed and gets its PTE.",
-    hints=(
-        "The time of a fault has a part that is spent once, and a part that is spent for each page.",
-        "What does a fault of 16 pages do 16 times?",
-    ),
-    mistakes=(
-        Mistake("a", "That would be so if a fault cost the same whatever its size. Every page must be zeroed."),
-        Mistake("c", "Less than half remains: a fault costs more to come and go than to make one page, and fifteen of "
-                     "sixteen are saved."),
-        Mistake("d", "Zeroing is not that dear: on this machine entering the kernel for one page costs more."),
-    ),
-)  # fmt: skip
+cheaper = Choice(**words("cheaper"), truth=_cheaper)
 
 BOUND_WRITES = 128
 
@@ -496,18 +460,10 @@ def _bound(writes: int = BOUND_WRITES) -> int:
 
 
 bound = Number(
-    name="q.bound",
+    **words("bound"),
     prompt=f"64 KiB is enabled. A program writes {BOUND_WRITES} pages of a large mapping, no two in the same 64 KiB. "
     "How many pages does it then hold that it has never written?",
-    unit="pages",
     truth=_bound,
-    because="15 for each folio, and each write made a folio of its own.",
-    hints=("How many folios are there, and how many pages of each are written?",),
-    mistakes=(
-        Mistake(15, f"Waste is bounded by the order, you say: so it is for one folio. There are {BOUND_WRITES}."),
-        Mistake(0, "Each fault mapped 16 pages and the program wrote one of them."),
-        Mistake(16 * BOUND_WRITES, f"That is all it holds; {BOUND_WRITES} of these it has written."),
-    ),
 )
 
 
@@ -573,18 +529,13 @@ def _hoards(scenario: Scenario) -> Verdict:
 
 
 hoard = Program(
-    name="q.hoard",
+    **words("hoard"),
     prompt=f"Make a mapping of {HOARD_PAGES} pages hold at least {HOARD_GOAL}: one process, no fork, no move. Words: "
     "`pages 16`, `orders 4`, `write 0 0..15`, `write 0 3 1` (byte 1 to page 3), `madvise 0 4 8 dontneed` "
     "(8 pages from page 4), `munmap 0 4 8`.",
     judge=_hoards,
     worked=lambda: hoards,
     may=("write", "read", "madvise", "munmap", "mprotect"),
-    hints=(
-        "A folio is freed when its last page goes. Which is the smallest part that keeps all of it?",
-        "`madvise … dontneed` leaves the mapping: its pages can be written again.",
-        "One write makes a folio of 16. Drop 15 of its pages, then write those again: they get new ones.",
-    ),
 )
 
 
@@ -651,29 +602,20 @@ def _bounded(order: int, writes: Sequence[int], mapping: range) -> int:
 
 
 unwritten = Function(
-    name="q.unwritten",
-    prompt="Write `never_written(order, writes, mapping)`: how many pages are held and never written, once a program "
-    "has written the pages in the list `writes`. `mapping` is a range of pages; `order` is the one that is enabled.",
+    **words(
+        "unwritten",
+        no_edges=_no_edges,
+        folio_a_write=_folio_a_write,
+        again_counts=_again_counts,
+        all_held=_all_held,
+        from_start_of_mapping=_from_start_of_mapping,
+        one_a_block=_one_a_block,
+        bounded=_bounded,
+    ),
     truth=_library_says,
     case=_some_writes,
     worked=never_written,
     picture=_drawn,
-    hints=(
-        "Which blocks of `1 << order` pages do the writes lie in? Each counts once.",
-        "A block that leaves `mapping` gives no folio: there every written page is single, and nothing idle is held.",
-        "A block that fits holds `1 << order` pages, less those of it that are in `writes`.",
-    ),
-    wrong={
-        "That forgets the edges of the mapping: where a block leaves it, pages come singly.": _no_edges,
-        "That makes a folio for each write; two writes into one block share it.": _folio_a_write,
-        "That counts a page once more each time it is written again.": _again_counts,
-        "Those are all pages held; some of them were written.": _all_held,
-        "That counts blocks from the start of the mapping; they are aligned in the address space.": (
-            _from_start_of_mapping
-        ),
-        "That takes one page of each folio as written; there may be more.": _one_a_block,
-        "Waste is bounded by the order, you say: so it is for one folio. Here are several, or none.": _bounded,
-    },
     count=200,
 )
 
@@ -819,14 +761,4 @@ def _bill_in_words(job: Job, size: str) -> str:
     )
 
 
-choose = Choosing(
-    name="q.choose",
-    prompt="Choose a size for each program: of those that keep to its limit, the one with the fewest faults. Then "
-    "defend it: what speaks against the next larger size?",
-    jobs=JOBS,
-    hints=(
-        '`print(q.bills("the compile"))`, `q.bills("a quarter, at random")` and `q.bills("every page")` say what each '
-        "size costs.",
-        "First strike out the sizes that break the limit. Then look for the fewest faults among the rest.",
-    ),
-)
+choose = Choosing(**words("choose"), jobs=JOBS)

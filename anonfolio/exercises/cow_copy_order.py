@@ -31,11 +31,14 @@ from ..hardware.microsteps import (
     searched,
 )
 from ..kernel.policy import LINUX_6_3, LINUX_6_15, RFC_V2, Policy
-from ..lesson.quiz import GOES_ON, Asked, Choice, Mistake, Note, Number
+from ..lesson.quiz import GOES_ON, Asked, Choice, Note, Number
 from ..program.scenario import Scenario
 
 if TYPE_CHECKING:
     from ..machine.show import Shown
+from ..lesson.words import Words
+
+words = Words(__file__)
 
 KIB = 4
 PAGES = 16
@@ -114,46 +117,13 @@ def _large(cell: Any) -> bool:
 
 
 faults = Number(
-    name="q.faults",
-    prompt="Sixteen pages in one folio of 64 KiB. The process forks, the child lives on and touches nothing. Now the "
-    "parent writes each of the sixteen pages once. How many page faults is that on Linux 6.15 and later?",
+    **words("faults", rfc_v2=lambda: after_fork(RFC_V2, range(PAGES)).faults),
     truth=lambda: after_fork(LINUX_6_15, range(PAGES)).faults,
-    unit="faults",
-    because="{truth}: each copies one page, whatever folio it comes from. RFC v2, a proposal that was never merged, "
-    "copied a block at a time.",
-    hints=("Fork made every entry read-only.", "How many pages does one copy replace?"),
-    mistakes=(
-        Mistake(
-            lambda: after_fork(RFC_V2, range(PAGES)).faults,
-            "That is what RFC v2 proposed: the whole block in one copy. It was never merged.",
-        ),
-        Mistake(0, "Fork copies nothing, but it takes the right to write: each first write asks the kernel."),
-        Mistake(
-            32,
-            "The copy is mapped writable at once: the write is done again, and takes no second fault.",
-        ),
-    ),
 )
 
 thp = Number(
-    name="q.thp",
-    prompt="One folio of 2 MiB, mapped as a whole. The process forks, the child lives on, the parent writes one byte. "
-    "How many KiB does Linux 6.15 copy?",
+    **words("thp", before_5_8=lambda: huge_write(BEFORE_5_8)[1], rfc_v2=lambda: huge_write(RFC_V2)[1]),
     truth=lambda: huge_write(LINUX_6_15)[1],
-    unit="KiB",
-    because="{truth}: the kernel splits the mapping into 512 entries and copies the page that is written. Until 5.7 it "
-    "copied 2 MiB.",
-    hints=("An entry for 2 MiB can be replaced by 512 entries for the same pages.",),
-    mistakes=(
-        Mistake(
-            lambda: huge_write(BEFORE_5_8)[1],
-            "It did, until 5.8 (3917c80280c9): there a shared huge page was copied as a whole.",
-        ),
-        Mistake(
-            lambda: huge_write(RFC_V2)[1],
-            "That would be a block of 16 pages: what RFC v2 (a proposal, never merged) did for folios of that size.",
-        ),
-    ),
 )
 
 # --- in which order -------------------------------------------------------------------------------------------------
@@ -166,28 +136,7 @@ def _late_flush() -> str:
     return next(letter for letter, kind in KINDS.items() if found == ({kind} if kind else set()))
 
 
-late = Choice(
-    name="q.late",
-    prompt="Suppose the kernel installs the new entry first and flushes the TLBs a moment later. Three threads of the "
-    "process run on three CPUs. What can go wrong?",
-    options={
-        "a": "nothing: the old page holds the same bytes",
-        "b": "one thread reads an old byte after another thread has written a new one",
-        "c": "a thread reads what another process wrote",
-        "d": "a store is lost for good",
-    },
-    truth=_late_flush,
-    because="Between the two steps one thread can use the new page while another still uses the old one.",
-    hints=(
-        "Who can reach the new page as soon as its entry is there? Who still reaches the old one?",
-        "The old entry is read-only. So can anything be written through it?",
-    ),
-    mistakes=(
-        Mistake("a", "The same until somebody writes the new page: that needs only the new entry, not the flush."),
-        Mistake("c", "For that the other process must be allowed to write the old page, which still counts as shared."),
-        Mistake("d", "The old entry is read-only: no store goes through it, so none is lost."),
-    ),
-)
+late = Choice(**words("late"), truth=_late_flush)
 
 ORDERS = {
     "kernel's order, threads": THREADS,
@@ -267,15 +216,7 @@ def _remark(steps: Sequence[str]) -> tuple[str, ...]:
     return tuple(told)
 
 
-order = Order(
-    name="q.order",
-    prompt="The steps of a copy, in the order of the alphabet. Put them in an order that does no damage.",
-    hints=(
-        "What needs no lock comes first: the copy is made before anybody is disturbed.",
-        "No CPU may hold the old translation once another can get the new one. Two steps stand before `set`.",
-        "As long as a TLB may hold the old page, it must count as used: `flush` comes before `drop`.",
-    ),
-)
+order = Order(**words("order"))
 
 
 # --- find the interleaving ------------------------------------------------------------------------------------------
@@ -388,18 +329,4 @@ def _drawn(run: Run, at: int | None = None) -> Shown:
     return run.show(at)
 
 
-damage = Interleavings(
-    name="q.damage",
-    prompt="Three wrong orders. For each give an interleaving that shows its damage: a list of events in their order. "
-    "`'copy'` stands for CPU 0's steps up to `copy`; `('cpu1', 'read', 0)` and `('cpu2', 'write', 0, 66)` are accesses "
-    "to page 0, whose entry CPU 1 holds from the start. What CPU 0 has not done at the end is done for you, and then "
-    "everybody reads again.",
-    hunts=HUNTS,
-    hints=(
-        "CPU 1 holds the page's entry from the start. Find the moment at which what it holds is no longer right.",
-        "leak: after which step may the child's write reuse the old page? It writes then, and CPU 1 reads.",
-        "stale: between `flush` and `clear` CPU 1 reads, and so has the old entry again. The rest is as in the picture "
-        "of 'set, then flush' above.",
-        "lost: fork left CPU 1 a writable entry. Which step of CPU 0 must come before its store?",
-    ),
-)
+damage = Interleavings(**words("damage"), hunts=HUNTS)

@@ -7,12 +7,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..draw.picture import Picture
-from ..kernel.policy import LINUX_6_15, RFC_V2, RFC_V2_FIXED, Policy
-from ..lesson.quiz import Case, Cases, Choice, Function, Mistake, Number, Pages, Program, Verdict, refused
+from ..kernel.policy import LINUX_6_15, RFC_V2_FIXED, Policy
+from ..lesson.quiz import Case, Cases, Choice, Function, Number, Pages, Program, Verdict, refused
+from ..lesson.words import Words
 from ..machine.invariants import INVARIANTS
 from ..machine.invariants import check as check_invariants
 from ..machine.machine import Machine
 from ..program.scenario import Scenario
+
+words = Words(__file__)
 
 # --- three kernels that never existed -------------------------------------------------------------------------------
 
@@ -70,23 +73,7 @@ write 0 10 110
 dma_read 0 0 0
 """)
 
-device = Number(
-    name="q.device",
-    prompt="Page 10 holds byte 11 and is pinned for a device. The process forks and writes byte 110 to page 10; the "
-    "child lives on. Which byte does the device read (Linux 6.15 and later)?",
-    truth=lambda: handed.run(LINUX_6_15)[-1].value,
-    because="The process kept its frame: fork copied the pinned folio for the child at once, and left the parent's "
-    "pages writable and exclusive. So the write took no fault.",
-    hints=("Somebody gets a copy. Who, and when?", "The device cannot be told that the page has moved."),
-    mistakes=(
-        Mistake(
-            11,
-            "That is plain copy-on-write: the writer gets a new frame, the device keeps the old one. It could happen "
-            "before 5.9; since then fork copies a pinned page for the child.",
-        ),
-        Mistake(0, "The frame is not given back: a pin is a reference, too."),
-    ),
-)
+device = Number(**words("device"), truth=lambda: handed.run(LINUX_6_15)[-1].value)
 
 half_wiped = Scenario.load("wipe-on-fork")
 FORKED = 17
@@ -99,22 +86,7 @@ def _exclusive_after_fork() -> list[int]:
     return [page for page in range(half_wiped.pages) if marks[page]]
 
 
-half = Pages(
-    name="q.half",
-    prompt="A folio backs pages 0 to 15, all exclusive. MADV_WIPEONFORK is given for the upper half, then the process "
-    "forks. Which pages are still exclusive?",
-    truth=_exclusive_after_fork,
-    because="The child maps nothing of {truth}, so there fork had no reason to take the mark, nor the right to write.",
-    hints=(
-        "The mark is one per page, not one per folio.",
-        "Fork takes the mark from the pages that it shares. Which pages does it share here?",
-    ),
-    mistakes=(
-        Mistake(range(16), "Fork does take the mark from the pages that the child maps, too."),
-        Mistake(range(8), "The other way round: those are the pages that the child maps, too."),
-        Mistake((), "The mark belongs to a page, not to the folio: what is not shared keeps it."),
-    ),
-)
+half = Pages(**words("half"), truth=_exclusive_after_fork)
 
 beside = Scenario.parse("""
 # A page of the exclusive half is pinned, then a page of the shared half is written, then the device writes.
@@ -158,22 +130,7 @@ def _culprits() -> str:
     return next(letter for letter, names in _CULPRITS.items() if names == found)
 
 
-culprits = Choice(
-    name="q.culprits",
-    prompt="Which of the three can lose a byte?",
-    options={letter: " and ".join(names) for letter, names in _CULPRITS.items()},
-    truth=_culprits,
-    because="For both there is a program; for the third, the search below finds none within its bound.",
-    hints=("Run a program in which half of a folio is shared, and half is not.", "Not every pin is for writing."),
-    mistakes=(
-        Mistake("a", "That one does; but another one has only half of the repair."),
-        Mistake("b", "That one does, with a pin for reading; the most careless one is not among yours."),
-        Mistake("c", "That is the one that asks the right question before it copies."),
-        Mistake("e", "One of these asks the right question before it copies."),
-        Mistake("f", "One of these asks the right question before it copies; and one loses a byte more easily."),
-        Mistake("g", "One of them asks the right question before it copies."),
-    ),
-)
+culprits = Choice(**words("culprits"), truth=_culprits)
 
 # --- write a program ------------------------------------------------------------------------------------------------
 
@@ -207,26 +164,14 @@ def _missed(program: Scenario, machine: Machine) -> tuple[str, ...]:
     return ("The pinned page is where it was pinned; `q.program.hint()` helps.",)
 
 
-program = Program(
-    name="q.program",
-    prompt="Write a program in which `birch` loses a byte: at the end, process and device see different bytes in a "
-    "pinned page that the process has not unmapped.",
-    judge=_loses_a_byte,
-    worked=lambda: read_pin,
-    hints=(
-        "birch refuses a block in which any PTE is writable. So you need a page that is exclusive and read-only.",
-        "`pin_ro` pins for reading: it makes the page exclusive and leaves the PTE read-only. With the child still "
-        "there it copies the page into a folio of its own; when the child has gone, it stays where it is.",
-        "Write all; fork; the child exits; `pin_ro` page 10; write page 2, which copies the block; then write page 10.",
-    ),
-)
+program = Program(**words("program"), judge=_loses_a_byte, worked=lambda: read_pin)
 
 # --- who kept the promise? ------------------------------------------------------------------------------------------
 
 KEPT, GIVEN_UP, BROKEN, NEVER_MADE = "kept", "given up", "broken", "never made"
 
 
-def _promise(policy: Policy, scenario: Scenario) -> str:
+def _promise(policy: str, scenario: Scenario) -> str:
     machine = scenario.end(policy)
     pins = [pin for pin in machine.process(0).pins().values() if pin.pinned]
     if not pins:
@@ -236,53 +181,12 @@ def _promise(policy: Policy, scenario: Scenario) -> str:
     return KEPT if all(pin.expected for pin in pins) else GIVEN_UP
 
 
-def _case(story: str, steps: str, wrong: Mapping[str, str], on: Policy = LINUX_6_15) -> Case:
+def _case(story: str, steps: str, wrong: Mapping[str, str], on: str = LINUX_6_15.name) -> Case:
     scenario = Scenario.parse(f"pages 16\nwrite 0 0..15\n{steps}")
     return Case(story, lambda: _promise(on, scenario), wrong, lambda: Picture.of(scenario.run(on)))
 
 
-_HALF = "madvise 0 8 8 wipeonfork\nfork 0\nmadvise 0 8 8 keeponfork\npin 0 10 1 0\n"
-_CHOSEN = "The process asked for it itself, and the device still has its frame: nobody was deceived."
-
-promise = Cases(
-    name="q.promise",
-    prompt="All 16 pages are written first. What became of the promise at the end? "
-    "Linux 6.15 and later unless another policy is named.",
-    answers={KEPT: (), GIVEN_UP: ("given up by the process",), BROKEN: (), NEVER_MADE: ()},
-    hints=(
-        "Ask two things: does the PTE still map the frame that the device has? If not, who changed it?",
-        "A plain reference (vmsplice) keeps a frame alive; only a pin promises that the PTE stays.",
-    ),
-    cases={
-        "a": _case("pin page 10; munmap page 10", "pin 0 10 1 0\nmunmap 0 10 1", {BROKEN: _CHOSEN}),
-        "b": _case(
-            "pin page 10; fork; write page 10",
-            "pin 0 10 1 0\nfork 0\nwrite 0 10 110",
-            {BROKEN: "Fork copied the folio for the child; the parent kept its frames."},
-        ),
-        "c": _case(
-            "half wiped on fork, pin page 10, write page 2",
-            f"{_HALF}write 0 2 102",
-            {BROKEN: "6.15 copies page 2 and no other."},
-        ),
-        "d": _case(
-            "the same as c under rfc-v2 (never merged)",
-            f"{_HALF}write 0 2 102",
-            {KEPT: "The copy took the block, page 10 with it.", GIVEN_UP: "The process unmapped nothing."},
-            on=RFC_V2,
-        ),
-        "e": _case(
-            "pin page 10; MADV_DONTNEED pages 8 to 11; write page 10",
-            "pin 0 10 1 0\nmadvise 0 8 4 dontneed\nwrite 0 10 110",
-            {BROKEN: _CHOSEN, KEPT: "MADV_DONTNEED drops the entry; the write then gets a fresh frame."},
-        ),
-        "f": _case(
-            "fork; vmsplice page 3 into a pipe (a reference, FOLL_GET); write page 3",
-            "fork 0\nref 0 3 0\nwrite 0 3 103",
-            {BROKEN: "The pipe keeps the old bytes, which is what vmsplice allows: a reference is not a pin."},
-        ),
-    },
-)  # fmt: skip
+promise = Cases(**words("promise"), cases=words.cases("promise", _case))
 
 # --- the repaired range as a function -------------------------------------------------------------------------------
 
@@ -388,30 +292,21 @@ def _pairs_too(page: int, mapping: range, folio: set[int], exclusive: set[int]) 
 
 
 copied = Function(
-    name="q.copied",
-    prompt="Write `copy_range(page, mapping, folio, exclusive)`: the pages that a write on `page` may copy in one go, "
-    "as a range. `page` must be copied. `mapping` is the VMA, a range; `folio` the set of pages that map, in step, the "
-    "same folio of 16 as `page` does; `exclusive` the set of pages marked exclusive. Blocks have 16, 8 or 4 pages, "
-    "aligned; else it is one page.",
+    **words(
+        "copied",
+        as_posted=_as_posted,
+        any_mapping=_any_mapping,
+        any_folio=_any_folio,
+        one_page=_one_page,
+        widest_run=_widest_run,
+        all_or_nothing=_all_or_nothing,
+        pairs_too=_pairs_too,
+    ),
     truth=_library_says,
     case=_random_case,
     worked=copy_range,
     picture=_drawn,
     count=200,
-    hints=(
-        "Go through the orders 4, 3, 2. The first whose block passes every test wins.",
-        "The block of order n around a page is `range(page >> n << n, (page >> n << n) + (1 << n))`.",
-        "Three tests: all of it lies in `mapping`, all of it is in `folio`, and none of it is in `exclusive`.",
-    ),
-    wrong={
-        "That is RFC v2's rule as posted: it never asks whether a page is exclusive.": _as_posted,
-        "That forgets the edges of the mapping.": _any_mapping,
-        "That takes pages that map another folio, or nothing.": _any_folio,
-        "That is safe, and what every released kernel does; but larger blocks are allowed here.": _one_page,
-        "That is a run, not a block: a folio has 2ⁿ pages and starts at a multiple of its size.": _widest_run,
-        "That gives up when the block of 16 does not fit; the smaller ones are tried, too.": _all_or_nothing,
-        "Two pages, order 1, is the one size that anonymous folios never have.": _pairs_too,
-    },
 )
 
 # --- found by search ------------------------------------------------------------------------------------------------

@@ -13,10 +13,13 @@ from ..draw.picture import Picture
 from ..kernel.pagetable import PTE_PRESENT, PTE_SPECIAL, PTE_WRITE
 from ..kernel.policy import LINUX_6_9, LINUX_6_15, RFC_V2, Policy
 from ..kernel.record import COW_COPY, NO_FAULT, REUSE, Fault
-from ..lesson.quiz import Case, Cases, Choice, Function, Mistake, Number, Pages
+from ..lesson.quiz import Case, Cases, Choice, Function, Number, Pages
+from ..lesson.words import Words
 from ..machine.invariants import INVARIANTS, Invariant, Violation
 from ..machine.machine import Machine
 from ..program.scenario import Scenario, Timeline
+
+words = Words(__file__)
 
 _BITS = PTE_PRESENT | PTE_WRITE | PTE_SPECIAL
 """Of them, a page of a folio that is mapped read-only has the first alone."""
@@ -47,19 +50,7 @@ def _marked(step: int) -> list[int]:
     return [page for page in range(protect.pages) if folio.anon_exclusive[page]]
 
 
-marked = Pages(
-    name="q.marked",
-    prompt="All 16 pages are written, then mprotect makes all of them read-only. Which are marked exclusive now?",
-    truth=lambda: _marked(PROTECTED),
-    because="It is {truth}. mprotect changes entries. The mark is the page's, and nobody else has come to map it.",
-    hints=(
-        "The mark says how many map the page. Did that change?",
-        "The right to write is in the entry; the mark is in `struct page`.",
-    ),
-    mistakes=(
-        Mistake((), '"Writable = exclusive" is wrong. A page may be exclusive and read-only; only not the reverse.'),
-    ),
-)
+marked = Pages(**words("marked"), truth=lambda: _marked(PROTECTED))
 
 
 def _exclusive_but_read_only(machine: Machine) -> Iterator[Violation]:
@@ -93,27 +84,8 @@ def _again(policy: Policy) -> str:
 
 
 gone = Choice(
-    name="q.gone",
-    prompt="Fork, the child exits without a write, mprotect to read-only and back. Then page 3 is written (Linux 6.15 "
-    "and later).",
-    options=_GONE,
+    **words("gone", linux_6_9=lambda: _again(LINUX_6_9), rfc_v2=lambda: _again(RFC_V2)),
     truth=lambda: _again(LINUX_6_15),
-    because="mprotect found no mark, so the entries stayed read-only and the write faults. The fault then looks, finds "
-    "nobody else, marks this one page and makes it writable.",
-    hints=("Who could have given the mark back?", "Not marked means: the kernel has to look. What does it find?"),
-    mistakes=(
-        Mistake(
-            "a",
-            "Fork took the mark. The exit lowers counts and gives no mark back; without it mprotect leaves an entry "
-            "read-only.",
-        ),
-        Mistake(
-            lambda: _again(LINUX_6_9),
-            '"Maybe shared = shared" is wrong: it says that the kernel has to look. Only 6.9 to 6.14 never look, when '
-            "the folio is large.",
-        ),
-        Mistake(lambda: _again(RFC_V2), "That is RFC v2, a proposal that was never merged."),
-    ),
 )
 
 # --- how far --------------------------------------------------------------------------------------------------------
@@ -131,19 +103,7 @@ def _faults_recorded() -> int:
     return sum(len(step["faults"]) for step in everything.recorded("6.18").steps[EXITED + 1 :])
 
 
-faults = Number(
-    name="q.faults",
-    prompt="The child is gone, all 16 pages are the parent's alone, and it writes every one. How many faults "
-    "(Linux 6.15 and later)?",
-    unit="faults",
-    truth=_faults_recorded,
-    because="Each fault asks about the whole folio, and makes one page writable. Read from a recording of Linux 6.18.",
-    hints=("The question is about the folio. What is the answer applied to?",),
-    mistakes=(
-        Mistake(lambda: _faults_of(RFC_V2), "One fault for all of them is what RFC v2 proposed; it was never merged."),
-        Mistake(0, "The exit changes no entry of the parent: they are read-only until a fault."),
-    ),
-)
+faults = Number(**words("faults", rfc_v2=lambda: _faults_of(RFC_V2)), truth=_faults_recorded)
 
 marked_half = Scenario.parse("""
 # A read pin marks pages and leaves them read-only; then a fork takes the mark from the upper half.
@@ -212,67 +172,7 @@ def _case(story: str, steps: str, wrong: Mapping[str, str], orders: str = "4 3 2
     return Case(story, lambda: _decider(scenario), wrong, lambda: Picture.of(scenario.run(LINUX_6_15)))
 
 
-walk = Cases(
-    name="q.walk",
-    prompt="All 16 pages are written first. Which check decides the last write (Linux 6.15 and later)? Each answer is "
-    "right once.",
-    answers={
-        "no fault": (),
-        **{short: (what.lower(),) for what, short in _DECIDERS.items()},
-    },
-    hints=(
-        "Go down the tree: the first check whose answer ends the walk decides.",
-        "The mark first; then the size of the folio; then what the folio counts, never what this page counts.",
-    ),
-    cases={
-        "a": _case(
-            "mprotect to read-only and back; write page 2",
-            "mprotect 0 0 16 1\nmprotect 0 0 16 3\nwrite 0 2 102",
-            {"exclusive": "The mark it was; but mprotect asked for it, and made the entry writable at once."},
-        ),
-        "b": _case(
-            "fork; the child exits; a short pin for reading on page 4; write page 4",
-            "fork 0\nexit 1\ngup 0 4\nwrite 0 4 104",
-            {
-                "no fault": "A pin for reading marks the page and leaves the entry read-only.",
-                "counts": "That decided the pin's own fault, which set the mark. The write finds it.",
-            },
-        ),
-        "c": _case(
-            "fork; the child exits; vmsplice takes a plain reference to page 3; write page 4",
-            "fork 0\nexit 1\nref 0 3 0\nwrite 0 4 104",
-            {
-                "shared": "Nobody else maps it. The pipe holds a reference, no mapping.",
-                "one reference": "That is asked of a folio of one page.",
-            },
-        ),
-        "d": _case(
-            "pages 0 to 14 are unmapped; fork; the child exits; write page 15",
-            "munmap 0 0 15\nfork 0\nexit 1\nwrite 0 15 115",
-            {
-                "counts": "One mapping and one reference: they agree. But something is asked before that.",
-                "one reference": "Only one is left, but the folio still has 16 pages, and 15 of them are waste.",
-            },
-        ),
-        "e": _case(
-            "fork; the child unmaps pages 8 to 15, the parent 0 to 7; the parent writes page 9",
-            "fork 0\nmunmap 1 8 8\nmunmap 0 0 8\nwrite 0 9 109",
-            {
-                "exclusive": "Page 9 is mapped once, but mapped once is not marked.",
-                "counts": "8 + 8 mappings, 16 references: they agree, but two processes have them.",
-            },
-        ),
-        "f": _case(
-            "no size is enabled; fork; the child exits; write page 3",
-            "fork 0\nexit 1\nwrite 0 3 103",
-            {
-                "counts": "That is asked of a large folio; here each page is a folio of its own.",
-                "last page": "That is asked of a large folio; here each page is a folio of its own.",
-            },
-            orders="",
-        ),
-    },
-)  # fmt: skip
+walk = Cases(**words("walk"), cases=words.cases("walk", _case))
 
 # --- the decision as a function -------------------------------------------------------------------------------------
 
@@ -437,31 +337,21 @@ def _all_large(page: Met) -> str:
 
 
 decided = Function(
-    name="q.decided",
-    prompt='Write `decide(page)` as Linux 6.15 decides: "reuse" or "copy". `page` is mapped read-only and was written. '
-    "Of the page: `page.exclusive`, and `page.mapped`, how many entries map it. Of its folio: `page.order`, "
-    "`page.mappings` of all its pages together, `page.references`, and `page.maybe_shared` (False for a folio of one "
-    "page). Not all of them are needed.",
+    **words(
+        "decided",
+        mark_only=_mark_only,
+        mapped_once=_mapped_once,
+        as_6_8=_as_6_8,
+        as_6_9=_as_6_9,
+        no_mark=_no_mark,
+        no_last_page=_no_last_page,
+        no_references=_no_references,
+        no_slots=_no_slots,
+        all_large=_all_large,
+    ),
     truth=_library_says,
     case=_random_case,
     worked=decide,
     picture=lambda page: Picture.of(page.program.run(LINUX_6_15)),
     count=200,
-    hints=(
-        "The order of the tree: the mark, then large or small.",
-        "A folio of one page has one question, a large one has three.",
-        "Large: more than one mapping, not maybe shared, as many mappings as references. How often this page is "
-        "mapped is not asked.",
-    ),
-    wrong={
-        '"Maybe shared = shared": without the mark the kernel has to look, and may find nobody.': _mark_only,
-        "Mapped once is not exclusive: the question is about the folio, and about every reference to it.": _mapped_once,
-        "That is 6.8's rule: one reference, whatever the size.": _as_6_8,
-        "That is 6.9's rule: a page of a large folio is never reused without the mark.": _as_6_9,
-        "A marked page is reused without further questions, whatever is counted.": _no_mark,
-        "That reuses the last page of a large folio, and the rest of it stays allocated for nothing.": _no_last_page,
-        "That forgets references that are no mappings: a pin, or a pipe that still has the page.": _no_references,
-        "That forgets the other processes: their mappings and references agree as well.": _no_slots,
-        "A folio of one page always has its last page mapped; it is asked for its references alone.": _all_large,
-    },
 )

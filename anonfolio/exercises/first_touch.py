@@ -8,9 +8,12 @@ from typing import Any
 
 from ..draw.picture import Picture
 from ..kernel.policy import LINUX_6_3, LINUX_6_15, Policy
-from ..lesson.quiz import Function, Mistake, Number, Pages, Sizes
+from ..lesson.quiz import Function, Number, Pages, Sizes
+from ..lesson.words import Words
 from ..machine.machine import Machine
 from ..program.scenario import Scenario
+
+words = Words(__file__)
 
 
 def _faults(policy: Policy = LINUX_6_15, orders: tuple[int, ...] = (2, 3, 4), largest_free: int | None = None) -> int:
@@ -23,25 +26,13 @@ def _faults(policy: Policy = LINUX_6_15, orders: tuple[int, ...] = (2, 3, 4), la
 
 
 faults = Number(
-    name="q.faults",
-    prompt="1,024 writes, one on each page of a fresh mapping of 4 MiB; 16, 32 and 64 KiB enabled. How many faults?",
-    unit="faults",
-    truth=_faults,
-    because="Every fault maps 64 KiB, 16 pages, so the next 15 writes need none.",
-    hints=("After the first write, which pages are writable?", "1,024 pages in blocks of 16."),
-    mistakes=(
-        Mistake(
-            lambda: _faults(LINUX_6_3),
-            "One fault a page is right up to 6.7 without 2 MiB pages, and today where no size is enabled.",
-        ),
-        Mistake(
-            lambda: _faults(orders=(9,)), "That is what 2 MiB pages would do; here the largest enabled size is 64 KiB."
-        ),
-        Mistake(
-            lambda: _faults(orders=(2,)), "That would be so with 16 KiB alone; the kernel tries the largest size first."
-        ),
-        Mistake(1, "A fault maps one folio, and no folio is 4 MiB."),
+    **words(
+        "faults",
+        linux_6_3=lambda: _faults(LINUX_6_3),
+        only_2_mib=lambda: _faults(orders=(9,)),
+        only_16_kib=lambda: _faults(orders=(2,)),
     ),
+    truth=_faults,
 )
 
 
@@ -49,57 +40,12 @@ def _pages(name: str, step: int) -> range:
     return Scenario.load(name).run(LINUX_6_15)[step].faults[-1].pages
 
 
-edge = Pages(
-    name="q.edge",
-    prompt="A mapping of 12 pages, 0 to 11; 16, 32 and 64 KiB enabled. Page 9 is written. Which pages are mapped then?",
-    truth=lambda: _pages("mapping-ends-inside-block", 1),
-    because="The aligned block of 16 and the one of 8 around page 9 leave the mapping; the one of 4 fits.",
-    hints=(
-        "A block of n pages starts at a multiple of n.",
-        "The block of 8 around page 9 is 8–15. Does all of it lie in the mapping?",
-    ),
-    mistakes=(
-        Mistake(range(9, 12), "Blocks start at a multiple of their size, and there are none of three pages."),
-        Mistake(range(8, 16), "Right block for 8 pages, but 12–15 are not in the mapping."),
-        Mistake(range(16), "The block of 16 leaves the mapping: 12–15 are not in it."),
-        Mistake(range(12), "Sizes are powers of two; 12 pages are no folio."),
-        Mistake(range(8, 10), "Two pages, order 1, is the one size that anonymous folios never have."),
-        Mistake([9], "One page is the last resort; a smaller large block still fits."),
-    ),
-)
+edge = Pages(**words("edge"), truth=lambda: _pages("mapping-ends-inside-block", 1))
 
-neighbour = Number(
-    name="q.neighbour",
-    prompt="Page 3 was read. Now page 0 is written; 16, 32 and 64 KiB enabled. How many pages does its folio have?",
-    unit="pages",
-    truth=lambda: len(_pages("zero-page-neighbour", 2)),
-    because="Every aligned block around page 0 that is larger contains page 3, where the zero page is mapped.",
-    hints=(
-        "List the aligned blocks around page 0: 0–15, 0–7, 0–3.",
-        "A block is taken only when nothing at all is mapped in it.",
-    ),
-    mistakes=(
-        Mistake(16, "The largest enabled size, but page 3 lies in that block and has an entry already."),
-        Mistake(8, "Page 3 lies in 0–7 and has an entry already."),
-        Mistake(4, "Page 3 lies in 0–3. The zero page is an entry too: not none."),
-        Mistake(2, "Two pages, order 1, is the one size that anonymous folios never have."),
-        Mistake(3, "Pages 0–2 are free, but sizes are powers of two, and aligned."),
-    ),
-)
+neighbour = Number(**words("neighbour"), truth=lambda: len(_pages("zero-page-neighbour", 2)))
 
 scarce = Number(
-    name="q.scarce",
-    prompt="The same 1,024 writes and sizes, but no free block of memory is larger than 4 pages. How many faults?",
-    unit="faults",
-    truth=lambda: _faults(largest_free=2),
-    because="Each fault asks for 16 pages, then 8, and gets 4.",
-    hints=("The kernel does not give up when a block of 16 is not free.", "1,024 pages in blocks of 4."),
-    mistakes=(
-        Mistake(_faults, "That needs free blocks of 16 pages, and there are none."),
-        Mistake(
-            lambda: _faults(orders=()), "It does not fall to single pages at once: the next smaller size is tried."
-        ),
-    ),
+    **words("scarce", not_scarce=_faults, no_size=lambda: _faults(orders=())), truth=lambda: _faults(largest_free=2)
 )
 
 
@@ -113,25 +59,7 @@ def _block_sizes() -> list[int]:
     return [len(fault.pages) for fault in skewed.run(LINUX_6_15).faults()]
 
 
-blocks = Sizes(
-    name="q.blocks",
-    prompt="A mapping of pages 3 to 22; 16, 32 and 64 KiB enabled. All pages are written, from 3 up. "
-    "How many pages does each new folio have, in order?",
-    truth=_block_sizes,
-    because="Sizes grow while alignment allows, and shrink again towards the end of the mapping.",
-    hints=(
-        "Page 3: the aligned block of 4 around it is 0–3, and 0–2 are not in the mapping.",
-        "Page 4: the aligned blocks around it are 4–7, 0–7 and 0–15. Only one lies in the mapping.",
-        "Page 16: 16–31 and 16–23 leave the mapping. And what is left for page 20?",
-    ),
-    mistakes=(
-        Mistake([16, 4], "Blocks do not start where the mapping starts, but at multiples of their own size."),
-        Mistake([1, 4, 8, 4, 3], "Three pages are no folio: sizes are powers of two."),
-        Mistake([1, 4, 8, 4, 2, 1], "Two pages, order 1, is the one size that anonymous folios never have."),
-        Mistake([1, 4, 8, 7], "Sizes are powers of two; 16–22 is no block."),
-        Mistake([1, 4, 8, 8], "The block 16–23 leaves the mapping by one page."),
-    ),
-)
+blocks = Sizes(**words("blocks"), truth=_block_sizes)
 
 
 # --- the order choice as a function ---------------------------------------------------------------------------------
@@ -211,28 +139,20 @@ def _in_pages(page: int, mapping: range, used: set[int], enabled: tuple[int, ...
 
 
 order = Function(
-    name="q.order",
-    prompt="Write `choose_order(page, mapping, used, enabled)`: the order of the folio that a write on `page` gets. "
-    "`mapping` is a range of pages, `used` the set of pages that map something already, `enabled` the enabled orders, "
-    "largest first. 0 is one page.",
+    **words(
+        "order",
+        biggest=_biggest,
+        no_mapping=_no_mapping,
+        no_neighbours=_no_neighbours,
+        unaligned=_unaligned,
+        aligned_to_mapping=_aligned_to_mapping,
+        all_or_nothing=_all_or_nothing,
+        any_order=_any_order,
+        smallest=_smallest,
+        in_pages=_in_pages,
+    ),
     truth=_library_says,
     case=_random_case,
     worked=choose_order,
     picture=_drawn,
-    hints=(
-        "Go through the enabled orders from the largest. The first whose block passes every test wins.",
-        "The block of order n around a page starts at `page >> n << n` and has `1 << n` pages.",
-        "Two tests: the block lies in `mapping`, and no page of it is in `used`. Nothing fits: 0.",
-    ),
-    wrong={
-        "That is the largest enabled size, whether its block fits or not.": _biggest,
-        "That forgets the edges of the mapping.": _no_mapping,
-        "That forgets the pages that map something already.": _no_neighbours,
-        "That lets a block start at the page itself; blocks start at multiples of their size.": _unaligned,
-        "That counts blocks from the start of the mapping; they are aligned in the address space.": _aligned_to_mapping,
-        "That gives up when the largest size does not fit; the kernel tries the smaller ones.": _all_or_nothing,
-        "That uses sizes that are not enabled.": _any_order,
-        "That starts from the smallest size; the kernel starts from the largest.": _smallest,
-        "That is the number of pages; the order is its logarithm, 2 for 4 pages.": _in_pages,
-    },
 )

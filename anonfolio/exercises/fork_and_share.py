@@ -9,11 +9,14 @@ from typing import Any
 
 from ..draw.picture import Picture
 from ..kernel.policy import LINUX_6_15
-from ..lesson.quiz import GOES_ON, Case, Cases, Function, Mistake, Note, Number, Pages, Unreadable
+from ..lesson.quiz import GOES_ON, Case, Cases, Function, Note, Number, Pages, Unreadable
+from ..lesson.words import Words
 from ..machine.snapshot import Snapshot
 from ..program.scenario import Scenario
 from ..witness.comparing import Recorded
 from ..witness.recording import DATA_DIR, read_recording
+
+words = Words(__file__)
 
 
 def recorded_program(file: str, number: int) -> Recorded:
@@ -53,38 +56,10 @@ def _held_after_fork() -> int:
     return len(frames(view["0"]) | frames(view["1"]))
 
 
-held = Number(
-    name="q.held",
-    prompt="A process has written 16 pages, then it forks. How many pages of memory do parent and child hold together?",
-    unit="pages",
-    truth=_held_after_fork,
-    because="Both page tables map the same frames. Read from a recording of Linux 6.18.",
-    hints=("Does fork copy the pages, or only the table that says where they are?",),
-    mistakes=(
-        Mistake(
-            32, "So it would be if fork copied memory. To a program it looks so; what is copied is the page table."
-        ),
-        Mistake(17, "Fork does not copy the page in use either; nothing has been written since."),
-        Mistake(0, "The parent keeps what it has."),
-    ),
-)
+held = Number(**words("held"), truth=_held_after_fork)
 
 alone = Number(
-    name="q.alone",
-    prompt="The child exits; neither has written since the fork. Every page has mapcount 1 again, from the parent's "
-    "entry. How many of the 16 pages are exclusive?",
-    unit="pages",
-    truth=lambda: int(shared.run(LINUX_6_15)[EXIT].snapshot.folios[0].anon_exclusive.sum()),
-    because="Exit lowers counts. It sets no mark and touches no entry of the parent; only a fault will look again.",
-    hints=("What does an exiting process take down: its own entries, or also its parent's?",),
-    mistakes=(
-        Mistake(
-            16,
-            "Mapcount 1 is not exclusive. A count says how many entries map the page now; the mark is a promise, which "
-            "fork took away and nobody has given back.",
-        ),
-        Mistake(1, "Not even one: exit does not look at the mark of any page."),
-    ),
+    **words("alone"), truth=lambda: int(shared.run(LINUX_6_15)[EXIT].snapshot.folios[0].anon_exclusive.sum())
 )
 
 pinned = Scenario.load("fork-while-pinned")
@@ -111,24 +86,7 @@ def _copied_for_the_child() -> list[int]:
     return [page for page, cell in enumerate(view["1"]) if isinstance(cell, list) and (cell[0], cell[1]) not in parent]
 
 
-own = Pages(
-    name="q.own",
-    prompt="One folio of 64 KiB backs pages 0 to 15. Page 4 is pinned for a device, then the process forks. In which "
-    "pages does the child map a frame that its parent does not?",
-    truth=_copied_for_the_child,
-    because="Pins are counted for the folio, not for each page. So each exclusive page of a folio that may be pinned "
-    "is copied, each to a folio of one page. Read from a recording of Linux 6.18.",
-    hints=(
-        "How does the kernel count pins: for each page, or for each folio?",
-        "It knows that the folio has a pin, not where. Which pages can it share without risk?",
-    ),
-    mistakes=(
-        Mistake({4}, "So it is when every folio is one page. Here the kernel knows that the folio is pinned, no more."),
-        Mistake((), "A pinned page cannot be shared: the parent's next write would copy it away from its device."),
-        Mistake(range(4, 8), "No size is asked for here: fork copies page by page."),
-        Mistake(set(range(16)) - {4}, "The other way round: the pinned page is the one that cannot be shared."),
-    ),
-)
+own = Pages(**words("own"), truth=_copied_for_the_child)
 
 # --- what becomes of five kinds of memory ---------------------------------------------------------------------------
 
@@ -211,117 +169,30 @@ LOW, HIGH = 3, 12
 """A page that every child gets, and one that the first does not."""
 
 
-def _count(step: int, story: str, of: Callable[[Snapshot], int], wrong: Mapping[int, str]) -> Case:
-    return Case(
-        story,
-        lambda: str(of(three.run(LINUX_6_15)[step].snapshot)),
-        {str(number): says for number, says in wrong.items()},
-        lambda: Picture.of(three.run(LINUX_6_15), step),
-    )
+def _count(step: int, of: Callable[[Snapshot], int], story: str, wrong: Mapping[str, str]) -> Case:
+    timeline = three.run(LINUX_6_15)
+    return Case(story, lambda: str(of(timeline[step].snapshot)), wrong, lambda: Picture.of(timeline, step))
 
 
 def _exclusive(at: Snapshot) -> int:
     return sum(int(folio.anon_exclusive.sum()) for folio in at.folios)
 
 
-counts = Counts(
-    name="q.counts",
-    prompt="Fill in the counts of `q.THREE`, on Linux 6.15 or later. Processes are numbered as they are made, from 0.",
-    hints=(
-        "Write down for each process which pages it maps: 0–7, or 0–15. Process 3 is the child of process 1.",
-        "A folio has one reference for each entry that maps it, a page one mapcount for each.",
-        "Fork takes the mark and the right to write from the pages that it shares, and from no other. Exit gives "
-        "neither back.",
-    ),
-    cases={
-        "a": _count(
-            FIRST,
-            "exclusive pages after the first fork",
-            _exclusive,
-            {
-                0: "The mark belongs to a page, not to the folio: what the child does not map keeps it.",
-                16: "Fork does take the mark from the pages that the child maps.",
-            },
-        ),
-        "b": _count(
-            THIRD,
-            "exclusive pages after the third fork",
-            _exclusive,
-            {8: "By now the second fork has shared the upper half, too.", 16: "Every page is shared by now."},
-        ),
-        "c": _count(
-            THIRD,
-            f"mapcount of page {LOW} after the third fork",
-            lambda at: int(at.folios[0].mapcount[LOW]),
-            {
-                3: "Three forks make four processes, and each has an entry for this page.",
-                48: "That many entries map the folio; how many map this page?",
-            },
-        ),
-        "d": _count(
-            THIRD,
-            f"mapcount of page {HIGH} after the third fork",
-            lambda at: int(at.folios[0].mapcount[HIGH]),
-            {
-                4: "MADV_DONTFORK kept this page from process 1, and so from process 3, its child.",
-                3: "Process 3 is the child of process 1, and gets what process 1 has.",
-            },
-        ),
-        "e": _count(
-            THIRD,
-            "refcount of the folio after the third fork",
-            lambda at: at.folios[0].refcount,
-            {
-                4: "One reference for each process? One for each entry that maps a page of it.",
-                64: "Not every process maps all 16 pages.",
-                56: "Process 3 is the child of process 1, and gets what process 1 has.",
-                1: "Every entry that maps the folio holds a reference.",
-            },
-        ),
-        "f": _count(
-            THIRD,
-            "pages of memory held by all together after the third fork",
-            lambda at: at.held_pages,
-            {
-                64: "So it would be if fork copied memory. Nobody has written since, and nothing is pinned.",
-                48: "That is what RSS adds up to; a shared page counts there once for each process.",
-            },
-        ),
-        "g": _count(
-            THIRD,
-            "RSS of all four processes added up after the third fork",
-            lambda at: at.rss_pages,
-            {
-                16: "That is the memory held. RSS counts a shared page for every process that maps it.",
-                64: "Not every process maps all 16 pages.",
-            },
-        ),
-        "h": _count(
-            GONE,
-            f"mapcount of page {LOW} when all three have exited",
-            lambda at: int(at.folios[0].mapcount[LOW]),
-            {0: "The parent still maps it.", 4: "An exiting process takes its entries down, and the count with them."},
-        ),
-        "i": _count(
-            GONE,
-            "exclusive pages when all three have exited",
-            _exclusive,
-            {
-                16: "Mapcount 1 is not exclusive: no exit gives the mark back.",
-                8: "The upper half lost the mark in the second fork, and no exit gives it back.",
-            },
-        ),
-        "j": _count(
-            GONE,
-            "pages that the parent can write without a fault when all three have exited",
-            lambda at: len(writable(at)),
-            {
-                16: "Exit does not touch the parent's page table; fork left its entries read-only.",
-                8: "The second fork made the upper half read-only, too.",
-            },
-        ),
-    },
-)
+_COUNTED: dict[str, tuple[int, Callable[[Snapshot], int]]] = {
+    "a": (FIRST, _exclusive),
+    "b": (THIRD, _exclusive),
+    "c": (THIRD, lambda at: int(at.folios[0].mapcount[LOW])),
+    "d": (THIRD, lambda at: int(at.folios[0].mapcount[HIGH])),
+    "e": (THIRD, lambda at: at.folios[0].refcount),
+    "f": (THIRD, lambda at: at.held_pages),
+    "g": (THIRD, lambda at: at.rss_pages),
+    "h": (GONE, lambda at: int(at.folios[0].mapcount[LOW])),
+    "i": (GONE, _exclusive),
+    "j": (GONE, lambda at: len(writable(at))),
+}
+"""By letter: after which step what is counted."""
+
+counts = Counts(**words("counts"), cases=words.cases("counts", _count, _COUNTED))
 
 # --- fork as a function ---------------------------------------------------------------------------------------------
 
@@ -429,38 +300,22 @@ def _instead(right: str, wrong: str, **only: Any) -> Callable[..., str]:
 
 
 child = Function(
-    name="q.child",
-    prompt="Write `child_gets(page, advice, written, maps, exclusive, pins)`: what the child has at `page` right after "
-    "fork, one of 'no mapping', 'nothing', 'zero page', 'same frame', 'copy'. `advice` on the mapping is '', "
-    "'wipeonfork' or 'dontfork'; `written`, whether anything in the mapping was ever written. `maps` is None, "
-    "'zero page', or the pages of the folio that `page` maps, a range; `exclusive`, the page's mark; `pins`, the set "
-    "of pages that the process has pinned.",
+    **words(
+        "child",
+        copies_all=_copies_all,
+        only_the_pinned_page=_only_the_pinned_page,
+        any_pin=_any_pin,
+        shares_no_less=_but(exclusive=True),
+        no_pins=_but(pins=set()),
+        always_written=_but(written=True),
+        no_zero_page=_instead(ZERO, NOTHING),
+        zero_page_when_wiped=_instead(NOTHING, ZERO, advice="wipeonfork"),
+        nothing_without_mapping=_instead(NO_MAPPING, NOTHING),
+        no_advice=_but(advice=""),
+    ),
     truth=_library_says,
     case=_random_case,
     worked=child_gets,
     picture=_drawn,
     count=200,
-    hints=(
-        "First the mapping: is there one in the child, and is anything in it copied at all?",
-        "Fork copies entries only where something was written once. Then a zero page is passed on as it is.",
-        "A frame is shared, unless the page is exclusive and any page of its folio is pinned.",
-    ),
-    wrong={
-        "That copies memory. Fork shares it; only pages of a pinned folio are copied.": _copies_all,
-        "That asks whether this page is pinned. Pins are counted for the folio.": _only_the_pinned_page,
-        "That copies because of a pin anywhere. Only the pins of this page's folio matter.": _any_pin,
-        "That copies pages which are maybe shared. Those cannot be pinned, so they are shared further.": _but(
-            exclusive=True
-        ),
-        "That shares a pinned folio. The parent's next write would then copy a page away from its device.": _but(
-            pins=set()
-        ),
-        "That passes on zero pages always. Where nothing was ever written, fork copies no entries.": _but(written=True),
-        "That never passes on a zero page. Where something was written, its entry is copied.": _instead(ZERO, NOTHING),
-        "That gives zero pages at once to a child whose mapping is wiped. It gets no entries; a read will map one.": (
-            _instead(NOTHING, ZERO, advice="wipeonfork")
-        ),
-        "With MADV_DONTFORK the child has no mapping at all: not even zeros.": _instead(NO_MAPPING, NOTHING),
-        "That forgets the advice.": _but(advice=""),
-    },
 )

@@ -6,7 +6,8 @@ from itertools import combinations
 
 from ..kernel.policy import LINUX_6_8, LINUX_6_9, LINUX_6_15, RFC_V2, Policy
 from ..kernel.record import COW_COPY, FIRST_TOUCH, REUSE, ZERO_COPY, Fault
-from ..lesson.quiz import Choice, Mistake, Number, Program, Verdict, refused, runs
+from ..lesson.quiz import Choice, Number, Program, Verdict, refused, runs
+from ..lesson.words import Words
 from ..machine.invariants import INVARIANTS
 from ..machine.invariants import check as check_invariants
 from ..machine.machine import Machine
@@ -14,6 +15,8 @@ from ..machine.show import Shown
 from ..machine.snapshot import FolioView, Snapshot
 from ..program.scenario import Result, Scenario, Timeline
 from .exclusive_pitfalls import both_sides, loses
+
+words = Words(__file__)
 
 
 def _write_all(process: int, pages: range) -> tuple[tuple[str, int, int, int], ...]:
@@ -31,23 +34,8 @@ def _write_faults(timeline: Timeline) -> list[Fault]:
 
 
 faults = Number(
-    name="q.faults",
-    prompt="64 pages, 64 KiB (16 pages) enabled, Linux 6.15 and later. Page 9 was read once. Then all 64 pages are "
-    "written, from the first to the last. How many faults do the 64 writes take?",
-    unit="faults",
+    **words("faults"),
     truth=lambda: len(_write_faults(occupied.but(steps=(*occupied.steps, *_write_all(0, range(64)))).run(LINUX_6_15))),
-    because="{truth}: one for each page of the block 0–15, for the zero page at 9 keeps every folio of 16 out of it; "
-    "then one for each of the three other blocks.",
-    hints=(
-        "Look at the four blocks of 16 pages one by one. Which is not untouched?",
-        "In that block no folio of 16 fits, and no other size is enabled.",
-    ),
-    mistakes=(
-        Mistake(4, "So it would be without the read. Where page 9 lies, something is mapped already."),
-        Mistake(64, "So it would be with no size enabled: one fault a page."),
-        Mistake(20, "The read took a fault, too, but it is no write."),
-        Mistake(1, "A folio has 16 pages at most here; no fault maps more than one."),
-    ),
 )
 
 alone = Scenario(
@@ -63,46 +51,12 @@ def _each_does() -> str:
     return next(letter for letter, does in _DOES.items() if does == paths)
 
 
-again = Choice(
-    name="q.again",
-    prompt="A process writes a folio of 16 pages and forks; the child exits. The parent writes page 3. What do "
-    "Linux 6.9 (to 6.14) and Linux 6.15 (and later) do?",
-    options={
-        "a": "both copy the page",
-        "b": "6.9 copies, 6.15 makes it writable in place",
-        "c": "6.9 makes it writable in place, 6.15 copies",
-        "d": "both make it writable in place",
-    },
-    truth=_each_does,
-    because="6.9 to 6.14 never reuse a page of a large folio that lost its mark; since 6.15 the folio remembers up to "
-    "two processes, and sees that only one is left.",
-    hints=(
-        "The page lost its exclusive mark at fork, and the child's exit does not bring it back.",
-        "So each kernel has to find out whether it is alone. The rule for that was new in 6.15; 6.9 had none.",
-    ),
-    mistakes=(
-        Mistake("a", "So it was before 6.15: which question can 6.15 ask?"),
-        Mistake("d", "The child's exit does not bring the mark back, so the kernel has to ask. 6.9 cannot."),
-        Mistake("c", "The other way round."),
-    ),
-)
+again = Choice(**words("again"), truth=_each_does)
 
 kept = Scenario(16, (("write", 0, 0, 1), ("munmap", 0, 1, 15)), orders=(4,), name="kept")
 """A folio of 16 pages of which one is still mapped."""
 
-held = Number(
-    name="q.held",
-    prompt="A process writes page 0 and gets a folio of 16 pages. Then it unmaps pages 1 to 15. How many pages of "
-    "memory does it hold now?",
-    unit="pages",
-    truth=lambda: kept.run(LINUX_6_15)[-1].snapshot.held_pages,
-    because="{truth}: a folio is freed as a whole, when nobody maps any page of it. RSS says 1.",
-    hints=("RSS counts what is mapped. Memory is given back a folio at a time.",),
-    mistakes=(
-        Mistake(1, "That is its RSS, which counts mapped pages. The folio is still one piece."),
-        Mistake(15, "Those are the pages that nobody uses; the one that is used is held as well."),
-    ),
-)
+held = Number(**words("held"), truth=lambda: kept.run(LINUX_6_15)[-1].snapshot.held_pages)
 
 # --- 1: fewest faults -----------------------------------------------------------------------------------------------
 
@@ -145,18 +99,7 @@ def _unwritten(timeline: Timeline) -> list[int]:
     return [page for page in range(timeline.scenario.pages) if page not in written & there]
 
 
-fewest = Program(
-    name="q.fewest",
-    prompt="Page 9 was read. Let process 0 write all 64 pages with as few faults as possible.",
-    judge=_judge_fewest,
-    worked=fewest_worked,
-    start=occupied,
-    hints=(
-        "The zero page at 9 is in the way of a folio of 16. It has no content worth keeping.",
-        "One piece of advice drops what is mapped and leaves the mapping as it is.",
-        "Advise `dontneed` for page 9. Then write pages 0 to 63.",
-    ),
-)
+fewest = Program(**words("fewest"), judge=_judge_fewest, worked=fewest_worked, start=occupied)
 
 # --- 2: memory that nobody maps -------------------------------------------------------------------------------------
 
@@ -207,18 +150,13 @@ def _not_wasted(timeline: Timeline, now: Snapshot) -> str:
 
 
 wasted = Program(
-    name="q.wasted",
+    **words("wasted"),
     prompt=f"Without unmapping anything: make the memory held exceed RSS by {WASTED} pages or more (Linux 6.15 and "
     "later). Only reads, writes, forks and exits.",
     judge=_judge_wasted,
     worked=wasted_worked,
     start=Scenario(16, (), orders=(4,), name="wasted"),
     may=("read", "write", "fork", "exit"),
-    hints=(
-        "A copy leaves the old page behind. While another process maps that one, it is no waste.",
-        "Let the process that still maps all of the old folio exit, last of all.",
-        "Write page 0; fork; the parent writes 15 of its 16 pages; the child exits.",
-    ),
 )
 
 # --- 3: a lost byte -------------------------------------------------------------------------------------------------
@@ -268,23 +206,29 @@ def _not_lost(program: Scenario, machine: Machine) -> str:
 
 
 lost = Program(
-    name="q.lost",
-    prompt="Under rfc-v2, the proposal that was never merged: make process and device see different bytes in a page "
-    "that is pinned and still mapped. No failing fork.",
+    **words("lost"),
     judge=_judge_lost,
     worked=lost_worked,
     start=Scenario(16, (), orders=(4,), name="lost"),
     may=(
-        "write", "read", "fork", "exit", "munmap", "mremap", "mprotect", "madvise", "pin", "pin_ro", "unpin",
-        "dma_write", "dma_read", "gup", "ref", "unref",
+        "write",
+        "read",
+        "fork",
+        "exit",
+        "munmap",
+        "mremap",
+        "mprotect",
+        "madvise",
+        "pin",
+        "pin_ro",
+        "unpin",
+        "dma_write",
+        "dma_read",
+        "gup",
+        "ref",
+        "unref",
     ),
-    hints=(
-        "A pinned page is exclusive. You need one beside a page of the same folio that is maybe shared.",
-        "Fork shares what it copies to the child. Which advice keeps half of a folio out of it?",
-        "Write; advise `wipeonfork` for pages 8–15; fork; `keeponfork` for the same; pin page 10; write page 2; let "
-        "the device write.",
-    ),
-)  # fmt: skip
+)
 
 # --- 4: blind -------------------------------------------------------------------------------------------------------
 
@@ -360,17 +304,7 @@ def _entries(snapshot: Snapshot, process: int) -> list[tuple[int, int]]:
 
 
 blind = Program(
-    name="q.blind",
-    prompt="Blind mm_id. Under Linux 6.15 and later, end with a write that copies although its process is the only "
-    "one that maps the large folio, with more than one page, and nobody holds a pin or a reference.",
-    judge=_judge_blind,
-    worked=blind_worked,
-    start=Scenario(16, (), orders=(4,), name="blind"),
-    hints=(
-        "A large folio remembers two processes, the first two that map it. Watch `mm_id` in the picture.",
-        "A third one is counted, but has no slot. What is known when the two that have one are gone?",
-        "Write; fork twice; both other processes exit; the third writes.",
-    ),
+    **words("blind"), judge=_judge_blind, worked=blind_worked, start=Scenario(16, (), orders=(4,), name="blind")
 )
 
 # --- 5: three kernels, three answers --------------------------------------------------------------------------------
@@ -431,15 +365,5 @@ def _first_reuse(program: Scenario) -> Shown | None:
 
 
 apart = Program(
-    name="q.apart",
-    prompt="One program whose reads and writes take different paths under linux-6.8, linux-6.9 and linux-6.15: no two "
-    "of the three may agree.",
-    judge=_judge_apart,
-    worked=apart_worked,
-    start=Scenario(16, (), orders=(4,), name="apart"),
-    hints=(
-        "All three agree while the folio is really shared. Fork, then let one of them exit.",
-        "6.8 reuses when one reference is left; 6.9 never; 6.15 when all mappings are its own, but not the last one.",
-        "Write; fork; the child exits; write page 0; unmap pages 0–14; write page 15.",
-    ),
+    **words("apart"), judge=_judge_apart, worked=apart_worked, start=Scenario(16, (), orders=(4,), name="apart")
 )

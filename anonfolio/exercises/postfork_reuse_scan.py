@@ -16,11 +16,14 @@ from ..kernel.faults import WRITE, VmFault, wp_can_reuse_anon_folio
 from ..kernel.pagetable import PTE_SPECIAL, PTE_WRITE
 from ..kernel.policy import LINUX_6_3, LINUX_6_8, LINUX_6_9, LINUX_6_15, RFC_V2, Policy
 from ..kernel.record import COW_COPY, NO_FAULT, REUSE, Fault
-from ..lesson.quiz import Case, Cases, Choice, Function, Mistake, Number, Program, Verdict, refused
+from ..lesson.quiz import Case, Cases, Choice, Function, Number, Program, Verdict, refused
+from ..lesson.words import Words
 from ..machine.machine import Machine, Process
 from ..machine.snapshot import FolioView, ProcessView
 from ..program.random_programs import random_scenario
 from ..program.scenario import Scenario, Timeline, do_step
+
+words = Words(__file__)
 
 FIVE = (LINUX_6_3, LINUX_6_8, LINUX_6_9, RFC_V2, LINUX_6_15)
 """One policy for each answer to "is this page mine alone?"."""
@@ -483,34 +486,7 @@ def _after_exit() -> str:
     return "b" if folio.anon_exclusive[5] else "c"
 
 
-freed = Choice(
-    name="q.freed",
-    prompt="The child exits without having written anything. What is page 5 of the parent now (Linux 6.15 and later)?",
-    options={
-        "a": "exclusive and writable, as before the fork",
-        "b": "exclusive again, but still read-only",
-        "c": "mapped once, not exclusive, read-only",
-        "d": "still counted as mapped twice, until the parent writes",
-    },
-    truth=_after_exit,
-    because="The exit takes back the child's entries and counts. It neither visits the parent's page table nor sets a "
-    "mark.",
-    hints=(
-        "What does an exiting process have in hand: its own page table, or everybody's?",
-        "The mark says that one process may write without asking. Who would have to know which process that is?",
-    ),
-    mistakes=(
-        Mistake(
-            "a", "Nobody visits the parent's page table when another process exits, so its PTE is read-only still."
-        ),
-        Mistake(
-            "b",
-            'That is "the child\'s exit makes it exclusive again", which is in print in good articles. The mark '
-            "comes back in a fault of the process that is left, never by an exit.",
-        ),
-        Mistake("d", "Each entry that goes takes its count along: the mapcount is right at once."),
-    ),
-)
+freed = Choice(**words("freed"), truth=_after_exit)
 
 
 def copied_by(kernel: str, scenario: Scenario, process: int) -> int:
@@ -521,42 +497,11 @@ def copied_by(kernel: str, scenario: Scenario, process: int) -> int:
 
 
 copies = Number(
-    name="q.copies",
-    prompt="The child is gone. The parent writes all 16 pages, one after the other. How many of them does Linux 6.12 "
-    "copy?",
-    unit="pages",
+    **words("copies", linux_6_8=lambda: _answer(gone, LINUX_6_8, EXITED + 1).copied),
     truth=lambda: copied_by("6.12", gone, 0),
-    because="From 6.9 to 6.14 a page of a large folio is reused only if it carries the mark, and fork took it from "
-    "all. Read from a recording of Linux 6.12.",
-    hints=("Fork took the mark from every page. Can 6.12 find out that the parent is alone?",),
-    mistakes=(
-        Mistake(0, "So it is from 6.15 on. 6.12 does not look for other users of a large folio: it copies."),
-        Mistake(1, "Each page has an entry and a mark of its own; one write helps that page only."),
-        Mistake(
-            lambda: _answer(gone, LINUX_6_8, EXITED + 1).copied,
-            "That is 6.8, by its source: it reuses the last page that is left, and so keeps all of the folio for it.",
-        ),
-    ),
 )
 
-alone_at_last = Number(
-    name="q.alone_at_last",
-    prompt="One folio of 16 pages, three processes: a parent and its two children. The first child exits, the parent "
-    "unmaps everything. Now the second child writes all 16 pages. How many does Linux 6.18 copy?",
-    unit="pages",
-    truth=lambda: copied_by("6.18", third, 2),
-    because="It came third, so no slot names it, and nothing clears the shared bit here. Read from a recording of "
-    "Linux 6.18.",
-    hints=(
-        "A folio has two slots. Who took them?",
-        "The bit clears when one slot's count equals all mappings. Which slot could that be here?",
-    ),
-    mistakes=(
-        Mistake(0, "It is alone, and that would be right for either of the first two. It came third."),
-        Mistake(1, "A copy tells the folio nothing about who is left: the next write asks again and hears the same."),
-        Mistake(15, "Not even the last one: a single mapped page is always copied, so that the folio can go."),
-    ),
-)
+alone_at_last = Number(**words("alone_at_last"), truth=lambda: copied_by("6.18", third, 2))
 
 
 # --- exercise: write the scan ---------------------------------------------------------------------------------------
@@ -667,33 +612,23 @@ def _never(page: int, mapping: range, folio: set[int], references: int) -> range
 
 
 scanned = Function(
-    name="q.scanned",
-    prompt="Write `scan(page, mapping, folio, references)`: the pages that a write on `page` may make writable, as a "
-    "range; an empty range says copy. No page is marked. `mapping` is the VMA, a range; `folio` the set of all pages "
-    "at which this process maps the folio, here and in other VMAs; `references` the folio's refcount.",
+    **words(
+        "scanned",
+        counts_everywhere=_counts_everywhere,
+        any_mapping=_any_mapping,
+        over_holes=_over_holes,
+        pre_check_only=_pre_check_only,
+        never_asks=_never_asks,
+        one_page=_one_page,
+        refcount_one=_refcount_one,
+        whole_folio=_whole_folio,
+        never=_never,
+    ),
     truth=_library_says,
     case=_random_case,
     worked=scan,
     picture=_drawn,
     count=200,
-    hints=(
-        "Walk down from `page` while the next one is in `mapping` and in `folio`; then walk up likewise.",
-        "The run is this process's share as far as you can see it. When is nothing left for anybody else?",
-        "If the run has exactly `references` pages, return all of it; else `range(0)`.",
-    ),
-    wrong={
-        "That counts entries that the scan cannot see: beyond a hole or in another VMA it does not look.": (
-            _counts_everywhere
-        ),
-        "That walks on into the neighbouring VMA; another VMA may have other rights.": _any_mapping,
-        "That looks beyond holes; the scan gives up at the first.": _over_holes,
-        "That is the cheap test before a scan (can it be worth while?), without the test after it.": _pre_check_only,
-        "That asks nobody about other users: a page that a child still maps becomes writable.": _never_asks,
-        "That is the right test, but it makes one page writable, as 6.15 does; RFC v2 took the whole run.": _one_page,
-        "That is the rule of 6.8: one reference left of the whole folio.": _refcount_one,
-        "That wants the folio whole; what is left of one may be reused, too.": _whole_folio,
-        "That is the rule of 6.9 to 6.14: never.": _never,
-    },
 )
 
 
@@ -753,19 +688,7 @@ def _why_not(machine: Machine, left: Sequence[tuple[Process, int]]) -> str:
     return f"Processes {', '.join(map(str, users))} map the folio at the end: it is shared, so a copy is right."
 
 
-blind = Program(
-    name="q.blind",
-    prompt="Write a program of writes, forks and exits in which each process forks at most once. After it one process "
-    "is alone with a large folio, and Linux 6.15 would copy at its next write all the same.",
-    judge=_blinds,
-    worked=lambda: daemon,
-    may=("write", "fork", "exit"),
-    hints=(
-        "Somebody must map the folio while both slots are taken by others.",
-        "The parent may fork only once. Who else can?",
-        "The child forks while its parent is alive. Then both of them exit, and the grandchild is alone.",
-    ),
-)
+blind = Program(**words("blind"), judge=_blinds, worked=lambda: daemon, may=("write", "fork", "exit"))
 
 
 # --- exercise: six moments ------------------------------------------------------------------------------------------
@@ -790,57 +713,4 @@ def _case(story: str, steps: str, wrong: Mapping[str, str]) -> Case:
     return Case(story, lambda: _moment(scenario), wrong, lambda: Picture.of(scenario.run(LINUX_6_15)))
 
 
-moments = Cases(
-    name="q.moments",
-    prompt="What does the last write do (Linux 6.15 and later), and if it copies: does anybody else have "
-    "that very page? All 16 pages are written first.",
-    answers={REUSED: (), NEEDED: ("copy", "needed"), NOT_NEEDED: ("not needed", "needless", "copy, needless")},
-    hints=(
-        "6.15 asks about the folio: are all mappings one process's, in a slot? Is there any other reference?",
-        "A copy is needed if another process maps the very page, or a device or a pipe holds it.",
-    ),
-    cases={
-        "a": _case(
-            "fork twice; the first child exits; the parent writes page 5",
-            "fork 0\nfork 0\nexit 1\nwrite 0 5 105",
-            {REUSED: "The second child is there, and maps it.", NOT_NEEDED: "The second child still maps page 5."},
-        ),
-        "b": _case(
-            "fork; the child unmaps pages 1 to 15; the parent writes page 9",
-            "fork 0\nmunmap 1 1 15\nwrite 0 9 109",
-            {
-                REUSED: "The folio is mapped by two: the child has page 0.",
-                NEEDED: "The child keeps page 0 of the folio. Page 9 is mapped once.",
-            },
-        ),
-        "c": _case(
-            "MADV_DONTNEED page 4; fork; the child exits; the parent writes page 5",
-            "madvise 0 4 1 dontneed\nfork 0\nexit 1\nwrite 0 5 105",
-            {
-                NOT_NEEDED: "A hole stops RFC v2's scan. 6.15 compares counts, and 15 mappings equal 15 references.",
-                NEEDED: "The child is gone: nobody else has any page of the folio.",
-            },
-        ),
-        "d": _case(
-            "fork; the child exits; vmsplice puts page 3 into a pipe; the parent writes page 5",
-            "fork 0\nexit 1\nref 0 3 0\nwrite 0 5 105",
-            {
-                REUSED: "There is one reference more than there are mappings.",
-                NEEDED: "The pipe has page 3. But references are counted per folio: nobody can tell which page.",
-            },
-        ),
-        "e": _case(
-            "fork; the parent writes all pages; the child writes page 0",
-            "fork 0\nwrite 0 0..15\nwrite 1 0 200",
-            {NEEDED: "The parent has 16 copies of its own by now.", NOT_NEEDED: "The child is in a slot, alone."},
-        ),
-        "f": _case(
-            "munmap pages 0 to 14; fork; the child exits; the parent writes page 15",
-            "munmap 0 0 15\nfork 0\nexit 1\nwrite 0 15 115",
-            {
-                REUSED: "One page is left: 6.15 copies it on purpose, so that the folio's 16 pages can go.",
-                NEEDED: "The child is gone, so nobody else has page 15; but it is the last page of its folio.",
-            },
-        ),
-    },
-)  # fmt: skip
+moments = Cases(**words("moments"), cases=words.cases("moments", _case))

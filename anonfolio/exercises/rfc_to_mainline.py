@@ -22,11 +22,14 @@ from ..kernel.policy import (
     policy_for_kernel,
     policy_named,
 )
-from ..lesson.quiz import Case, Cases, Choice, Mistake, Number, Program, Verdict, refused
+from ..lesson.quiz import Case, Cases, Choice, Number, Program, Verdict, refused
+from ..lesson.words import Words
 from ..program.scenario import Scenario, ScenarioError, Step, Timeline, scenario_names
 from ..witness.comparing import Recorded
 from ..witness.recording import RecordingError
 from .start_here import four_paths
+
+words = Words(__file__)
 
 SIX = (RFC_V2, RFC_V2_FIXED, LINUX_6_3, LINUX_6_8, LINUX_6_9, LINUX_6_15)
 """The proposal, the proposal with the check its review asked for, and the four behaviours that were released."""
@@ -609,29 +612,7 @@ def _paths_taken() -> int:
     return sum(pages_of(code_of(ran(row.scenario, LINUX_6_15.name), row.at)) > 1 for row in FOUR)
 
 
-taken = Number(
-    name="q.taken",
-    prompt="RFC v2 wanted four write faults to work on whole blocks: first touch, write on the zero page, copy, reuse. "
-    "With 16, 32 and 64 KiB enabled, how many of the four work on a block of 16 pages in Linux 6.15 to 7.3?",
-    unit="paths",
-    truth=_paths_taken,
-    because="First touch. The other three were taken out of the series two months after RFC v2, to be added back "
-    "later. Of these only reuse came back, in another form: one page a fault.",
-    hints=("In notebooks 02, 04 and 05: what did a write on the zero page get, how much was copied, how much reused?",),
-    mistakes=(
-        Mistake(
-            4,
-            'That is "it was merged". What was merged under the name mTHP in 6.8 is its first path, and that one off '
-            "unless somebody enables a size.",
-        ),
-        Mistake(0, "One made it: since 6.8 a first touch may get 16 pages, where a size is enabled."),
-        Mistake(
-            2,
-            "Reuse did come, in 6.15, by another test, and for one page a fault: RFC v2 made 16 writable at once.",
-        ),
-        Mistake(3, "Which three? A copy is one page in every release that was read, 6.1 to 7.2."),
-    ),
-)
+taken = Number(**words("taken"), truth=_paths_taken)
 
 
 def _faults_on_6_18() -> int:
@@ -641,24 +622,12 @@ def _faults_on_6_18() -> int:
 
 
 faults = Number(
-    name="q.faults",
-    prompt="A process writes 16 pages, one by one, and forks. The child exits. The process writes all 16 again. "
-    "`linux-6.3` takes a fault for each of the 32 writes. With 64 KiB enabled, how many faults does Linux 6.18 take?",
-    unit="faults",
-    truth=_faults_on_6_18,
-    because="One for the first 16 writes, by path 1; then 16, one for each page. Read from a recording of Linux 6.18.",
-    hints=("How many faults do the first 16 writes take?", "How far does one reuse reach in 6.15 and later?"),
-    mistakes=(
-        Mistake(
-            lambda: len(ran(gone.name, RFC_V2.name).faults()),
-            "That is RFC v2, never merged: one block, and one reuse of all 16.",
-        ),
-        Mistake(
-            lambda: len(ran(gone.name, LINUX_6_3.name).faults()), "Since 6.8 the first touch can get all 16 at once."
-        ),
-        Mistake(1, "Fork took the right to write from all pages, and nothing gave it back when the child left."),
-        Mistake(16, "The very first write faults as well."),
+    **words(
+        "faults",
+        rfc_v2=lambda: len(ran(gone.name, RFC_V2.name).faults()),
+        linux_6_3=lambda: len(ran(gone.name, LINUX_6_3.name).faults()),
     ),
+    truth=_faults_on_6_18,
 )
 
 _SHARES = {"a": ("none", 0.0), "b": ("about a third", 1 / 3), "c": ("most", 0.75), "d": ("all", 1.0)}
@@ -670,25 +639,7 @@ def _share(policy: Policy) -> str:
     return min(_SHARES, key=lambda letter: abs(_SHARES[letter][1] - alike))
 
 
-agrees = Choice(
-    name="q.agrees",
-    prompt="Linux 7.3 ran 45 named scenarios of this suite, with the sizes that each wants enabled. In how many does "
-    "RFC v2 do the same, page by page?",
-    options={letter: words for letter, (words, _) in _SHARES.items()},
-    truth=lambda: _share(RFC_V2),
-    because="14, as far as recordings show: frames, folios, bytes and faults, not write bits. They agree where nothing "
-    "but a first touch is asked for, where all versions do the same, or where the program ends before RFC v2's longer "
-    "reuse could show. (13 under two other readings of the mails, `copy_requires_ro` and `unshare_extent`.)",
-    hints=(
-        "In most of the scenarios somebody forks and writes, or reads first.",
-        "Look at the table: in which rows does the last column equal the first? There the scenarios are one of many.",
-    ),
-    mistakes=(
-        Mistake("d", 'That is "it was merged". All 45 equal `linux-6.15`, which is what 7.3 does.'),
-        Mistake("a", "Path 1 is in: where only that is asked for, they agree."),
-        Mistake("c", "Most fork and write, or read first. There one page is what a release gives."),
-    ),
-)
+agrees = Choice(**words("agrees"), truth=lambda: _share(RFC_V2))
 
 
 # --- exercise: six behaviours ---------------------------------------------------------------------------------------
@@ -715,37 +666,15 @@ def who_does(name: str, told: str) -> str:
     return found[0]
 
 
-def _case(words: str, name: str, policy: Policy) -> Case:
-    told = transcript(ran(name, policy.name))
+def _case(program: str, name: str, policy: str) -> Case:
+    told = transcript(ran(name, policy))
     wrong = {other.name: f"`{other.name}` gives: {transcript(ran(name, other.name))}." for other in SIX}
     return Case(
-        f"{words} (`{name}`): {told}", lambda: who_does(name, told), wrong, lambda: Picture.of(ran(name, policy.name))
+        f"{program} (`{name}`): {told}", lambda: who_does(name, told), wrong, lambda: Picture.of(ran(name, policy))
     )
 
 
-six = Cases(
-    name="q.six",
-    prompt="Six runs, six versions, each once. Sizes 16, 32 and 64 KiB are enabled. Which version is it? (`rfc-v2` as "
-    "the library has it: that its copy did not stop at writable entries is not known.)",
-    answers={
-        "rfc-v2": ("rfc",), "rfc-v2-fixed": ("rfc-fixed", "fixed"), "linux-6.3": ("6.3",), "linux-6.8": ("6.8",),
-        "linux-6.9": ("6.9",), "linux-6.15": ("6.15",),
-    },
-    hints=(
-        "Who cannot map 16 pages by one first touch?",
-        "Who copies more than one page? Which of these spares the exclusive half?",
-        "Three are left: none reused, the last one reused, all reused.",
-    ),
-    cases={
-        "a": _case("write all; fork; the child exits; write all", gone.name, LINUX_6_9),
-        "b": _case("write all; half is wiped on fork; fork; write pages 10 and 2", half.name, RFC_V2_FIXED),
-        "c": _case("write all; fork; the child exits; write all", gone.name, LINUX_6_15),
-        "d": _case("write pages 5 and 6", "first-write", LINUX_6_3),
-        "e": _case("write all; fork; the child exits; write all", gone.name, LINUX_6_8),
-        "f": _case("write all; half is wiped on fork; fork; write pages 10 and 2", half.name, RFC_V2),
-    },
-)  # fmt: skip
-
+six = Cases(**words("six"), cases=words.cases("six", _case))
 
 # --- exercise: a bug hunt -------------------------------------------------------------------------------------------
 
@@ -817,20 +746,7 @@ def _vendor_case(letter: str) -> Case:
     return Case(f"vendor {letter}", lambda: _what_was_put_in(letter), wrong)
 
 
-hunt = Cases(
-    name="q.hunt",
-    prompt="Four kernels call themselves 6.12. Into some of them their vendor has put one change of another version. "
-    "Which one?",
-    answers={
-        "zero page": (), "copy": (), "mm_id": ("6.15",), "last page": ("6.8",), "nothing": ("none", "6.12"),
-    },
-    cases={letter: _vendor_case(letter) for letter in _VENDORS},
-    hints=(
-        "Each change has a row in the first table, but for `last page`: there one page is left of a folio.",
-        "Write all, then: fork and write; fork, exit and write; unmap all pages but one, fork, exit and write.",
-        "The first difference says which step. Did the vendor's kernel copy more, or reuse where 6.12 copies?",
-    ),
-)  # fmt: skip
+hunt = Cases(**words("hunt"), cases={letter: _vendor_case(letter) for letter in _VENDORS})
 
 
 # --- exercise: a fingerprint ----------------------------------------------------------------------------------------
@@ -909,16 +825,4 @@ _EDGE = (
 )
 
 
-fingerprint = Program(
-    name="q.fingerprint",
-    prompt="Write one program that goes differently under each of the six policies, in its page faults or in the page "
-    "tables after a step. (`rfc-v2` is the library's default reading of the mails.)",
-    judge=_tells_apart,
-    worked=lambda: told_apart,
-    hints=(
-        "Collect pieces: each row of the table in which two columns differ tells these two apart.",
-        "Begin as `wipe-on-fork` does: `wipeonfork`, fork, `keeponfork`, and write beside. That leaves the released "
-        "ones alike from 6.8 on. Then let the child exit.",
-        "One write for 6.15 against 6.9; then unmap all but one page that was never copied, and write that.",
-    ),
-)
+fingerprint = Program(**words("fingerprint"), judge=_tells_apart, worked=lambda: told_apart)

@@ -32,13 +32,16 @@ from ..hardware.tlb import (
 from ..kernel.contpte import CONT_PTE_ORDER, foldable
 from ..kernel.pagetable import PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG
 from ..kernel.policy import LINUX_6_15, RFC_V2_FIXED
-from ..lesson.quiz import Choice, Function, Mistake, Note, Number, runs
+from ..lesson.quiz import Choice, Function, Note, Number, runs
 from ..machine.machine import Machine
 from ..machine.snapshot import ProcessView
 from ..program.scenario import Scenario, Timeline
 
 if TYPE_CHECKING:
     from ..witness.comparing import Recorded
+from ..lesson.words import Words
+
+words = Words(__file__)
 
 ARM64 = LINUX_6_15.but(
     name="linux-6.15 on arm64",
@@ -318,20 +321,7 @@ def entries(timeline: Timeline) -> list[int]:
 
 # --- predictions ----------------------------------------------------------------------------------------------------
 
-alike = Number(
-    name="q.alike",
-    prompt="A write has made one folio: 16 pages, consecutive frames, 16 equal PTEs. The program visits all 16 pages. "
-    "How many TLB entries do they take on a plain x86, one that joins nothing?",
-    unit="entries",
-    truth=lambda: needed(folio16, Plain()),
-    because="An entry is made from the one PTE that the walk has read. Nobody looks at the PTEs beside it.",
-    hints=("What has the hardware in hand at the end of a walk: one PTE, or all 16?",),
-    mistakes=(
-        Mistake(1, "Contiguity is not enough: something must say that the 16 are alike, or look."),
-        Mistake(4, "So it is with HPA, where the hardware joins up to four neighbours that are alike."),
-        Mistake(2, "No entry of this machine covers 8 pages: it has two sizes, 4 KiB and 2 MiB."),
-    ),
-)
+alike = Number(**words("alike"), truth=lambda: needed(folio16, Plain()))
 
 
 def _fewer_at_512() -> str:
@@ -339,39 +329,9 @@ def _fewer_at_512() -> str:
     return "a" if times > 12 else "b" if times > 3 else "c" if times > 1.6 else "d"
 
 
-sixteen = Choice(
-    name="q.sixteen",
-    prompt="Random visits over 512 MiB on a Cortex-A76 (1,280 entries). Every entry now covers 16 pages, not one. "
-    "How many times fewer page-table walks?",
-    options={"a": "16 times", "b": "about 4 times", "c": "about 2 times", "d": "hardly any fewer"},
-    truth=_fewer_at_512,
-    because="What counts is the share of memory that the TLB covers: 5 of 512 MiB before, 80 of 512 after. The rest "
-    "still walks.",
-    hints=(
-        "How much memory do 1,280 entries cover, with 4 KiB each and with 64 KiB each?",
-        "The chance that a random page is covered is reach / 512 MiB. One minus that walks.",
-    ),
-    mistakes=(
-        Mistake("a", "TLB misses fall 16 times only where each entry's 16 pages are visited before it is replaced."),
-        Mistake("b", "That would take a working set that the larger reach nearly covers. It covers a sixth."),
-        Mistake("c", "Not even that: five sixths of the visits still find nothing."),
-    ),
-)
+sixteen = Choice(**words("sixteen"), truth=_fewer_at_512)
 
-refold = Number(
-    name="q.refold",
-    prompt="The child has exited. The parent writes all 16 pages, and Linux 6.15 reuses each in place: the same 16 "
-    "frames, all writable again. How many TLB entries do they need afterwards, with the contiguous bit?",
-    unit="entries",
-    truth=lambda: entries(gone.run(ARM64))[-1],
-    because="The first reuse changes the write bit of one PTE, so the block is unfolded. And `ptep_set_access_flags`, "
-    "which the reuse calls, never folds.",
-    hints=("Which call changes the PTE in a reuse, and does it look at the other 15?",),
-    mistakes=(
-        Mistake(1, "Contiguity is not enough. The 16 are alike again, but nobody looks."),
-        Mistake(4, "That is HPA, which looks at each walk. The bit has to be set by software."),
-    ),
-)
+refold = Number(**words("refold"), truth=lambda: entries(gone.run(ARM64))[-1])
 
 
 # --- exercises ------------------------------------------------------------------------------------------------------
@@ -388,26 +348,7 @@ def _walks_much(mib: int) -> bool:
     return walks("4 KiB", mib, "random", MY_CORE) > 1
 
 
-stops = Number(
-    name="q.stops",
-    prompt="A core of yours, `q.MY_CORE`: 64 entries, then 512 in sets of 8, any size. Random visits over 1, 2, 4, … "
-    "512 MiB. At the small end nothing walks. From which working set on, in MiB, does the bit save less than a third "
-    "of the walks?",
-    unit="MiB",
-    truth=_stops_helping,
-    because="512 entries reach 2 MiB with base pages and 32 MiB with the bit. Within that it saves everything; at "
-    "twice that still half; beyond, ever less.",
-    hints=(
-        "The reach with the bit is 512 entries of 64 KiB. At twice that, how much of memory is covered?",
-        '`q.walks("4 KiB", 64, core=q.MY_CORE)` and `q.walks("64 KiB, bit", 64, core=q.MY_CORE)` give walks per 100.',
-    ),
-    mistakes=(
-        Mistake(2, "That is the reach of base pages: there the bit only begins to help."),
-        Mistake(32, "That is its reach, where it saves all walks."),
-        Mistake(64, "At twice its reach it still saves about half."),
-        Mistake(1, "There base pages do not walk either; the question is about the large end."),
-    ),
-)
+stops = Number(**words("stops"), truth=_stops_helping)
 
 Page = tuple[int, int | None, bool]
 
@@ -575,18 +516,4 @@ class Folding(Function):
         return [nearest if agree[nearest] == len(answers) else f"A mistake that fails here in the same way: {nearest}"]
 
 
-may_carry = Folding(
-    name="q.may_carry",
-    prompt="Write `fold(pages)`: the first pages of the blocks that may carry the contiguous bit, as a list. "
-    "`pages[n]` is what page n maps: None, or (frame, folio, writable); the zero page has folio None. Blocks begin at "
-    "multiples of 16. Accessed and dirty do not matter.",
-    truth=may_fold,
-    case=_fold_case,
-    worked=fold,
-    wrong=_wrong_folds(),
-    hints=(
-        "Go through the blocks of 16. What must the first page's frame be, and then each other page's?",
-        "All 16 present, no zero page, frames consecutive from a multiple of 16, one folio, all writable or none.",
-    ),
-    count=200,
-)
+may_carry = Folding(**words("may_carry"), truth=may_fold, case=_fold_case, worked=fold, wrong=_wrong_folds(), count=200)

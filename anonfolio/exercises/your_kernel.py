@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 
 from ..kernel.policy import LINUX_6_8, LINUX_6_9, LINUX_6_15, Policy, policy_for_kernel
-from ..lesson.quiz import Case, Cases, Choice, Function, Mistake, Number, Program, Verdict, refused
+from ..lesson.quiz import Case, Cases, Choice, Function, Number, Program, Verdict, refused
+from ..lesson.words import Words
 from ..program.scenario import Result, Scenario, Step, Timeline
 from ..witness.comparing import Recorded
 from ..witness.fields import FLAGS, Experiment, Fields, Look, differing, live_wanted, need_linux, stored
 from ..witness.fields import folio_sizes as library_sizes
 from ..witness.recording import DATA_DIR, read_recording
+
+words = Words(__file__)
 
 RECORDED_KERNEL, PAIR_KERNEL = "6.18", "6.12"
 """Which recordings stand in where nothing runs live; for exercise 3 one of a linux-6.9 kernel. 6.8 was never run."""
@@ -254,38 +257,12 @@ def _look(name: str, done: int) -> Look:
 
 one_folio = Scenario.parse("pages 16\norders 4\nwrite 0 0..15")
 
-huge = Number(
-    name="q.huge",
-    prompt="Only 64 KiB is enabled. A process writes 16 pages, and one folio of 64 KiB backs them. How many kB of "
-    "AnonHugePages does /proc/PID/smaps show?",
-    unit="kB",
-    truth=lambda: _look("one folio", 16).smaps.get("AnonHugePages", 0),
-    because="AnonHugePages adds 2 MiB for each PMD that maps a folio in one piece. Here 16 PTEs map it.",
-    hints=("The name is from a time when there was one huge size.",),
-    mistakes=(
-        Mistake(64, "It counts no folios. It counts what is mapped in one piece, by a PMD: 2 MiB at a time."),
-        Mistake(2048, "That would be one PMD. Only 64 KiB is enabled here."),
-    ),
-)
+huge = Number(**words("huge"), truth=lambda: _look("one folio", 16).smaps.get("AnonHugePages", 0))
 
 CHILD_EXITED, NEXT = 18, 33
 """Steps done in "child gone": when the child has exited, and when pages 1 to 15 have been written after that."""
 
-faults = Number(
-    name="q.faults",
-    prompt="The child has exited, and bit 56 is set for all 16 pages. Now the parent writes pages 1 to 15, one byte "
-    "each. How many minor faults?",
-    unit="faults",
-    truth=lambda: stored()["child gone"].counted("minflt", CHILD_EXITED, NEXT),
-    because="Bit 56 is about mappings: each page is mapped once. Whether a write may go ahead is the PTE's write bit, "
-    "and fork took that from all 16.",
-    hints=("What did fork do to the parent's page table, and who undid it?",),
-    mistakes=(
-        Mistake(0, "Bit 56 was read as exclusive. It says mapped once; the entries are still read-only."),
-        Mistake(1, "One fault makes one page writable. RFC v2, never merged, would have taken the whole folio."),
-        Mistake(16, "Page 0 is not written."),
-    ),
-)
+faults = Number(**words("faults"), truth=lambda: stored()["child gone"].counted("minflt", CHILD_EXITED, NEXT))
 
 _DIFFERS = {
     "a": ("smaps", "a number in smaps"),
@@ -302,25 +279,7 @@ def _first_difference() -> str:
     return next(letter for letter, (file, _) in _DIFFERS.items() if file in files or not file)
 
 
-differs = Choice(
-    name="q.differs",
-    prompt="Process A wrote its 16 pages and never forked. Process B did the same, forked, and its child has exited. "
-    "A's next write is free, B's takes a fault. What can one read, beforehand, that differs between them?",
-    options={letter: words for letter, (_, words) in _DIFFERS.items()},
-    truth=_first_difference,
-    because="Bit 34, the mark of the folio's first page. smaps, pagemap and kpagecount are about mappings, and those "
-    "are the same again.",
-    hints=(
-        "The child is gone, so B's mapcounts are back where A's are.",
-        "Which of these are derived from mapcounts? Those can say nothing.",
-    ),
-    mistakes=(
-        Mistake("a", "smaps shows everything? Every number in it is the same for both."),
-        Mistake("b", "Bit 56 is set for both: mapped once."),
-        Mistake("c", "The mapcounts are 1 again, all of them."),
-        Mistake("e", "Nearly. One bit does give it away, for the first page of the folio."),
-    ),
-)
+differs = Choice(**words("differs"), truth=_first_difference)
 
 # --- which field tells? ---------------------------------------------------------------------------------------------
 
@@ -356,51 +315,7 @@ def _timeline(name: str) -> Timeline:
     return stored()[name].scenario.run(LINUX_6_15)
 
 
-tells = Cases(
-    name="q.tells",
-    prompt="Two states of one process. Look in smaps, then pagemap (without frame numbers), then kpageflags: which "
-    "is the first that tells them apart on 6.18?",
-    answers={"smaps": (), "pagemap": (), "kpageflags": (), NOTHING: ("none", "only the next step")},
-    hints=(
-        "Rss, Pss and the Shared and Private lines come from mapcounts; AnonHugePages from PMDs.",
-        "pagemap says what is present, and bit 56. kpageflags shows the folio of a frame, and its first page's mark.",
-        "References, pins, slots, the write bit, and the marks of the other pages are in none of them.",
-    ),
-    cases={
-        "a": _pair(
-            "16 pages in one folio / in 16 folios of one page",
-            ("one folio", 16, 0), ("16 folios", 32, 0),
-            {"smaps": "Rss, Anonymous and AnonHugePages are the same for both.",
-             "pagemap": "Every page is present and mapped once, in both."},
-        ),
-        "b": _pair(
-            "one page was read, nothing written / nothing was touched",
-            ("zero page", 1, 0), ("zero page", 0, 0),
-            {"smaps": "The zero page is in nobody's Rss.", "kpageflags": "It tells, but an earlier file does, too."},
-        ),
-        "c": _pair(
-            "forked, the child is there / the child has exited",
-            ("child gone", 17, 0), ("child gone", 18, 0),
-            {"pagemap": "It tells (bit 56), but an earlier file does, too."},
-        ),
-        "d": _pair(
-            "the child has exited, nothing written since / pages 1 to 15 written since",
-            ("child gone", 18, 0), ("child gone", 33, 0),
-            {"kpageflags": "15 pages have the mark now; but the file shows the first page's for all of them.",
-             "pagemap": "Bit 56 was set before and is set after.", "smaps": "The mapcounts did not change."},
-        ),
-        "e": _pair(
-            "a pipe holds page 3 / the pipe is closed",
-            ("pipe", 19, 0), ("pipe closed", 20, 0),
-            {"kpageflags": "A reference count is in none of its bits.", "smaps": "smaps counts mappings."},
-        ),
-        "f": _pair(
-            "16 pages mapped / 15 of them unmapped, the folio still there",
-            ("one folio", 16, 0), ("last page", 17, 0),
-            {},
-        ),
-    },
-)  # fmt: skip
+tells = Cases(**words("tells"), cases=words.cases("tells", _pair))
 
 # --- folios from kpageflags -----------------------------------------------------------------------------------------
 
@@ -474,23 +389,17 @@ def _head_starts(flags: list[int]) -> list[int]:
 
 
 sizes = Function(
-    name="q.sizes",
-    prompt="Write `folio_sizes(flags)`: `flags` are the words of /proc/kpageflags for a row of frames, the first of "
-    "which begins a folio; return the sizes of the folios in it, in pages and in order. Bit 15 marks the head of a "
-    "folio of two or more pages, bit 16 each of its tails; a folio of one page has neither.",
+    **words(
+        "sizes",
+        by_thp=_by_thp,
+        tails_only=_tails_only,
+        large_only=_large_only,
+        every_frame=_every_frame,
+        head_starts=_head_starts,
+    ),
     truth=library_sizes,
     case=_random_frames,
     worked=folio_sizes,
-    hints=("Which frames begin a folio? Heads, and those of one page.", "`word >> 16 & 1` is bit 16."),
-    wrong={
-        "Two large folios side by side become one: bit 22 is set for both. Only bits 15 and 16 show where one ends.": (
-            _by_thp
-        ),
-        "The head is a page of its folio, too.": _tails_only,
-        "That leaves out the folios of one page.": _large_only,
-        "That counts frames.": _every_frame,
-        "Folios of one page have no bit 15; they begin, too.": _head_starts,
-    },
 )
 
 # --- a program of her own -------------------------------------------------------------------------------------------
@@ -539,14 +448,4 @@ def _copies_large(result: Result) -> bool:
     return any(check.what == "!folio_test_large" and not check.outcome for f in result.faults for check in f.checks)
 
 
-mine = Program(
-    name="q.mine",
-    prompt="Write a program in which `linux-6.8` and `linux-6.9` differ.",
-    judge=_parts_them,
-    worked=lambda: Scenario.load("one-page-left"),
-    hints=(
-        "linux-6.8 asks whether the folio has a single reference; linux-6.9 refuses every large folio.",
-        "A folio of 16 pages that has a single reference is mapped in one page only. munmap can do that.",
-        "Write all, munmap all but page 15, fork, let the child exit, `write 0 15 115`: recorded kernels ran this.",
-    ),
-)
+mine = Program(**words("mine"), judge=_parts_them, worked=lambda: Scenario.load("one-page-left"))

@@ -12,8 +12,11 @@ from typing import Any
 from ..draw.picture import Picture
 from ..kernel.policy import LINUX_6_15, RFC_V2, Policy
 from ..kernel.record import FIRST_TOUCH, ZERO_COPY, ZERO_READ, Fault
-from ..lesson.quiz import Function, Mistake, Number, Pages, Program, Sizes, Verdict
+from ..lesson.quiz import Function, Number, Pages, Program, Sizes, Verdict
+from ..lesson.words import Words
 from ..program.scenario import Scenario, Step, do_step
+
+words = Words(__file__)
 
 PAGES = 1024
 Access = tuple[str, int]
@@ -77,52 +80,17 @@ WRITES = [("write", page) for page in range(PAGES)]
 # --- predictions ----------------------------------------------------------------------------------------------------
 
 faults = Number(
-    name="q.faults",
-    prompt="1,024 pages of fresh memory are all read, then all written; 16, 32 and 64 KiB enabled, Linux 6.15 or "
-    "later. How many faults in all?",
-    unit="faults",
-    truth=lambda: _faults(READS + WRITES),
-    because="Every read maps the zero page for one page only, whatever sizes below 2 MiB are enabled; every write then "
-    "replaces one zero page.",
-    hints=("How many pages does one read fault map?", "After the reads no block of 16 is untouched any more."),
-    mistakes=(
-        Mistake(
-            lambda: _faults(WRITES), "That is the writes alone, in blocks of 16. The reads fault too, and change them."
-        ),
-        Mistake(
-            lambda: 2 * _faults(WRITES), "A write maps a block of 16; a read maps the zero page for one page only."
-        ),
-        Mistake(
-            lambda: _faults(READS + WRITES, RFC_V2),
-            "The reads are right. But the writes get no blocks: RFC v2 would have given them, and was never merged.",
-        ),
-        Mistake(
-            lambda: _faults(READS), "One fault a page is not all: the zero page is read-only, so each write faults too."
-        ),
+    **words(
+        "faults",
+        writes_alone=lambda: _faults(WRITES),
+        writes_twice=lambda: 2 * _faults(WRITES),
+        rfc_v2=lambda: _faults(READS + WRITES, RFC_V2),
+        reads_alone=lambda: _faults(READS),
     ),
+    truth=lambda: _faults(READS + WRITES),
 )
 
-calloc = Number(
-    name="q.calloc",
-    prompt="`calloc` hands out 4 MiB fresh from the kernel and the program adds up all 1,024 pages. How many pages of "
-    "memory has the kernel handed out then, apart from the one where `calloc` keeps its header?",
-    unit="pages",
-    truth=lambda: run(_program(READS)).held,
-    because="Fresh memory from the kernel is zero already, so `calloc` writes nothing, and every page that is read "
-    "maps the one shared zero page.",
-    hints=(
-        "Does `calloc` have to write zeros into memory that comes fresh from the kernel?",
-        "Where do the zeros come from that a read finds?",
-    ),
-    mistakes=(
-        Mistake(
-            lambda: run(_program(WRITES)).held,
-            "So it would be had `calloc` written zeros. It knows that memory fresh from the kernel needs none.",
-        ),
-        Mistake(16, "A first write would take that much. Nothing is written here."),
-        Mistake(1, "The zero page is one frame, but it is there since boot: nobody hands it out, nobody is charged."),
-    ),
-)
+calloc = Number(**words("calloc", written=lambda: run(_program(WRITES)).held), truth=lambda: run(_program(READS)).held)
 
 
 def _own_pages() -> set[int]:
@@ -130,23 +98,7 @@ def _own_pages() -> set[int]:
     return {page for page, cell in enumerate(recorded.steps[1]["view"]["0"]) if isinstance(cell, list)}
 
 
-own = Pages(
-    name="q.own",
-    prompt="16 pages; 16, 32 and 64 KiB enabled. Page 3 is read, then page 3 is written. Which pages have memory of "
-    "their own now (Linux 6.15 and later)?",
-    truth=_own_pages,
-    because="The write meets the zero page, and one page replaces it. Read from a recording of Linux 6.18.",
-    hints=("On this write, is anything mapped at the page?", "What was mapped was one page. What replaces it?"),
-    mistakes=(
-        Mistake(
-            range(16),
-            "That is a first touch, or RFC v2, which was never merged. Here the zero page is mapped already.",
-        ),
-        Mistake(range(4), "Not the smallest enabled size either: sizes are not asked for on this path."),
-        Mistake(range(8), "Sizes are not asked for on this path; no block is looked for."),
-        Mistake((), "A write must land somewhere, and nobody may write into the zero page."),
-    ),
-)
+own = Pages(**words("own"), truth=_own_pages)
 
 one_stray_read = Scenario(
     16, (("read", 0, 0), *(("write", 0, page, page) for page in range(16))), name="one-stray-read"
@@ -159,31 +111,8 @@ def _new_folios(policy: Policy = LINUX_6_15, orders: tuple[int, ...] = (4, 3, 2)
 
 
 stray = Sizes(
-    name="q.stray",
-    prompt="Page 0 is read, by accident. Then pages 0 to 15 are written in order; 16, 32 and 64 KiB enabled. "
-    "How many pages does each new folio have, in order?",
+    **words("stray", rfc_v2=lambda: _new_folios(RFC_V2), only_64_kib=lambda: _new_folios(orders=(4,))),
     truth=_new_folios,
-    because="Page 0 replaces its zero page. Around pages 1, 2 and 3 every larger block contains page 0; the blocks "
-    "4–7 and 8–15 do not.",
-    hints=(
-        "Page 0 gets one page. Which aligned blocks without page 0 are left for page 1?",
-        "Around page 1 every large block contains page 0; around page 4 there is one of 4 pages that does not.",
-    ),
-    mistakes=(
-        Mistake(
-            lambda: _new_folios(RFC_V2),
-            "That is RFC v2, which was never merged: its write on page 0 takes the whole block.",
-        ),
-        Mistake(
-            [1, 15], "15 pages are no folio: sizes are powers of two, and blocks start at multiples of their size."
-        ),
-        Mistake([1, 1, 2, 4, 8], "Two pages, order 1, is the one size that anonymous folios never have."),
-        Mistake(
-            lambda: _new_folios(orders=(4,)),
-            "So it is when 64 KiB is the only enabled size. Smaller blocks still fit beside page 0.",
-        ),
-        Mistake([1, 1, 1, 1, 4, 4, 4], "From page 8 on a larger block fits than that."),
-    ),
 )
 
 
@@ -278,38 +207,21 @@ def _writable_after_read(accesses: list[Access]) -> int:
 
 
 count = Function(
-    name="q.count",
-    prompt="Write `count_faults(accesses)`: how many faults a list such as `[('read', 3), ('write', 4)]` takes in "
-    "fresh memory of 32 pages, with only 64 KiB enabled (blocks 0–15 and 16–31), on Linux 6.15 or later.",
+    **words(
+        "count",
+        writes_only=_writes_only,
+        read_maps_block=_counting(lambda block, page: block, _right_write),
+        read_leaves_nothing=_counting(lambda block, page: (), _right_write),
+        rfc_v2=_counting(lambda block, page: [page], _block_over_zeros),
+        rest_of_block=_counting(lambda block, page: [page], _block_unless_itself_read),
+        one_page=_counting(lambda block, page: [page], _one_page),
+        writable_after_read=_writable_after_read,
+        all_accesses=lambda accesses: len(accesses),
+    ),
     truth=lambda accesses: _faults(accesses, pages=32, orders=(4,)),
     case=_random_case,
     worked=count_faults,
     picture=_drawn,
-    hints=(
-        "Remember for each page whether it maps nothing, the zero page, or memory of its own.",
-        "No fault: a page with memory of its own, and a read where the zero page is mapped. All else is one fault.",
-        "A write maps the block of 16 if all of it is untouched; otherwise only its own page.",
-    ),
-    wrong={
-        "That counts reads as free: each read of an untouched page is a fault, and leaves the zero page.": _writes_only,
-        "That lets a read map a whole block; it maps one page, whatever sizes are enabled.": _counting(
-            lambda block, page: block, _right_write
-        ),
-        "That forgets what a read leaves behind: the zero page, which a read finds and a block must not cover.": (
-            _counting(lambda block, page: (), _right_write)
-        ),
-        "That is RFC v2, which was never merged: there a block may cover zero pages.": _counting(
-            lambda block, page: [page], _block_over_zeros
-        ),
-        "That maps what is left of a block; a block is taken whole or not at all.": _counting(
-            lambda block, page: [page], _block_unless_itself_read
-        ),
-        "That gives every write one page; a write in an untouched block maps all 16.": _counting(
-            lambda block, page: [page], _one_page
-        ),
-        "That lets a write go free where a read was; the zero page is read-only.": _writable_after_read,
-        "That counts accesses, not faults.": lambda accesses: len(accesses),
-    },
 )
 
 
@@ -400,47 +312,23 @@ def _block(scenario: Scenario, page: int | None) -> Picture | None:
     return Picture.of(block.run(LINUX_6_15))
 
 
-def _cheap_program(cheap: Cheap, start: Scenario, prompt: str, told: str, hints: tuple[str, ...]) -> Program:
+def _cheap_program(name: str, start: Scenario, worked: Scenario, writes: range) -> Program:
+    cheap = Cheap(f"q.{name}", worked, writes)
     return Program(
-        name=cheap.name,
-        prompt=prompt,
+        **words(name),
         judge=cheap.judge,
-        worked=lambda: cheap.worked,
+        worked=lambda: worked,
         start=start,
         may=("read", "write", "madvise"),
         limits=cheap.limits,
-        told=told,
-        hints=hints,
     )
 
 
-cheap = _cheap_program(
-    Cheap("q.cheap", _over_pages(_touched_first(range(0, PAGES, 16), range(PAGES))), range(PAGES)),
-    _over_pages(reading_loop()),
-    "Change the program so that it is cheap. It must still read every page while a zero is there, and in the "
-    "end page p must hold p % 255 + 1.",
-    told='steps = [("write", 0, page, 0) for page in range(0, 1024, 16)]\n'
-    'steps += [("read", 0, page) for page in range(1024)]\n'
-    'steps += [("write", 0, page, page % 255 + 1) for page in range(1024)]',
-    hints=(
-        "The writes alone take few faults. Can something come before the reads that gives every page memory?",
-        "A read where memory is mapped takes no fault. And writing a zero leaves a zero there to be read.",
-        "One write in each block of 16, before the first read.",
-    ),
-)
-
 SOME = range(256, 512)
 
+cheap = _cheap_program(
+    "cheap", _over_pages(reading_loop()), _over_pages(_touched_first(range(0, PAGES, 16), range(PAGES))), range(PAGES)
+)
 sparse = _cheap_program(
-    Cheap("q.sparse", _over_pages(_touched_first(SOME[::16], SOME)), SOME),
-    _over_pages(reading_loop(writes=SOME)),
-    "All 1,024 pages are read, but only pages 256 to 511 are written. Make it cheap without taking memory that "
-    "nobody writes.",
-    told='steps = [("write", 0, page, 0) for page in range(256, 512, 16)]\n'
-    'steps += [("read", 0, page) for page in range(1024)]\n'
-    'steps += [("write", 0, page, page % 255 + 1) for page in range(256, 512)]',
-    hints=(
-        "What made the other program cheap makes this one hold 1,024 pages. Where is it worth its memory?",
-        "Touch first only where you will write. The other reads may map the zero page: that costs no memory.",
-    ),
+    "sparse", _over_pages(reading_loop(writes=SOME)), _over_pages(_touched_first(SOME[::16], SOME)), SOME
 )
