@@ -28,7 +28,7 @@ from ..kernel.sizes import MAX_VPN, PTRS_PER_PMD
 from ..kernel.system import System
 from ..kernel.vma import VM_DONTCOPY, VM_HUGEPAGE, VM_NOHUGEPAGE, VM_READ, VM_WRITE, Vma
 from ..stream.run import Touched, touch_stream
-from ..stream.window import Pages
+from ..stream.window import Pages, Stream
 from .show import Shown, show
 from .snapshot import Snapshot, snapshot
 
@@ -273,7 +273,7 @@ class Process:
         writes = _flags(write, len(pages))
         values = _bytes(value, len(pages))
         self._check_accesses(pages, writes)
-        return touch_stream(self, pages, writes, values, progress)
+        return touch_stream(self.machine, self.mm, self.step, Stream(pages, writes, values), progress)
 
     # --- processes ----------------------------------------------------------------------------------------------
 

@@ -1,18 +1,127 @@
-"""Plan a stretch of accesses: which of them fault, on which path, with which order. Nothing of the machine changes.
+"""Plan a draft of accesses: which of them fault, on which path, with which order. Nothing of the machine changes.
 
 Each function decides for all pages of one path together, and is named for it.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
 from ..kernel.index import Index, Numbers, as_run, as_slice, blocks_of, is_forward, rows_at
-from ..kernel.pagetable import PMD_HUGE, PMD_NONE
+from ..kernel.pagetable import PMD_HUGE, PMD_NONE, PTE_DIRTY, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG
 from ..kernel.policy import Policy
 from ..kernel.sizes import PMD_ORDER, PTRS_PER_PMD
-from .window import COW_COPY, FIRST_TOUCH, REUSE, ZERO_COPY, ZERO_READ, Mask, Pages, Stretch, Times, knobs_apply
+from .window import COW_COPY, FIRST_TOUCH, REUSE, ZERO_COPY, ZERO_READ, Codes, Mask, Pages, Times, Window, knobs_apply
+
+# --- a plan -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What was decided for a window. Places and times are the window's.
+
+    Attributes
+    ----------
+    times, codes : ndarray of shape (faults,), intp and uint8
+        The planned faults in the order of the accesses: when, and their paths and orders.
+    allocates : slice, or ndarray of shape (n,), intp
+        Which of them need a folio.
+    scanned : ndarray of shape (faults,), int32, or None
+        Entries that each fault reads to find its range; None when none reads any.
+    stepping : ndarray of shape (places,), uint8, or None
+        Pages all of whose accesses are stepped: 0 for none, else the reason is ``reasons[number - 1]``.
+    reasons : tuple of str
+        Why pages are stepped.
+    copying, reusing : ndarray of shape (n,), intp
+        Pages that are copied, or reused, one by one; ascending.
+    writable : ndarray of shape (places,), bool
+        Pages that a write finds writable.
+    frees : tuple of (int, int)
+        Large folios that lose their last reference to a copy of this draft: when, and which.
+    huge_steps : tuple of (int, int)
+        Accesses that act on 2 MiB at once and are stepped: when, and the time of the first write there.
+    huge_hits : tuple of (int, int, int)
+        Accesses that find 2 MiB mapped at once: when, the first page, and the bits that the hardware sets.
+    """
+
+    times: Pages
+    codes: Codes
+    allocates: Index
+    scanned: Times | None
+    stepping: Codes | None
+    reasons: tuple[str, ...]
+    copying: Pages
+    reusing: Pages
+    writable: Mask
+    frees: tuple[tuple[int, int], ...]
+    huge_steps: tuple[tuple[int, int], ...]
+    huge_hits: tuple[tuple[int, int, int], ...]
+
+    @classmethod
+    def of(cls, window: Window) -> Plan:
+        """Path by path."""
+        draft = Draft(window)
+        set_huge_aside(draft)
+        plan_anonymous_pages(draft)
+        if window.writes:
+            plan_zero_page_copies(draft)
+            plan_wp_pages(draft)
+        return draft.done()
+
+
+class Draft:
+    """A plan in the making: what the pages are when a path looks at them, and what was decided so far."""
+
+    def __init__(self, window: Window) -> None:
+        bits = window.mm.pte[window.pages]
+        self.window, self.memory, self.policy = window, window.memory, window.policy
+        self.none = bits == 0
+        self.writable = (bits & PTE_WRITE) > 0
+        self.zero = (bits & PTE_SPECIAL) > 0
+        self.codes = np.zeros(window.never, np.uint8)
+        self.scanned: Times | None = None
+        self.stepping: Codes | None = None
+        self.reasons: list[str] = []
+        self.copying = self.reusing = np.zeros(0, np.intp)
+        self.frees: list[tuple[int, int]] = []
+        self.huge_steps: list[tuple[int, int]] = []
+        self.huge_hits: list[tuple[int, int, int]] = []
+
+    def mark(self, times: Times, code: int, scanned: npt.NDArray[np.integer] | int = 0) -> None:
+        """Plan one fault at each of these times."""
+        self.codes[slice(None) if len(times) == len(self.codes) else times] = code
+        if isinstance(scanned, np.ndarray) or scanned:
+            if self.scanned is None:
+                self.scanned = np.zeros(len(self.codes), np.int32)
+            self.scanned[times] = scanned
+
+    def step_pages(self, places: Mask, why: str) -> None:
+        """Let every access to these pages go through the ordinary path."""
+        if self.stepping is None:
+            self.stepping = np.zeros(self.window.places, np.uint8)
+        self.reasons.append(f"{self.policy.name}: {why}")
+        self.stepping[places] = len(self.reasons)
+
+    def read_only(self) -> Mask:
+        """Pages that are mapped, not the zero page, and may not be written without a fault."""
+        mapped: Mask = ~(self.none | self.zero | self.writable)
+        return mapped if self.stepping is None else mapped & (self.stepping == 0)
+
+    def done(self) -> Plan:
+        """The plan."""
+        times = np.arange(len(self.codes)) if bool(self.codes.all()) else np.flatnonzero(self.codes)
+        at = as_slice(times, rising=True)
+        codes = self.codes[at]
+        allocates = (codes >= FIRST_TOUCH) & (codes < REUSE)
+        return Plan(
+            times, codes, slice(None) if bool(allocates.all()) else np.flatnonzero(allocates),
+            None if self.scanned is None else self.scanned[at], self.stepping, tuple(self.reasons),
+            self.copying, self.reusing, self.writable, tuple(self.frees), tuple(self.huge_steps), tuple(self.huge_hits),
+        )  # fmt: skip
+
 
 # --- blocks -----------------------------------------------------------------------------------------------------------
 
@@ -48,133 +157,125 @@ def maximal_blocks(usable: Mask, allowed: dict[int, Mask]) -> tuple[list[tuple[i
 # --- PMD level --------------------------------------------------------------------------------------------------------
 
 
-def set_huge_aside(stretch: Stretch) -> None:
+def set_huge_aside(draft: Draft) -> None:
     """2 MiB that are mapped by PMD, or will be, are stepped once: after that, none of their pages faults.
 
-    `touch._settled` checks that it came so.
+    `run.is_settled` checks that it came so.
     """
-    low, high = stretch.first >> 9, -(-(stretch.last() + 1) // PTRS_PER_PMD)
-    states = stretch.mm.pmd[low:high]
+    window = draft.window
+    low, end = window.span
+    states = window.mm.pmd[low >> 9 : -(-end // PTRS_PER_PMD)]
     special = states == PMD_HUGE
-    if PMD_ORDER in stretch.machine.knob_orders:
+    if PMD_ORDER in window.system.knob_orders:
         special = special | (states == PMD_NONE)
     if not special.any():
         return
-    pmds = stretch.vpn_of(np.arange(stretch.places)) >> 9
-    starts = np.concatenate((np.zeros(1, np.intp), np.flatnonzero(np.diff(pmds)) + 1))
-    reads = np.minimum.reduceat(stretch.first_read, starts).tolist()
-    writes = np.minimum.reduceat(stretch.first_write, starts).tolist()
-    ends = [*starts[1:].tolist(), stretch.places]
-    for at, stop, read, write in zip(starts.tolist(), ends, reads, writes, strict=True):
-        pmd = int(pmds[at])
-        if not special[pmd - low]:
+    pmds = window.vpn_of(np.arange(window.places)) >> 9
+    starts = np.flatnonzero(np.diff(pmds, prepend=-1))
+    reads = np.minimum.reduceat(window.first_read, starts).tolist()
+    writes = np.minimum.reduceat(window.first_write, starts).tolist()
+    ends = [*starts[1:].tolist(), window.places]
+    for at, stop, pmd, read, write in zip(starts.tolist(), ends, pmds[starts].tolist(), reads, writes, strict=True):
+        huge = bool(window.mm.pmd[pmd] == PMD_HUGE)
+        if not special[pmd - (low >> 9)] or not (huge or _may_be_huge(window, pmd << 9)):
             continue
-        huge = states[pmd - low] == PMD_HUGE
-        if not huge and not _may_be_huge(stretch, pmd << 9):
-            continue
-        stretch.none[at:stop] = stretch.zero[at:stop] = False
-        writable = bool(stretch.writable[at])
-        stretch.writable[at:stop] = True
+        draft.none[at:stop] = draft.zero[at:stop] = False
+        writable = bool(draft.writable[at])
+        draft.writable[at:stop] = True
         if huge and writable:
-            stretch.huge_writes.append((pmd << 9, write))
-        if not huge:
-            stretch.huge.append((min(read, write), write))
-            if read < write < stretch.accesses:
-                stretch.huge.append((write, write))
-        elif not writable and write < stretch.accesses:
-            stretch.huge.append((write, write))
-    stretch.huge.sort()
+            draft.huge_hits.append((write, pmd << 9, PTE_DIRTY | PTE_YOUNG))
+        elif write < window.never:
+            draft.huge_steps.append((write, write))
+        if not huge and read < write:
+            draft.huge_steps.append((read, write))
 
 
-def _may_be_huge(stretch: Stretch, start: int) -> bool:
-    vma = stretch.mm.find_vma(start)
-    return vma is not None and vma.end >= start + PTRS_PER_PMD and knobs_apply(stretch.machine, vma)
+def _may_be_huge(window: Window, start: int) -> bool:
+    vma = window.mm.find_vma(start)
+    return vma is not None and vma.end >= start + PTRS_PER_PMD and knobs_apply(window.system, vma)
 
 
 # --- first touch, and the zero page -----------------------------------------------------------------------------------
 
 
-def plan_anonymous_pages(stretch: Stretch) -> None:
+def plan_anonymous_pages(draft: Draft) -> None:
     """Nothing is mapped: the first read gets the zero page, the first write a folio (`do_anonymous_page`).
 
     Writes alone: `maximal_blocks` of the none pages; a block's fault is its earliest write. A read before that makes a
     hole in it, and leaves smaller blocks, each with a first write of its own that a read may precede: so on, until no
     block has such a read. Reads that come after the first write of their block do not fault.
     """
-    _step_torn_zero_tiles(stretch)
-    if not stretch.none.any():
+    _step_torn_zero_tiles(draft)
+    if not draft.none.any():
         return
-    allowed = {order: stretch.allowed(order) for order in stretch.orders} if stretch.writes else {}
-    none = stretch.none
+    window = draft.window
+    allowed = {order: window.allowed(order) for order in window.orders} if window.writes else {}
+    none = draft.none
     blocks, singles = maximal_blocks(none, allowed)
-    while stretch.reads and blocks and bool((early := _early_reads(stretch, blocks)).any()):
+    while window.reads and blocks and bool((early := _early_reads(window, blocks)).any()):
         none = none & ~early
         blocks, singles = maximal_blocks(none, allowed)
-    mapped_at = np.where(stretch.none, np.int32(stretch.accesses), np.int32(-1))
+    mapped_at = np.where(draft.none, np.int32(window.never), np.int32(-1))
     faults: list[tuple[int, Pages, Times]] = []
     for order, block in blocks:
         at = as_slice(block, rising=True)
-        times = stretch.earliest_write(order)[at]
+        times = window.earliest_write(order)[at]
         blocks_of(mapped_at, order)[at] = times[:, None]
-        touched = times < stretch.accesses
+        touched = times < window.never
         faults.append((order, block[touched], times[touched]))
-    place = np.flatnonzero(singles & (stretch.first_write < stretch.first_read))
+    place = np.flatnonzero(singles & (window.first_write < window.first_read))
     if len(place):
         at = as_slice(place, rising=True)
-        times = stretch.first_write[at]
+        times = window.first_write[at]
         mapped_at[at] = times
         faults.append((0, place, times))
-    _plan_zero_reads(stretch, mapped_at)
+    _plan_zero_reads(draft, mapped_at)
     for order, block, times in faults:
-        stretch.mark(times, FIRST_TOUCH | order, _scanned_to_fit(allowed, mapped_at, order, block, times))
+        draft.mark(times, FIRST_TOUCH | order, _scanned_to_fit(allowed, mapped_at, order, block, times))
 
 
-def _plan_zero_reads(stretch: Stretch, mapped_at: Times) -> None:
+def _plan_zero_reads(draft: Draft, mapped_at: Times) -> None:
     """A read of what nothing has mapped before maps the zero page, one entry."""
-    if not stretch.reads:
+    first_read = draft.window.first_read
+    if not draft.window.reads:
         return
-    reading = stretch.none & (stretch.first_read < mapped_at)
-    times = stretch.first_read[reading]
-    stretch.mark(times, ZERO_READ)
+    reading = draft.none & (first_read < mapped_at)
+    times = first_read[reading]
+    draft.mark(times, ZERO_READ)
     mapped_at[reading] = times
-    stretch.zero |= reading
+    draft.zero |= reading
 
 
-def _early_reads(stretch: Stretch, blocks: list[tuple[int, Pages]]) -> Mask:
+def _early_reads(window: Window, blocks: list[tuple[int, Pages]]) -> Mask:
     """Pages that are read before the first write of their block: they get the zero page, and there is no such block."""
-    early = np.zeros(stretch.places, np.bool_)
+    early = np.zeros(window.places, np.bool_)
     for order, block in blocks:
         at = as_slice(block, rising=True)
-        written = stretch.earliest_write(order)[at]
-        reads = blocks_of(stretch.first_read, order)[at]
-        blocks_of(early, order)[at] = (reads < written[:, None]) & (written < stretch.accesses)[:, None]
+        written = window.earliest_write(order)[at]
+        reads = blocks_of(window.first_read, order)[at]
+        blocks_of(early, order)[at] = (reads < written[:, None]) & (written < window.never)[:, None]
     return early
 
 
-def _step_tiles(stretch: Stretch, tiles: Mask, tile: int) -> None:
-    """Step all that is none or zero page in some blocks of 2**tile pages: there, one fault looks at another's pages."""
-    places = np.repeat(tiles, 1 << tile) & (stretch.none | stretch.zero)
-    stretch.step_pages(places)
-    stretch.none &= ~places
-    stretch.zero &= ~places
+def _step_torn_zero_tiles(draft: Draft) -> None:
+    """Where a write on a zero page is a first touch (RFC v2), only blocks of nothing but zero pages are planned.
 
-
-def _step_torn_zero_tiles(stretch: Stretch) -> None:
-    """Where a write on a zero page is a first touch (RFC v2), only blocks of nothing but zero pages are planned."""
-    if stretch.policy.zero_page_write == "page" or not stretch.orders or not stretch.writes:
+    In all others one fault looks at what another left: all that is none or zero page there is stepped.
+    """
+    window = draft.window
+    if draft.policy.zero_page_write == "page" or not window.orders or not window.writes:
         return
-    zero = stretch.zero | (stretch.none & (stretch.first_read < stretch.first_write))
-    zero &= stretch.first_write < stretch.accesses
-    tile = stretch.orders[0]
-    torn = blocks_of(zero, tile).any(axis=1) & ~_whole_zero_tiles(stretch, tile)
+    zero = draft.zero | (draft.none & (window.first_read < window.first_write))
+    zero &= window.first_write < window.never
+    tile = window.orders[0]
+    torn = blocks_of(zero, tile).any(axis=1)
+    if draft.policy.zero_neighbours != "none_only":
+        torn &= ~(all_of(draft.zero, tile) & window.allowed(tile))
     if bool(torn.any()):
-        _step_tiles(stretch, torn, tile)
-
-
-def _whole_zero_tiles(stretch: Stretch, tile: int) -> Mask:
-    if stretch.policy.zero_neighbours == "none_only":
-        return np.zeros(stretch.places >> tile, np.bool_)
-    return all_of(stretch.zero, tile) & stretch.allowed(tile)
+        places = np.repeat(torn, 1 << tile) & (draft.none | draft.zero)
+        draft.step_pages(places, "zero_page_write")
+        draft.none &= ~places
+        draft.zero &= ~places
 
 
 def _scanned_to_fit(
@@ -202,100 +303,101 @@ def _scanned_to_fit(
     return scanned
 
 
-def plan_zero_page_copies(stretch: Stretch) -> None:
+def plan_zero_page_copies(draft: Draft) -> None:
     """A write on the zero page (`wp_page_copy`): one page in released kernels, independent of all others.
 
     RFC v2 treats it as a first touch of none pages and zero pages together (patch 15): a block of the largest order
     that is all zero pages is replaced at its earliest write. Any other block was stepped (`_step_torn_zero_tiles`).
     """
-    written = stretch.zero & (stretch.first_write < stretch.accesses)
+    window = draft.window
+    written = draft.zero & (window.first_write < window.never)
     if not bool(written.any()):
         return
-    if stretch.policy.zero_page_write == "page" or not stretch.orders:
-        stretch.mark(stretch.first_write[written], ZERO_COPY)
+    if draft.policy.zero_page_write == "page" or not window.orders:
+        draft.mark(window.first_write[written], ZERO_COPY)
         return
-    order = stretch.orders[0]
-    times = stretch.earliest_write(order)[blocks_of(written, order).any(axis=1)]
-    stretch.mark(times, ZERO_COPY | order, 1 << order)
+    order = window.orders[0]
+    times = window.earliest_write(order)[blocks_of(written, order).any(axis=1)]
+    draft.mark(times, ZERO_COPY | order, 1 << order)
 
 
 # --- write on what is mapped read-only --------------------------------------------------------------------------------
 
 
-def plan_wp_pages(stretch: Stretch) -> None:
+def plan_wp_pages(draft: Draft) -> None:
     """A write meets a read-only page: reuse it or copy it (`do_wp_page`)."""
-    places = np.flatnonzero(stretch.read_only() & (stretch.first_write < stretch.accesses))
+    places = np.flatnonzero(draft.read_only() & (draft.window.first_write < draft.window.never))
     if not len(places):
         return
-    memory, policy = stretch.memory, stretch.policy
-    pfns = rows_at(stretch.mm.pfn[stretch.window], as_slice(places, rising=True))
+    memory, policy = draft.memory, draft.policy
+    pfns = rows_at(draft.window.mm.pfn[draft.window.pages], as_slice(places, rising=True))
     frames = as_run(pfns)
     folios = memory.folio_of[frames]
     large = rows_at(memory.order, as_slice(folios)) > 0
     if not bool(large.any()):
-        plan_wp_small_folios(stretch, places, pfns, frames, folios)
+        plan_wp_small_folios(draft, places, pfns, frames, folios)
         return
     in_order = as_slice(pfns)
     if isinstance(frames, slice) and not is_forward(in_order):
         back = pfns - np.int32(frames.start)
         frames, folios, large = in_order, folios.take(back), large.take(back)
     if policy.copy_extent == "page" and policy.reuse_extent == "page":
-        plan_wp_single_pages(stretch, places, frames, folios, large)
+        plan_wp_single_pages(draft, places, frames, folios, large)
         return
-    plan_wp_whole_folios(stretch, folios[large])
+    plan_wp_whole_folios(draft, folios[large])
     small = np.flatnonzero(~large)
     if len(small):
-        plan_wp_small_folios(stretch, places[small], pfns[small], pfns[small].astype(np.intp), folios[small])
+        plan_wp_small_folios(draft, places[small], pfns[small], pfns[small].astype(np.intp), folios[small])
 
 
-def plan_wp_small_folios(stretch: Stretch, places: Pages, pfns: Numbers, frames: Index, folios: Numbers) -> None:
+def plan_wp_small_folios(draft: Draft, places: Pages, pfns: Numbers, frames: Index, folios: Numbers) -> None:
     """Folios of one page, in every kernel: reused if marked or if one reference is left, else copied.
 
     Each is mapped once here, so that no fault changes what the next one finds. `folios` go by `frames`: the same frames
     as `pfns`, which go by `places`, or the run that these are in another order.
     """
-    reuse = rows_at(stretch.memory.anon_exclusive, frames)
+    reuse = rows_at(draft.memory.anon_exclusive, frames)
     if not bool(reuse.all()):
-        reuse = reuse | (rows_at(stretch.memory.refcount, as_slice(folios)) == 1)
+        reuse = reuse | (rows_at(draft.memory.refcount, as_slice(folios)) == 1)
         if isinstance(frames, slice) and bool(reuse.any()) and not bool(reuse.all()):
             reuse = reuse.take(pfns - np.int32(frames.start))
-    _mark_reuses_and_copies(stretch, places, reuse)
+    _mark_reuses_and_copies(draft, places, reuse)
 
 
-def plan_wp_single_pages(stretch: Stretch, places: Pages, frames: Index, folios: Numbers, large: Mask) -> None:
+def plan_wp_single_pages(draft: Draft, places: Pages, frames: Index, folios: Numbers, large: Mask) -> None:
     """Pages one by one (every released kernel): the marked ones are reused, of the others those that pass the test.
 
     The tests ask for counts that copies of this stream take down. For all but 6.8's the answer stays what it was
     at first: a copy takes one mapping and one reference at once, and the shared bit of a folio clears only with the
     last page of a sharer.
     """
-    memory = stretch.memory
+    memory = draft.memory
     reuse = rows_at(memory.anon_exclusive, frames)
     if not bool(reuse.all()):
-        test = _test(stretch.policy)
+        test = _test(draft.policy)
         at = as_slice(folios)
         sole = ~large & (rows_at(memory.refcount, at) == 1)
         if test == "mm_id":
-            sole |= large & _one_mm(stretch, at)
+            sole |= large & _one_mm(draft, at)
         elif test == "refcount_one":
-            sole |= large & _last_reference(stretch, places, folios, ~reuse)
+            sole |= large & _last_reference(draft, places, folios, ~reuse)
         reuse = reuse | sole
-        stretch.last_copies = _last_copies(stretch, places, folios, large & ~reuse)
-    _mark_reuses_and_copies(stretch, places, reuse)
+        draft.frees = _frees(draft, places, folios, large & ~reuse)
+    _mark_reuses_and_copies(draft, places, reuse)
 
 
-def _mark_reuses_and_copies(stretch: Stretch, places: Pages, reuse: Mask) -> None:
-    scanned = 1 if stretch.policy.reuse_extent == "range" else 0
+def _mark_reuses_and_copies(draft: Draft, places: Pages, reuse: Mask) -> None:
+    scanned = 1 if draft.policy.reuse_extent == "range" else 0
     if bool(reuse.all()):
-        stretch.mark(stretch.first_write[as_slice(places, rising=True)], REUSE, scanned)
-        stretch.reusing = places
+        draft.mark(draft.window.first_write[as_slice(places, rising=True)], REUSE, scanned)
+        draft.reusing = places
         return
     if bool(reuse.any()):
-        stretch.reusing = places[reuse]
-        stretch.mark(stretch.first_write[stretch.reusing], REUSE, scanned)
+        draft.reusing = places[reuse]
+        draft.mark(draft.window.first_write[draft.reusing], REUSE, scanned)
         places = places[~reuse]
-    stretch.mark(stretch.first_write[as_slice(places, rising=True)], COW_COPY)
-    stretch.copying = places
+    draft.mark(draft.window.first_write[as_slice(places, rising=True)], COW_COPY)
+    draft.copying = places
 
 
 def _test(policy: Policy) -> str:
@@ -303,30 +405,30 @@ def _test(policy: Policy) -> str:
     return "refcount_one" if policy.large_reuse == "scan" and policy.reuse_extent == "page" else policy.large_reuse
 
 
-def _last_reference(stretch: Stretch, places: Pages, folios: Numbers, unmarked: Mask) -> Mask:
+def _last_reference(draft: Draft, places: Pages, folios: Numbers, unmarked: Mask) -> Mask:
     """6.8: each copy takes a reference away; the page that then has the only one left is reused."""
-    refcount = stretch.memory.refcount[folios]
+    refcount = draft.memory.refcount[folios]
     candidates = np.flatnonzero(unmarked & (refcount <= PTRS_PER_PMD))
     sole = np.zeros(len(folios), np.bool_)
-    order = candidates[np.lexsort((stretch.first_write[places[candidates]], folios[candidates]))]
+    order = candidates[np.lexsort((draft.window.first_write[places[candidates]], folios[candidates]))]
     starts = np.flatnonzero(np.diff(folios[order], prepend=-1))
     copied_before = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
     sole[order] = refcount[order] - copied_before == 1
     return sole
 
 
-def _one_mm(stretch: Stretch, folios: Index) -> Mask:
+def _one_mm(draft: Draft, folios: Index) -> Mask:
     """6.15: all mappings and references are this mm's (`__wp_can_reuse_large_anon_folio`)."""
-    memory = stretch.memory
+    memory = draft.memory
     mapcount = rows_at(memory.large_mapcount, folios)
     shared = rows_at(memory.maybe_mapped_shared, folios)
     alone: Mask = (mapcount > 1) & ~shared & (mapcount == rows_at(memory.refcount, folios))
     return alone
 
 
-def _last_copies(stretch: Stretch, places: Pages, folios: Numbers, copied: Mask) -> list[tuple[int, int]]:
-    """Large folios that lose their last reference to a copy of this stretch: when, and which."""
-    memory = stretch.memory
+def _frees(draft: Draft, places: Pages, folios: Numbers, copied: Mask) -> list[tuple[int, int]]:
+    """Large folios that lose their last reference to a copy of this draft: when, and which."""
+    memory = draft.memory
     at = as_slice(folios)
     copied &= rows_at(memory.refcount, at) <= np.int32(1) << rows_at(memory.order, at)
     may_go = np.flatnonzero(copied)
@@ -334,59 +436,63 @@ def _last_copies(stretch: Stretch, places: Pages, folios: Numbers, copied: Mask)
         return []
     owner, copies_of = np.unique(folios[may_go], return_inverse=True)
     last = np.zeros(len(owner), np.int32)
-    np.maximum.at(last, copies_of, stretch.first_write[places[may_go]])
+    np.maximum.at(last, copies_of, draft.window.first_write[places[may_go]])
     gone = np.bincount(copies_of) == memory.refcount[owner]
     return list(zip(last[gone].tolist(), owner[gone].tolist(), strict=True))
 
 
-def plan_wp_whole_folios(stretch: Stretch, folios: Numbers) -> None:
+def plan_wp_whole_folios(draft: Draft, folios: Numbers) -> None:
     """Ranges (RFC v2): large folios that a process maps whole, aligned, read-only and uniformly.
 
     Then the range of a reuse is the folio, and so is that of a copy: each folio takes one fault, its earliest write. A
     folio that is mapped in any other way is stepped, with all its pages.
     """
-    memory, policy = stretch.memory, stretch.policy
+    memory, policy = draft.memory, draft.policy
     planned = [folios[:0]]
     for order in np.flatnonzero(np.bincount(memory.order[folios])).tolist():
-        if order > stretch.tile:
+        if order > draft.window.tile:
             continue
         size = 1 << order
-        block, owner, exclusive = _whole_folios(stretch, order)
-        times = stretch.earliest_write(order)[block]
-        sole = exclusive | _sole_owner(stretch, owner, size)
+        block, owner, exclusive = _whole_folios(draft, order)
+        times = draft.window.earliest_write(order)[block]
+        sole = exclusive | _sole_owner(draft, owner, size)
         # As for a reuse, the scan that finds another owner has read the folio's entries too.
         scans = policy.reuse_extent == "range"
         looked = np.where(sole | (_test(policy) == "scan"), size if scans else 0, 0)
         if scans:
-            stretch.mark(times[sole], REUSE | order, looked[sole])
+            draft.mark(times[sole], REUSE | order, looked[sole])
         else:
-            written = blocks_of(stretch.first_write, order)[block[sole]]
-            stretch.mark(written[written < stretch.accesses], REUSE)
+            written = blocks_of(draft.window.first_write, order)[block[sole]]
+            draft.mark(written[written < draft.window.never], REUSE)
         planned.append(owner[sole])
         if policy.copy_extent == "source_order" and order <= policy.copy_max_order:
-            stretch.mark(times[~sole], COW_COPY | order, looked[~sole] + size)
+            draft.mark(times[~sole], COW_COPY | order, looked[~sole] + size)
             planned.append(owner[~sole])
             gone = ~sole & (memory.refcount[owner] == size)
-            stretch.last_copies += zip(times[gone].tolist(), owner[gone].tolist(), strict=True)
+            draft.frees += zip(times[gone].tolist(), owner[gone].tolist(), strict=True)
     odd = np.setdiff1d(folios, np.concatenate(planned))
     if not len(odd):
         return
-    mapped = np.flatnonzero(~(stretch.none | stretch.zero))
-    mapped = mapped[np.isin(memory.folio_of[stretch.mm.pfn[stretch.window][mapped]], odd)]
-    places = np.zeros(stretch.places, np.bool_)
+    mapped = np.flatnonzero(~(draft.none | draft.zero))
+    mapped = mapped[np.isin(memory.folio_of[draft.window.mm.pfn[draft.window.pages][mapped]], odd)]
+    places = np.zeros(draft.window.places, np.bool_)
     places[mapped] = True
-    stretch.step_pages(places)
+    draft.step_pages(places, "copy_extent")
 
 
-def _whole_folios(stretch: Stretch, order: int) -> tuple[Pages, Numbers, Mask]:
+def _whole_folios(draft: Draft, order: int) -> tuple[Pages, Numbers, Mask]:
     """Blocks that are written here and map a whole folio of that order read-only, all of it exclusive or nothing.
 
     Returns the blocks' numbers, the folios, and whether they are exclusive.
     """
-    memory, size = stretch.memory, 1 << order
-    rows = blocks_of(stretch.mm.pfn[stretch.window], order)
-    good = all_of(stretch.read_only(), order) & stretch.inside(order) & (rows[:, 0] & (size - 1) == 0)
-    good &= stretch.earliest_write(order) < stretch.accesses
+    memory, size = draft.memory, 1 << order
+    rows = blocks_of(draft.window.mm.pfn[draft.window.pages], order)
+    good = (
+        all_of(draft.read_only(), order)
+        & draft.window.inside(order, draft.window.vmas)
+        & (rows[:, 0] & (size - 1) == 0)
+    )
+    good &= draft.window.earliest_write(order) < draft.window.never
     block = np.flatnonzero(good)
     heads = rows[block, 0]
     owner = memory.folio_of[heads]
@@ -397,13 +503,13 @@ def _whole_folios(stretch: Stretch, order: int) -> tuple[Pages, Numbers, Mask]:
     return block[fits], owner[fits], exclusive[fits]
 
 
-def _sole_owner(stretch: Stretch, owner: Numbers, size: int) -> Mask:
+def _sole_owner(draft: Draft, owner: Numbers, size: int) -> Mask:
     """Whether folios that a process maps whole pass the policy's test for its first page."""
-    test = _test(stretch.policy)
+    test = _test(draft.policy)
     if test == "scan":
-        whole: Mask = stretch.memory.refcount[owner] == size
+        whole: Mask = draft.memory.refcount[owner] == size
         return whole
     if test == "mm_id":
-        return _one_mm(stretch, as_slice(owner))
+        return _one_mm(draft, as_slice(owner))
     # One reference is never all there is of a folio that is mapped whole.
     return np.zeros(len(owner), np.bool_)

@@ -1,16 +1,19 @@
-"""A stretch of a stream of accesses, and the window of pages around it that its plan needs to see."""
+"""A stream of accesses, and the window of pages around a stretch of it that a plan needs to see."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from ..kernel import record
+from ..kernel.faults import READ, WRITE
+from ..kernel.frames import Memory
 from ..kernel.index import as_slice
 from ..kernel.mm import Mm
-from ..kernel.pagetable import PTE_SPECIAL, PTE_WRITE
+from ..kernel.policy import Policy
 from ..kernel.sizes import PMD_ORDER, PTRS_PER_PMD
 from ..kernel.system import System
 from ..kernel.vma import VM_HUGEPAGE, VM_NOHUGEPAGE, Vma
@@ -21,139 +24,153 @@ Codes = npt.NDArray[np.uint8]
 Bytes = npt.NDArray[np.uint8]
 Pages = npt.NDArray[np.intp]
 
-# A plan's byte: the path in the upper half, the order of the folio in the lower one. 0: no fault.
+# The code of a planned fault: the path in the upper half, the order of the folio in the lower one. 0: no fault.
 PATHS = {1: record.ZERO_READ, 2: record.FIRST_TOUCH, 3: record.ZERO_COPY, 4: record.COW_COPY, 5: record.REUSE}
 ZERO_READ, FIRST_TOUCH, ZERO_COPY, COW_COPY, REUSE = (code << 4 for code in PATHS)
 
 
-class Process(Protocol):
-    """What a stream needs to know of the process that makes it."""
-
-    @property
-    def machine(self) -> System:
-        """The machine it runs on."""
-
-    @property
-    def mm(self) -> Mm:
-        """Its memory."""
-
-    def step(self, vpn: int, access: str, value: int) -> None:
-        """One access, taken the ordinary way."""
-
-
-class Stretch:
-    """One stretch of the stream, and the window of pages around it that its plan needs to see.
-
-    Pages are numbered by their place in the window, which holds whole aligned blocks of the largest order that a fault
-    can act on. Times are positions in the stretch; `accesses` stands for never.
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Accesses in order.
 
     Attributes
     ----------
-    at : ndarray of shape (accesses,), intp
-        Place of each access.
-    first_write, first_read : ndarray of shape (places,), int32
-        When each page is first written and first read.
-    plan : ndarray of shape (accesses,), uint8
-        Path and order of the fault that each access takes.
-    scanned : ndarray of shape (accesses,), int32, or None
-        Entries that the fault reads to find its range; None while no fault reads any.
-    stepping : ndarray of shape (places,), bool
-        Pages all of whose accesses are stepped.
-    copying, reusing : ndarray of shape (n,), intp
-        Pages that are copied, or reused, one by one; ascending.
-    end : int
-        Accesses that are done; smaller than `accesses` when the plan was cut.
+    vpns : range, or ndarray of shape (accesses,), intp
+        Their pages.
+    write : bool, or ndarray of shape (accesses,), bool
+        Whether they are writes: one for all, or one each.
+    value : int, or ndarray of shape (accesses,), uint8
+        The byte that each write leaves: one for all, or one each.
     """
 
-    def __init__(self, process: Process, vpns: Pages | range, write: bool | Mask, value: int | Bytes) -> None:
-        self.process, self.machine, self.mm = process, process.machine, process.mm
-        self.memory, self.policy = process.machine.memory, process.machine.policy
-        if isinstance(vpns, range) and vpns.step != 1:
-            vpns = np.arange(vpns.start, vpns.stop, vpns.step)
-        self.vpns, self.write, self.value = vpns, write, value
-        self.accesses = self.end = len(vpns)
-        self.stepped = 0
-        self.orders = orders_anywhere(self.machine)
-        self._open_window()
-        self._note_first_accesses()
-        self._earliest_writes = [self.first_write]
-        bits = self.mm.pte[self.window]
-        self.none = bits == 0
-        self.writable = (bits & PTE_WRITE) > 0
-        self.zero = (bits & PTE_SPECIAL) > 0
-        self.plan = np.zeros(self.accesses, np.uint8)
-        self.scanned: Times | None = None
-        self.stepping: Mask | None = None
-        self.copying = self.reusing = np.zeros(0, np.intp)
-        self.last_copies: list[tuple[int, int]] = []
-        self.huge: list[tuple[int, int]] = []
-        self.huge_writes: list[tuple[int, int]] = []
+    vpns: Pages | range
+    write: bool | Mask
+    value: int | Bytes
 
-    # --- the window ---------------------------------------------------------------------------------------------
+    def __len__(self) -> int:
+        return len(self.vpns)
 
-    def _open_window(self) -> None:
-        tile = max(self.orders, default=0)
-        if self.policy.copy_extent == "source_order":
-            tile = max(tile, self.policy.copy_max_order)
-        self.tile = tile
-        size = 1 << tile
-        vpns = self.vpns
-        in_step = isinstance(vpns, range)
-        low, high = (vpns[0], vpns[-1]) if in_step else (int(np.min(vpns)), int(np.max(vpns)))
-        self.first, end = low & -size, (high | (size - 1)) + 1
-        self.vmas = self.mm.vmas_in(self.first, end)
-        self.in_step = in_step
-        self.window: slice | Pages
-        self.at: Pages
-        if in_step or end - self.first <= max(4 * self.accesses, PTRS_PER_PMD):
-            self.dense = True
-            self.window = slice(self.first, end)
-            self.places = end - self.first
-            self.at = np.arange(low - self.first, high + 1 - self.first) if in_step else np.asarray(vpns) - self.first
-            return
-        self.dense = False
-        pages = np.asarray(vpns)
-        tiles, tile_of = np.unique(pages >> tile, return_inverse=True)
-        self.window = ((tiles << tile)[:, None] + np.arange(size)).reshape(-1)
-        self.places = len(tiles) << tile
-        self.at = (tile_of << tile) + (pages & (size - 1))
+    def part(self, first: int, stop: int) -> Stream:
+        """The accesses from `first` on, before `stop`."""
+        part = slice(first, stop)
+        return Stream(
+            self.vpns[part],
+            self.write[part] if isinstance(self.write, np.ndarray) else self.write,
+            self.value[part] if isinstance(self.value, np.ndarray) else self.value,
+        )
+
+    def access(self, time: int) -> tuple[int, str, int]:
+        """One of them: page, READ or WRITE, and the byte."""
+        write = self.write[time] if isinstance(self.write, np.ndarray) else self.write
+        value = self.value[time] if isinstance(self.value, np.ndarray) else self.value
+        return int(self.vpns[time]), WRITE if write else READ, int(value)
+
+    def span(self) -> tuple[int, int]:
+        """The lowest page and the highest."""
+        if isinstance(self.vpns, range):
+            return min(self.vpns[0], self.vpns[-1]), max(self.vpns[0], self.vpns[-1])
+        return int(self.vpns.min()), int(self.vpns.max())
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What a plan sees: a stretch of a stream, and whole aligned blocks of the largest order a fault can act on.
+
+    Pages are numbered by their place in the window. Times are positions in the stretch; its length stands for never.
+
+    Attributes
+    ----------
+    tile : int
+        The largest order that a fault can act on, below PMD size.
+    pages : slice, or ndarray of shape (places,), intp
+        The page numbers of the places: a slice where all between the lowest and the highest access are in the window.
+    at : ndarray of shape (accesses,), intp
+        Place of each access.
+    vmas : list of Vma
+        What is mapped there.
+    first_write, first_read : ndarray of shape (places,), int32
+        When each page is first written and first read.
+    writes, reads : bool
+        Whether any access is one.
+    """
+
+    system: System
+    mm: Mm
+    stream: Stream
+    tile: int
+    pages: slice | Pages
+    at: Pages
+    vmas: list[Vma]
+    first_write: Times
+    first_read: Times
+    writes: bool
+    reads: bool
+    _earliest_writes: list[Times] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, system: System, mm: Mm, stream: Stream) -> Window:
+        """The window of a stretch that is not empty."""
+        tile = max(orders_anywhere(system), default=0)
+        if system.policy.copy_extent == "source_order":
+            tile = max(tile, system.policy.copy_max_order)
+        if isinstance(stream.vpns, range) and stream.vpns.step != 1:
+            stream = replace(stream, vpns=np.arange(stream.vpns.start, stream.vpns.stop, stream.vpns.step))
+        pages, at = _pages_around(stream, tile)
+        places = pages.stop - pages.start if isinstance(pages, slice) else len(pages)
+        low, high = (pages.start, pages.stop) if isinstance(pages, slice) else (int(pages[0]), int(pages[-1]) + 1)
+        write = stream.write
+        writes, reads = (bool(write.any()), not write.all()) if isinstance(write, np.ndarray) else (write, not write)
+        never = np.broadcast_to(np.int32(len(stream)), places)
+        first_write = _first_accesses(stream, at, places, True) if writes else never
+        first_read = _first_accesses(stream, at, places, False) if reads else never
+        vmas = mm.vmas_in(low, high)
+        return cls(system, mm, stream, tile, pages, at, vmas, first_write, first_read, writes, reads, [first_write])
+
+    @property
+    def never(self) -> int:
+        """The time that no access has."""
+        return len(self.at)
+
+    @property
+    def places(self) -> int:
+        """How many pages it has."""
+        return len(self.first_write)
+
+    @property
+    def orders(self) -> list[int]:
+        """Orders below PMD size that any first touch may use, largest first."""
+        return orders_anywhere(self.system)
+
+    @property
+    def memory(self) -> Memory:
+        """The frames and folios."""
+        return self.system.memory
+
+    @property
+    def policy(self) -> Policy:
+        """Which kernel."""
+        return self.system.policy
+
+    @property
+    def in_step(self) -> bool:
+        """Whether each access hits the page after the one before."""
+        return isinstance(self.stream.vpns, range)
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """Its first page number, and the one behind its last."""
+        if isinstance(self.pages, slice):
+            return self.pages.start, self.pages.stop
+        return int(self.pages[0]), int(self.pages[-1]) + 1
 
     def vpn_of(self, places: Pages) -> Pages:
-        """Page numbers of places in the window."""
-        return places + self.first if isinstance(self.window, slice) else self.window[places]
+        """Page numbers of places."""
+        return places + self.pages.start if isinstance(self.pages, slice) else self.pages[places]
 
     def vpns_at(self, times: Pages, order: int = 0) -> Pages:
         """First page of the aligned block of 2**order pages that each of these accesses hits."""
         at = self.at[as_slice(times, rising=True)]
         return self.vpn_of(at & -(1 << order) if order else at)
-
-    def read_only(self) -> Mask:
-        """Pages that are mapped, not the zero page, and may not be written without a fault."""
-        mapped: Mask = ~(self.none | self.zero | self.writable)
-        return mapped if self.stepping is None else mapped & ~self.stepping
-
-    def _note_first_accesses(self) -> None:
-        never = self.accesses
-        self.first_write = self.first_read = np.broadcast_to(np.int32(never), self.places)
-        self.writes = self.write is True or (not isinstance(self.write, bool) and bool(self.write.any()))
-        self.reads = self.write is False or (not isinstance(self.write, bool) and not bool(self.write.all()))
-        if self.writes:
-            self.first_write = self._first_accesses(True)
-        if self.reads:
-            self.first_read = self._first_accesses(False)
-
-    def _first_accesses(self, wanted: bool) -> Times:
-        first = np.full(self.places, self.accesses, np.int32)
-        if not isinstance(self.write, bool):
-            times = np.flatnonzero(self.write == wanted)
-            first[self.at[times][::-1]] = times[::-1]
-        elif self.in_step:
-            start = int(self.at[0])
-            first[start : start + self.accesses] = np.arange(self.accesses, dtype=np.int32)
-        else:
-            # Of several values for one place the last one stays: backwards, that is the earliest.
-            first[self.at[::-1]] = np.arange(self.accesses - 1, -1, -1, dtype=np.int32)
-        return first
 
     def earliest_write(self, order: int) -> Times:
         """Per aligned block of 2**order places: the earliest of their first writes."""
@@ -162,47 +179,50 @@ class Stretch:
             self._earliest_writes.append(np.minimum(times[0::2], times[1::2]))
         return self._earliest_writes[order]
 
-    def inside(self, order: int) -> Mask:
-        """Which aligned blocks of the window lie inside one VMA."""
-        return self._inside(order, self.vmas)
+    def inside(self, order: int, vmas: Sequence[Vma]) -> Mask:
+        """Which aligned blocks of 2**order places lie inside one of these mappings, which are in order."""
+        size = 1 << order
+        good = np.zeros(self.places >> order, np.bool_)
+        if isinstance(self.pages, slice) and len(vmas) == 1:
+            first, end = vmas[0].start - self.pages.start, vmas[0].end - self.pages.start
+            good[max(0, -(-first // size)) : max(0, end // size)] = True
+        elif vmas:
+            starts = self.vpn_of(np.arange(0, self.places, size))
+            of = np.searchsorted(np.array([vma.start for vma in vmas]), starts, "right") - 1
+            good = (of >= 0) & (starts + size <= np.array([vma.end for vma in vmas])[of])
+        return good
 
     def allowed(self, order: int) -> Mask:
         """Which of them may become a folio of that order on a first touch (`thp_vma_allowable_orders`)."""
-        return self._inside(order, [vma for vma in self.vmas if order in orders_in(self.machine, vma)])
+        return self.inside(order, [vma for vma in self.vmas if order in orders_in(self.system, vma)])
 
-    def _inside(self, order: int, vmas: list[Vma]) -> Mask:
-        size = 1 << order
-        count = self.places >> order
-        if len(vmas) == 1 and self.dense:
-            good = np.zeros(count, np.bool_)
-            good[max(0, -(-(vmas[0].start - self.first) // size)) : max(0, (vmas[0].end - self.first) // size)] = True
-            return good
-        starts = self.vpn_of(np.arange(0, self.places, size))
-        if not vmas:
-            return np.zeros(count, np.bool_)
-        lows = np.array([vma.start for vma in vmas])
-        highs = np.array([vma.end for vma in vmas])
-        of = np.searchsorted(lows, starts, "right") - 1
-        return np.asarray((of >= 0) & (starts + size <= highs[of]))
 
-    # --- the plan -----------------------------------------------------------------------------------------------
+def _pages_around(stream: Stream, tile: int) -> tuple[slice | Pages, Pages]:
+    """The pages of a window, and the place in it of each access."""
+    size = 1 << tile
+    low, high = stream.span()
+    first, end = low & -size, (high | (size - 1)) + 1
+    if isinstance(stream.vpns, range):
+        return slice(first, end), np.arange(low - first, high + 1 - first)
+    if end - first <= max(4 * len(stream), PTRS_PER_PMD):
+        return slice(first, end), stream.vpns - first
+    tiles, tile_of = np.unique(stream.vpns >> tile, return_inverse=True)
+    return ((tiles << tile)[:, None] + np.arange(size)).reshape(-1), (tile_of << tile) + (stream.vpns & (size - 1))
 
-    def last(self) -> int:
-        return self.window.stop - 1 if isinstance(self.window, slice) else int(self.window[-1])
 
-    def mark(self, times: Times, code: int, scanned: npt.NDArray[np.integer] | int = 0) -> None:
-        """Plan one fault at each of these times."""
-        self.plan[slice(None) if len(times) == self.accesses else times] = code
-        if isinstance(scanned, np.ndarray) or scanned:
-            if self.scanned is None:
-                self.scanned = np.zeros(self.accesses, np.int32)
-            self.scanned[times] = scanned
-
-    def step_pages(self, places: Mask) -> None:
-        """Let every access to these pages go through the ordinary path."""
-        if self.stepping is None:
-            self.stepping = np.zeros(self.places, np.bool_)
-        self.stepping |= places
+def _first_accesses(stream: Stream, at: Pages, places: int, wanted: bool) -> Times:
+    """When each place is first written (`wanted`), or first read."""
+    count = len(at)
+    first = np.full(places, count, np.int32)
+    if isinstance(stream.write, np.ndarray):
+        times = np.flatnonzero(stream.write == wanted)
+        first[at[times][::-1]] = times[::-1]
+    elif isinstance(stream.vpns, range):
+        first[at[0] : at[0] + count] = np.arange(count, dtype=np.int32)
+    else:
+        # Of several values for one place the last one stays: backwards, that is the earliest.
+        first[at[::-1]] = np.arange(count - 1, -1, -1, dtype=np.int32)
+    return first
 
 
 # --- which orders -----------------------------------------------------------------------------------------------------
