@@ -163,7 +163,8 @@ def contpte_set_ptes(mm: Mm, start: int, end: int) -> None:
 
 def clear_ptes(mm: Mm, start: int, end: int) -> None:
     """Nothing is mapped at [start, end) any more (`contpte_clear_full_ptes`)."""
-    contpte_try_unfold_partial(mm, start, end)
+    if mm.policy.cont_pte_order:
+        contpte_try_unfold_partial(mm, start, end)
     mm.pte[start:end] = 0
 
 

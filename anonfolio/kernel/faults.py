@@ -8,7 +8,7 @@ trail that pictures show.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -208,13 +208,14 @@ def _pte_range_none_or_zero(block: Entries) -> Mask:
 
 def _map_new_folio(vmf: VmFault, folio: int, start: int) -> None:
     """Map every page of a folio that nobody else has seen, and count it as this process's."""
-    memory = vmf.memory
-    pages = memory.nr_pages(folio)
-    memory.folio_get(folio, pages - 1)
+    memory, order = vmf.memory, vmf.memory.order.item(folio)
+    pages = 1 << order
+    if order:
+        memory.folio_get(folio, pages - 1)
     folio_add_new_anon_rmap(memory, folio, vmf.mm.id)
-    contpte.set_ptes(vmf.mm, start, int(memory.head[folio]), pages, vmf.writable_bits())
+    contpte.set_ptes(vmf.mm, start, memory.head.item(folio), pages, vmf.writable_bits())
     vmf.mm.rss_pages += pages
-    vmf.folio, vmf.order, vmf.pages = folio, int(memory.order[folio]), range(start, start + pages)
+    vmf.folio, vmf.order, vmf.pages = folio, order, range(start, start + pages)
 
 
 # --- write on what is mapped read-only ------------------------------------------------------------------------------
@@ -222,24 +223,33 @@ def _map_new_folio(vmf: VmFault, folio: int, start: int) -> None:
 
 def do_wp_page(vmf: VmFault) -> None:
     """A write, or an unshare, meets a read-only entry: reuse the page or copy it (`do_wp_page`, 6.1-7.2)."""
-    if not vmf.check("vm_normal_page", not vmf.mm.pte[vmf.vpn] & PTE_SPECIAL, _seen_page(vmf)):
-        vmf.check.decide()
-        wp_page_copy(vmf)
+    reusable = wp_reusable(vmf)
+    if reusable:
+        first = vmf.mm.pfn.item(reusable.start)
+        vmf.memory.anon_exclusive[first : first + len(reusable)] = True
+        wp_page_reuse(vmf, reusable)
         return
-    pfn = int(vmf.mm.pfn[vmf.vpn])
-    vmf.old_folio = int(vmf.memory.folio_of[pfn])
-    if vmf.check("PageAnonExclusive", bool(vmf.memory.anon_exclusive[pfn])):
+    for _ in wp_page_copy(Copying(vmf)):
+        pass
+    vmf.done(ZERO_COPY if vmf.old_folio == NO_FOLIO else COW_COPY)
+
+
+def wp_reusable(vmf: VmFault) -> range:
+    """The pages that are this process's alone, the faulting one among them; none says copy (asked in `do_wp_page`)."""
+    if vmf.mm.pte.item(vmf.vpn) & PTE_SPECIAL:
+        vmf.check("vm_normal_page", False, "the zero page belongs to no folio")
         vmf.check.decide()
-        wp_page_reuse(vmf, reuse_range(vmf, exclusive=True))
-        return
+        return range(0)
+    memory, pfn = vmf.memory, vmf.mm.pfn.item(vmf.vpn)
+    vmf.old_folio = folio = int(memory.folio_of[pfn])
+    where = f"page {pfn - memory.head.item(folio)} of a folio of order {memory.order.item(folio)}"
+    vmf.check("vm_normal_page", True, where)
+    if vmf.check("PageAnonExclusive", memory.anon_exclusive.item(pfn)):
+        vmf.check.decide()
+        return reuse_range(vmf, exclusive=True)
     sole = wp_can_reuse_anon_folio(vmf)
     vmf.check.decide()
-    if not sole:
-        wp_page_copy(vmf)
-        return
-    first = int(vmf.mm.pfn[sole.start])
-    vmf.memory.anon_exclusive[first : first + len(sole)] = True
-    wp_page_reuse(vmf, sole)
+    return sole
 
 
 def wp_page_reuse(vmf: VmFault, pages: range) -> None:
@@ -257,41 +267,140 @@ def wp_page_reuse(vmf: VmFault, pages: range) -> None:
     vmf.done(REUSE)
 
 
-def wp_page_copy(vmf: VmFault) -> None:
-    """Give the process pages of its own in place of the zero page or of maybe-shared ones (`wp_page_copy`).
+class Copying:
+    """What `wp_page_copy` holds from one step to the next.
 
-    Order of steps: allocate, copy, clear and flush the old entries, count the new folio, install it, and only then
-    let go of the old one.
+    Attributes
+    ----------
+    folio, head : int
+        The new folio and its first frame.
+    start, stop : int
+        The pages that it will be mapped at.
+    source : int
+        The frame that the first of them maps when the fault looks.
+    seen : tuple of int
+        Their entries at that moment, all bits before all frames.
+    gave_up : bool
+        Whether somebody else changed an entry meanwhile: then the fault leaves everything as it is.
     """
+
+    __slots__ = ("folio", "gave_up", "head", "seen", "source", "start", "stop", "vmf")
+
+    def __init__(self, vmf: VmFault) -> None:
+        self.vmf = vmf
+        self.folio = self.head = self.source = NO_FOLIO
+        self.start = self.stop = vmf.vpn
+        self.seen: tuple[int, ...] = ()
+        self.gave_up = False
+
+
+def _allocate(copying: Copying) -> None:
+    """Choose the pages and take a folio for them; hold the old one while the lock is not held (`folio_get`)."""
+    vmf = copying.vmf
     vmf.mm.anon_vma_prepare(vmf.vma)
-    if vmf.mm.pte[vmf.vpn] & PTE_SPECIAL:
-        _copy_zero_page(vmf)
-        vmf.done(ZERO_COPY)
+    zero = vmf.old_folio == NO_FOLIO
+    folio, start = alloc_zero_copy_folio(vmf) if zero else alloc_copy_folio(vmf)
+    copying.folio, copying.start, copying.stop = folio, start, start + vmf.memory.nr_pages(folio)
+    copying.head, copying.source = vmf.memory.head.item(folio), vmf.mm.pfn.item(start)
+    copying.seen = _entries(copying)
+    if not zero:
+        vmf.memory.folio_get(vmf.old_folio)
+
+
+def _copy(copying: Copying) -> None:
+    """Copy the bytes, page by page as they lie (`__wp_page_copy_user`); in place of the zero page, zeros do."""
+    vmf, pages = copying.vmf, copying.stop - copying.start
+    if vmf.old_folio == NO_FOLIO:
         return
-    folio, start = alloc_copy_folio(vmf)
-    pages = vmf.memory.nr_pages(folio)
-    head, source = int(vmf.memory.head[folio]), int(vmf.mm.pfn[start])
-    vmf.memory.content[head : head + pages] = vmf.memory.content[source : source + pages]
-    vmf.copied += pages
-    vmf.flushed += pages
-    vmf.mm.rss_pages -= pages
-    _map_new_folio(vmf, folio, start)
-    folio_remove_rmap_ptes(vmf.memory, vmf.old_folio, source, pages, vmf.mm.id)
-    vmf.memory.folio_put(vmf.old_folio, pages)
-    vmf.done(COW_COPY)
-
-
-def _copy_zero_page(vmf: VmFault) -> None:
-    """Released kernels replace a zero page by one page; RFC v2 by what a first touch would get (patch 15)."""
-    if vmf.policy.zero_page_write == "page" or vmf.unshare:
-        folio, start = folio_prealloc(vmf, need_zero=True), vmf.vpn
-    elif vmf.policy.zero_neighbours == "none_or_zero":
-        folio, start = alloc_anon_folio(vmf, _pte_range_none_or_zero, "every entry none or zero page")
+    content, head, source = vmf.memory.content, copying.head, copying.source
+    if pages == 1:
+        content[head] = content.item(source)
     else:
-        folio, start = alloc_anon_folio(vmf, _pte_range_none_but(vmf.vpn), "every other entry none")
-    replaced = vmf.mm.pte[start : start + vmf.memory.nr_pages(folio)]
-    vmf.flushed += int(np.count_nonzero(replaced))
-    _map_new_folio(vmf, folio, start)
+        content[head : head + pages] = content[source : source + pages]
+    vmf.copied += pages
+
+
+def _recheck(copying: Copying) -> None:
+    """Under the page-table lock: are the entries what the fault saw (`pte_same`)? If not, all was for nothing."""
+    if _entries(copying) == copying.seen:
+        return
+    copying.gave_up = True
+    copying.vmf.memory.folio_put(copying.folio)
+    if copying.vmf.old_folio != NO_FOLIO:
+        copying.vmf.memory.folio_put(copying.vmf.old_folio)
+
+
+def _clear(copying: Copying) -> None:
+    """No access that walks the page table from now on finds the old pages (first half of `ptep_clear_flush`)."""
+    contpte.clear_ptes(copying.vmf.mm, copying.start, copying.stop)
+
+
+def _flush(copying: Copying) -> None:
+    """What was mapped is dropped from the TLBs, entry by entry (the other half of `ptep_clear_flush`)."""
+    pages = copying.stop - copying.start
+    copying.vmf.flushed += pages - copying.seen[:pages].count(0)
+
+
+def _set(copying: Copying) -> None:
+    """Count the new folio as mapped and exclusive, and install it (`folio_add_new_anon_rmap`, `set_pte_at`)."""
+    _map_new_folio(copying.vmf, copying.folio, copying.start)
+
+
+def _drop(copying: Copying) -> None:
+    """Let go of the old folio, of its mapping first (`folio_remove_rmap_pte`, `folio_put`)."""
+    vmf, pages = copying.vmf, copying.stop - copying.start
+    if vmf.old_folio == NO_FOLIO:
+        return
+    vmf.mm.rss_pages -= pages
+    folio_remove_rmap_ptes(vmf.memory, vmf.old_folio, copying.source, pages, vmf.mm.id)
+    vmf.memory.folio_put(vmf.old_folio, pages + 1)
+
+
+COPY_STEPS: dict[str, Callable[[Copying], None]] = {
+    "allocate": _allocate,
+    "copy": _copy,
+    "recheck": _recheck,
+    "clear": _clear,
+    "flush": _flush,
+    "set": _set,
+    "drop": _drop,
+}
+"""The steps of a copy by name."""
+COPY_ORDER = tuple(COPY_STEPS)
+"""The kernel's order of them (`wp_page_copy` in 6.1, 6.12, 6.17 and 7.2)."""
+
+
+def wp_page_copy(copying: Copying, order: Iterable[str] = COPY_ORDER) -> Iterator[str]:
+    """Give the process pages of its own in place of the zero page or of maybe-shared ones (`wp_page_copy`, 6.1-7.2).
+
+    It stops after each step of `COPY_STEPS` and names it: a fault runs it to its end, a race lets others in between,
+    and may ask for another order, which no kernel has.
+    """
+    for step in order:
+        COPY_STEPS[step](copying)
+        yield step
+        if copying.gave_up:
+            return
+
+
+def _entries(copying: Copying) -> tuple[int, ...]:
+    """The entries, bits before frames, as `pte_same` compares them."""
+    mm, start, stop = copying.vmf.mm, copying.start, copying.stop
+    if stop - start == 1:
+        return mm.pte.item(start), mm.pfn.item(start)
+    return (*mm.pte[start:stop].tolist(), *mm.pfn[start:stop].tolist())
+
+
+def alloc_zero_copy_folio(vmf: VmFault) -> tuple[int, int]:
+    """A folio for a zero page and the first page that it replaces.
+
+    Released kernels replace one page; RFC v2 what a first touch would get (patch 15).
+    """
+    if vmf.policy.zero_page_write == "page" or vmf.unshare:
+        return folio_prealloc(vmf, need_zero=True), vmf.vpn
+    if vmf.policy.zero_neighbours == "none_or_zero":
+        return alloc_anon_folio(vmf, _pte_range_none_or_zero, "every entry none or zero page")
+    return alloc_anon_folio(vmf, _pte_range_none_but(vmf.vpn), "every other entry none")
 
 
 def _pte_range_none_but(vpn: int) -> Callable[[Entries], Mask]:
@@ -301,14 +410,6 @@ def _pte_range_none_but(vpn: int) -> Callable[[Entries], Mask]:
         return good
 
     return usable
-
-
-def _seen_page(vmf: VmFault) -> str:
-    if vmf.mm.pte[vmf.vpn] & PTE_SPECIAL:
-        return "the zero page belongs to no folio"
-    pfn = int(vmf.mm.pfn[vmf.vpn])
-    folio = vmf.memory.folio_of[pfn]
-    return f"page {pfn - vmf.memory.head[folio]} of a folio of order {vmf.memory.order[folio]}"
 
 
 # --- may this page be reused? ---------------------------------------------------------------------------------------

@@ -220,10 +220,11 @@ class Mm:
 
     def set_ptes(self, vpn: int, pfn: int, pages: int, bits: int) -> None:
         """Map consecutive frames with one template of bits (`set_ptes`)."""
-        self.pte[vpn : vpn + pages] = bits
         if pages == 1:
+            self.pte[vpn] = bits
             self.own_pfns()[vpn] = pfn
             return
+        self.pte[vpn : vpn + pages] = bits
         self.own_pfns()[vpn : vpn + pages] = np.arange(pfn, pfn + pages, dtype=np.int32)
 
     def map_as(self, parent: Mm) -> None:

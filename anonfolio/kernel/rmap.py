@@ -24,6 +24,12 @@ def folio_add_new_anon_rmap(memory: Memory, folio: int, mm_id: int, *, pmd: bool
 
     Every page gets PageAnonExclusive; under a PMD only the head, as there is one mapping (6.12, 6.17).
     """
+    if not memory.order[folio]:
+        head = memory.head.item(folio)
+        memory.mapcount[head] = 1
+        memory.anon_exclusive[head] = True
+        memory.nr_mapped[folio] = 1
+        return
     frames = memory.frames_of(folio)
     pages = frames.stop - frames.start
     if pmd:
@@ -33,8 +39,7 @@ def folio_add_new_anon_rmap(memory: Memory, folio: int, mm_id: int, *, pmd: bool
         memory.mapcount[frames] = 1
         memory.anon_exclusive[frames] = True
         memory.nr_mapped[folio] = pages
-    if pages > 1:
-        folio_set_large_mapcount(memory, folio, mm_id, 1 if pmd else pages)
+    folio_set_large_mapcount(memory, folio, mm_id, 1 if pmd else pages)
 
 
 def folio_dup_anon_rmap_ptes(memory: Memory, folio: int, pfn: int, pages: int, mm_id: int) -> None:
@@ -61,13 +66,18 @@ def folio_remove_rmap_ptes(memory: Memory, folio: int, pfn: int, pages: int, mm_
     A page that lost its last mapping while another keeps one queues the folio for the deferred split, for good.
     PageAnonExclusive stays on the page until it is freed, as in the kernel: nothing reads it meanwhile.
     """
-    mapcount = memory.mapcount[pfn : pfn + pages]
-    mapcount -= 1
+    mapcount = memory.mapcount
+    if pages == 1:
+        left = mapcount.item(pfn) - 1
+        mapcount[pfn] = left
+        unmapped = 0 if left else 1
+    else:
+        mapcount[pfn : pfn + pages] -= 1
+        unmapped = pages - int(np.count_nonzero(mapcount[pfn : pfn + pages]))
     if not memory.is_large(folio):
-        memory.nr_mapped[folio] = 0 if mapcount[0] == 0 else 1
+        memory.nr_mapped[folio] = 1 - unmapped
         return
     folio_sub_large_mapcount(memory, folio, mm_id, pages)
-    unmapped = pages - int(mapcount.astype(bool).sum())
     if not unmapped:
         return
     memory.nr_mapped[folio] -= unmapped
