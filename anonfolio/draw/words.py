@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from ..kernel.record import COW_COPY, FIRST_TOUCH, NO_FAULT, REUSE, SIGSEGV, UNSHARE_REUSE, ZERO_COPY, ZERO_READ, Fault
 from ..machine.snapshot import ProcessView, Snapshot
-from ..program.scenario import Result, Step
+from ..program.ops import pages_in_words, said
+from ..program.scenario import Result
 from ..witness.comparing import Recorded
 
 TRAILS = 2
@@ -38,7 +39,7 @@ def sentence(result: Result, base: int = 0) -> str:
     base : int
         The page number of the scenario's page 0 (`Scenario.first_vpn`).
     """
-    did = _did(result.step, base, len(result.snapshot.processes) - 1)
+    did = said(result.step, base, len(result.snapshot.processes) - 1)
     if result.step[0] == "fork":
         did += _fork_outcome(result)
     if result.faults and result.faults[-1].path == SIGSEGV:
@@ -56,7 +57,7 @@ def sentence(result: Result, base: int = 0) -> str:
 
 def question(result: Result, base: int = 0) -> str:
     """The sentence of a read or a write as far as it can be said before its outcome is known."""
-    return f"{_did(result.step, base, len(result.snapshot.processes) - 1)}. Which path does it take?"
+    return f"{said(result.step, base, len(result.snapshot.processes) - 1)}. Which path does it take?"
 
 
 def path_taken(result: Result) -> str | None:
@@ -84,51 +85,6 @@ def reason(result: Result) -> str:
 
 def _no_fault_because(result: Result) -> str:
     return "the entry is writable" if result.step[0] == "write" else "the page is mapped"
-
-
-def _did(step: Step, base: int, child: int) -> str:
-    op, number, *rest = step
-    who = f"Process {number}"
-    if op in ("munmap", "mprotect", "madvise", "mremap", "pin", "pin_ro"):
-        where = _pages(range(base + rest[0], base + rest[0] + rest[1]))
-    match op:
-        case "write":
-            return f"{who} writes page {base + rest[0]}"
-        case "read":
-            return f"{who} reads page {base + rest[0]}"
-        case "fork":
-            return f"{who} forks, which makes process {child}"
-        case "exit":
-            return f"{who} exits: its mappings, pins and references are gone"
-        case "munmap":
-            return f"{who} unmaps {where}"
-        case "mremap":
-            return f"{who} moves {where} to page {base + rest[2]}"
-        case "mprotect":
-            return f"{who} makes {where} {'read-only' if rest[2] == 1 else 'readable and writable'} (mprotect)"
-        case "madvise":
-            return f"{who} advises {rest[2]} for {where}"
-        case "pin":
-            return f"{who} pins {where} for a device (pin {rest[2]})"
-        case "pin_ro":
-            return f"{who} pins {where} for a device that only reads (pin {rest[2]})"
-        case "unpin":
-            return f"{who} lets go of pin {rest[0]}"
-        case "gup":
-            return f"{who} has page {base + rest[0]} read through a short pin"
-        case "ref":
-            return f"{who} takes a plain reference to page {base + rest[0]} (reference {rest[1]})"
-        case "unref":
-            return f"{who} lets go of reference {rest[0]}"
-        case "dma_write":
-            return f"The device writes byte {rest[2]} into page {rest[1]} of pin {rest[0]} of process {number}"
-        case "dma_read":
-            return f"The device reads page {rest[1]} of pin {rest[0]} of process {number}"
-        case "forkfail":
-            return f"{who} forks, and that fails at the mapping of page {base + rest[0]}"
-        case "forkfail_after":
-            return f"{who} forks, and that fails after {rest[0]} pages"
-    return f"{who}: {' '.join(map(str, step))}"
 
 
 def _fork_outcome(result: Result) -> str:
@@ -166,18 +122,20 @@ def _clause(fault: Fault, *, alone: bool) -> str:
     at = "" if alone and fault.user else f"page {fault.vpn} faults ({fault.access}): "
     pages = len(fault.pages)
     if fault.path == FIRST_TOUCH:
-        return f"{at}nothing is mapped there, so {_new_folio(fault)} is zeroed and mapped at {_pages(fault.pages)}"
+        return (
+            f"{at}nothing is mapped there, so {_new_folio(fault)} is zeroed and mapped at {pages_in_words(fault.pages)}"
+        )
     if fault.path == ZERO_READ:
         zero = "the shared zero page is" if pages == 1 else "the huge zero page is"
         return f"{at}nothing is mapped there, so {zero} mapped read-only"
     if fault.path == ZERO_COPY:
-        return f"{at}the zero page is mapped there, so {_new_folio(fault)} takes its place at {_pages(fault.pages)}"
+        return f"{at}the zero page is mapped there, so {_new_folio(fault)} takes its place at {pages_in_words(fault.pages)}"
     because = _because(fault)
     if fault.path == COW_COPY:
         count = "one page is" if pages == 1 else f"{pages} pages are"
         return f"{at}{because}, so {count} copied into {_new_folio(fault)}"
     if fault.path == REUSE:
-        what = f"{_pages(fault.pages)} {'is' if pages == 1 else 'are'}"
+        what = f"{pages_in_words(fault.pages)} {'is' if pages == 1 else 'are'}"
         return f"{at}{because}, so {what} made writable in place and nothing is copied"
     if fault.path == UNSHARE_REUSE:
         return f"{at}{because}, so it becomes exclusive in place and stays read-only"
@@ -194,10 +152,6 @@ def _because(fault: Fault) -> str:
 
 def _new_folio(fault: Fault) -> str:
     return f"a new folio of order {fault.order}" + (f" ({1 << fault.order} pages)" if fault.order else "")
-
-
-def _pages(pages: range) -> str:
-    return f"page {pages.start}" if len(pages) == 1 else f"pages {pages.start}–{pages.stop - 1}"
 
 
 def state_sentence(snapshot: Snapshot) -> str:
@@ -223,4 +177,4 @@ def recorded_sentence(recorded: Recorded, at: int) -> str:
     step, seen, base = recorded.scenario.steps[at], recorded.steps[at], recorded.scenario.first_vpn
     faults = [f"page {page + base} ({_ERROR_CODES.get(code, f'error code {code}')})" for page, code in seen["faults"]]
     came = ("user fault on " + ", ".join(faults[:4]) + (" …" if len(faults) > 4 else "")) if faults else "no user fault"
-    return f"{_did(step, base, forks(recorded, at + 1))}: {came if seen['ok'] else f'refused, {came}'}."
+    return f"{said(step, base, forks(recorded, at + 1))}: {came if seen['ok'] else f'refused, {came}'}."

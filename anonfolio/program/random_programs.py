@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from ..kernel.sizes import ANON_ORDERS, PMD_ORDER, PTRS_PER_PMD
 from ..kernel.vma import VM_DONTCOPY, VM_READ, VM_WRITE, Vma
 from ..machine.machine import Machine, Process
-from .scenario import Scenario, Step, do_step
+from .ops import TABLE, Step, do_step
+from .scenario import Scenario
 
 FRAMES = 1 << 14
 ORDER_SETS: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (4,), (2, 4), (2, 3, 4), (4, 5), (2, 3, 4, 5, 6))
@@ -21,36 +23,9 @@ MIXED_ADVICE = ("dontneed", "dontneed", "wipeonfork", "keeponfork", "dontfork", 
 MERGING_ADVICE = ("dontneed", "wipeonfork", *2 * ("keeponfork",), "dontfork", *2 * ("dofork", "hugepage"), "nohugepage")
 
 KINDS: dict[str, dict[str, int]] = {
-    "mixed": {
-        "write": 40, "read": 7, "fork": 12, "exit": 9, "munmap": 6, "mremap": 6, "mprotect": 8, "madvise": 12,
-        "pin": 4, "unpin": 3, "gup": 4, "ref": 2, "unref": 2,
-    },
-    "populate": {"write": 50, "read": 2, "fork": 18, "exit": 12, "munmap": 2, "madvise": 1, "gup": 1},
-    "refused": {
-        "write": 25, "read": 5, "fork": 4, "exit": 2, "munmap": 12, "mremap": 16, "mprotect": 16, "madvise": 14,
-        "pin": 12, "unpin": 5, "gup": 10, "ref": 5, "unref": 3,
-    },
-    "merge": {
-        "write": 30, "read": 3, "fork": 8, "exit": 4, "munmap": 4, "mremap": 14, "mprotect": 20, "madvise": 20,
-        "pin": 1, "unpin": 1,
-    },
-    "huge": {
-        "write": 26, "read": 14, "fork": 14, "exit": 7, "munmap": 8, "mremap": 8, "mprotect": 8, "madvise": 12,
-        "pin": 4, "unpin": 3, "gup": 4, "ref": 1, "unref": 1,
-    },
-    "dma": {
-        "write": 28, "read": 12, "fork": 12, "exit": 7, "munmap": 3, "mremap": 2, "mprotect": 2, "madvise": 4,
-        "pin": 12, "unpin": 5, "gup": 2, "ref": 1, "unref": 1, "dma_write": 18, "dma_read": 12,
-    },
-    "forkfail": {
-        "write": 36, "read": 3, "fork": 8, "exit": 5, "munmap": 5, "mremap": 8, "mprotect": 10, "madvise": 12,
-        "pin": 3, "unpin": 2, "gup": 2, "forkfail": 14,
-    },
-    "segv": {
-        "write": 30, "read": 12, "fork": 8, "exit": 4, "munmap": 10, "mremap": 4, "mprotect": 14, "madvise": 6,
-        "pin": 1, "unpin": 1, "gup": 3,
-    },
-}  # fmt: skip
+    kind: {op.name: op.drawn[kind] for op in TABLE.values() if kind in op.drawn}
+    for kind in ("mixed", "populate", "refused", "merge", "huge", "dma", "forkfail", "segv")
+}
 """What programs may be about, with how often they do what.
 
 ``mixed`` wanders through everything; ``populate`` writes, forks and exits; ``refused`` asks for what is not there;
@@ -131,7 +106,7 @@ class _Generator:
             weights = KINDS[self.kind]
             operation = self.random.choices(list(weights), list(weights.values()))[0]
             process = self.random.choice(self.machine.live())
-            getattr(self, "_" + operation)(process)
+            getattr(self, "_" + operation, partial(self._draw, operation))(process)
         for process in self.machine.live():
             for _ in range(1 if self.kind == "huge" else self.random.randint(0, 3)):
                 self._write(process)
@@ -219,8 +194,8 @@ class _Generator:
     def _do(self, operation: str, process: Process, *arguments: int | str) -> bool:
         step = (operation, process.number, *arguments)
         self.steps.append(step)
-        if arguments and isinstance(arguments[0], int) and operation not in ("unpin", "unref", "dma_write", "dma_read"):
-            self.recent = [*self.recent[-5:], arguments[0]]
+        if TABLE[operation].arguments[:1] == ("page",):
+            self.recent = [*self.recent[-5:], int(arguments[0])]
         return do_step(self.machine, step, self.base)[0]
 
     def _held(self, process: Process, kind: str) -> list[int]:
@@ -249,10 +224,16 @@ class _Generator:
         if page is not None:
             self._do("read", process, page)
 
-    def _gup(self, process: Process) -> None:
+    def _draw(self, operation: str, process: Process) -> None:
+        """An operation that needs no more care than its arguments do."""
+        op, n = TABLE[operation], 1
+        held = self._held(process, op.makes)
         page = self.random.randrange(self.pages) if self._loose() else self._page(process, VM_READ)
+        if "n" in op.arguments:
+            page, n = self._range()
         if page is not None:
-            self._do("gup", process, page)
+            values = {"page": page, "n": n, "id": min(set(range(len(held) + 1)) - set(held))}
+            self._do(operation, process, *(values[name] for name in op.arguments))
 
     def _fork(self, process: Process) -> None:
         if len(self.machine.live()) < self.max_live:
@@ -351,12 +332,6 @@ class _Generator:
     def _unpin(self, _: Process) -> None:
         if found := self._some_held("pin"):
             self._do("unpin", *found)
-
-    def _ref(self, process: Process) -> None:
-        held = self._held(process, "reference")
-        page = self.random.randrange(self.pages) if self._loose() else self._page(process, VM_READ)
-        if page is not None:
-            self._do("ref", process, page, min(set(range(len(held) + 1)) - set(held)))
 
     def _unref(self, _: Process) -> None:
         if found := self._some_held("reference"):
@@ -469,15 +444,12 @@ def without(scenario: Scenario, removed: range) -> Scenario:
         forks += operation == "fork"
         if index in removed or process not in numbers:
             continue
-        if operation in _MAKES:
-            made.add((_MAKES[operation], process, arguments[-1]))
-        elif operation in _USES and (_USES[operation], process, arguments[0]) not in made:
+        op = TABLE[operation]
+        if op.makes:
+            made.add((op.makes, process, arguments[op.arguments.index("id")]))
+        elif op.uses and (op.uses, process, arguments[op.arguments.index("id")]) not in made:
             continue
         steps.append((operation, numbers[process], *arguments))
         if operation == "fork":
             numbers[forks] = len(numbers)
     return scenario.but(steps=tuple(steps))
-
-
-_MAKES = {"pin": "pin", "pin_ro": "pin", "ref": "reference"}
-_USES = {"unpin": "pin", "dma_write": "pin", "dma_read": "pin", "unref": "reference"}

@@ -6,49 +6,33 @@ list of steps with what that kernel's page tables held. `compare` puts two of th
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..kernel.policy import LINUX_6_15, Policy, check_orders
 from ..kernel.record import Fault
 from ..kernel.sizes import PTRS_PER_PMD
-from ..machine.machine import ADVICE, PROTECTIONS, Machine, Outcome, Process, SegmentationFault
+from ..machine.machine import Machine
 from ..machine.show import Shown, show
 from ..machine.snapshot import Snapshot
+from .formats import is_file, read_text
+from .ops import TABLE, ScenarioError, Step, check_count, check_step, do_step, parse_number, parse_step
 from .witnesses import Differing, Witnessed, compare, live_run, recorded_run
 
-Step = tuple[Any, ...]
-"""One step as recordings write it: ``(op, process, argument, …)``."""
+__all__ = [
+    "OPS", "Result", "Scenario", "ScenarioError", "Step", "Timeline", "check_step", "do_step", "run_step",
+    "scenario_names",
+]  # fmt: skip
 
-OPS: dict[str, tuple[str, ...]] = {
-    "write": ("page", "byte"),
-    "read": ("page",),
-    "fork": (),
-    "exit": (),
-    "munmap": ("page", "n"),
-    "mremap": ("page", "n", "newpage"),
-    "mprotect": ("page", "n", "prot"),
-    "madvise": ("page", "n", "advice"),
-    "pin": ("page", "n", "id"),
-    "unpin": ("id",),
-    "gup": ("page",),
-    "ref": ("page", "id"),
-    "unref": ("id",),
-    "dma_write": ("id", "k", "byte"),
-    "dma_read": ("id", "k"),
-    "pin_ro": ("page", "n", "id"),
-    "forkfail": ("page",),
-    "forkfail_after": ("pages",),
-}
-"""Every operation and its arguments after the process. ``forkfail_after`` is fault injection: the model's alone."""
-
-
-class ScenarioError(ValueError):
-    """A scenario that cannot be run: which step, what is wrong, what would be right."""
+OPS: dict[str, tuple[str, ...]] = {name: op.arguments for name, op in TABLE.items()}
+"""Every operation and its arguments after the process (`anonfolio.program.ops` says all else of them)."""
+MOST_PAGES = 1 << 20
+"""4 GiB. Each step of a run keeps what the whole mapping holds."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +134,8 @@ class Scenario:
         object.__setattr__(self, "steps", tuple(tuple(step) for step in self.steps))
         object.__setattr__(self, "orders", tuple(self.orders))
         _check_scenario(self)
+        lines = [line.strip() for line in self.about.splitlines()]
+        object.__setattr__(self, "about", "\n".join(lines).strip())
 
     @property
     def first_vpn(self) -> int:
@@ -209,7 +195,7 @@ class Scenario:
     def text(self) -> str:
         """The scenario as a small readable file (see `Scenario.parse`)."""
         head = [f"# {line}" for line in self.about.splitlines()]
-        head += [f"scenario {self.name or 'unnamed'}", f"pages {self.pages}"]
+        head += [f"scenario {_quoted(self.name)}", f"pages {self.pages}"]
         head.append(" ".join(map(str, ("orders", *self.orders))))
         if self.skew:
             head.append(f"skew {self.skew}")
@@ -220,55 +206,48 @@ class Scenario:
         """Read a small readable file.
 
         A line is ``scenario NAME``, ``pages N``, ``orders N …``, ``skew N``, or a step as recordings write it, words
-        separated by spaces. ``#`` starts a comment; comments before the first line are the sentence that says what
-        it shows. ``write 0 0..15`` writes pages 0 to 15, byte = page + 1; ``read 0 0..15`` reads them.
+        separated by spaces. A name that is not one word is quoted as in JSON. ``#`` starts a comment; comments before
+        the first line are the sentence that says what it shows. ``write 0 0..15`` writes pages 0 to 15, byte =
+        page + 1; ``read 0 0..15`` reads them.
         """
-        fields: dict[str, Any] = {"orders": (4, 3, 2), "skew": 0, "name": "", "pages": None}
+        fields: dict[str, Any] = {}
         about: list[str] = []
-        steps: list[tuple[int, Step]] = []
-        seen_any = False
+        lines: list[tuple[str, list[str]]] = []
         for number, line in enumerate(text.splitlines(), 1):
-            words = line.split("#", 1)[0].split()
-            if not words:
-                if line.startswith("#") and not seen_any:
-                    about.append(line[1:].strip())
-                continue
-            seen_any = True
-            try:
-                if words[0] in OPS:
-                    steps.extend((number, step) for step in _parse_step(words))
-                elif words[0] == "scenario" and len(words) == 2:
-                    fields["name"] = words[1]
-                elif words[0] == "orders":
-                    fields["orders"] = tuple(_number(word, "an order") for word in words[1:])
-                    _check_mapping(1, 0, fields["orders"])
-                elif words[0] in ("pages", "skew") and len(words) == 2:
-                    fields[words[0]] = _number(words[1], words[0])
+            where = f"{source}, line {number}"
+            with _located(where):
+                words = _words(line)
+                if not words:
+                    if line.startswith("#") and not (fields or lines):
+                        about.append(line[1:])
+                elif words[0] in TABLE:
+                    lines.append((where, words))
                 else:
-                    raise ScenarioError(f"{words[0]!r} is neither a field nor an operation ({', '.join(OPS)})")
-            except ScenarioError as error:
-                raise ScenarioError(f"{source}, line {number}: {error}") from None
-        if fields["pages"] is None:
+                    name, value = _field(words)
+                    if name in fields:
+                        raise ScenarioError(f"{words[0]} is said twice")
+                    fields[name] = value
+        if "pages" not in fields:
             raise ScenarioError(f"{source}: no line says how many pages the mapping has (pages 16)")
-        alive = [True]
-        for number, step in steps:
-            try:
-                check_step(step, fields["pages"], alive)
-            except ScenarioError as error:
-                raise ScenarioError(f"{source}, line {number}: {error}") from None
-        try:
-            return cls(steps=tuple(step for _, step in steps), about="\n".join(about), **fields)
-        except ScenarioError as error:
-            raise ScenarioError(f"{source}: {error}") from None
+        alive, steps = [True], list[Step]()
+        for where, words in lines:
+            with _located(where):
+                made = parse_step(words, fields["pages"])
+                check_count(len(steps) + len(made))
+                for step in made:
+                    check_step(step, fields["pages"], alive)
+            steps += made
+        with _located(source):
+            return cls(steps=tuple(steps), about="\n".join(about), **fields)
 
     @classmethod
     def load(cls, name: str | Path) -> Scenario:
         """A named scenario of the library, or a file (anything with a slash or a suffix, or a `Path`)."""
         path = Path(name) if isinstance(name, Path) or "/" in name or "." in name else SCENARIO_DIR / f"{name}.scenario"
-        if not path.is_file():
+        if not is_file(path):
             close = ", ".join(other for other in scenario_names() if str(name)[:4] in other) or "see scenario_names()"
-            raise ScenarioError(f"there is no scenario {str(name)!r}; similar: {close}")
-        return cls.parse(path.read_text(encoding="utf-8"), path.name)
+            raise ScenarioError(f"there is no scenario {str(name)!r:.200}; similar: {close}")
+        return cls.parse(read_text(path, ScenarioError), path.name)
 
 
 SCENARIO_DIR = Path(__file__).parent.parent / "scenarios"
@@ -282,191 +261,87 @@ def scenario_names() -> list[str]:
 # --- running --------------------------------------------------------------------------------------------------------
 
 
-Answer = tuple[bool, int | None, str]
-"""Whether a step was done, the value it returned, and why it was not."""
-
-
 def run_step(machine: Machine, step: Step, base: int = 0) -> Result:
     """Do one step and look: what it did, and what everything holds afterwards."""
     ok, value, why = do_step(machine, step, base)
     return Result(step, ok, value, why, tuple(machine.faults), machine.snapshot())
 
 
-def do_step(machine: Machine, step: Step, base: int = 0) -> Answer:
-    """Do one step; `base` is added to page arguments. What the kernel refuses is an answer, misuse an exception."""
-    op, number, *arguments = step
-    process = machine.process(number)
+# --- checking and reading -------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _located(where: str) -> Iterator[None]:
+    """What is wrong in here is wrong there."""
     try:
-        return _RUN[op](process, base, *arguments)
-    except SegmentationFault as fault:
-        return False, None, str(fault)
-
-
-DONE: Answer = (True, None, "")
-
-
-def _answer(outcome: Outcome) -> Answer:
-    return outcome.ok, None, outcome.why
-
-
-def _write(process: Process, base: int, page: int, byte: int) -> Answer:
-    process.write(base + page, byte)
-    return DONE
-
-
-def _fork(process: Process, base: int) -> Answer:
-    process.fork()
-    return DONE
-
-
-def _exit(process: Process, base: int) -> Answer:
-    process.exit()
-    return DONE
-
-
-def _pin(process: Process, base: int, page: int, n: int, id: int, *, write: bool = True) -> Answer:
-    if ("pin", id) in process.pins():
-        return False, None, f"EBUSY: process {process.number} holds pin {id} already"
-    return _answer(process.pin(base + page, n, id, write=write))
-
-
-def _ref(process: Process, base: int, page: int, id: int) -> Answer:
-    if ("reference", id) in process.pins():
-        return False, None, f"EBUSY: process {process.number} holds reference {id} already"
-    return _answer(process.ref(base + page, id))
-
-
-def _forkfail(process: Process, base: int, page: int) -> Answer:
-    if not process.may_fork_fail_at(base + page):
-        return False, None, f"fork does not come past page {page}: it is in no mapping that fork copies"
-    return _answer(process.fork_fails(base + page))
-
-
-def _gup(process: Process, base: int, page: int) -> Answer:
-    value = process.gup(base + page)
-    return value is not None, value, "" if value is not None else "EFAULT"
-
-
-def _dma_write(process: Process, base: int, id: int, k: int, byte: int) -> Answer:
-    pin = process.pins().get(("pin", id))
-    if pin is None or not pin.writable or k >= len(pin.frames):
-        return False, None, f"process {process.number} holds no pin {id} for writing with a page {k}"
-    process.dma_write(id, k, byte)
-    return DONE
-
-
-def _dma_read(process: Process, base: int, id: int, k: int) -> Answer:
-    pin = process.pins().get(("pin", id))
-    if pin is None or k >= len(pin.frames):
-        return False, None, f"process {process.number} holds no pin {id} with a page {k}"
-    return True, process.dma_read(id, k), ""
-
-
-_RUN: dict[str, Callable[..., Answer]] = {
-    "write": _write,
-    "read": lambda p, base, page: (True, p.read(base + page), ""),
-    "fork": _fork,
-    "exit": _exit,
-    "munmap": lambda p, base, page, n: _answer(p.munmap(base + page, n)),
-    "mremap": lambda p, base, page, n, new: _answer(p.mremap(base + page, n, base + new)),
-    "mprotect": lambda p, base, page, n, prot: _answer(p.mprotect(base + page, n, prot)),
-    "madvise": lambda p, base, page, n, advice: _answer(p.madvise(base + page, n, advice)),
-    "pin": _pin,
-    "pin_ro": partial(_pin, write=False),
-    "unpin": lambda p, base, id: _answer(p.unpin(id)),
-    "gup": _gup,
-    "ref": _ref,
-    "unref": lambda p, base, id: _answer(p.unref(id)),
-    "dma_write": _dma_write,
-    "dma_read": _dma_read,
-    "forkfail": _forkfail,
-    "forkfail_after": lambda p, base, pages: _answer(p.fork_fails_after(pages)),
-}
-
-
-# --- checking -------------------------------------------------------------------------------------------------------
+        yield
+    except ScenarioError as error:
+        raise ScenarioError(f"{where}: {error}") from None
 
 
 def _check_scenario(scenario: Scenario) -> None:
     _check_mapping(scenario.pages, scenario.skew, scenario.orders)
+    _check_words(scenario.name, scenario.about)
+    check_count(len(scenario.steps))
     alive = [True]
     for number, step in enumerate(scenario.steps, 1):
         try:
             check_step(step, scenario.pages, alive)
         except ScenarioError as error:
-            raise ScenarioError(f"step {number} {list(step)}: {error}") from None
+            raise ScenarioError(f"step {number} {list(step)!r:.80}: {error}") from None
 
 
 def _check_mapping(pages: int, skew: int, orders: tuple[int, ...]) -> None:
-    if not isinstance(pages, int) or pages < 1:
-        raise ScenarioError(f"pages={pages!r}: a mapping has at least one page")
-    if not isinstance(skew, int) or not 0 <= skew < PTRS_PER_PMD:
-        raise ScenarioError(f"skew={skew!r} must lie in 0..{PTRS_PER_PMD - 1}")
+    if type(pages) is not int or not 1 <= pages <= MOST_PAGES:
+        raise ScenarioError(f"pages={pages!r:.60}: a mapping has at least one page and at most {MOST_PAGES:,}")
+    if type(skew) is not int or not 0 <= skew < PTRS_PER_PMD:
+        raise ScenarioError(f"skew={skew!r:.60} must lie in 0..{PTRS_PER_PMD - 1}")
     try:
         check_orders(orders, "orders")
     except ValueError as error:
         raise ScenarioError(str(error)) from None
 
 
-def check_step(step: Step, pages: int, alive: list[bool]) -> None:
-    """Raise ScenarioError unless the step makes sense for a mapping of `pages`; keeps `alive` up to date."""
-    if not step or not isinstance(step[0], str) or step[0] not in OPS:
-        raise ScenarioError(f"there is no operation {step[0] if step else ''!r}; there are {', '.join(OPS)}")
-    op, names = step[0], OPS[step[0]]
-    if len(step) != 2 + len(names):
-        raise ScenarioError(f"{op} takes {', '.join(('process', *names))}")
-    process = step[1]
-    if not _is_count(process) or process >= len(alive):
-        raise ScenarioError(f"there is no process {process!r}; so far there are {len(alive)}, numbered from 0")
-    if not alive[process]:
-        raise ScenarioError(f"process {process} has exited")
-    arguments = dict(zip(names, step[2:], strict=True))
-    for name, value in arguments.items():
-        _check_argument(name, value, pages)
-    for start in ("page", "newpage"):
-        if start in arguments and arguments[start] + arguments.get("n", 1) > pages:
-            last = arguments[start] + arguments.get("n", 1) - 1
-            raise ScenarioError(f"page {last} is outside the mapping, which has pages 0..{pages - 1}")
-    if op == "fork":
-        alive.append(True)
-    if op == "exit":
-        alive[process] = False
+def _check_words(*words: str) -> None:
+    for word in words:
+        try:
+            word.encode()
+        except (AttributeError, UnicodeEncodeError):
+            raise ScenarioError(f"{word!r:.60} is no text, which a name and a description are") from None
 
 
-def _check_argument(name: str, value: Any, pages: int) -> None:
-    if name == "advice":
-        if value not in ADVICE:
-            raise ScenarioError(f"there is no advice {value!r}; there are {', '.join(ADVICE)}")
-    elif name == "prot":
-        if value not in PROTECTIONS:
-            raise ScenarioError(f"prot {value!r} is neither 1 (read) nor 3 (read and write)")
-    elif not _is_count(value):
-        raise ScenarioError(f"{name} is {value!r}, not a number from 0")
-    elif name == "byte" and value > 255:
-        raise ScenarioError(f"byte {value} is not in 0..255")
-    elif name == "n" and value < 1:
-        raise ScenarioError("a range has at least one page")
+UNNAMED = "unnamed"
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+def _quoted(name: str) -> str:
+    """A name as one word, or as a JSON string; the word for none is quoted where it is a name."""
+    if not name:
+        return UNNAMED
+    return name if re.fullmatch(r"[\w.+-]+", name) and name != UNNAMED else json.dumps(name)
 
 
-def _number(word: str, what: str) -> int:
-    if not word.isdecimal():
-        raise ScenarioError(f"{what} is {word!r}, not a number")
-    return int(word)
+def _words(line: str) -> list[str]:
+    """The words of a line without its comment; a quoted name is one of them."""
+    if quoted := re.fullmatch(r'scenario\s+("(?:[^"\\]|\\.)*")\s*(?:#.*)?', line.strip()):
+        try:
+            return ["scenario", json.loads(quoted[1])]
+        except ValueError:
+            raise ScenarioError(f"{quoted[1]:.60} is no name: a quoted one is a JSON string") from None
+    words = line.split("#", 1)[0].split()
+    return ["scenario", ""] if words == ["scenario", UNNAMED] else words
 
 
-def _parse_step(words: Sequence[str]) -> list[Step]:
-    op, *rest = words
-    if op in ("write", "read") and len(rest) == 2 and (span := re.fullmatch(r"(\d+)\.\.(\d+)", rest[1])):
-        process, first, last = _number(rest[0], "process"), int(span[1]), int(span[2])
-        if last < first:
-            raise ScenarioError(f"{rest[1]} holds no page; a span goes from the lower page to the higher")
-        pages = range(first, last + 1)
-        return [(op, process, page, (page + 1) % 256) if op == "write" else (op, process, page) for page in pages]
-    names = ("process", *OPS[op])
-    if len(rest) != len(names):
-        raise ScenarioError(f"{op} takes {', '.join(names)}")
-    return [(op, *(word if name == "advice" else _number(word, name) for name, word in zip(names, rest, strict=True)))]
+def _field(words: Sequence[str]) -> tuple[str, Any]:
+    """A field of a scenario and its value, from a line that is no step."""
+    name, *rest = words
+    if name == "scenario" and len(rest) == 1:
+        return "name", rest[0]
+    if name == "orders":
+        orders = tuple(parse_number(word, "an order") for word in rest)
+        _check_mapping(1, 0, orders)
+        return "orders", orders
+    if name in ("pages", "skew") and len(rest) == 1:
+        value = parse_number(rest[0], name)
+        _check_mapping(*((value, 0) if name == "pages" else (1, value)), ())
+        return name, value
+    raise ScenarioError(f"{name!r:.60} is neither a field nor an operation ({', '.join(TABLE)})")

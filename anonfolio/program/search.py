@@ -12,17 +12,23 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 
-from ..kernel.mmap import ADVICE
 from ..kernel.pagetable import PTE_PRESENT, PTE_SPECIAL, PTE_WRITE
 from ..kernel.policy import Policy, policy_named
 from ..machine.invariants import KERNEL_PROMISES, Invariant, Violation, check
-from ..machine.machine import Machine, Process
-from .scenario import Scenario, Step, do_step
+from ..machine.machine import ADVICE, Machine, Process
+from .ops import TABLE, Situation, Step, do_step
+from .scenario import Scenario
 
 OPERATIONS = ("write", "fork", "exit", "wipeonfork", "keeponfork", "pin", "unpin")
 """What programs are made of by default. Nothing in it needs a failure to be injected."""
 
-EXTRA_OPERATIONS = ("read", "dontfork", "dofork", "dontneed", "munmap", "mprotect", "gup", "pin_ro", "forkfail_after")
+EXTRA_OPERATIONS = tuple(
+    name
+    for op in TABLE.values()
+    if op.tries
+    for name in (ADVICE if op.name == "madvise" else (op.name,))
+    if name not in OPERATIONS
+)
 """More that can be asked for. `forkfail_after` is fault injection: a fork that fails inside a folio."""
 
 SHOWN_BYTE = 0xDD
@@ -238,43 +244,14 @@ class _Search:
 
 def possible_steps(machine: Machine, pages: int, operations: tuple[str, ...], processes: int) -> Iterator[Step]:
     """The steps worth trying from this state."""
-    half = max(1, pages // 2)
     live = machine.live()
     for process in live:
-        p, mm = process.number, process.mm
         # A child of nothing but MADV_DONTFORK mappings has no page table at all.
-        entries = mm.pte[:pages].tolist() or [0] * pages
-        pinned = bool(process.pins())
-        for op in operations:
-            if op == "write":
-                # Where a page is writable already, nothing but its byte would change.
-                yield from (("write", p, page, 1) for page in range(pages) if not entries[page] & PTE_WRITE)
-            elif op == "read":
-                yield from (("read", p, page) for page in range(pages) if not entries[page])
-            elif op == "fork" and len(live) < processes:
-                yield ("fork", p)
-            elif op == "exit" and len(live) > 1:
-                yield ("exit", p)
-            elif op == "dontneed":
-                yield from (("madvise", p, at, half, op) for at in range(0, pages, half))
-            elif op in ADVICE:
-                on, off = ADVICE[op]
-                for at in range(0, pages, half):
-                    # Advice that is heeded already changes nothing.
-                    if any(vma.flags & ~off | on != vma.flags for vma in mm.vmas_in(at, at + half)):
-                        yield ("madvise", p, at, half, op)
-            elif op == "munmap":
-                yield from (("munmap", p, at, half) for at in range(0, pages, half))
-            elif op == "mprotect":
-                yield from (("mprotect", p, at, half, prot) for at in range(0, pages, half) for prot in (1, 3))
-            elif op == "gup":
-                yield from (("gup", p, page) for page in range(pages))
-            elif op in ("pin", "pin_ro") and not pinned:
-                yield from ((op, p, page, 1, 0) for page in range(pages))
-            elif op == "unpin" and pinned:
-                yield ("unpin", p, 0)
-            elif op == "forkfail_after" and len(live) < processes:
-                yield from (("forkfail_after", p, entries) for entries in range(1, pages))
+        entries = process.mm.pte[:pages].tolist() or [0] * pages
+        for word in operations:
+            op = TABLE["madvise" if word in ADVICE else word]
+            at = Situation(process, pages, max(1, pages // 2), entries, len(live) < processes, len(live) > 1, word)
+            yield from ((op.name, process.number, *arguments) for arguments in op.tries(at)) if op.tries else ()
 
 
 def packed(machine: Machine, live: Sequence[Process], pages: int) -> bytes:
@@ -316,7 +293,11 @@ def packed(machine: Machine, live: Sequence[Process], pages: int) -> bytes:
         flat += memory.mm_id_mapcount[folio].tolist()
         flat += (column.item(folio) for column in (memory.order, memory.refcount, memory.pincount))
         flat.append(memory.maybe_mapped_shared.item(folio))
-    return array("h", flat).tobytes()
+    try:
+        return array("h", flat).tobytes()
+    except OverflowError:
+        # One more byte, so that no state of small numbers has the same name.
+        return array("q", flat).tobytes() + b"q"
 
 
 def _explain(

@@ -154,13 +154,13 @@ def iter_differences(mine: Timeline, other: Timeline | Recorded) -> Iterator[Dif
     """As `compare`, one at a time."""
     scenario = mine.scenario
     base = scenario.first_vpn
-    window = _huge_once_window(getattr(other, "kernel", None))
+    kernel = other.kernel if isinstance(other, Recorded) else None
     mine_before = model_view(mine.start, base, scenario.pages)
     theirs_before: dict[int, PageView] = {}
     theirs_all = _seen_steps(other)
     for number, (result, theirs) in enumerate(zip(mine, theirs_all, strict=True)):
         seen = seen_by_model(result, base, scenario.pages)
-        difference = _first_difference(result.step, seen, theirs, mine_before, theirs_before, window, base)
+        difference = _first_difference(result.step, seen, theirs, mine_before, theirs_before, kernel, base)
         if difference:
             yield Difference(number, result.step, *difference)
         mine_before, theirs_before = seen.view, theirs.view
@@ -173,18 +173,26 @@ def _seen_steps(other: Timeline | Recorded) -> Iterator[Seen]:
     return other.seen()
 
 
-def _huge_once_window(kernel: str | None) -> bool:
-    """Whether that kernel's pagemap answers "mapped once" for a whole PMD from its first page.
+def once_as_shown(view: PageView, base: int, kernel: str | None) -> npt.NDArray[np.bool_]:
+    """A model's "mapped once" as that kernel's pagemap shows it; None for another model.
 
-    6.11 to 6.14 ask for each page (`pagemap_pmd_range`); 6.1 and 6.18 for the first only. A model always knows.
+    Under a PMD most kernels answer for all its pages from the first; 6.11 to 6.14 ask for each (`pagemap_pmd_range`;
+    6.1, 6.12, 6.18). A model always knows.
     """
-    if kernel is None:
-        return False
+    if kernel is None or not view.huge.any() or _asks_each_page(kernel):
+        return view.once
+    once = view.once.copy()
+    huge = np.flatnonzero(view.huge)
+    once[huge] = view.once[(huge + base) // PTRS_PER_PMD * PTRS_PER_PMD - base]
+    return once
+
+
+def _asks_each_page(kernel: str) -> bool:
     try:
-        return not (6, 11) <= kernel_number(kernel) <= (6, 14)
+        return (6, 11) <= kernel_number(kernel) <= (6, 14)
     except ValueError:
         # Whoever names a policy for a kernel of unreadable version gets what most kernels do.
-        return True
+        return False
 
 
 def _first_difference(
@@ -193,7 +201,7 @@ def _first_difference(
     theirs: Seen,
     mine_before: dict[int, PageView],
     theirs_before: dict[int, PageView],
-    window: bool,
+    kernel: str | None,
     base: int,
 ) -> tuple[str, str, str] | None:
     if mine.ok != theirs.ok:
@@ -210,7 +218,7 @@ def _first_difference(
         return "live processes", str(sorted(mine.view)), str(sorted(theirs.view))
     for number in sorted(mine.view):
         here, there = mine.view[number], theirs.view[number]
-        once = _once_as_seen(here, base) if window else here.once
+        once = once_as_shown(here, base, kernel)
         for what, left, right in (
             ("present", here.folio != NONE, there.folio != NONE),
             ("zero page", here.folio == ZERO, there.folio == ZERO),
@@ -242,17 +250,6 @@ def _faults_in_words(faults: list[list[int]] | int) -> str:
 
 def _word(value: np.generic) -> str:
     return {True: "yes", False: "no"}[bool(value)] if value.dtype == np.bool_ else str(value)
-
-
-def _once_as_seen(view: PageView, base: int) -> npt.NDArray[np.bool_]:
-    """ "Mapped once" as a window that asks only the first page of each PMD would show it."""
-    if not view.huge.any():
-        return view.once
-    once = view.once.copy()
-    huge = np.flatnonzero(view.huge)
-    first = (huge + base) // PTRS_PER_PMD * PTRS_PER_PMD - base
-    once[huge] = view.once[first]
-    return once
 
 
 def _same_frame(before: PageView, after: PageView) -> npt.NDArray[np.bool_]:

@@ -18,11 +18,11 @@ import numpy.typing as npt
 
 from ..kernel.record import FIRST_TOUCH, REUSE
 from ..machine.snapshot import ProcessView, Snapshot
+from ..program.ops import TABLE
 from ..program.scenario import Result, Timeline
 from .comparing import Difference, Recorded
 
 Counts = dict[str, Any]
-ACCESSES = ("write", "read")
 EVENTS = ("pgreuse", "anon_fault_alloc")
 """Counts of events, which a model has too. The other counters go up and down, or depend on which memory is free."""
 PMD_ORDER = 9
@@ -118,7 +118,7 @@ def _mapcount_difference(result: Result, counted: Counts, base: int, pages: int)
 
 
 def _event_difference(result: Result, counted: Counts) -> tuple[str, str, str] | None:
-    if result.step[0] not in ACCESSES or not result.ok:
+    if not TABLE[result.step[0]].access or not result.ok:
         return None
     faults = len(result.user_faults)
     if counted["minflt"] != faults:

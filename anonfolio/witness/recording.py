@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-import zlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,15 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from ..kernel.policy import Policy, policy_for_kernel
+from ..kernel.sizes import PTRS_PER_PMD
 from ..program import witnesses
-from ..program.formats import DATA, of_format
-from ..program.scenario import OPS, Result, Scenario, ScenarioError, Timeline
-from .comparing import (
-    Difference,
-    Recorded,
-    cells_of_page_view,
-    seen_by_model,
-)
+from ..program.formats import DATA, MOST_BYTES, read_json
+from ..program.ops import TABLE, ScenarioError
+from ..program.scenario import Result, Scenario, Timeline
+from .comparing import Difference, Recorded, cells_of_page_view, once_as_shown, seen_by_model
 
 FORMAT = "anonfolio-recording/1"
 DATA_DIR = DATA / "recordings"
@@ -96,23 +93,14 @@ def replay(recording: Recording, policy: Policy | None = None) -> Replay:
 
 def read_recording(path: str | Path) -> Recording:
     """Read a recording, gzipped or plain JSON; RecordingError says in one line what is wrong with it."""
-    path = Path(path)
-    try:
-        raw = path.read_bytes()
-        text = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-        content = json.loads(text)
-    except OSError as error:
-        raise RecordingError(f"{path}: {error.strerror or error}") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise RecordingError(f"{path}: the gzip file is damaged or cut off; fetch it again") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise RecordingError(f"{path}: not JSON ({error}); a recording is gzipped JSON") from None
-    content = of_format(content, path, FORMAT, RecordingError)
+    content = read_json(path, FORMAT, RecordingError)
     kernel, programs = content.get("kernel"), content.get("programs")
     if not isinstance(kernel, str):
-        raise RecordingError(f"{path}: kernel is {kernel!r}, not a version such as '6.18.44'")
+        raise RecordingError(f"{path}: kernel is {kernel!r:.60}, not a version such as '6.18.44'")
     if not isinstance(programs, list):
         raise RecordingError(f"{path}: programs is {type(programs).__name__}, not a list")
+    if not programs:
+        raise RecordingError(f"{path}: holds no program")
     recorded = (_program(kernel, program, f"{path}, program {at}") for at, program in enumerate(programs))
     return Recording(kernel, tuple(recorded), str(path))
 
@@ -129,13 +117,13 @@ def _program(kernel: str, program: Any, where: str) -> Recorded:
     if len(program["program"]) != len(program["steps"]):
         raise RecordingError(f"{where}: {len(program['program'])} operations but {len(program['steps'])} steps")
     for at, step in enumerate(program["program"]):
-        known = isinstance(step, list) and step and isinstance(step[0], str) and step[0] in OPS
-        if not known or step[0] == "forkfail_after":
+        known = isinstance(step, list) and step and isinstance(step[0], str) and step[0] in TABLE
+        if not known or not TABLE[step[0]].recorded:
             raise RecordingError(f"{where}, step {at}: {step!r:.60} is no operation of {FORMAT}")
     try:
         scenario = Scenario(
             program["pages"], tuple(map(tuple, program["program"])), tuple(program["orders"]), program["skew"],
-            str(program.get("name", "")),
+            program.get("name") or "",
         )  # fmt: skip
     except (ScenarioError, TypeError) as error:
         raise RecordingError(f"{where}: {error}") from None
@@ -148,25 +136,34 @@ def _check_seen(seen: Any, pages: int, where: str) -> None:
     if not isinstance(seen, dict):
         raise RecordingError(f"{where}: what was seen is {type(seen).__name__}, not an object")
     for key, kinds in (("ok", bool), ("value", int | None), ("faults", list), ("view", dict)):
-        if key not in seen or not isinstance(seen[key], kinds):
-            raise RecordingError(f"{where}: {key!r} is missing or {seen.get(key)!r:.40}")
+        value = seen.get(key)
+        if key not in seen or not isinstance(value, kinds) or (key == "value" and isinstance(value, bool)):
+            raise RecordingError(f"{where}: {key!r} is missing or {value!r:.40}")
     for fault in seen["faults"]:
-        if not (isinstance(fault, list) and len(fault) == 2 and all(_is_number(part) for part in fault)):
+        if not _are_numbers(fault, 2):
             raise RecordingError(f"{where}: fault {fault!r:.40} is not [page, error code]")
     for number, cells in seen["view"].items():
-        if not number.isdecimal() or not isinstance(cells, list) or len(cells) != pages:
-            raise RecordingError(f"{where}: the view of process {number!r} is not a list of {pages} cells")
+        if not re.fullmatch(r"[0-9]{1,9}", number) or not isinstance(cells, list) or len(cells) != pages:
+            raise RecordingError(f"{where}: the view of process {number!r:.40} is not a list of {pages} cells")
         for page, cell in enumerate(cells):
-            if cell == 0 or cell == "z":
-                continue
-            if not (isinstance(cell, list) and len(cell) == 4 and all(_is_number(part) for part in cell)):
+            if cell != "z" and cell != 0 and not _is_cell(cell):
                 raise RecordingError(
                     f"{where}: process {number} page {page} is {cell!r:.40}, not 0, 'z' or [folio, offset, size, once]"
                 )
 
 
-def _is_number(part: Any) -> bool:
-    return type(part) is int and 0 <= part < 1 << 62
+def _are_numbers(row: Any, count: int) -> bool:
+    return (
+        isinstance(row, list) and len(row) == count and all(type(part) is int and 0 <= part < 1 << 62 for part in row)
+    )
+
+
+def _is_cell(cell: Any) -> bool:
+    """Whether it is a page of a folio of 1 to 512 pages, a power of two."""
+    if not _are_numbers(cell, 4):
+        return False
+    offset, size, once = map(int, cell[1:])
+    return offset < size <= PTRS_PER_PMD and size & size - 1 == 0 and once < 2
 
 
 def write_recording(
@@ -175,6 +172,7 @@ def write_recording(
     """Write runs to a recording one by one as they come; returns how many, and their steps.
 
     The file appears when it is complete, and its bytes depend on its content alone. `notes` become further keys of it.
+    RecordingError for what `read_recording` would not read: no run at all, an operation that no recording holds.
     """
     path = Path(path)
     unfinished = path.with_name(path.name + ".part")
@@ -183,9 +181,13 @@ def write_recording(
         with unfinished.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
             file.write(_compact({"format": FORMAT, "kernel": kernel, **notes})[:-1] + b',"programs":[')
             for run in runs:
-                program = _as_program(run)
+                program = _as_program(run, kernel)
                 file.write((b",\n" if count else b"\n") + _compact(program))
                 count, steps = count + 1, steps + len(program["steps"])
+                if file.tell() > MOST_BYTES:
+                    raise RecordingError(f"{path}: {count} programs are more than a recording holds; make several")
+            if not count:
+                raise RecordingError(f"{path}: there is no program to write")
             file.write(b"]}\n")
         unfinished.replace(path)
     except OSError as error:
@@ -199,22 +201,29 @@ def _compact(content: dict[str, Any]) -> bytes:
     return json.dumps(content, separators=(",", ":")).encode()
 
 
-def _as_program(run: Timeline | Recorded) -> dict[str, Any]:
+def _as_program(run: Timeline | Recorded, kernel: str) -> dict[str, Any]:
     scenario = run.scenario
+    for number, step in enumerate(scenario.steps, 1):
+        if not TABLE[step[0]].recorded:
+            raise RecordingError(f"step {number}, {step[0]}, is no operation of {FORMAT}")
     return {
         **({"name": scenario.name} if scenario.name else {}),
         "orders": scenario.orders,
         "pages": scenario.pages,
         "skew": scenario.skew,
         "program": scenario.steps,
-        "steps": run.steps if isinstance(run, Recorded) else [_as_seen(result, scenario) for result in run],
+        "steps": run.steps if isinstance(run, Recorded) else [_as_seen(result, scenario, kernel) for result in run],
     }
 
 
-def _as_seen(result: Result, scenario: Scenario) -> dict[str, Any]:
+def _as_seen(result: Result, scenario: Scenario, kernel: str) -> dict[str, Any]:
+    """What that kernel would show of a model's step."""
     seen = seen_by_model(result, scenario.first_vpn, scenario.pages)
-    view = {str(number): cells_of_page_view(pages) for number, pages in seen.view.items()}
-    return {"ok": seen.ok, "value": seen.value, "faults": seen.faults, "view": view}
+    shown = {
+        str(number): cells_of_page_view(pages._replace(once=once_as_shown(pages, scenario.first_vpn, kernel)))
+        for number, pages in seen.view.items()
+    }
+    return {"ok": seen.ok, "value": seen.value, "faults": seen.faults, "view": shown}
 
 
 @witnesses.recorded_run.register

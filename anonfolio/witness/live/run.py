@@ -15,7 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...program.scenario import Scenario, Step
+from ...program.ops import TABLE, Step
+from ...program.scenario import Scenario
 from ..comparing import Recorded
 from .kernel import (
     PROC,
@@ -29,20 +30,14 @@ from .kernel import (
     TooDisturbed,
     memory_info,
 )  # fmt: skip
-from .worker import ACCESSES, PAGE, WINDOW_START, IoVec, libc
+from .worker import PAGE, WINDOW_START, IoVec, libc
 
 ATTEMPTS = 4
-ONLY_THE_MODEL = {
-    "pin_ro": "no system call pins for reading and long without a driver",
-    "forkfail_after": "it is fault injection",
-}
 PM_PRESENT, PM_SWAP, PM_ONCE, PM_FRAME = 63, 62, 56, (1 << 55) - 1
 KPF_COMPOUND_HEAD, KPF_COMPOUND_TAIL, KPF_ZERO_PAGE = 15, 16, 24
 FRAMES_PER_PMD = 512
 ENOMEM = 12
 MADV_COLD = 20
-TAKES_PAGES = ("gup", "pin", "ref")
-"""Steps in which the kernel takes pages through get_user_pages (mm/gup.c)."""
 
 Cell = int | str | list[int]
 
@@ -78,8 +73,8 @@ def live_run(scenario: Scenario, kernel: LiveKernel | None = None) -> Recorded:
 
 def _check_possible(scenario: Scenario) -> None:
     for number, step in enumerate(scenario.steps, 1):
-        if step[0] in ONLY_THE_MODEL:
-            raise NotLive(f"step {number}, {step[0]}, cannot be run live: {ONLY_THE_MODEL[step[0]]}")
+        if why := TABLE[step[0]].not_live:
+            raise NotLive(f"step {number}, {step[0]}, cannot be run live: {why}")
     if scenario.skew + scenario.pages > WINDOW_PAGES:
         raise NotLive(f"{scenario.pages} pages are too many for a live run; at most {WINDOW_PAGES - scenario.skew}")
 
@@ -149,7 +144,7 @@ class LiveRun:
             answer = self._short_pin(remote, *arguments)
         else:
             answer = remote.call(operation, *arguments)
-        if operation in TAKES_PAGES:
+        if TABLE[operation].gup:
             self._drain_lru()
         if operation == "fork":
             self._adopt(answer)
@@ -262,7 +257,7 @@ class Frames:
 
 def _fault_count(operation: str, answer: dict[str, Any]) -> int:
     """User faults of a step that was not traced: a refused access is one, and only accesses take any in the window."""
-    if operation not in ACCESSES:
+    if not TABLE[operation].access:
         return 0
     return int(answer["minflt"]) if answer["ok"] else 1
 

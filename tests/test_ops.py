@@ -1,0 +1,455 @@
+"""One table says what an operation is: everything that handles steps agrees with it, the live worker's own table too.
+
+And whatever can be made can be written and read again, while a file from elsewhere is held to bounds before it grows.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import inspect
+import json
+import random
+import re
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import anonfolio as af
+from anonfolio.machine.machine import ADVICE, PROTECTIONS
+from anonfolio.program import formats, ops, random_programs
+from anonfolio.program.ops import TABLE, Op, Step
+from anonfolio.program.random_programs import KINDS, random_scenario
+from anonfolio.program.search import EXTRA_OPERATIONS, OPERATIONS, counterexample, possible_steps
+from anonfolio.witness.live import worker
+
+SAID = {
+    ("write", 1, 5, 9): "Process 1 writes page 8",
+    ("read", 0, 5): "Process 0 reads page 8",
+    ("fork", 0): "Process 0 forks, which makes process 2",
+    ("exit", 1): "Process 1 exits: its mappings, pins and references are gone",
+    ("munmap", 0, 4, 4): "Process 0 unmaps pages 7–10",
+    ("mremap", 0, 4, 1, 9): "Process 0 moves page 7 to page 12",
+    ("mprotect", 0, 0, 2, 1): "Process 0 makes pages 3–4 read-only (mprotect)",
+    ("mprotect", 0, 0, 2, 3): "Process 0 makes pages 3–4 readable and writable (mprotect)",
+    ("madvise", 0, 0, 2, "dontneed"): "Process 0 advises dontneed for pages 3–4",
+    ("pin", 0, 1, 2, 7): "Process 0 pins pages 4–5 for a device (pin 7)",
+    ("unpin", 0, 7): "Process 0 lets go of pin 7",
+    ("gup", 0, 2): "Process 0 has page 5 read through a short pin",
+    ("ref", 0, 2, 6): "Process 0 takes a plain reference to page 5 (reference 6)",
+    ("unref", 0, 6): "Process 0 lets go of reference 6",
+    ("dma_write", 1, 7, 2, 9): "The device writes byte 9 into page 2 of pin 7 of process 1",
+    ("dma_read", 1, 7, 2): "The device reads page 2 of pin 7 of process 1",
+    ("pin_ro", 0, 1, 1, 7): "Process 0 pins page 4 for a device that only reads (pin 7)",
+    ("forkfail", 0, 3): "Process 0 forks, and that fails at the mapping of page 6",
+    ("forkfail_after", 0, 3): "Process 0 forks, and that fails after 3 pages",
+}
+
+
+@pytest.mark.parametrize("step", SAID, ids=lambda step: f"{step[0]}-{step[-1]}")
+def test_each_step_is_said_with_page_numbers(step: Step) -> None:
+    assert ops.said(step, base=3, child=2) == SAID[step]
+
+
+def test_every_operation_is_said() -> None:
+    assert {step[0] for step in SAID} == set(TABLE)
+
+
+def test_pages_become_page_numbers_once() -> None:
+    """What the kernel's reason names is where the page lies, as everything below a program does."""
+    program = (("write", 0, 2, 7), ("munmap", 0, 3, 1), ("forkfail", 0, 3), ("read", 0, 3), ("mremap", 0, 2, 1, 5))
+    _, _, failed, hole, moved = af.Scenario(8, program, skew=100).run()
+    assert "page 103" in failed.why
+    assert "page 103" in hole.why
+    assert [fault.vpn for fault in hole.user_faults] == [103]
+    assert any(vma.start == 105 and vma.present[0] for vma in moved.snapshot.processes[0].mappings)
+
+
+# --- who reads the table --------------------------------------------------------------------------------------------
+
+
+def test_the_worker_does_what_a_kernel_can_be_asked_and_nothing_else() -> None:
+    """It runs alone, with the standard library: its calls are its own, and equal to the table."""
+    calls = {name.removeprefix("do_"): call for name, call in vars(worker.Worker).items() if name.startswith("do_")}
+    by_others = {"gup", "forkfail"}  # another process reads; a fork is made to fail
+    assert {name for name, op in TABLE.items() if not op.not_live} - by_others <= set(calls)
+    assert not {name for name, op in TABLE.items() if op.not_live} & set(calls)
+    for name in set(calls) & set(TABLE):
+        assert len(inspect.signature(calls[name]).parameters) == 1 + len(TABLE[name].arguments), name
+    assert tuple(sorted(worker.ADVICE)) == tuple(sorted(ADVICE))
+    assert set(worker.ACCESSES) == {name for name, op in TABLE.items() if op.access}
+    untouched = {"fork", "exit", "gup", "forkfail"}
+    assert set(worker.COUNTED) == {name for name, op in TABLE.items() if not op.not_live} - untouched
+
+
+def test_what_no_kernel_can_be_asked_says_why() -> None:
+    from anonfolio.witness.live.kernel import NotLive
+    from anonfolio.witness.live.run import live_run
+
+    steps = {"pin_ro": ("pin_ro", 0, 0, 1, 0), "forkfail_after": ("forkfail_after", 0, 1)}
+    assert set(steps) == {name for name, op in TABLE.items() if op.not_live}
+    for name, step in steps.items():
+        with pytest.raises(NotLive, match=re.escape(f"step 1, {name}, cannot be run live: {TABLE[name].not_live}")):
+            live_run(af.Scenario(4, (step,)))
+
+
+def test_a_recording_holds_everything_but_what_is_injected(tmp_path: Path) -> None:
+    assert {name for name, op in TABLE.items() if not op.recorded} == {"forkfail_after"}
+    path = tmp_path / "injected.json.gz"
+    with pytest.raises(af.RecordingError, match="step 1, forkfail_after"):
+        af.write_recording(path, "6.18.44", [af.Scenario(4, (("forkfail_after", 0, 1),)).run()])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_search_tries_what_the_table_says() -> None:
+    names = {name for name, op in TABLE.items() if op.tries} - {"madvise"}
+    assert {*OPERATIONS, *EXTRA_OPERATIONS} == names | set(ADVICE)
+    machine = af.Scenario(4, (), (2,)).machine(frames=128)
+    process = machine.process(0)
+    process.write(0)
+    process.fork()
+    process.mprotect(2, 2, 1)
+    found = list(possible_steps(machine, 4, ("read", "munmap", "mprotect", "hugepage", "dontneed"), 3))
+    mine = [step for step in found if step[1] == 0]
+    assert [step for step in mine if step[0] in ("read", "munmap")] == [("munmap", 0, 0, 2), ("munmap", 0, 2, 2)]
+    assert [step for step in mine if step[0] == "mprotect"] == [
+        ("mprotect", 0, at, 2, prot) for at in (0, 2) for prot in PROTECTIONS
+    ]
+    # MADV_HUGEPAGE is heeded already.
+    assert [step for step in mine if step[0] == "madvise"] == [("madvise", 0, at, 2, "dontneed") for at in (0, 2)]
+    assert ("read", 1, 3) not in found
+
+
+def test_a_new_operation_is_drawn_by_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One entry is enough: random programs draw it, scenarios read it, it runs, and it is said."""
+    asked: list[tuple[int, int]] = []
+
+    def populate(process: af.Process, page: int, n: int) -> af.Outcome:
+        asked.append((page, n))
+        return af.Outcome()
+
+    op = Op("populate", ("page", "n"), populate, "{who} populates {where}", drawn={"mixed": 500})
+    monkeypatch.setitem(TABLE, "populate", op)
+    monkeypatch.setitem(random_programs.KINDS, "mixed", {**KINDS["mixed"], "populate": 500})
+    scenario = random_scenario(3, "mixed")
+    drawn = [step for step in scenario.steps if step[0] == "populate"]
+    assert len(drawn) > 2
+    asked.clear()
+    assert af.Scenario.parse(scenario.text()) == scenario
+    scenario.run()
+    assert asked == [(page + scenario.skew, n) for _, _, page, n in drawn]
+    assert ops.said(("populate", 0, 1, 2)) == "Process 0 populates pages 1–2"
+
+
+def test_a_seed_names_the_same_program_for_good() -> None:
+    """Whoever reports a difference names kind and seed."""
+    programs = [random_scenario(seed, kind).text() for kind in KINDS for seed in range(12)]
+    assert hashlib.sha256("".join(programs).encode()).hexdigest()[:16] == "8e68ce0f8155eb21"
+
+
+# --- what can be made can be read again -----------------------------------------------------------------------------
+
+REFUSABLE = ("munmap", "mremap", "mprotect", "madvise", "pin", "unpin", "gup", "ref", "unref", "dma_read", "dma_write")
+
+
+def draw_step(draw: Callable[[Any], Any], pages: int, alive: list[bool]) -> Step:
+    name = draw(st.sampled_from([name for name, op in TABLE.items() if op.recorded]))
+    number = draw(st.sampled_from([number for number, lives in enumerate(alive) if lives]))
+    if name == "exit" and sum(alive) == 1:
+        name = "fork"
+    n = draw(st.integers(1, pages))
+    n = n if "n" in TABLE[name].arguments else 1
+    kinds = {
+        "page": st.integers(0, pages - n), "newpage": st.integers(0, pages - n), "n": st.just(n),
+        "byte": st.integers(0, 255), "prot": st.sampled_from(list(PROTECTIONS)), "advice": st.sampled_from(ADVICE),
+        "id": st.integers(0, 3), "k": st.integers(0, 3),
+    }  # fmt: skip
+    step = (name, number, *(draw(kinds[kind]) for kind in TABLE[name].arguments))
+    ops.check_step(step, pages, alive)
+    return step
+
+
+@st.composite
+def scenarios(draw: Callable[[Any], Any]) -> af.Scenario:
+    pages = draw(st.integers(1, 40))
+    alive = [True]
+    steps = [draw_step(draw, pages, alive) for _ in range(draw(st.integers(0, 12)))]
+    text = st.text(st.characters(exclude_categories=("Cs",)), max_size=30)
+    orders = tuple(draw(st.lists(st.integers(2, 9), max_size=3)))
+    return af.Scenario(pages, tuple(steps), orders, draw(st.integers(0, 511)), draw(text), draw(text))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(scenarios())
+def test_every_scenario_can_be_written_and_read_again(scenario: af.Scenario) -> None:
+    assert af.Scenario.parse(scenario.text()) == scenario
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "one.scenario"
+        path.write_text(scenario.text(), encoding="utf-8")
+        assert af.Scenario.load(path) == scenario
+
+
+@settings(max_examples=30, deadline=None, derandomize=True, database=None)
+@given(scenarios(), st.sampled_from(("6.1.192", "6.12.117", "6.18.44")))
+def test_every_run_of_the_model_can_be_recorded_and_replays_against_itself(scenario: af.Scenario, kernel: str) -> None:
+    policy = af.policy_for_kernel(kernel)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "one.json.gz"
+        assert af.write_recording(path, kernel, [scenario.run(policy, frames=1 << 12)]) == (1, len(scenario.steps))
+        recording = af.read_recording(path)
+    assert recording.programs[0].scenario == scenario.but(about="")
+    assert af.replay(recording).mismatches == ()
+
+
+def test_a_pmd_that_another_process_has_split_replays_against_itself(tmp_path: Path) -> None:
+    """One process maps 2 MiB by a PMD, the other by PTEs and less: bit 56 is written as pagemap would show it."""
+    program = (("write", 0, 0, 1), ("fork", 0), ("munmap", 1, 100, 1), ("write", 1, 200, 2), ("read", 0, 0))
+    scenario = af.Scenario(512, program, (9,))
+    for kernel in ("6.1.192", "6.12.117", "6.18.44"):
+        path = tmp_path / f"{kernel}.json.gz"
+        af.write_recording(path, kernel, [scenario.run(af.policy_for_kernel(kernel))])
+        recording = af.read_recording(path)
+        assert af.replay(recording).mismatches == ()
+        once = recording.programs[0].steps[3]["view"]["0"][100][3]
+        assert once == (kernel == "6.12.117")
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("plain-name_1.2+x", "scenario plain-name_1.2+x"),
+        ("", "scenario unnamed"),
+        ("unnamed", 'scenario "unnamed"'),
+        ("two words", 'scenario "two words"'),
+        ("x\nexit 0", 'scenario "x\\nexit 0"'),
+        ("a # b", 'scenario "a # b"'),
+        ('say "so"', 'scenario "say \\"so\\""'),
+        ("line\u2028break", 'scenario "line\\u2028break"'),
+    ],
+)
+def test_a_name_makes_no_step(name: str, line: str) -> None:
+    scenario = af.Scenario(4, (("write", 0, 0, 1),), name=name)
+    assert scenario.text().splitlines()[0] == line
+    assert af.Scenario.parse(scenario.text()) == scenario
+
+
+# --- what is read is held to bounds ---------------------------------------------------------------------------------
+
+
+def one_line(error: type[ValueError], call: Callable[[], object], *words: str) -> None:
+    with pytest.raises(error) as raised:
+        call()
+    message = str(raised.value)
+    assert "\n" not in message
+    assert len(message) < 1000
+    assert all(word in message for word in words), message
+
+
+READ_ERRORS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "span": ("pages 16\nwrite 0 0..99999999999\n", ("line 2", "page 99999999999 is outside")),
+    "span before pages": ("read 0 0..99999999999\npages 16\n", ("line 1", "page 99999999999 is outside")),
+    "long span": ("pages 200000\nread 0 0..199999\n", ("line 2", "200,000 steps", "100,000")),
+    "pages": ("pages 268435454\n", ("line 1", "pages=268435454", "1,048,576")),
+    "digits": (f"pages 16\nread 0 {'9' * 5000}\n", ("line 2", "not a number")),
+    "digits of pages": (f"pages {'9' * 5000}\n", ("line 1", "not a number")),
+    "foreign digits": ("pages \u0661\u0662\n", ("line 1", "not a number")),
+    "id": ("pages 16\npin 0 0 1 99999999999\n", ("line 2", "id is 99999999999")),
+    "word": (f"pages 16\n{'x' * 5000}\n", ("line 2", "neither a field nor an operation")),
+    "twice": ("pages 16\npages 20\n", ("line 2", "pages is said twice")),
+    "quotes": ('scenario "no end\npages 4\n', ("line 1",)),
+    "no string": ('scenario "\\x"\npages 4\n', ("line 1", "JSON string")),
+    "skew": ("pages 4\nskew 512\n", ("line 2", "skew=512")),
+}
+
+
+@pytest.mark.parametrize("which", READ_ERRORS)
+def test_a_scenario_file_does_not_grow_and_names_the_line(which: str) -> None:
+    text, words = READ_ERRORS[which]
+    tracemalloc.start()
+    begun = time.process_time()
+    try:
+        one_line(af.ScenarioError, lambda: af.Scenario.parse(text, "mine.scenario"), "mine.scenario", *words)
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
+    assert time.process_time() - begun < 5
+
+
+def test_spans_together_have_a_bound_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops, "MOST_STEPS", 100)
+    text = "pages 60\n" + 2 * "read 0 0..59\n"
+    one_line(af.ScenarioError, lambda: af.Scenario.parse(text, "mine"), "mine, line 3", "120 steps", "at most 100")
+    assert len(af.Scenario.parse("pages 60\nread 0 0..59\nread 0 0..39\n").steps) == 100
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"skew": True}, ("skew=True",)),
+        ({"pages": True}, ("pages=True",)),
+        ({"pages": 1 << 21}, ("pages=2097152", "1,048,576")),
+        ({"steps": (("mprotect", 0, 0, 1, 3.0),)}, ("prot 3.0",)),
+        ({"steps": (("mprotect", 0, 0, 1, True),)}, ("prot True",)),
+        ({"steps": (("mprotect", 0, 0, 1, [3]),)}, ("prot [3]",)),
+        ({"steps": (("madvise", 0, 0, 1, ["dontneed"]),)}, ("advice ['dontneed']",)),
+        ({"steps": (("read", 0, 1 << 70),)}, ("page is 1180591620717411303424",)),
+        ({"steps": (("unpin", 0, 1 << 31),)}, ("id is 2147483648",)),
+        ({"steps": (("x" * 5000, 0),)}, ("there is no operation",)),
+        ({"steps": (("fork", 0),) * 100_001}, ("100,001 steps", "100,000")),
+        ({"name": 7}, ("7", "no text")),
+        ({"name": None}, ("None", "no text")),
+        ({"name": "\ud800"}, ("no text",)),
+        ({"about": "\ud800"}, ("no text",)),
+    ],
+)
+def test_a_scenario_that_could_not_be_read_again_cannot_be_made(fields: dict[str, Any], words: tuple[str, ...]) -> None:
+    one_line(af.ScenarioError, lambda: af.Scenario(**{"pages": 16, "steps": (), **fields}), *words)
+
+
+def test_a_scenario_that_cannot_be_loaded_is_told(tmp_path: Path) -> None:
+    one_line(af.ScenarioError, lambda: af.Scenario.load("x" * 300), "there is no scenario")
+    one_line(af.ScenarioError, lambda: af.Scenario.load(f"{tmp_path}/{'x' * 300}.scenario"), "there is no scenario")
+    one_line(af.ScenarioError, lambda: af.Scenario.load(f"{tmp_path}/\0.scenario"), "there is no scenario")
+    path = tmp_path / "latin.scenario"
+    path.write_bytes(b"# \xe9t\xe9\npages 4\n")
+    one_line(af.ScenarioError, lambda: af.Scenario.load(path), str(path), "UTF-8")
+    path.write_bytes(b"\xef\xbb\xbfpages 4\n")
+    assert af.Scenario.load(path).pages == 4
+
+
+def bomb(path: Path, head: bytes, mebibytes: int = 512) -> None:
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(head)
+        for _ in range(mebibytes):
+            file.write(bytes(1 << 20))
+
+
+@pytest.mark.parametrize(
+    ("read", "error"),
+    [(af.read_recording, af.RecordingError), (af.Scenario.load, af.ScenarioError)],
+    ids=["recording", "scenario"],
+)
+def test_a_small_file_that_unpacks_to_much_is_not_unpacked(
+    read: Callable[[Path], object], error: type[ValueError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(formats, "MOST_BYTES", 1 << 20)
+    path = tmp_path / "bomb.json.gz"
+    bomb(path, b'{"format": "anonfolio-recording/1", "x": "', 64)
+    tracemalloc.start()
+    try:
+        one_line(error, lambda: read(path), str(path), "more than 1,048,576 bytes")
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+
+
+RECORDING_ERRORS: dict[str, tuple[bytes, tuple[str, ...]]] = {
+    "nested": (b"[" * 100_000, ("not JSON",)),
+    "digits": (b'{"format": ' + b"9" * 5000 + b"}", ("not JSON",)),
+    "trailing": (gzip.compress(b"{}") + b"more", ("damaged",)),
+    "no programs": (b'{"format": "anonfolio-recording/1", "kernel": "6.18", "programs": []}', ("holds no program",)),
+    "format": (json.dumps({"format": "x" * 10_000}).encode(), ("format is 'xxx",)),
+    "kernel": (json.dumps({"format": "anonfolio-recording/1", "kernel": ["x"] * 9999}).encode(), ("kernel is",)),
+}
+
+
+@pytest.mark.parametrize("which", RECORDING_ERRORS)
+def test_a_recording_that_is_none_is_one_line_that_names_the_file(which: str, tmp_path: Path) -> None:
+    content, words = RECORDING_ERRORS[which]
+    path = tmp_path / "bad.json.gz"
+    path.write_bytes(content)
+    one_line(af.RecordingError, lambda: af.read_recording(path), str(path), *words)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda p: p.update(skew=True), ("skew=True",)),
+        (lambda p: p["program"].__setitem__(0, ["mprotect", 0, 0, 1, 3.0]), ("prot 3.0",)),
+        (lambda p: p["program"].__setitem__(0, ["mprotect", 0, 0, 1, [3]]), ("prot [3]",)),
+        (lambda p: p.update(name=["a"]), ("no text",)),
+        (lambda p: p["steps"][0].update(value=True), ("'value'", "True")),
+        (lambda p: p["steps"][0]["view"]["0"].__setitem__(1, [0, 0, 1 << 61, 1]), ("page 1", str(1 << 61))),
+        (lambda p: p["steps"][0]["view"]["0"].__setitem__(1, [0, 0, 3, 1]), ("page 1", "[0, 0, 3, 1]")),
+        (lambda p: p["steps"][0]["view"]["0"].__setitem__(1, [0, 4, 4, 1]), ("page 1", "[0, 4, 4, 1]")),
+        (lambda p: p["steps"][0]["view"]["0"].__setitem__(1, [0, 0, 4, 2]), ("page 1", "[0, 0, 4, 2]")),
+        (lambda p: p["steps"][0]["view"].update({"\u0661": [0] * 4}), ("\u0661",)),
+    ],
+)
+def test_a_recorded_program_that_none_can_be_is_told(
+    change: Callable[[dict[str, Any]], None], words: tuple[str, ...], tmp_path: Path
+) -> None:
+    path = tmp_path / "changed.json.gz"
+    af.write_recording(path, "6.18.44", [af.Scenario(4, (("write", 0, 0, 1),), name="one").run()])
+    content = json.loads(gzip.decompress(path.read_bytes()))
+    assert af.read_recording(path).programs[0].scenario.name == "one"
+    change(content["programs"][0])
+    path.write_text(json.dumps(content), encoding="utf-8")
+    one_line(af.RecordingError, lambda: af.read_recording(path), f"{path}, program 0", *words)
+
+
+def test_a_recording_without_programs_is_not_written(tmp_path: Path) -> None:
+    one_line(af.RecordingError, lambda: af.write_recording(tmp_path / "none.json.gz", "6.18.44", []), "no program")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_recording_that_grows_too_large_to_be_read_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anonfolio.witness.recording.MOST_BYTES", 2000)
+    runs = [af.Scenario(16, tuple(("write", 0, page, 1) for page in range(16))).run()]
+    one_line(af.RecordingError, lambda: af.write_recording(tmp_path / "big.json.gz", "6.18.44", runs), "1 programs")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_search_from_a_program_with_large_numbers_names_its_states() -> None:
+    """Pin numbers and references count beyond 16 bits; a state's name holds them."""
+    pins = tuple(("pin", 0, 0, 1, number) for number in range(40, 80))
+    start = af.Scenario(2, (("write", 0, 0, 1), *pins, ("pin", 0, 1, 1, 1 << 20)), ())
+    found = counterexample("linux-6.15", start=start, steps=1, operations=("fork", "write"))
+    assert not found
+    assert found.states > 1
+
+
+def test_random_lines_are_a_scenario_or_one_line() -> None:
+    source = random.Random(5)
+    words = [
+        "pages",
+        "orders",
+        "skew",
+        "scenario",
+        "write",
+        "read",
+        "fork",
+        "exit",
+        "0",
+        "0",
+        "1",
+        "4",
+        "0..3",
+        '"',
+        "#",
+    ]
+    read = 0
+    for _ in range(3000):
+        lines = [" ".join(source.choices(words, k=source.randint(1, 4))) for _ in range(source.randint(0, 3))]
+        try:
+            scenario = af.Scenario.parse("\n".join(["pages 8", *lines]), "some.scenario")
+        except ValueError as error:
+            one_line(af.ScenarioError, partial(_raise, error), "some.scenario")
+            continue
+        read += 1
+        assert af.Scenario.parse(scenario.text()) == scenario
+    assert read > 100
+
+
+def _raise(error: Exception) -> None:
+    raise error
