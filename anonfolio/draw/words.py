@@ -120,22 +120,22 @@ def more_faults(faults: Sequence[Fault]) -> str:
 
 def _clause(fault: Fault, *, alone: bool) -> str:
     at = "" if alone and fault.user else f"page {fault.vpn} faults ({fault.access}): "
-    pages = len(fault.pages)
+    pages, where = len(fault.pages), pages_in_words(fault.pages)
     if fault.path == FIRST_TOUCH:
         return (
-            f"{at}nothing is mapped there, so {_new_folio(fault)} is zeroed and mapped at {pages_in_words(fault.pages)}"
+            f"{at}nothing is mapped there, so {_new_folio(fault)} is zeroed and mapped at {where}"
         )
     if fault.path == ZERO_READ:
         zero = "the shared zero page is" if pages == 1 else "the huge zero page is"
         return f"{at}nothing is mapped there, so {zero} mapped read-only"
     if fault.path == ZERO_COPY:
-        return f"{at}the zero page is mapped there, so {_new_folio(fault)} takes its place at {pages_in_words(fault.pages)}"
+        return f"{at}the zero page is mapped there, so {_new_folio(fault)} takes its place at {where}"
     because = _because(fault)
     if fault.path == COW_COPY:
         count = "one page is" if pages == 1 else f"{pages} pages are"
         return f"{at}{because}, so {count} copied into {_new_folio(fault)}"
     if fault.path == REUSE:
-        what = f"{pages_in_words(fault.pages)} {'is' if pages == 1 else 'are'}"
+        what = f"{where} {'is' if pages == 1 else 'are'}"
         return f"{at}{because}, so {what} made writable in place and nothing is copied"
     if fault.path == UNSHARE_REUSE:
         return f"{at}{because}, so it becomes exclusive in place and stays read-only"
