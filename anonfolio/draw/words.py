@@ -122,9 +122,7 @@ def _clause(fault: Fault, *, alone: bool) -> str:
     at = "" if alone and fault.user else f"page {fault.vpn} faults ({fault.access}): "
     pages, where = len(fault.pages), pages_in_words(fault.pages)
     if fault.path == FIRST_TOUCH:
-        return (
-            f"{at}nothing is mapped there, so {_new_folio(fault)} is zeroed and mapped at {where}"
-        )
+        return f"{at}nothing is mapped there, so {_new_folio(fault)} is zeroed and mapped at {where}"
     if fault.path == ZERO_READ:
         zero = "the shared zero page is" if pages == 1 else "the huge zero page is"
         return f"{at}nothing is mapped there, so {zero} mapped read-only"
