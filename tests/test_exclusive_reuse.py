@@ -249,7 +249,7 @@ def test_the_run_of_marked_pages_ends_where_the_mark_does() -> None:
     proposed, merged = q.last_fault(q.marked_half, RFC_V2), q.last_fault(q.marked_half)
     assert proposed.path == REUSE
     assert proposed.pages == range(8)
-    assert proposed.decided_by == Check("PageAnonExclusive", True, "", True)
+    assert proposed.decided_by == Check("PageAnonExclusive", True, "", True, "the page is exclusive to it")
     assert merged.code == "copy0"
     before = [q.marked_half.run(policy)[18].snapshot.folios[0].anon_exclusive for policy in (RFC_V2, LINUX_6_15)]
     assert [int(marks.sum()) for marks in before] == [16, 1]

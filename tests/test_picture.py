@@ -122,8 +122,8 @@ def test_slots_are_shown_where_the_kernel_has_them(policy: str) -> None:
         assert ("maybe mapped shared" in drawn) is (policy == "linux-6.15")
 
 
-def test_a_policy_of_ones_own_has_slots_when_its_test_reads_them() -> None:
-    mine = LINUX_6_9.but(name="mine", large_reuse="mm_id")
+def test_a_policy_of_ones_own_has_slots_when_it_says_so() -> None:
+    mine = LINUX_6_9.but(name="mine", keeps_mm_ids=True)
     assert "mm_id P0:8 P1:7" in Picture.of(COPY.run(mine), 2).text()
 
 

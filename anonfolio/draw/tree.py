@@ -13,8 +13,10 @@ from functools import cached_property
 from html import escape
 from typing import NamedTuple
 
+from ..kernel.honest import Node, tree
 from ..kernel.policy import LINUX_6_15, Policy
 from ..kernel.record import COW_COPY, FIRST_TOUCH, REUSE, UNSHARE_REUSE, ZERO_COPY, ZERO_READ, Check, Fault
+from ..kernel.rules import Reuse, refcount_one
 from ..program.scenario import Timeline
 from .drawing import RIGHT, SANS, WIDTH, measure, paint, stylesheet, svg_path, svg_rect, svg_text, wrap
 
@@ -36,29 +38,28 @@ _SPINE = (
     Question("vm_normal_page", "a page of a folio, not the zero page?", {False: ZERO_COPY}),
     _EXCLUSIVE,
 )
-_ONE_REFERENCE = Question("folio_ref_count == 1", "is this mapping the only reference?", {True: REUSE, False: COW_COPY})
-_LARGE: Mapping[str, tuple[Question, ...]] = {
-    "mm_id": (
-        Question("folio_large_mapcount > 1", "has it more than one mapping?", {False: COW_COPY}),
-        Question("folio_test_large_maybe_mapped_shared", "may another process map it?", {True: COW_COPY}),
-        Question(
-            "folio_large_mapcount == folio_ref_count",
-            "is every reference a mapping?",
-            {True: REUSE, False: COW_COPY},
-        ),
-    ),
-    "never": (Question("!folio_test_large", "is the folio a single page?", {False: COW_COPY}),),
-    "refcount_one": (_ONE_REFERENCE,),
-    "scan": (
-        Question("calc_anon_folio_range_reuse", "which of its pages are mapped in a row?"),
-        Question(
-            "folio_ref_count == pages of the range",
-            "do these mappings make up every reference?",
-            {True: REUSE, False: COW_COPY},
-        ),
-    ),
-}
-"""`Policy.large_reuse` -> what is asked of a maybe-shared page of a large folio, in order."""
+
+
+def _asked_by(rule: Reuse) -> tuple[Question, ...]:
+    """A rule's questions one under the other: found by answering them, not written down again."""
+    found: list[Question] = []
+    node: Node | bool = tree(rule)
+    while isinstance(node, Node):
+        found += [Question(what, asks) for what, asks in node.before]
+        ends = {
+            answer: REUSE if leaf else COW_COPY
+            for answer, leaf in ((True, node.yes), (False, node.no))
+            if isinstance(leaf, bool)
+        }
+        found.append(Question(node.what, node.asks, ends))
+        below = [leaf for leaf in (node.yes, node.no) if isinstance(leaf, Node)]
+        if len(below) > 1:
+            raise ValueError(f"{node.what!r} goes on both ways: this picture has one column")
+        node = below[0] if below else True
+    return tuple(found)
+
+
+(_ONE_REFERENCE,) = _asked_by(refcount_one)
 
 _LEAVES = {
     FIRST_TOUCH: ("first touch", "do_anonymous_page", "c0"),
@@ -96,9 +97,8 @@ class Tree:
     @classmethod
     def of(cls, policy: Policy) -> Tree:
         """The tree of `do_wp_page` and `wp_can_reuse_anon_folio` (6.1-7.2; RFC v2, never merged)."""
-        return cls(
-            _SPINE + _LARGE[policy.large_reuse], None if policy.large_reuse == "refcount_one" else _ONE_REFERENCE
-        )
+        rule = policy.rules.large_reuse
+        return cls(_SPINE + _asked_by(rule), None if rule is refcount_one else _ONE_REFERENCE)
 
     def walk(self, fault: Fault) -> Walk:
         """Follow the fault's record through the tree.

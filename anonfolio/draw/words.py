@@ -17,20 +17,6 @@ TRAILS = 2
 """So many faults of one step are told in full; a pin over many pages can take many."""
 
 
-_BECAUSE: dict[tuple[str, bool], str] = {
-    ("PageAnonExclusive", True): "the page is exclusive to it",
-    ("folio_ref_count == 1", True): "the folio has no other reference",
-    ("folio_ref_count == 1", False): "the page is maybe shared and the folio has other references",
-    ("!folio_test_large", False): "the page is maybe shared, and this kernel never reuses a page of a large folio then",
-    ("folio_large_mapcount > 1", False): "one mapping is left of the folio, and a last page is copied, not reused",
-    ("folio_test_large_maybe_mapped_shared", True): "the folio may be mapped by more than one process",
-    ("folio_large_mapcount == folio_ref_count", True): "every mapping and every reference of the folio is its own",
-    ("folio_large_mapcount == folio_ref_count", False): "the folio has references that are no mappings",
-    ("folio_ref_count == pages of the range", True): "the pages it maps in a row account for every reference",
-    ("folio_ref_count == pages of the range", False): "the folio has more references than it maps pages in a row",
-}
-
-
 def sentence(result: Result, base: int = 0) -> str:
     """One step in plain English and kernel terms, as a screen reader says it.
 
@@ -144,8 +130,7 @@ def _because(fault: Fault) -> str:
     check = fault.decided_by
     if check is None:
         return "no check was made"
-    known = _BECAUSE.get((check.what, check.outcome))
-    return known or f"{check.what} is {'true' if check.outcome else 'false'}"
+    return check.words or f"{check.what} is {'true' if check.outcome else 'false'}"
 
 
 def _new_folio(fault: Fault) -> str:

@@ -82,9 +82,8 @@ def says_alone(policy: Policy, process: Process, page: int) -> bool:
     vma = mm.find_vma(page)
     if vma is None:
         raise ValueError(f"process {process.number} maps nothing at page {page}")
-    vmf = VmFault(process.machine, mm, vma, page, WRITE)
-    vmf.policy = policy
-    vmf.old_folio = int(process.machine.memory.folio_of[mm.pfn[page]])
+    vmf = VmFault.at(process.machine, mm, vma, page, WRITE)._replace(policy=policy)
+    vmf.effect.old_folio = int(process.machine.memory.folio_of[mm.pfn[page]])
     return len(wp_can_reuse_anon_folio(vmf)) > 0
 
 

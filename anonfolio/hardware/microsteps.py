@@ -583,8 +583,8 @@ class State:
         process, vpn = self.process(0), self.base + work.page
         vma = process.mm.find_vma(vpn)
         assert isinstance(vma, Vma)
-        vmf = VmFault(self.machine, process.mm, vma, vpn, WRITE)
-        vmf.old_folio = int(self.machine.memory.folio_of[process.mm.pfn[vpn]])
+        vmf = VmFault.at(self.machine, process.mm, vma, vpn, WRITE)
+        vmf.effect.old_folio = int(self.machine.memory.folio_of[process.mm.pfn[vpn]])
         return vmf
 
     def _allocate(self, work: Write) -> str:
@@ -593,10 +593,10 @@ class State:
         self.copying = _Copying(range(vmf.vpn, vmf.vpn + 1), over=_no_copy(vmf))
         if self.copying.over:
             return f"{where}: {self.copying.over}."
-        memory.folio_get(vmf.old_folio)
+        memory.folio_get(vmf.effect.old_folio)
         folio, start = alloc_copy_folio(vmf)
         pages = range(start, start + memory.nr_pages(folio))
-        self.copying = _Copying(pages, folio, vmf.old_folio, int(mm.pfn[start]), _entries(vmf, pages), vmf)
+        self.copying = _Copying(pages, folio, vmf.effect.old_folio, int(mm.pfn[start]), _entries(vmf, pages), vmf)
         for pfn in range(self.copying.new_pfn, self.copying.new_pfn + len(pages)):
             self.held[pfn] = ()
         many = "a page" if len(pages) == 1 else f"{len(pages)} pages"

@@ -295,12 +295,12 @@ class _Replaying:
         source says that it made an exception.
         """
         machine = self.machine
-        knobs, counters = machine.knob_orders, machine.counters
-        machine.knob_orders, machine.counters = frozenset(), counters.copy()
+        disabled, counters = process.mm.thp_disabled, machine.counters
+        process.mm.thp_disabled, machine.counters = "disabled", counters.copy()
         try:
             process.touch(range(call.vpn, call.vpn + call.pages))
         finally:
-            machine.knob_orders, machine.counters = knobs, counters
+            process.mm.thp_disabled, machine.counters = disabled, counters
 
     def _note_peak(self) -> None:
         """Between two calls that release memory there is only more of it: the end of such a stretch is its peak."""

@@ -9,14 +9,18 @@ trail that pictures show.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from . import contpte
 from .buddy import OutOfMemory
+from .frames import Memory
+from .honest import check_range
 from .mm import Mm
 from .pagetable import PMD_HUGE, PMD_NONE, PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG
+from .policy import Policy
 from .record import (
     COW_COPY,
     FIRST_TOUCH,
@@ -27,13 +31,15 @@ from .record import (
     UNSHARE_REUSE,
     ZERO_COPY,
     ZERO_READ,
+    Effect,
     Fault,
     Trail,
 )
 from .rmap import folio_add_new_anon_rmap, folio_remove_rmap_ptes
+from .rules import ANY_ORDER, Around, Extent, Folio, one_page, refcount_one, suitable
 from .sizes import NO_FOLIO, PMD_ORDER, PTRS_PER_PMD, ZERO_PFN
 from .system import System
-from .vma import VM_HUGEPAGE, VM_NOHUGEPAGE, VM_WRITE, Vma
+from .vma import VM_WRITE, Vma
 
 Entries = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -43,25 +49,23 @@ MOST_FAULTS = 4
 ZERO_BITS = PTE_PRESENT | PTE_YOUNG | PTE_SPECIAL
 
 
-class VmFault:
-    """One fault being handled (struct vm_fault): where, why, and what became of it."""
+class VmFault(NamedTuple):
+    """One fault being handled (struct vm_fault): what was asked, which does not change; its trail; and its effect."""
 
-    __slots__ = (
-        "access", "check", "copied", "error_code", "flushed", "folio", "memory", "mm", "old_folio", "order",
-        "pages", "path", "policy", "scanned", "system", "vma", "vpn", "zeroed",
-    )  # fmt: skip
+    system: System
+    memory: Memory
+    policy: Policy
+    mm: Mm
+    vma: Vma
+    vpn: int
+    access: str
+    check: Trail
+    effect: Effect
 
-    def __init__(self, system: System, mm: Mm, vma: Vma, vpn: int, access: str) -> None:
-        self.system, self.memory, self.policy = system, system.memory, system.policy
-        self.mm, self.vma, self.vpn, self.access = mm, vma, vpn, access
-        self.check = Trail()
-        present = bool(mm.pte[vpn])
-        self.error_code = (PF_PROT if present else 0) | (0 if access == READ else PF_WRITE) | PF_USER
-        self.path = ""
-        self.order = 0
-        self.pages = range(vpn, vpn + 1)
-        self.folio = self.old_folio = NO_FOLIO
-        self.zeroed = self.copied = self.scanned = self.flushed = 0
+    @classmethod
+    def at(cls, system: System, mm: Mm, vma: Vma, vpn: int, access: str) -> Self:
+        """A fault on page `vpn` of which nothing is done yet."""
+        return cls(system, system.memory, system.policy, mm, vma, vpn, access, Trail(), Effect(range(vpn, vpn + 1)))
 
     @property
     def unshare(self) -> bool:
@@ -76,7 +80,7 @@ class VmFault:
 
     def done(self, path: str) -> None:
         """Remember which path was taken."""
-        self.path = path
+        self.effect.path = path
         self.check.decide()
 
 
@@ -85,12 +89,15 @@ def handle_mm_fault(system: System, mm: Mm, vma: Vma, vpn: int, access: str, *, 
 
     The PMD level is asked first, as in `__handle_mm_fault` (6.1-7.2).
     """
-    vmf = VmFault(system, mm, vma, vpn, access)
+    vmf = VmFault.at(system, mm, vma, vpn, access)
+    error_code = (PF_PROT if mm.pte[vpn] else 0) | (0 if access == READ else PF_WRITE) | PF_USER
     if not (create_huge_pmd(vmf) or wp_huge_pmd(vmf)):
         handle_pte_fault(vmf)
+    did = vmf.effect
     fault = Fault(
-        mm.id - 1, vpn, access, vmf.path, vmf.error_code, vmf.order, vmf.pages, tuple(vmf.check), _or_none(vmf.folio),
-        _or_none(vmf.old_folio), vmf.zeroed, vmf.copied, vmf.scanned, vmf.flushed, user,
+        process=mm.id - 1, vpn=vpn, access=access, path=did.path, error_code=error_code, order=did.order,
+        pages=did.pages, checks=tuple(vmf.check), folio=_or_none(did.folio), old_folio=_or_none(did.old_folio),
+        zeroed=did.zeroed, copied=did.copied, scanned=did.scanned, flushed=did.flushed, user=user,
     )  # fmt: skip
     system.counters.add(fault)
     return fault
@@ -145,39 +152,34 @@ def alloc_anon_folio(
         start = vmf.vpn & -(1 << orders[0])
         good = usable(vmf.mm.pte[start : start + (1 << orders[0])])
         fits = bool(good.all())
-        vmf.scanned += len(good) if fits else int(good.argmin()) + 1
+        vmf.effect.scanned += len(good) if fits else int(good.argmin()) + 1
         if vmf.check(usable_name, fits, f"order {orders[0]}: pages {start}..{start + len(good) - 1}"):
             break
         del orders[0]
-    for order in orders:
+    while orders:
+        order = vmf.policy.rules.chosen_order((*orders, 0), vmf.check)
+        if not order:
+            break
         folio = vmf.memory.folio_alloc(order)
         if vmf.check("vma_alloc_folio", folio is not None, f"order {order}") and folio is not None:
-            vmf.zeroed += 1 << order
+            vmf.effect.zeroed += 1 << order
             return folio, vmf.vpn & -(1 << order)
         vmf.system.counters.anon_fault_fallback[order] += 1
+        orders = [lower for lower in orders if lower < order]
     return folio_prealloc(vmf, need_zero=True), vmf.vpn
 
 
 def thp_vma_allowable_orders(vmf: VmFault) -> list[int]:
     """Orders below PMD size that a first touch may use here, largest first (`thp_vma_allowable_orders`, 6.8+)."""
-    orders = set(vmf.policy.fixed_orders)
-    if _knobs_apply(vmf):
-        orders |= vmf.system.knob_orders
-    orders.discard(PMD_ORDER)
+    orders = [order for order in vmf.system.orders_of(vmf.mm, vmf.vma) if order != PMD_ORDER]
     if not orders:
         vmf.check("thp_vma_allowable_orders", False, "no size above one page is allowed here")
-    return sorted(orders, reverse=True)
+    return orders
 
 
 def thp_vma_suitable_order(vmf: VmFault, order: int) -> bool:
     """Whether the aligned block of that order around the page stays inside the VMA (`thp_vma_suitable_order`)."""
-    start = vmf.vpn & -(1 << order)
-    end = start + (1 << order)
-    return vmf.check(
-        "thp_vma_suitable_order",
-        vmf.vma.start <= start and end <= vmf.vma.end,
-        f"order {order}: pages {start}..{end - 1} in mapping {vmf.vma.start}..{vmf.vma.end - 1}",
-    )
+    return suitable(vmf.vpn, order, vmf.vma.start, vmf.vma.end, vmf.check)
 
 
 def folio_prealloc(vmf: VmFault, *, need_zero: bool) -> int:
@@ -186,14 +188,8 @@ def folio_prealloc(vmf: VmFault, *, need_zero: bool) -> int:
     if folio is None:
         raise OutOfMemory(f"no frame is free for page {vmf.vpn} of process {vmf.mm.id - 1}")
     if need_zero:
-        vmf.zeroed += 1
+        vmf.effect.zeroed += 1
     return folio
-
-
-def _knobs_apply(vmf: VmFault) -> bool:
-    if vmf.vma.flags & VM_NOHUGEPAGE:
-        return False
-    return vmf.system.thp == "always" or bool(vmf.vma.flags & VM_HUGEPAGE)
 
 
 def _pte_range_none(block: Entries) -> Mask:
@@ -215,7 +211,7 @@ def _map_new_folio(vmf: VmFault, folio: int, start: int) -> None:
     folio_add_new_anon_rmap(memory, folio, vmf.mm.id)
     contpte.set_ptes(vmf.mm, start, memory.head.item(folio), pages, vmf.writable_bits())
     vmf.mm.rss_pages += pages
-    vmf.folio, vmf.order, vmf.pages = folio, order, range(start, start + pages)
+    vmf.effect.maps(folio, order, range(start, start + pages))
 
 
 # --- write on what is mapped read-only ------------------------------------------------------------------------------
@@ -231,7 +227,7 @@ def do_wp_page(vmf: VmFault) -> None:
         return
     for _ in wp_page_copy(Copying(vmf)):
         pass
-    vmf.done(ZERO_COPY if vmf.old_folio == NO_FOLIO else COW_COPY)
+    vmf.done(ZERO_COPY if vmf.effect.old_folio == NO_FOLIO else COW_COPY)
 
 
 def wp_reusable(vmf: VmFault) -> range:
@@ -241,12 +237,12 @@ def wp_reusable(vmf: VmFault) -> range:
         vmf.check.decide()
         return range(0)
     memory, pfn = vmf.memory, vmf.mm.pfn.item(vmf.vpn)
-    vmf.old_folio = folio = int(memory.folio_of[pfn])
+    vmf.effect.old_folio = folio = int(memory.folio_of[pfn])
     where = f"page {pfn - memory.head.item(folio)} of a folio of order {memory.order.item(folio)}"
     vmf.check("vm_normal_page", True, where)
-    if vmf.check("PageAnonExclusive", memory.anon_exclusive.item(pfn)):
+    if vmf.check("PageAnonExclusive", memory.anon_exclusive.item(pfn), yes="the page is exclusive to it"):
         vmf.check.decide()
-        return reuse_range(vmf, exclusive=True)
+        return reuse_range(vmf)
     sole = wp_can_reuse_anon_folio(vmf)
     vmf.check.decide()
     return sole
@@ -257,13 +253,13 @@ def wp_page_reuse(vmf: VmFault, pages: range) -> None:
 
     Released kernels do one page; RFC v2 the range it found. An unshare stops before: the entry stays read-only.
     """
-    vmf.folio, vmf.pages = vmf.old_folio, pages
+    vmf.effect.folio = vmf.effect.old_folio
     if vmf.unshare:
-        vmf.pages = range(vmf.vpn, vmf.vpn + 1)
         vmf.done(UNSHARE_REUSE)
         return
     contpte.ptep_set_access_flags(vmf.mm, pages, vmf.writable_bits())
-    vmf.flushed += len(pages)
+    vmf.effect.pages = pages
+    vmf.effect.flushed += len(pages)
     vmf.done(REUSE)
 
 
@@ -298,26 +294,26 @@ def _allocate(copying: Copying) -> None:
     """Choose the pages and take a folio for them; hold the old one while the lock is not held (`folio_get`)."""
     vmf = copying.vmf
     vmf.mm.anon_vma_prepare(vmf.vma)
-    zero = vmf.old_folio == NO_FOLIO
+    zero = vmf.effect.old_folio == NO_FOLIO
     folio, start = alloc_zero_copy_folio(vmf) if zero else alloc_copy_folio(vmf)
     copying.folio, copying.start, copying.stop = folio, start, start + vmf.memory.nr_pages(folio)
     copying.head, copying.source = vmf.memory.head.item(folio), vmf.mm.pfn.item(start)
     copying.seen = _entries(copying)
     if not zero:
-        vmf.memory.folio_get(vmf.old_folio)
+        vmf.memory.folio_get(vmf.effect.old_folio)
 
 
 def _copy(copying: Copying) -> None:
     """Copy the bytes, page by page as they lie (`__wp_page_copy_user`); in place of the zero page, zeros do."""
     vmf, pages = copying.vmf, copying.stop - copying.start
-    if vmf.old_folio == NO_FOLIO:
+    if vmf.effect.old_folio == NO_FOLIO:
         return
     content, head, source = vmf.memory.content, copying.head, copying.source
     if pages == 1:
         content[head] = content.item(source)
     else:
         content[head : head + pages] = content[source : source + pages]
-    vmf.copied += pages
+    vmf.effect.copied += pages
 
 
 def _recheck(copying: Copying) -> None:
@@ -326,8 +322,8 @@ def _recheck(copying: Copying) -> None:
         return
     copying.gave_up = True
     copying.vmf.memory.folio_put(copying.folio)
-    if copying.vmf.old_folio != NO_FOLIO:
-        copying.vmf.memory.folio_put(copying.vmf.old_folio)
+    if copying.vmf.effect.old_folio != NO_FOLIO:
+        copying.vmf.memory.folio_put(copying.vmf.effect.old_folio)
 
 
 def _clear(copying: Copying) -> None:
@@ -338,7 +334,7 @@ def _clear(copying: Copying) -> None:
 def _flush(copying: Copying) -> None:
     """What was mapped is dropped from the TLBs, entry by entry (the other half of `ptep_clear_flush`)."""
     pages = copying.stop - copying.start
-    copying.vmf.flushed += pages - copying.seen[:pages].count(0)
+    copying.vmf.effect.flushed += pages - copying.seen[:pages].count(0)
 
 
 def _set(copying: Copying) -> None:
@@ -349,11 +345,11 @@ def _set(copying: Copying) -> None:
 def _drop(copying: Copying) -> None:
     """Let go of the old folio, of its mapping first (`folio_remove_rmap_pte`, `folio_put`)."""
     vmf, pages = copying.vmf, copying.stop - copying.start
-    if vmf.old_folio == NO_FOLIO:
+    if vmf.effect.old_folio == NO_FOLIO:
         return
     vmf.mm.rss_pages -= pages
-    folio_remove_rmap_ptes(vmf.memory, vmf.old_folio, copying.source, pages, vmf.mm.id)
-    vmf.memory.folio_put(vmf.old_folio, pages + 1)
+    folio_remove_rmap_ptes(vmf.memory, vmf.effect.old_folio, copying.source, pages, vmf.mm.id)
+    vmf.memory.folio_put(vmf.effect.old_folio, pages + 1)
 
 
 COPY_STEPS: dict[str, Callable[[Copying], None]] = {
@@ -420,147 +416,81 @@ def wp_can_reuse_anon_folio(vmf: VmFault) -> range:
 
     A small folio with one reference is this process's alone, in every kernel. For large ones the policy decides.
     """
-    if not vmf.memory.is_large(vmf.old_folio):
-        return _reuse_if_refcount_one(vmf)
-    return CAN_REUSE_LARGE[vmf.policy.large_reuse](vmf)
+    memory, folio = vmf.memory, vmf.effect.old_folio
+    found: list[range] = []
 
+    def run() -> int:
+        found.append(reuse_range(vmf))
+        return len(found[0])
 
-def _reuse_if_refcount_one(vmf: VmFault) -> range:
-    """Small folios in every kernel, large ones up to 6.8 (in 6.1 inline in `do_wp_page`): one reference is left.
-
-    For a large folio the one reference is that of its last mapped page; the rest of it stays allocated.
-    """
-    refcount = int(vmf.memory.refcount[vmf.old_folio])
-    if vmf.check("folio_ref_count == 1", refcount == 1, f"refcount {refcount}"):
-        return reuse_range(vmf, exclusive=False)
-    return range(0)
-
-
-def _reuse_never(vmf: VmFault) -> range:
-    """6.9-6.14: a page of a large folio is never reused ("mm: prohibit the last subpage from reusing …", 6.9-rc1)."""
-    vmf.check("!folio_test_large", False, f"order {vmf.memory.order[vmf.old_folio]}")
-    return range(0)
-
-
-def _reuse_if_one_mm(vmf: VmFault) -> range:
-    """`__wp_can_reuse_large_anon_folio` (1da190f4d0a6, 6.15): all mappings and references are this mm's."""
-    memory, folio = vmf.memory, vmf.old_folio
-    mapcount, refcount = int(memory.large_mapcount[folio]), int(memory.refcount[folio])
-    if not vmf.check("folio_large_mapcount > 1", mapcount > 1, f"{mapcount} mappings"):
+    facts = Folio(
+        int(memory.order[folio]), int(memory.refcount[folio]), int(memory.large_mapcount[folio]),
+        bool(memory.maybe_mapped_shared[folio]), run, lambda: _seen_slots(memory, folio),
+    )  # fmt: skip
+    rule = vmf.policy.rules.large_reuse if facts.order else refcount_one
+    if not rule(facts, vmf.check):
         return range(0)
-    if vmf.check("folio_test_large_maybe_mapped_shared", bool(memory.maybe_mapped_shared[folio]), _seen_slots(vmf)):
-        return range(0)
-    same = mapcount == refcount
-    if vmf.check("folio_large_mapcount == folio_ref_count", same, f"mappings {mapcount}, references {refcount}"):
-        return reuse_range(vmf, exclusive=False)
-    return range(0)
+    return found[0] if found else reuse_range(vmf)
 
 
-def _reuse_if_scan_finds_all(vmf: VmFault) -> range:
-    """RFC v2 patch 10: count this process's entries of the folio around the page; equal to its references, all is ours.
-
-    A hole, a VMA boundary or a moved half ends the scan, so a sole owner can be missed, but never a sharer.
-    """
-    pages = reuse_range(vmf, exclusive=False)
-    refcount = int(vmf.memory.refcount[vmf.old_folio])
-    saw = f"{refcount} references, {len(pages)} pages"
-    return pages if vmf.check("folio_ref_count == pages of the range", refcount == len(pages), saw) else range(0)
-
-
-CAN_REUSE_LARGE: dict[str, Callable[[VmFault], range]] = {
-    "refcount_one": _reuse_if_refcount_one,
-    "never": _reuse_never,
-    "mm_id": _reuse_if_one_mm,
-    "scan": _reuse_if_scan_finds_all,
-}
-"""`Policy.large_reuse` -> the test that a PTE-mapped large folio must pass; it returns the pages that may be reused."""
-
-
-def _seen_slots(vmf: VmFault) -> str:
-    folio = vmf.old_folio
-    slots = zip(vmf.memory.mm_id[folio], vmf.memory.mm_id_mapcount[folio], strict=True)
+def _seen_slots(memory: Memory, folio: int) -> str:
+    slots = zip(memory.mm_id[folio], memory.mm_id_mapcount[folio], strict=True)
     return "tracked: " + (", ".join(f"process {mm - 1} {count}" for mm, count in slots if mm) or "nobody")
 
 
-# --- ranges (RFC v2) ------------------------------------------------------------------------------------------------
+# --- ranges ---------------------------------------------------------------------------------------------------------
 
 
-def reuse_range(vmf: VmFault, *, exclusive: bool) -> range:
-    """The pages that one reuse acts on: the page itself, or RFC v2's run around it (`calc_anon_folio_range_reuse`).
-
-    The run ends where the VMA, the page table or the folio ends, or an entry does not map the next page of the
-    folio; with `exclusive`, also at the first page that is not marked exclusive.
-    """
-    if vmf.policy.reuse_extent == "page":
+def reuse_range(vmf: VmFault) -> range:
+    """The pages that one reuse acts on: the page itself, or what `Policy.reuse_extent` finds around it."""
+    rule = vmf.policy.rules.reuse_extent
+    if rule is one_page:
         return range(vmf.vpn, vmf.vpn + 1)
-    pfn = int(vmf.mm.pfn[vmf.vpn])
-    frames = vmf.memory.frames_of(vmf.old_folio)
-    block_start, block_end = vmf.mm.block_of(vmf.vpn)
-    start = max(vmf.vma.start, block_start, vmf.vpn - (pfn - frames.start))
-    end = min(vmf.vma.end, block_end, vmf.vpn + (frames.stop - pfn))
-    good = _maps_folio_in_step(vmf, start, end)
-    if exclusive:
-        first = pfn - (vmf.vpn - start)
-        good &= vmf.memory.anon_exclusive[first : first + len(good)]
-    at = vmf.vpn - start
-    bad = np.flatnonzero(~good)
-    below, above = bad[bad < at], bad[bad > at]
-    lo = int(below[-1]) + 1 if len(below) else 0
-    hi = int(above[0]) if len(above) else len(good)
-    vmf.scanned += hi - lo + (len(below) > 0) + (len(above) > 0)
-    vmf.check("calc_anon_folio_range_reuse", True, f"pages {start + lo}..{start + hi - 1}")
-    return range(start + lo, start + hi)
+    return _reach(vmf, "reuse_extent", rule, _around(vmf))
 
 
 def alloc_copy_folio(vmf: VmFault) -> tuple[int, int]:
     """A folio for a copy, and the first page that the copy replaces (`folio_prealloc`; RFC v2: of a larger order).
 
-    RFC v2 (`calc_anon_folio_order_copy`) starts at the source's order and goes down until the aligned block lies in
-    the VMA and maps consecutive pages of the one folio. As posted it did not ask whether they are exclusive.
+    How far it reaches is `Policy.copy_extent`'s choice. Where no folio of that order is free, or the mapping's sizes
+    and advice forbid it and the policy respects them, it is asked again for a smaller one.
     """
-    extent = vmf.policy.unshare_extent if vmf.unshare else vmf.policy.copy_extent
-    if extent == "page":
+    field = "unshare_extent" if vmf.unshare else "copy_extent"
+    rule = vmf.policy.rules.unshare_extent if vmf.unshare else vmf.policy.rules.copy_extent
+    if rule is one_page:
         return folio_prealloc(vmf, need_zero=False), vmf.vpn
-    for order in range(min(int(vmf.memory.order[vmf.old_folio]), vmf.policy.copy_max_order), 1, -1):
-        if not thp_vma_suitable_order(vmf, order) or not _copy_may_cover(vmf, order):
-            continue
-        folio = vmf.memory.folio_alloc(order)
-        if vmf.check("vma_alloc_folio", folio is not None, f"order {order}") and folio is not None:
-            return folio, vmf.vpn & -(1 << order)
+    orders = vmf.system.orders_of(vmf.mm, vmf.vma) if vmf.policy.copy_respects_knobs else ANY_ORDER
+    while orders:
+        pages = _reach(vmf, field, rule, _around(vmf, orders), block=True)
+        order = len(pages).bit_length() - 1
+        if not order:
+            break
+        if order in orders:
+            folio = vmf.memory.folio_alloc(order)
+            if vmf.check("vma_alloc_folio", folio is not None, f"order {order}") and folio is not None:
+                return folio, pages.start
+        orders = tuple(lower for lower in orders if lower < order)
     return folio_prealloc(vmf, need_zero=False), vmf.vpn
 
 
-def _copy_may_cover(vmf: VmFault, order: int) -> bool:
-    start = vmf.vpn & -(1 << order)
-    end = start + (1 << order)
-    saw = f"order {order}: pages {start}..{end - 1}"
-    good = _maps_folio_in_step(vmf, start, end)
-    fits = bool(good.all())
-    vmf.scanned += len(good) if fits else int(good.argmin()) + 1
-    if not vmf.check("consecutive pages of one folio", fits, saw):
-        return False
-    if not vmf.policy.copy_requires_maybe_shared:
-        return True
-    first = int(vmf.mm.pfn[start])
-    exclusive = bool(vmf.memory.anon_exclusive[first : first + (1 << order)].any())
-    return vmf.check("no page PageAnonExclusive", not exclusive, saw)
+def _around(vmf: VmFault, orders: tuple[int, ...] = ()) -> Around:
+    table = slice(*vmf.mm.block_of(vmf.vpn))
+    frames = vmf.memory.frames_of(vmf.effect.old_folio)
+    return Around(
+        vmf.vpn, range(vmf.vma.start, vmf.vma.end), (vmf.mm.pte[table], vmf.mm.pfn[table]),
+        range(frames.start, frames.stop), vmf.memory.anon_exclusive, orders,
+    )  # fmt: skip
 
 
-def _maps_folio_in_step(vmf: VmFault, start: int, end: int) -> Mask:
-    """Per page of [start, end): does it map the page of the folio that lies as far from the faulting one?"""
-    pfn = int(vmf.mm.pfn[vmf.vpn])
-    frames = vmf.memory.frames_of(vmf.old_folio)
-    expected = np.arange(pfn - (vmf.vpn - start), pfn + (end - vmf.vpn))
-    bits = vmf.mm.pte[start:end]
-    good: Mask = (
-        ((bits & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT)
-        & (vmf.mm.pfn[start:end] == expected)
-        & (expected >= frames.start)
-        & (expected < frames.stop)
-    )
-    if vmf.policy.copy_requires_ro:
-        good &= (bits & PTE_WRITE) == 0
-    return good
+def _reach(vmf: VmFault, field: str, rule: Extent, around: Around, *, block: bool = False) -> range:
+    """What a rule finds around the page, as page numbers; ValueError if a fault cannot act on it."""
+    found = rule(around, vmf.check)
+    try:
+        check_range(around, found, block=block)
+    except ValueError as error:
+        raise ValueError(f"policy {vmf.policy.name!r}: {field}={getattr(rule, '__name__', rule)} {error}") from None
+    vmf.effect.scanned += around.looked
+    return range(around.first + found.start, around.first + found.stop)
 
 
 # --- PMD level (mm/huge_memory.c) -----------------------------------------------------------------------------------
@@ -571,9 +501,12 @@ def create_huge_pmd(vmf: VmFault) -> bool:
 
     A read maps the huge zero page, and prepares the anon_vma all the same. Returns False to fall back to PTEs.
     """
-    if PMD_ORDER not in vmf.system.knob_orders or vmf.mm.pmd[vmf.vpn >> 9] != PMD_NONE:
+    orders = vmf.system.orders_of(vmf.mm, vmf.vma)
+    if PMD_ORDER not in orders or vmf.mm.pmd[vmf.vpn >> 9] != PMD_NONE:
         return False
-    if not _knobs_apply(vmf) or not vmf.check("pmd_none", True) or not thp_vma_suitable_order(vmf, PMD_ORDER):
+    if not vmf.check("pmd_none", True) or not thp_vma_suitable_order(vmf, PMD_ORDER):
+        return False
+    if vmf.access == WRITE and vmf.policy.rules.chosen_order((*orders, 0), vmf.check) != PMD_ORDER:
         return False
     start, _ = vmf.mm.block_of(vmf.vpn)
     vmf.mm.anon_vma_prepare(vmf.vma)
@@ -581,7 +514,7 @@ def create_huge_pmd(vmf: VmFault) -> bool:
         vmf.mm.set_ptes(start, ZERO_PFN, PTRS_PER_PMD, ZERO_BITS)
         vmf.mm.own_pfns()[start : start + PTRS_PER_PMD] = ZERO_PFN
         vmf.mm.pmd[vmf.vpn >> 9] = PMD_HUGE
-        vmf.order, vmf.pages = PMD_ORDER, range(start, start + PTRS_PER_PMD)
+        vmf.effect.maps(NO_FOLIO, PMD_ORDER, range(start, start + PTRS_PER_PMD))
         vmf.done(ZERO_READ)
         return True
     return _map_huge_folio(vmf, start, FIRST_TOUCH)
@@ -605,7 +538,7 @@ def do_huge_zero_wp_pmd(vmf: VmFault, start: int) -> bool:
     vmf.mm.anon_vma_prepare(vmf.vma)
     if not _map_huge_folio(vmf, start, ZERO_COPY):
         return False
-    vmf.flushed += PTRS_PER_PMD
+    vmf.effect.flushed += PTRS_PER_PMD
     return True
 
 
@@ -619,27 +552,29 @@ def _map_huge_folio(vmf: VmFault, start: int, path: str) -> bool:
     vmf.mm.set_ptes(start, int(vmf.memory.head[folio]), PTRS_PER_PMD, bits)
     vmf.mm.pmd[vmf.vpn >> 9] = PMD_HUGE
     vmf.mm.rss_pages += PTRS_PER_PMD
-    vmf.zeroed += PTRS_PER_PMD
-    vmf.folio, vmf.order, vmf.pages = folio, PMD_ORDER, range(start, start + PTRS_PER_PMD)
+    vmf.effect.zeroed += PTRS_PER_PMD
+    vmf.effect.maps(folio, PMD_ORDER, range(start, start + PTRS_PER_PMD))
     vmf.done(path)
     return True
 
 
 def _wp_huge_folio(vmf: VmFault, start: int, end: int) -> bool:
     head = int(vmf.mm.pfn[start])
-    folio = vmf.old_folio = int(vmf.memory.folio_of[head])
-    refcount = int(vmf.memory.refcount[folio])
-    if not vmf.check("PageAnonExclusive", bool(vmf.memory.anon_exclusive[head]), "the head's stands for all 512"):
-        if not vmf.check("folio_ref_count == 1", refcount == 1, f"refcount {refcount}"):
+    folio = vmf.effect.old_folio = int(vmf.memory.folio_of[head])
+    marked = bool(vmf.memory.anon_exclusive[head])
+    saw = "the head's stands for all 512"
+    if not vmf.check("PageAnonExclusive", marked, saw, yes="the page is exclusive to it"):
+        facts = Folio(PMD_ORDER, int(vmf.memory.refcount[folio]), 1, False, int, str)
+        if not refcount_one(facts, vmf.check):
             vmf.mm.split_huge_pmd(vmf.vpn)
             return False
         vmf.memory.anon_exclusive[head] = True
-    vmf.folio, vmf.order = folio, PMD_ORDER
     if vmf.unshare:
+        vmf.effect.maps(folio, PMD_ORDER, vmf.effect.pages)
         vmf.done(UNSHARE_REUSE)
         return True
     vmf.mm.pte[start:end] |= vmf.writable_bits()
-    vmf.pages = range(start, end)
-    vmf.flushed += PTRS_PER_PMD
+    vmf.effect.maps(folio, PMD_ORDER, range(start, end))
+    vmf.effect.flushed += PTRS_PER_PMD
     vmf.done(REUSE)
     return True

@@ -51,6 +51,8 @@ class Mm:
         Whether this process ever pinned anything (MMF_HAS_PINNED): it never goes back.
     pins : list of Pin
         The pins it holds.
+    thp_disabled : {"", "disabled", "except_advised"}
+        What the process said with prctl (MMF_DISABLE_THP); a fork child inherits it.
     """
 
     def __init__(self, mm_id: int, memory: Memory, policy: Policy) -> None:
@@ -63,6 +65,7 @@ class Mm:
         self.pmd = np.zeros(0, np.uint8)
         self.has_pinned = False
         self.pins: list[Pin] = []
+        self.thp_disabled = ""
         self.rss_pages = 0
         self._anon_vmas = 0
 

@@ -9,20 +9,31 @@ mails leave open is a field with a default and the reason for it.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
+from . import honest, rules
+from .rules import AllowedOrders, ChosenOrder, Extent, Reuse
 from .sizes import ANON_ORDERS, PMD_ORDER
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "zero_page_write": ("page", "first_touch"),
     "zero_neighbours": ("none_or_zero", "none_only"),
-    "copy_extent": ("page", "source_order"),
-    "unshare_extent": ("page", "source_order"),
-    "large_reuse": ("refcount_one", "never", "mm_id", "scan"),
-    "reuse_extent": ("page", "range"),
     "huge_zero_write": ("page", "huge"),
 }
+
+
+class Rules(NamedTuple):
+    """What a policy decides with functions, each under the name of its field (`anonfolio.kernel.rules`)."""
+
+    large_reuse: Reuse
+    allowed_orders: AllowedOrders
+    chosen_order: ChosenOrder
+    copy_extent: Extent
+    unshare_extent: Extent
+    reuse_extent: Extent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +56,14 @@ class Policy:
         Open in the sources: whether zero-page neighbours may lie in the block that replaces a zero page. Default
         ``none_or_zero``, the literal reading of "as if the write fault had happened without the previous read
         fault" (RFC v2 patch 15, message only). Used only with ``zero_page_write="first_touch"``.
-    copy_extent : {"page", "source_order"}
+    allowed_orders : {"knobs"} or function (where) -> orders
+        Which orders a first touch may use in a mapping: what sysfs, madvise and prctl allow, and `fixed_orders`.
+    chosen_order : {"largest"} or function (fits, ask) -> order
+        Which of the orders that fit around the page it takes.
+    copy_extent : {"page", "source_order"} or function (around, ask) -> range
         How far a copy-on-write reaches: one page (every released kernel), or up to the order of the source folio.
+    copy_respects_knobs : bool
+        Whether a large copy takes only orders that the mapping may use for a first touch.
     copy_max_order : int
         Open in the sources: the ceiling of a copy whose source is larger than order 4. Default 4, the ceiling the
         RFC uses everywhere else.
@@ -55,14 +72,16 @@ class Policy:
     copy_requires_ro : bool
         Open in the sources: whether the RFC's range scans (for copy and for reuse) stop at writable PTEs. Default
         False: the mails name no such test, one recollection of the posted code does.
-    unshare_extent : {"page", "source_order"}
+    unshare_extent : {"page", "source_order"} or function (around, ask) -> range
         Open in the sources: how far an unshare (before a read-only pin) copies. Default one page, as mainline.
     unshares_zero_page : bool
         Whether a long-term pin for reading replaces the zero page first (`gup_must_unshare`; not in 6.1, from 6.2 on).
-    large_reuse : {"refcount_one", "never", "mm_id", "scan"}
+    large_reuse : {"refcount_one", "never", "mm_id", "scan"} or function (folio, ask) -> bool
         When a page of a PTE-mapped large folio that is not marked exclusive may be reused all the same.
-    reuse_extent : {"page", "range"}
+    reuse_extent : {"page", "range"} or function (around, ask) -> range
         How many pages one reuse makes writable: the faulting one, or the run around it.
+    keeps_mm_ids : bool
+        Whether the kernel tracks in a large folio which two processes map it (mm_id slots, 6.15).
     huge_zero_write : {"page", "huge"}
         What a write on the huge zero page gets: one base page after a split, or a PMD-sized folio
         (`do_huge_zero_wp_pmd`, 1ced09e0331f, 6.13). ``linux-6.9`` follows 6.12 here, which was run; 6.13 and 6.14 do
@@ -93,14 +112,18 @@ class Policy:
     knob_orders: tuple[int, ...] = ANON_ORDERS
     zero_page_write: str = "page"
     zero_neighbours: str = "none_or_zero"
-    copy_extent: str = "page"
+    allowed_orders: str | AllowedOrders = "knobs"
+    chosen_order: str | ChosenOrder = "largest"
+    copy_extent: str | Extent = "page"
+    copy_respects_knobs: bool = False
     copy_max_order: int = 4
     copy_requires_maybe_shared: bool = True
     copy_requires_ro: bool = False
-    unshare_extent: str = "page"
+    unshare_extent: str | Extent = "page"
     unshares_zero_page: bool = True
-    large_reuse: str = "mm_id"
-    reuse_extent: str = "page"
+    large_reuse: str | Reuse = "mm_id"
+    reuse_extent: str | Extent = "page"
+    keeps_mm_ids: bool = True
     huge_zero_write: str = "huge"
     mprotect_needs_dirty: bool = False
     split_keeps_dirty: bool = True
@@ -111,14 +134,59 @@ class Policy:
     cont_pte_order: int = 0
 
     def __post_init__(self) -> None:
-        for field, choices in _CHOICES.items():
-            value = getattr(self, field)
-            if value not in choices:
-                raise ValueError(f"policy {self.name!r}: {field}={value!r} is none of {', '.join(choices)}")
-        for field in ("fixed_orders", "knob_orders"):
-            check_orders(getattr(self, field), f"policy {self.name!r}: {field}")
-        if self.cont_pte_order not in (0, 4):
-            raise ValueError(f"policy {self.name!r}: cont_pte_order={self.cont_pte_order!r} is neither 0 nor 4")
+        for field in fields(self):
+            try:
+                self._check(field.name, getattr(self, field.name), str(field.type))
+            except ValueError as error:
+                raise ValueError(f"policy {self.name!r}: {field.name}{error}") from error.__cause__
+
+    def _check(self, field: str, value: Any, kind: str) -> None:
+        if field in Rules._fields:
+            named = self._names[field]
+            if callable(value):
+                for name, rule in named.items():
+                    if value is rule:
+                        object.__setattr__(self, field, name)
+                        return
+                _check_rule(field, value)
+            elif type(value) is not str or value not in named:
+                raise ValueError(f"={value!r} is no function and none of {', '.join(named)}")
+        elif field in _CHOICES and value not in _CHOICES[field]:
+            raise ValueError(f"={value!r} is none of {', '.join(_CHOICES[field])}")
+        elif field == "cont_pte_order" and (type(value) is not int or value not in (0, 4)):
+            raise ValueError(f"={value!r} is neither 0 nor 4")
+        elif kind == "bool" and type(value) is not bool:
+            raise ValueError(f"={value!r} is neither True nor False")
+        elif kind == "str" and type(value) is not str:
+            raise ValueError(f"={value!r} is no text")
+        elif kind == "int" and (type(value) is not int or value not in (0, *ANON_ORDERS)):
+            raise ValueError(f"={value!r} is no order: 0, or 2 to 9")
+        elif kind.startswith("tuple"):
+            if type(value) is not tuple:
+                raise ValueError(f"={value!r} is no tuple of orders, such as (2, 4)")
+            check_orders(value, "")
+
+    @property
+    def _names(self) -> dict[str, Mapping[str, Callable[..., Any]]]:
+        source_order = rules.SourceOrder(
+            self.copy_max_order, self.copy_requires_maybe_shared, read_only=self.copy_requires_ro
+        )
+        blocks: dict[str, Extent] = {"page": rules.one_page, "source_order": source_order}
+        runs: dict[str, Extent] = {"page": rules.one_page, "range": rules.Run(read_only=self.copy_requires_ro)}
+        return {
+            "large_reuse": rules.REUSES,
+            "allowed_orders": rules.ALLOWED_ORDERS,
+            "chosen_order": rules.CHOSEN_ORDERS,
+            "copy_extent": blocks,
+            "unshare_extent": blocks,
+            "reuse_extent": runs,
+        }
+
+    @cached_property
+    def rules(self) -> Rules:
+        """The functions that decide, whether a field holds them or their names."""
+        held = {field: getattr(self, field) for field in Rules._fields}
+        return Rules(**{field: rule if callable(rule) else self._names[field][rule] for field, rule in held.items()})
 
     def but(self, **changes: Any) -> Policy:
         """This policy with some fields changed: ``LINUX_6_15.but(name="mine", copy_extent="source_order")``."""
@@ -127,6 +195,21 @@ class Policy:
             if field not in known:
                 raise ValueError(f"a policy has no field {field!r}; it has {', '.join(sorted(known))}")
         return replace(self, **changes)
+
+
+def _check_rule(field: str, rule: Callable[..., Any]) -> None:
+    """Raise ValueError, naming the rule and the case, for one that this field cannot hold."""
+    try:
+        if field == "large_reuse":
+            honest.check_reuse(rule)
+        elif field == "allowed_orders":
+            honest.check_allowed_orders(rule)
+        elif field == "chosen_order":
+            honest.check_chosen_order(rule)
+        else:
+            honest.check_extent(rule, block=field != "reuse_extent")
+    except ValueError as error:
+        raise ValueError(f"={getattr(rule, '__name__', rule)} {error}") from error.__cause__
 
 
 def check_orders(orders: tuple[int, ...], whose: str) -> None:
@@ -148,6 +231,7 @@ LINUX_6_9 = LINUX_6_15.but(
     reclaims_page_tables=False,
     moves_many_vmas=False,
     merges_into_unfaulted=False,
+    keeps_mm_ids=False,
 )
 LINUX_6_8 = LINUX_6_9.but(
     name="linux-6.8",

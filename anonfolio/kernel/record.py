@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple, Self, TypeVar
 
+from .sizes import NO_FOLIO
+
 _Key = TypeVar("_Key")
 
 
@@ -41,12 +43,16 @@ PF_PROT, PF_WRITE, PF_USER = 1, 2, 4
 
 
 class Check(NamedTuple):
-    """One question that the kernel asked: its name there, the answer, what it saw, and whether it settled the path."""
+    """One question that the kernel asked: its name there, the answer, what it saw, and whether it settled the path.
+
+    `words` say what follows from the answer, as the end of a sentence; empty where nobody put it into words.
+    """
 
     what: str
     outcome: bool
     saw: str = ""
     decides: bool = False
+    words: str = ""
 
     def __str__(self) -> str:
         mark = "=>" if self.decides else "  "
@@ -126,15 +132,31 @@ class Trail(list[Check]):
 
     decided = False
 
-    def __call__(self, what: str, outcome: bool, saw: str = "") -> bool:
-        self.append(Check(what, bool(outcome), saw))
-        return bool(outcome)
+    def __call__(self, what: str, outcome: bool, saw: str = "", *, asks: str = "", yes: str = "", no: str = "") -> bool:
+        outcome = bool(outcome)
+        self.append(Check(what, outcome, saw, False, yes if outcome else no))
+        return outcome
 
     def decide(self) -> None:
         """The last check asked is the one that settled the path, unless an earlier one did."""
         if self and not self.decided:
             self[-1] = self[-1]._replace(decides=True)
             self.decided = True
+
+
+class Effect:
+    """What a fault has done so far; when it is over, a `Fault` has it under the same names."""
+
+    __slots__ = ("copied", "flushed", "folio", "old_folio", "order", "pages", "path", "scanned", "zeroed")
+
+    def __init__(self, pages: range) -> None:
+        self.path, self.order, self.pages = "", 0, pages
+        self.folio = self.old_folio = NO_FOLIO
+        self.zeroed = self.copied = self.scanned = self.flushed = 0
+
+    def maps(self, folio: int, order: int, pages: range) -> None:
+        """These pages map this folio now."""
+        self.folio, self.order, self.pages = folio, order, pages
 
 
 @dataclass(slots=True)

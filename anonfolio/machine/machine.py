@@ -7,7 +7,7 @@ would) before anything changes. What the kernel itself refuses is an `Outcome` t
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -24,6 +24,7 @@ from ..kernel.pagetable import PTE_DIRTY, PTE_PRESENT, PTE_WRITE, PTE_YOUNG
 from ..kernel.pin import Pin
 from ..kernel.policy import LINUX_6_15, Policy, check_orders, policy_named
 from ..kernel.record import NO_FAULT, PF_PROT, PF_USER, PF_WRITE, SIGSEGV, Counters, Fault, Trail
+from ..kernel.rules import KNOBS
 from ..kernel.sizes import MAX_VPN, PTRS_PER_PMD
 from ..kernel.system import System
 from ..kernel.vma import VM_DONTCOPY, VM_HUGEPAGE, VM_NOHUGEPAGE, VM_READ, VM_WRITE, Vma
@@ -68,6 +69,9 @@ class Machine(System):
         The ``hugepages-*kB/enabled`` knobs that are on. Policies that know no such knob for an order ignore it.
     thp : {"always", "madvise"}
         What the knobs are set to: ``madvise`` needs MADV_HUGEPAGE on the mapping.
+    knobs : mapping of int to str, optional
+        In place of `orders`, per order: ``"always"``, ``"madvise"``, ``"inherit"`` (what `thp` says, which may then be
+        ``"never"`` too) or ``"never"``; orders that are not named are off.
     use_zero_page : bool
         Whether a read may map the huge zero page.
     frames : int
@@ -89,17 +93,16 @@ class Machine(System):
         *,
         orders: Iterable[int] = (2, 3, 4),
         thp: str = "always",
+        knobs: Mapping[int, str] | None = None,
         use_zero_page: bool = True,
         frames: int = 1 << 20,
     ) -> None:
         self.policy = policy_named(policy) if isinstance(policy, str) else policy
-        enabled = tuple(orders)
-        check_orders(enabled, "orders")
-        if thp not in ("always", "madvise"):
-            raise ValueError(f"thp={thp!r} is neither 'always' nor 'madvise'")
-        self.orders = tuple(sorted(set(enabled)))
-        self.knob_orders = frozenset(self.orders) & frozenset(self.policy.knob_orders)
+        enabled = _knobs(orders, thp) if knobs is None else _checked_knobs(knobs, thp)
+        self.orders = tuple(sorted(order for order, said in enabled.items() if said != "never"))
+        self.knobs = {order: said for order, said in enabled.items() if order in self.policy.knob_orders}
         self.thp = thp
+        self._orders = {}
         self.use_zero_page = use_zero_page
         self.memory = Memory(_whole("frames", frames))
         self.counters = Counters()
@@ -188,6 +191,18 @@ class Process:
         if self.mm.vma_merge_new_range(like, at, at + pages, at) is None:
             self.mm.insert_vma(like)
         return range(at, at + pages)
+
+    def thp_disable(self, how: bool | str = True) -> Outcome:
+        """prctl(PR_SET_THP_DISABLE): no large folios for this process from now on, and for children it forks.
+
+        ``"except_advised"`` spares mappings with MADV_HUGEPAGE (PR_THP_DISABLE_EXCEPT_ADVISED, 6.18); False allows all
+        again. RFC v2's fixed orders ask nobody.
+        """
+        self._begin()
+        if how not in (True, False, "except_advised"):
+            raise ValueError(f"how={how!r} is neither True, False nor 'except_advised'")
+        self.mm.thp_disabled = how if isinstance(how, str) else "disabled" if how else ""
+        return Outcome()
 
     def munmap(self, vpn: int, pages: int = 1) -> Outcome:
         """Unmap a range; holes in it are no error."""
@@ -528,6 +543,24 @@ class Process:
         if not 0 <= _whole("page", page) < len(held.frames):
             raise ValueError(f"pin {id} has pages 0..{len(held.frames) - 1}, not {page}")
         return held
+
+
+def _knobs(orders: Iterable[int], thp: str) -> dict[int, str]:
+    enabled = tuple(orders)
+    check_orders(enabled, "orders")
+    if thp not in ("always", "madvise"):
+        raise ValueError(f"thp={thp!r} is neither 'always' nor 'madvise'")
+    return dict.fromkeys(enabled, "inherit")
+
+
+def _checked_knobs(knobs: Mapping[int, str], thp: str) -> dict[int, str]:
+    check_orders(tuple(knobs), "knobs")
+    for order, said in knobs.items():
+        if said not in KNOBS:
+            raise ValueError(f"knobs: order {order} is {said!r}; a knob says {', '.join(KNOBS)}")
+    if thp not in ("always", "madvise", "never"):
+        raise ValueError(f"thp={thp!r} is none of 'always', 'madvise', 'never'")
+    return dict(knobs)
 
 
 def _whole(name: str, value: int) -> int:

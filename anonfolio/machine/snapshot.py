@@ -187,7 +187,7 @@ def snapshot(system: System, processes: Sequence[Running]) -> Snapshot:
         tuple(_folio_view(memory, folio) for folio in folios),
         memory.held_pages(),
         system.counters.copy(),
-        system.policy.large_reuse == "mm_id",
+        system.policy.keeps_mm_ids,
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from ..kernel.index import Index, Numbers, as_run, as_slice, blocks_of, is_forwa
 from ..kernel.pagetable import PMD_HUGE, PMD_NONE, PTE_DIRTY, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG
 from ..kernel.policy import Policy
 from ..kernel.sizes import PMD_ORDER, PTRS_PER_PMD
-from .window import COW_COPY, FIRST_TOUCH, REUSE, ZERO_COPY, ZERO_READ, Codes, Mask, Pages, Times, Window, knobs_apply
+from .window import COW_COPY, FIRST_TOUCH, REUSE, ZERO_COPY, ZERO_READ, Codes, Mask, Pages, Times, Window
 
 # --- a plan -----------------------------------------------------------------------------------------------------------
 
@@ -166,7 +166,7 @@ def set_huge_aside(draft: Draft) -> None:
     low, end = window.span
     states = window.mm.pmd[low >> 9 : -(-end // PTRS_PER_PMD)]
     special = states == PMD_HUGE
-    if PMD_ORDER in window.system.knob_orders:
+    if window.system.may_map_huge:
         special = special | (states == PMD_NONE)
     if not special.any():
         return
@@ -192,7 +192,9 @@ def set_huge_aside(draft: Draft) -> None:
 
 def _may_be_huge(window: Window, start: int) -> bool:
     vma = window.mm.find_vma(start)
-    return vma is not None and vma.end >= start + PTRS_PER_PMD and knobs_apply(window.system, vma)
+    if vma is None or vma.end < start + PTRS_PER_PMD:
+        return False
+    return PMD_ORDER in window.system.orders_of(window.mm, vma)
 
 
 # --- first touch, and the zero page -----------------------------------------------------------------------------------
@@ -333,6 +335,9 @@ def plan_wp_pages(draft: Draft) -> None:
     pfns = rows_at(draft.window.mm.pfn[draft.window.pages], as_slice(places, rising=True))
     frames = as_run(pfns)
     folios = memory.folio_of[frames]
+    if theirs := _asked_of_a_reader(policy):
+        _step_folios(draft, np.unique(folios), theirs)
+        return
     large = rows_at(memory.order, as_slice(folios)) > 0
     if not bool(large.any()):
         plan_wp_small_folios(draft, places, pfns, frames, folios)
@@ -402,7 +407,7 @@ def _mark_reuses_and_copies(draft: Draft, places: Pages, reuse: Mask) -> None:
 
 def _test(policy: Policy) -> str:
     # The scan of one page asks for one reference.
-    return "refcount_one" if policy.large_reuse == "scan" and policy.reuse_extent == "page" else policy.large_reuse
+    return "refcount_one" if policy.large_reuse == "scan" and policy.reuse_extent == "page" else str(policy.large_reuse)
 
 
 def _last_reference(draft: Draft, places: Pages, folios: Numbers, unmarked: Mask) -> Mask:
@@ -471,13 +476,26 @@ def plan_wp_whole_folios(draft: Draft, folios: Numbers) -> None:
             gone = ~sole & (memory.refcount[owner] == size)
             draft.frees += zip(times[gone].tolist(), owner[gone].tolist(), strict=True)
     odd = np.setdiff1d(folios, np.concatenate(planned))
-    if not len(odd):
-        return
+    if len(odd):
+        _step_folios(draft, odd, "copy_extent")
+
+
+def _asked_of_a_reader(policy: Policy) -> str:
+    """The field by which a policy decides of read-only pages in a way that no plan knows."""
+    held = [field for field in ("large_reuse", "copy_extent", "reuse_extent") if callable(getattr(policy, field))]
+    if policy.copy_respects_knobs and policy.copy_extent != "page":
+        held.append("copy_respects_knobs")
+    return held[0] if held else ""
+
+
+def _step_folios(draft: Draft, odd: Numbers, why: str) -> None:
+    """Step every page of the window that maps one of these folios."""
+    memory = draft.memory
     mapped = np.flatnonzero(~(draft.none | draft.zero))
     mapped = mapped[np.isin(memory.folio_of[draft.window.mm.pfn[draft.window.pages][mapped]], odd)]
     places = np.zeros(draft.window.places, np.bool_)
     places[mapped] = True
-    draft.step_pages(places, "copy_extent")
+    draft.step_pages(places, why)
 
 
 def _whole_folios(draft: Draft, order: int) -> tuple[Pages, Numbers, Mask]:

@@ -34,7 +34,7 @@ from ..kernel.sizes import PMD_ORDER, PTRS_PER_PMD, ZERO_PFN
 from ..kernel.system import System
 from .install import Allocated, install, install_blocks, make_page_tables
 from .plan import Plan
-from .window import Codes, Pages, Stream, Window, orders_in
+from .window import Codes, Pages, Stream, Window
 
 Step = Callable[[int, str, int], None]
 """One access, taken the ordinary way: page, READ or WRITE, and the byte that a write leaves."""
@@ -92,6 +92,11 @@ def touch_stream(
     total, done = len(stream), 0
     length = longest = STRETCH_PAGES if isinstance(stream.vpns, range) else STRETCH_ACCESSES
     fresh_length = STRETCH_PAGES
+    if system.policy.chosen_order != "largest":
+        # Which blocks first touches make then hangs on their order.
+        for done in range(total):
+            step(*stream.access(done))
+        done = stepped[f"{system.policy.name}: chosen_order"] = total
     while done < total:
         fresh = 0
         if isinstance(stream.vpns, range) and stream.write is True and isinstance(stream.value, int):
@@ -126,9 +131,9 @@ def touch_fresh_range(system: System, mm: Mm, pages: range, value: int) -> int:
     vma = mm.find_vma(pages.start)
     if vma is None or pages.step != 1 or not pages or pages.stop > vma.end:
         return 0
-    order = max(orders_in(system, vma), default=0)
+    order = max((order for order in system.orders_of(mm, vma) if order != PMD_ORDER), default=0)
     states = mm.pmd[pages.start >> 9 : ((pages.stop - 1) >> 9) + 1]
-    huge = states == (PMD_NONE if PMD_ORDER in system.knob_orders else PMD_HUGE)
+    huge = states == (PMD_NONE if system.may_map_huge else PMD_HUGE)
     if (pages.start | pages.stop) & ((1 << order) - 1) or bool(huge.any()):
         return 0
     # Where no page table was there is no entry; to look would bring in memory.
@@ -157,7 +162,7 @@ def touch_by_reads(system: System, mm: Mm, stream: Stream) -> int:
     low, last = stream.span()
     high = last + 1
     tables = mm.pmd[low >> 9 : (last >> 9) + 1]
-    if high - low > max(PTRS_PER_PMD, 4 * len(pages)) or (PMD_ORDER in system.knob_orders and not bool(tables.all())):
+    if high - low > max(PTRS_PER_PMD, 4 * len(pages)) or (system.may_map_huge and not bool(tables.all())):
         return 0
     read = np.zeros(high - low, np.bool_)
     read[slice(None, None, abs(pages.step)) if isinstance(pages, range) else pages - low] = True

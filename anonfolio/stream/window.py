@@ -16,7 +16,7 @@ from ..kernel.mm import Mm
 from ..kernel.policy import Policy
 from ..kernel.sizes import PMD_ORDER, PTRS_PER_PMD
 from ..kernel.system import System
-from ..kernel.vma import VM_HUGEPAGE, VM_NOHUGEPAGE, Vma
+from ..kernel.vma import Vma
 
 Mask = npt.NDArray[np.bool_]
 Times = npt.NDArray[np.int32]
@@ -110,7 +110,7 @@ class Window:
     @classmethod
     def of(cls, system: System, mm: Mm, stream: Stream) -> Window:
         """The window of a stretch that is not empty."""
-        tile = max(orders_anywhere(system), default=0)
+        tile = max(orders_anywhere(system, mm), default=0)
         if system.policy.copy_extent == "source_order":
             tile = max(tile, system.policy.copy_max_order)
         if isinstance(stream.vpns, range) and stream.vpns.step != 1:
@@ -139,7 +139,7 @@ class Window:
     @property
     def orders(self) -> list[int]:
         """Orders below PMD size that any first touch may use, largest first."""
-        return orders_anywhere(self.system)
+        return orders_anywhere(self.system, self.mm)
 
     @property
     def memory(self) -> Memory:
@@ -194,7 +194,7 @@ class Window:
 
     def allowed(self, order: int) -> Mask:
         """Which of them may become a folio of that order on a first touch (`thp_vma_allowable_orders`)."""
-        return self.inside(order, [vma for vma in self.vmas if order in orders_in(self.system, vma)])
+        return self.inside(order, [vma for vma in self.vmas if order in self.system.orders_of(self.mm, vma)])
 
 
 def _pages_around(stream: Stream, tile: int) -> tuple[slice | Pages, Pages]:
@@ -228,19 +228,7 @@ def _first_accesses(stream: Stream, at: Pages, places: int, wanted: bool) -> Tim
 # --- which orders -----------------------------------------------------------------------------------------------------
 
 
-def orders_anywhere(system: System) -> list[int]:
-    """Orders below PMD size that any first touch may use, largest first."""
-    return sorted((set(system.policy.fixed_orders) | system.knob_orders) - {PMD_ORDER}, reverse=True)
-
-
-def orders_in(system: System, vma: Vma) -> set[int]:
-    orders = set(system.policy.fixed_orders)
-    if knobs_apply(system, vma):
-        orders |= system.knob_orders
-    return orders - {PMD_ORDER}
-
-
-def knobs_apply(system: System, vma: Vma) -> bool:
-    if vma.flags & VM_NOHUGEPAGE:
-        return False
-    return system.thp == "always" or bool(vma.flags & VM_HUGEPAGE)
+def orders_anywhere(system: System, mm: Mm) -> list[int]:
+    """Orders below PMD size that a first touch may use in some mapping, largest first."""
+    found = {order for vma in mm.vmas for order in system.orders_of(mm, vma)}
+    return sorted(found - {PMD_ORDER}, reverse=True)

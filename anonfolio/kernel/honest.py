@@ -1,0 +1,219 @@
+"""Rules that a reader wrote, looked at before a policy takes them; and the tree of questions of any rule.
+
+A rule that decides by what it did not ask would be drawn wrong, explained wrong, and planned wrong in a stream. So it
+is run over a grid of facts and compared with its own tree; the case that shows it is part of the refusal.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from itertools import chain, combinations, product
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .pagetable import PTE_PRESENT, PTE_WRITE
+from .rules import ANY_ORDER, KNOBS, PRCTL, AllowedOrders, Around, ChosenOrder, Extent, Folio, Reuse, Where, silently
+from .sizes import ANON_ORDERS, PTRS_PER_PMD
+
+MOST_QUESTIONS = 12
+"""No rule asks more on one way through: what asks more never ends."""
+
+
+# --- the tree of a reuse rule ---------------------------------------------------------------------------------------
+
+
+class Node(NamedTuple):
+    """A question of a rule, what it looked up before, and what follows each answer: a question, or the end."""
+
+    what: str
+    asks: str
+    before: tuple[tuple[str, str], ...]
+    yes: Node | bool
+    no: Node | bool
+
+
+LOOKED = ("calc_anon_folio_range_reuse", "which of its pages are mapped in a row?")
+"""What a rule that takes `Folio.run` does first."""
+
+
+class _Open(Exception):
+    """The rule asks what the script does not answer yet."""
+
+
+def tree(rule: Reuse, script: tuple[bool, ...] = ()) -> Node | bool:
+    """Every way through a rule, found by answering its questions for it: no second copy of what it asks.
+
+    ValueError for a rule that goes on asking.
+    """
+    asked: list[tuple[str, str]] = []
+    looked: list[tuple[str, str]] = []
+
+    def ask(what: str, outcome: bool, saw: str = "", *, asks: str = "", yes: str = "", no: str = "") -> bool:
+        asked.append((what, asks))
+        if len(asked) > len(script):
+            raise _Open
+        return script[len(asked) - 1]
+
+    def run() -> int:
+        if len(asked) == len(script):
+            looked.append(LOOKED)
+        return 4
+
+    if len(script) > MOST_QUESTIONS:
+        raise ValueError(f"asks more than {MOST_QUESTIONS} questions one after the other; a rule has to come to an end")
+    try:
+        return bool(rule(Folio(2, 4, 4, False, run, str), ask))
+    except _Open:
+        return Node(*asked[-1], tuple(looked), tree(rule, (*script, True)), tree(rule, (*script, False)))
+
+
+# --- what a policy is asked to take ---------------------------------------------------------------------------------
+
+
+def check_reuse(rule: Reuse) -> None:
+    """Raise ValueError unless a reuse rule takes (folio, ask), returns a bool, and branches on what it asks alone."""
+    _check_call(rule, "folio", "ask")
+    expected = _guarded(tree, "a folio of order 2, 4 references, 4 mappings, with every answer", rule)
+    for folio in _folios():
+        node: Node | bool = expected
+        asked: list[tuple[str, bool]] = []
+
+        def ask(
+            what: str, outcome: bool, saw: str = "", *, asks: str = "", yes: str = "", no: str = "",
+            asked: list[tuple[str, bool]] = asked,
+        ) -> bool:  # fmt: skip
+            asked.append((what, bool(outcome)))
+            return bool(outcome)
+
+        said = _guarded(rule, repr(folio), folio, ask)
+        if not isinstance(said, bool | np.bool_):
+            raise ValueError(f"returns {said!r} for {folio!r}; a rule returns True (reuse) or False (copy)")
+        for what, outcome in asked:
+            if not isinstance(node, Node) or node.what != what:
+                raise ValueError(_dishonest(folio, f"asks {what!r}", node))
+            node = node.yes if outcome else node.no
+        if node is not bool(said):
+            raise ValueError(_dishonest(folio, f"says {'reuse' if said else 'copy'}", node))
+
+
+def _dishonest(folio: Folio, did: str, node: Node | bool) -> str:
+    other = f"asks {node.what!r}" if isinstance(node, Node) else f"says {'reuse' if node else 'copy'}"
+    return (
+        f"{did} for {folio!r}, and with the same answers elsewhere {other}: "
+        "it branches on what it did not ask; put each test into ask(name, test)"
+    )
+
+
+def _folios() -> Iterator[Folio]:
+    for order in (2, 4, 9):
+        size = 1 << order
+        counts = sorted({1, 2, 3, 4, 5, size - 1, size, size + 1, 2 * size})
+        for refcount, mappings, shared in product(counts, counts, (False, True)):
+            if mappings <= refcount:
+                for pages in {1, min(size, mappings)}:
+                    yield Folio(order, refcount, mappings, shared, lambda pages=pages: pages, str)  # type: ignore[misc]
+
+
+def check_allowed_orders(rule: AllowedOrders) -> None:
+    """Raise ValueError unless a rule takes (where) and returns orders, wherever it is asked."""
+    _check_call(rule, "where")
+    for advice, pages, said, thp, prctl in product(
+        ("", "hugepage", "nohugepage"), (1, 16, 512, 4096), KNOBS, ("always", "madvise", "never"), PRCTL
+    ):
+        for knobs in (dict.fromkeys(ANON_ORDERS, said), {}):
+            where = Where(advice, pages, knobs, thp, prctl)
+            orders_of(_guarded(rule, str(where), where), where)
+
+
+def orders_of(found: Any, where: Where) -> frozenset[int]:
+    """What a rule returned, as a set; ValueError unless they are orders of anonymous folios."""
+    try:
+        orders = frozenset(found)
+    except TypeError:
+        raise ValueError(f"returns {found!r} for {where}; it returns orders, such as {{4}}") from None
+    if not orders <= frozenset(ANON_ORDERS):
+        raise ValueError(f"returns {found!r} for {where}; orders of anonymous folios are 2 to 9")
+    return orders
+
+
+def check_chosen_order(rule: ChosenOrder) -> None:
+    """Raise ValueError unless a rule takes (fits, ask) and returns one of the orders that fit, whatever they are."""
+    _check_call(rule, "fits", "ask")
+    for some in chain.from_iterable(combinations(ANY_ORDER, n) for n in range(len(ANY_ORDER) + 1)):
+        fits = (*some, 0)
+        chosen = _guarded(rule, f"fits={fits}", fits, silently)
+        if type(chosen) is not int or chosen not in fits:
+            raise ValueError(f"returns {chosen!r} for fits={fits}; it returns one of them")
+
+
+def check_extent(rule: Extent, *, block: bool) -> None:
+    """Raise ValueError unless a rule takes (around, ask) and returns a range that a fault can act on."""
+    _check_call(rule, "around", "ask")
+    for around in _arounds():
+        case = f"page {around.at} of a folio of order {around.order} at {around.folio.start}, mapping {around.vma}"
+        check_range(around, _guarded(rule, case, around, silently), block=block)
+
+
+def check_range(around: Around, found: Any, *, block: bool) -> None:
+    """Raise ValueError unless a fault can act on `found`: around the page, in reach, one folio; a block for a copy."""
+    page = around.first + around.at
+    if not isinstance(found, range) or found.step != 1 or around.at not in found:
+        raise ValueError(f"returns {found!r} for place {around.at}; it returns a range of places that contains it")
+    what = f"gives {around.pages(found)} for page {page}"
+    for whose, limit in (("mapping", around.vma), ("page table", range(PTRS_PER_PMD)), ("folio", around.folio)):
+        if found.start < limit.start or found.stop > limit.stop:
+            raise ValueError(f"{what}, and leaves the {whose}; allowed is what lies in {around.pages(around.reach)}")
+    good = around.same_folio[found.start : found.stop]
+    if not good.all():
+        bad = around.first + found.start + int(good.argmin())
+        raise ValueError(f"{what}, and page {bad} maps no page of that folio in step; allowed is what same_folio marks")
+    if block and (found != around.block(len(found).bit_length() - 1) or len(found) == 2):
+        raise ValueError(f"{what}; a copy takes an aligned block of 1, 4, 8, … pages, such as around.block(2)")
+
+
+def _arounds() -> Iterator[Around]:
+    """Page tables that map a folio whole, cut by the mapping, with holes, with other frames, marked and not."""
+    for order, at, cut, state in product((2, 4, 9), (0, 5, 100, 511), (0, 3), range(5)):
+        size = 1 << order
+        start = at & -size
+        bits = np.zeros(PTRS_PER_PMD, np.uint8)
+        bits[start : start + size] = PTE_PRESENT
+        pfns = np.arange(PTRS_PER_PMD, dtype=np.int32) - start + size
+        marked = np.zeros(4 * PTRS_PER_PMD, np.bool_)
+        other = start if at != start else start + size - 1
+        if state == 1:
+            bits[other] = 0
+        if state == 2:
+            pfns[other] = 0
+        if state == 3:
+            marked[size : 2 * size] = True
+        if state == 4:
+            marked[size + other - start] = True
+            bits[other] |= PTE_WRITE
+        mapping = range(max(start, at - cut) if cut else 0, at + 1 + cut if cut else PTRS_PER_PMD)
+        yield Around(at, mapping, (bits, pfns), range(size, 2 * size), marked, ANY_ORDER)
+
+
+def _check_call(rule: Callable[..., Any], *names: str) -> None:
+    try:
+        inspect.signature(rule).bind(*names)
+    except (TypeError, ValueError):
+        try:
+            takes = f"takes {inspect.signature(rule)}"
+        except (TypeError, ValueError):
+            takes = "cannot be called so"
+        raise ValueError(f"{takes}; it is called with ({', '.join(names)})") from None
+
+
+def _guarded(call: Callable[..., Any], case: str, *arguments: Any) -> Any:
+    """Call a rule; what it raises becomes the one line of a refusal."""
+    try:
+        return call(*arguments)
+    except ValueError as error:
+        if call is tree:
+            raise
+        raise ValueError(f"raises ValueError ({error}) for {case}") from error
+    except Exception as error:
+        raise ValueError(f"raises {type(error).__name__} ({error}) for {case}") from error
