@@ -296,6 +296,20 @@ def test_a_mapping_that_fork_leaves_out_cannot_be_where_it_fails() -> None:
     assert freeze([machine.memory, parent.mm]) == before
 
 
+def test_fork_fails_at_no_mapping_that_is_not_charged() -> None:
+    """A read-only mapping that was never written lost VM_ACCOUNT (6.7): `dup_mmap` asks for nothing there."""
+    for version, charged in (("6.1", True), ("6.12", False)):
+        parent = af.Machine(af.Policy.at(version)).spawn()
+        parent.mmap(8)
+        parent.mprotect(0, 8, 1)
+        assert parent.may_fork_fail_at(0) == charged
+        if not charged:
+            with pytest.raises(ValueError, match="page 0 "):
+                parent.fork_fails(0)
+        parent.mprotect(0, 8, 3)
+        assert not parent.fork_fails(0)
+
+
 def test_a_wiped_mapping_can_be_where_fork_fails() -> None:
     machine, parent = machine_with_folio()
     parent.madvise(8, 8, "wipeonfork")

@@ -10,7 +10,7 @@ import pytest
 from support import folio, freeze, layout, machine_with_folio, vma_at
 
 import anonfolio as af
-from anonfolio.kernel.pagetable import PMD_HUGE, PMD_NONE, PMD_TABLE, PTE_DIRTY, PTE_WRITE, PTE_YOUNG
+from anonfolio.kernel.pagetable import PMD_HUGE, PMD_NONE, PMD_TABLE, PTE_DIRTY, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG
 from anonfolio.kernel.vma import VM_UNACCOUNTED, VM_WIPEONFORK
 
 OLD, NEW = af.LINUX_6_9, af.LINUX_6_15
@@ -49,6 +49,99 @@ def test_a_mapping_that_fills_a_gap_joins_both_sides() -> None:
     process.mmap(8, at=16)
     process.mmap(8, at=8)
     assert layout(process) == [(0, 24)]
+
+
+@pytest.mark.parametrize(
+    ("version", "written", "mappings"),
+    [
+        ("6.1", (0, 8), [(0, 4), (4, 12)]),
+        ("6.11", (0, 8), [(0, 4), (4, 12)]),
+        ("6.12", (0, 8), [(0, 8), (8, 12)]),
+        ("7.3", (0, 8), [(0, 8), (8, 12)]),
+        ("6.1", (8,), [(0, 4), (4, 12)]),
+        ("6.12", (8,), [(0, 12)]),
+        ("6.1", (0,), [(0, 12)]),
+        ("6.1", (), [(0, 12)]),
+    ],
+)
+def test_which_side_a_mapping_in_a_gap_joins_where_it_cannot_have_both(
+    version: str, written: tuple[int, ...], mappings: list[tuple[int, int]]
+) -> None:
+    """6.1 (running) asks the lower neighbour about the upper one's anon_vma (`mmap_region`); 6.12 does not."""
+    process = af.Machine(af.Policy.at(version)).spawn()
+    process.mmap(4, at=0)
+    process.mmap(4, at=8)
+    for page in written:
+        process.write(page)
+    process.mmap(4, at=4)
+    assert layout(process) == mappings
+
+
+def test_what_mremap_puts_in_a_gap_of_6_1_joins_the_lower_side() -> None:
+    """`copy_vma` asks both about the moved mapping, in 6.1 as later."""
+    process = af.Machine(af.Policy.at("6.1")).spawn()
+    process.mmap(4, at=0)
+    process.mmap(4, at=8)
+    process.write(0)
+    process.write(8)
+    process.mmap(4, at=20)
+    process.mremap(20, 4, 4)
+    assert layout(process) == [(0, 8), (8, 12)]
+
+
+def test_a_mapping_is_advised_after_it_has_merged() -> None:
+    """mmap merges and takes the anon_vma, madvise splits: the child gets the zero page of 5 (6.18.44, running)."""
+    process = process_with(4)
+    process.write(0)
+    process.mmap(4, at=4, advice="nohugepage")
+    assert layout(process) == [(0, 4), (4, 8)]
+    assert vma_at(process, 4).anon_vma == vma_at(process, 0).anon_vma != 0
+    process.read(5)
+    child = process.fork()
+    assert child.mm.pte[5] & PTE_SPECIAL
+
+
+@pytest.mark.parametrize(
+    ("version", "mappings"),
+    [
+        ("6.12", [(1, 4), (4, 7)]), ("6.16.12", [(1, 7)]), ("6.17.13", [(1, 7)]), ("6.18.5", [(1, 7)]),
+        ("6.18.44", [(1, 4), (4, 7)]), ("7.3", [(1, 4), (4, 7)]),
+    ],
+)  # fmt: skip
+def test_what_a_child_moved_joins_an_untouched_mapping_up_to_6_18_7(
+    version: str, mappings: list[tuple[int, int]]
+) -> None:
+    process = af.Machine(af.Policy.at(version)).spawn()
+    process.mmap(3, at=4)
+    process.write(4)
+    child = process.fork()
+    assert child.mremap(4, 3, 20)
+    child.mmap(3, at=1)
+    assert child.mremap(20, 3, 4)
+    assert layout(child) == mappings
+
+
+@pytest.mark.parametrize(("version", "value"), [("6.12", 7), ("6.16.12", 0), ("6.18.5", 0), ("6.18.8", 7)])
+def test_a_moved_mapping_that_lost_its_anon_vma_is_not_forked(version: str, value: int) -> None:
+    """The bug of 6.16 to 6.18.7 (879bca0a2c4f), as 6.17.13 and 6.18.5 did it."""
+    process = process_with(8, af.Policy.at(version))
+    process.madvise(0, 4, "wipeonfork")
+    process.write(4, 7)
+    process.mremap(4, 4, 20)
+    process.madvise(0, 4, "keeponfork")
+    process.mremap(20, 4, 4)
+    child = process.fork()
+    assert process.read(4) == 7
+    assert child.read(4) == value
+
+
+def test_a_moved_mapping_that_meets_no_neighbour_keeps_its_ancestors() -> None:
+    for version in ("6.18.5", "6.18.8"):
+        process = process_with(8, af.Policy.at(version))
+        process.write(0)
+        child = process.fork()
+        child.mremap(0, 8, 20)
+        assert len(vma_at(child, 20).chain) == 2
 
 
 def test_a_mapping_joins_the_one_above() -> None:
@@ -409,6 +502,24 @@ def test_mremap_refuses_an_overlap_and_a_hole_and_changes_nothing() -> None:
         assert (bool(outcome), outcome.errno) == (False, errno)
     assert freeze([machine.memory, process.mm]) == before
     assert process.mremap(0, 8, 8)
+
+
+@pytest.mark.parametrize(("version", "errno"), [("6.1", "EFAULT"), ("6.16.12", "EFAULT"), ("6.17", "EINVAL")])
+def test_a_hole_moved_onto_itself_is_refused_as_a_hole_before_6_17(version: str, errno: str) -> None:
+    """`mremap` looks at the mapping first up to 6.16, at the places first from 6.17 on; both ran."""
+    process = process_with(policy=af.Policy.at(version))
+    assert process.mremap(40, 4, 42).errno == errno
+    assert process.mremap(4, 4, 6).errno == "EINVAL"
+
+
+def test_mremap_over_two_mappings_is_refused_up_to_6_16() -> None:
+    for version, moves in (("6.16.12", False), ("6.17", True)):
+        process = af.Machine(af.Policy.at(version)).spawn()
+        for at in (0, 4):
+            process.mmap(2, at=at)
+            process.write(at)
+        outcome = process.mremap(0, 6, 20)
+        assert (bool(outcome), outcome.errno) == ((True, "") if moves else (False, "EFAULT"))
 
 
 @pytest.mark.parametrize(("policy", "moves"), [(OLD, False), (af.LINUX_6_8, False), (af.RFC_V2, False), (NEW, True)])

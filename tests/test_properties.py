@@ -183,7 +183,7 @@ class Programs(RuleBasedStateMachine):
     def fork_fails(self, number: int, place: int) -> None:
         process, expected = self.pick(number)
         cell = expected.pages.get(self.at(place))
-        if cell is None or cell.flags & VM_DONTCOPY:
+        if cell is None or cell.flags & VM_DONTCOPY or process.mm.find_vma(self.at(place)).flags & VM_UNACCOUNTED:
             self.nothing_changes(ValueError, process.fork_fails, self.at(place))
             return
         self.refused(process.fork_fails(self.at(place)), True, "ENOMEM")

@@ -400,9 +400,8 @@ merged = Events(MERGED, "commit")
 
 
 def release_policy(release: str) -> Policy:
-    """The policy of a release. 6.13 and 6.14 are 6.12 but for the huge zero page (1ced09e0331f, 6.13)."""
-    policy = policy_for_kernel(release)
-    return policy.but(huge_zero_write="huge") if release in ("6.13", "6.14") else policy
+    """The policy of a release."""
+    return policy_for_kernel(release)
 
 
 @dataclass(frozen=True)

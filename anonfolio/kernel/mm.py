@@ -32,7 +32,7 @@ from .pin import Pin
 from .policy import Policy
 from .rmap import folio_split_rmap_pmd
 from .sizes import PTRS_PER_PMD
-from .vma import Vma, anon_vma_compatible, dup_anon_vma, start_of
+from .vma import Vma, anon_vma_compatible, can_vma_merge, dup_anon_vma, start_of
 
 
 class Mm:
@@ -136,28 +136,19 @@ class Mm:
         return vma
 
     def _vma_merge_existing_range(self, vma: Vma, start: int, end: int, flags: int) -> Vma | None:
-        before, after = self.neighbours(vma)
-        prev = before if start == vma.start and before and before.end == start else None
-        following = after if end == vma.end and after and after.start == end else None
         pgoff = vma.pgoff + start - vma.start
-        if prev and not self._can_merge(vma, prev, flags, prev.pgoff + prev.end - prev.start == pgoff):
-            prev = None
-        if following and not self._can_merge(vma, following, flags, pgoff + end - start == following.pgoff):
-            following = None
-        if prev and following and prev.anon_vma and following.anon_vma and prev.anon_vma != following.anon_vma:
-            following = None
+        like = Vma(start, end, flags, pgoff, vma.anon_vma, vma.chain)
+        prev, following = self._partners(like, *self.neighbours(vma))
         if prev and following:
             dup_anon_vma(prev, following if following.anon_vma else vma)
             prev.end = following.end
             self.vmas.remove(vma)
             self.vmas.remove(following)
-            return prev
-        if prev:
+        elif prev:
             dup_anon_vma(prev, vma)
             prev.end = end
             self._shrink_from_below(vma, end)
-            return prev
-        if following:
+        elif following:
             dup_anon_vma(following, vma)
             following.start, following.pgoff = start, pgoff
             if start == vma.start:
@@ -165,34 +156,37 @@ class Mm:
             else:
                 vma.end = start
                 self.split_huge_pmd_if_needed(start)
-            return following
-        return None
+        return prev or following
 
-    def vma_merge_new_range(self, like: Vma, start: int, end: int, pgoff: int) -> Vma | None:
-        """Let a new range with the flags and anon_vma of `like` join a neighbour (`vma_merge_new_range`)."""
-        at = bisect_right(self.vmas, start, key=start_of)
-        prev = self.vmas[at - 1] if at and self.vmas[at - 1].end == start else None
-        following = self.vmas[at] if at < len(self.vmas) and self.vmas[at].start == end else None
-        if prev and not self._can_merge(like, prev, like.flags, prev.pgoff + prev.end - prev.start == pgoff):
-            prev = None
-        if following and not self._can_merge(like, following, like.flags, pgoff + end - start == following.pgoff):
-            following = None
-        if prev and following and prev.anon_vma and following.anon_vma and prev.anon_vma != following.anon_vma:
-            following = None
-        if prev:
-            dup_anon_vma(prev, like)
-            prev.end = end
-            if following:
-                dup_anon_vma(prev, following)
-                prev.end = following.end
-                self.vmas.remove(following)
-            self._reserve(prev.end)
-            return prev
-        if following:
-            dup_anon_vma(following, like)
-            following.start, following.pgoff = start, pgoff
-            return following
-        return None
+    def vma_merge_new_range(self, new: Vma, moved: bool = False) -> Vma | None:
+        """Let a range that is in no VMA yet join its neighbours (`vma_merge_new_range`, 6.12); returns what it joined.
+
+        `moved`: mremap brings it, anon_vma and all (`copy_vma`). From 6.16 to 6.18.7 nobody asks for the ancestors of
+        that, and a neighbour without an anon_vma does not get it: a bug of those kernels.
+        """
+        forgets = moved and not self.policy.moved_keeps_anon_vma
+        like = new.copy()
+        if forgets:
+            like.chain = frozenset((new.anon_vma,))
+        at = bisect_right(self.vmas, new.start, key=start_of)
+        prev, following = self.vmas[at - 1] if at else None, self.vmas[at] if at < len(self.vmas) else None
+        upper_first = self.policy.mmap_asks_upper_first and not moved
+        prev, following = self._partners(like, prev, following, upper_first=upper_first)
+        joined = prev or following
+        if joined is None:
+            return None
+        if prev and following:
+            dup_anon_vma(prev, following)
+            prev.end = following.end
+            self.vmas.remove(following)
+        elif prev:
+            prev.end = new.end
+        else:
+            joined.start, joined.pgoff = new.start, new.pgoff
+        if not forgets:
+            dup_anon_vma(joined, new)
+        self._reserve(joined.end)
+        return joined
 
     def _shrink_from_below(self, vma: Vma, end: int) -> None:
         if end == vma.end:
@@ -202,8 +196,23 @@ class Mm:
         vma.start = end
         self.split_huge_pmd_if_needed(end)
 
-    def _can_merge(self, vma: Vma, neighbour: Vma, flags: int, continuous: bool) -> bool:
-        return neighbour.flags == flags and continuous and self._is_mergeable_anon_vma(vma, neighbour)
+    def _partners(
+        self, like: Vma, prev: Vma | None, following: Vma | None, *, upper_first: bool = False
+    ) -> tuple[Vma | None, Vma | None]:
+        """Which neighbours `like` may join: both where they fit each other too, else the lower one.
+
+        `upper_first`: the lower one is asked about the upper one's anon_vma, the upper one stays (6.1, `mmap_region`).
+        """
+        if following and not (can_vma_merge(like, following) and self._is_mergeable_anon_vma(like, following)):
+            following = None
+        if prev and not (can_vma_merge(prev, like) and self._is_mergeable_anon_vma(like, prev)):
+            prev = None
+        if prev and following:
+            if upper_first and not self._is_mergeable_anon_vma(following, prev):
+                prev = None
+            elif prev.anon_vma and following.anon_vma and prev.anon_vma != following.anon_vma:
+                following = None
+        return prev, following
 
     def _is_mergeable_anon_vma(self, vma: Vma, neighbour: Vma) -> bool:
         if vma.anon_vma == neighbour.anon_vma:

@@ -142,10 +142,12 @@ def do_mremap(mm: Mm, start: int, pages: int, new_start: int) -> None:
     Before 6.17 a range that leaves its VMA is refused after the target was unmapped (`mremap_to`, 6.12). From 6.17
     every VMA in it moves, keeping the gaps between them, each unmapping only its own target (`remap_move`).
     """
-    if start < new_start + pages and new_start < start + pages:
+    hole = mm.find_vma(start) is None
+    # From 6.17 on places are looked at before mappings (`check_mremap_params`), before after (`mremap_to`).
+    overlaps = start < new_start + pages and new_start < start + pages
+    if overlaps and (mm.policy.moves_many_vmas or not hole):
         raise Refused("EINVAL", f"the new place {new_start}..{new_start + pages - 1} overlaps the old one")
-    vma = mm.find_vma(start)
-    if vma is None:
+    if hole:
         raise Refused("EFAULT", f"nothing is mapped at page {start}")
     end = start + pages
     if not mm.policy.moves_many_vmas:
@@ -176,10 +178,9 @@ def move_vma(mm: Mm, vma: Vma, start: int, end: int, new_start: int) -> None:
     """
     pages = end - start
     pgoff = vma.pgoff + start - vma.start if vma.anon_vma else new_start
-    like = vma.copy()
-    new = mm.vma_merge_new_range(like, new_start, new_start + pages, pgoff)
-    if new is None:
-        mm.insert_vma(Vma(new_start, new_start + pages, like.flags, pgoff, like.anon_vma, like.chain))
+    new = Vma(new_start, new_start + pages, vma.flags, pgoff, vma.anon_vma, vma.chain)
+    if mm.vma_merge_new_range(new, moved=True) is None:
+        mm.insert_vma(new)
     _move_page_tables(mm, start, end, new_start)
     do_munmap(mm, start, end)
 

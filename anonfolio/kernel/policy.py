@@ -1,22 +1,23 @@
 """Which kernel: one frozen `Policy` per behaviour that the suite compares.
 
-What differs between kernels is data here and never a version test inside a fault path. Three rows were
-confirmed on running kernels (6.1 for ``linux-6.3``, 6.12 for ``linux-6.9``, 6.18 and 7.3 for ``linux-6.15``),
-``linux-6.8`` by its source only. The two RFC rows model a proposal of April 2023 that no kernel runs: what its
-mails leave open is a field with a default and the reason for it.
+What differs between kernels is data here and never a version test inside a fault path. What a release does is the sum
+of the changes up to it (`Policy.at`, `history`); the well-known names are such sums: ``linux-6.3`` is 6.1,
+``linux-6.9`` 6.12 and ``linux-6.15`` the newest, all checked on running kernels, ``linux-6.8`` by its source only. The
+two RFC rows model a proposal of April 2023 that no kernel runs: what its mails leave open is a field with a default and
+the reason for it.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from . import honest, rules
+from .history import ARCHITECTURES, changes_up_to
 from .rules import AllowedOrders, ChosenOrder, Extent, Reuse
-from .sizes import ANON_ORDERS, PMD_ORDER
+from .sizes import ANON_ORDERS
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "zero_page_write": ("page", "first_touch"),
@@ -84,22 +85,28 @@ class Policy:
         Whether the kernel tracks in a large folio which two processes map it (mm_id slots, 6.15).
     huge_zero_write : {"page", "huge"}
         What a write on the huge zero page gets: one base page after a split, or a PMD-sized folio
-        (`do_huge_zero_wp_pmd`, 1ced09e0331f, 6.13). ``linux-6.9`` follows 6.12 here, which was run; 6.13 and 6.14 do
-        as ``linux-6.15``.
+        (`do_huge_zero_wp_pmd`, 1ced09e0331f, 6.13).
     mprotect_needs_dirty : bool
-        Whether mprotect to writable skips clean PTEs (`can_change_pte_writable`, 6.1).
+        Whether mprotect to writable skips clean PTEs, and huge mappings (`can_change_pte_writable`; up to 6.1).
     split_keeps_dirty : bool
-        Whether a PMD split hands its dirty bit to the 512 PTEs (`__split_huge_pmd_locked`; 6.1 does not).
+        Whether a PMD split hands its dirty bit to the 512 PTEs (`__split_huge_pmd_locked`; from 6.4 on).
     reclaims_page_tables : bool
-        Whether MADV_DONTNEED over a whole PMD range frees the page table too (PT_RECLAIM, 6.14 on x86-64).
+        Whether MADV_DONTNEED over a whole PMD range frees the page table too (PT_RECLAIM, 6.14 on x86-64,
+        7.0 on arm64).
     moves_many_vmas : bool
         Whether mremap moves a range that spans several VMAs (`remap_move`, 6.17); else EFAULT.
     merges_into_unfaulted : bool
         Whether a VMA with an anon_vma merges into a neighbour that has none (`is_mergeable_anon_vma`, from 6.16;
         before, `list_is_singular` of the neighbour's empty chain said no).
+    moved_keeps_anon_vma : bool
+        Whether a moved VMA that merges into a neighbour without an anon_vma hands it its own, and a fork child's does
+        not merge there (`vma_merge_copied_range`). Not from 6.16 to 6.18.7, a bug: fork then drops the moved pages.
+    mmap_asks_upper_first : bool
+        Whether a new mapping that fills a gap joins the upper neighbour where it cannot have both, and the lower one
+        must fit the upper one's anon_vma (`mmap_region`, up to 6.11).
     unaccounts_read_only : bool
-        Whether a mapping without an anon_vma that becomes read-only loses VM_ACCOUNT (`mprotect_fixup`; 6.12 running,
-        not 6.1), and then merges with no neighbour that keeps it.
+        Whether a mapping without an anon_vma that becomes read-only loses VM_ACCOUNT (`mprotect_fixup`, from 6.7
+        on), and then merges with no neighbour that keeps it.
     cont_pte_order : int
         Blocks of so many entries, as a power of two, carry arm64's contiguous bit when they are alike
         (CONFIG_ARM64_CONTPTE, 6.9 and later): 4 with 4 KiB pages. Default 0, a machine without that bit, as the
@@ -130,6 +137,8 @@ class Policy:
     reclaims_page_tables: bool = True
     moves_many_vmas: bool = True
     merges_into_unfaulted: bool = True
+    moved_keeps_anon_vma: bool = True
+    mmap_asks_upper_first: bool = False
     unaccounts_read_only: bool = True
     cont_pte_order: int = 0
 
@@ -188,6 +197,31 @@ class Policy:
         held = {field: getattr(self, field) for field in Rules._fields}
         return Rules(**{field: rule if callable(rule) else self._names[field][rule] for field, rule in held.items()})
 
+    @classmethod
+    def at(cls, version: str, arch: str = "x86-64") -> Policy:
+        """What a release does: the sum of the changes up to it.
+
+        Parameters
+        ----------
+        version : str
+            ``"6.18.5"``, ``"6.18.44-cloud"``; ``"6.18"`` is the newest of its series. One to come is the newest known.
+        arch : str
+            ``"x86-64"`` or ``"arm64"`` (with 4 KiB pages), also as ``uname -m`` says it.
+
+        Returns
+        -------
+        Policy
+            The well-known policy that is the same, else one that is named after the last change in it.
+
+        Raises
+        ------
+        ValueError
+            The version is unreadable or older than the first that was checked, or the architecture is another.
+        """
+        made = _sum(version, arch)
+        same = (known for known in POLICIES.values() if known.but(name=made.name, about=made.about) == made)
+        return next(same, made)
+
     def but(self, **changes: Any) -> Policy:
         """This policy with some fields changed: ``LINUX_6_15.but(name="mine", copy_extent="source_order")``."""
         known = {field.name for field in fields(self)}
@@ -219,39 +253,38 @@ def check_orders(orders: tuple[int, ...], whose: str) -> None:
             raise ValueError(f"{whose}: there is no anonymous folio of order {order!r}; orders are 2 to 9")
 
 
-LINUX_6_15 = Policy(
+def _sum(version: str, arch: str = "x86-64") -> Policy:
+    rows = list(changes_up_to(version, arch))
+    made = {field: value for row in rows for field, value in row.fields.items()}
+    last = rows[-1]
+    where = ARCHITECTURES[arch]
+    name = f"linux-{last.release}" + (", arm64" if where == "arm64" else "")
+    # Two well-known names stand for what was run under them: 6.12, and the newest.
+    name += ".0" if name in ("linux-6.9", "linux-6.15") else ""
+    about = f"Linux from {last.release} on ({where}); what changed there: {', '.join(last.fields)} ({last.commit})."
+    return Policy(name=name, about=about, **made)
+
+
+LINUX_6_15 = _sum("7.3").but(
     name="linux-6.15",
     about="6.15 and later: enabled sizes, one page per copy and per reuse, the mm_id test (1da190f4d0a6).",
 )
-LINUX_6_9 = LINUX_6_15.but(
+LINUX_6_9 = _sum("6.12").but(
     name="linux-6.9",
     about="6.9 to 6.14: enabled sizes; a page of a large folio is reused only when it is marked exclusive.",
-    large_reuse="never",
-    huge_zero_write="page",
-    reclaims_page_tables=False,
-    moves_many_vmas=False,
-    merges_into_unfaulted=False,
-    keeps_mm_ids=False,
 )
-LINUX_6_8 = LINUX_6_9.but(
+LINUX_6_8 = _sum("6.8").but(
     name="linux-6.8",
     about="6.8: enabled sizes; the last page that is left of a folio may be reused (by source, not recorded).",
-    large_reuse="refcount_one",
 )
-LINUX_6_3 = LINUX_6_8.but(
+LINUX_6_3 = _sum("6.1").but(
     name="linux-6.3",
     about="Up to 6.7: base pages or PMD size. Checked on 6.1; what changed between 6.1 and 6.7 follows 6.1.",
-    knob_orders=(PMD_ORDER,),
-    unshares_zero_page=False,
-    mprotect_needs_dirty=True,
-    split_keeps_dirty=False,
-    unaccounts_read_only=False,
 )
-RFC_V2 = LINUX_6_3.but(
+RFC_V2 = _sum("6.3").but(
     name="rfc-v2",
     about="RFC v2 of April 2023 as posted, on 6.3-rc6: a proposal, never merged. Its copy may take exclusive pages.",
     fixed_orders=(2, 3, 4),
-    unshares_zero_page=True,
     zero_page_write="first_touch",
     copy_extent="source_order",
     copy_requires_maybe_shared=False,
@@ -276,23 +309,9 @@ def policy_named(name: str) -> Policy:
     return POLICIES[name]
 
 
-def kernel_number(version: str) -> tuple[int, int]:
-    """The first two numbers of a kernel version, whatever follows (``"6.8-rc1"``, ``"6.18.44-cloud"``)."""
-    match = re.match(r"(\d+)\.(\d+)(?!\d)", str(version))
-    if not match:
-        raise ValueError(f"cannot read {version!r} as a kernel version; name a policy instead")
-    return int(match[1]), int(match[2])
+def policy_for_kernel(version: str, arch: str = "x86-64") -> Policy:
+    """The policy that models a kernel version such as ``"6.12.117"``: `Policy.at`.
 
-
-def policy_for_kernel(version: str) -> Policy:
-    """The policy that models a kernel version such as ``"6.12.117"``.
-
-    6.1-6.7 linux-6.3, 6.8 linux-6.8, 6.9-6.14 linux-6.9, 6.15 and later linux-6.15. Checked on 6.1, 6.12, 6.18
-    and 7.3 running; the bounds between them by source. ValueError for older or unreadable versions.
+    The recorded kernels have well-known ones: 6.1 linux-6.3, 6.12 linux-6.9, 6.18 and later linux-6.15.
     """
-    number = kernel_number(version)
-    since = [((6, 15), LINUX_6_15), ((6, 9), LINUX_6_9), ((6, 8), LINUX_6_8), ((6, 1), LINUX_6_3)]
-    for start, policy in since:
-        if number >= start:
-            return policy
-    raise ValueError(f"kernel {version} is older than any that was checked (6.1); name a policy instead")
+    return Policy.at(version, arch)

@@ -46,12 +46,15 @@ def start_of(vma: Vma) -> int:
     return vma.start
 
 
+def can_vma_merge(lower: Vma, upper: Vma, may_differ: int = 0) -> bool:
+    """Whether `upper` goes on where `lower` ends, page and offset, under the same flags (`can_vma_merge_after`)."""
+    alike = not (lower.flags ^ upper.flags) & ~may_differ
+    return lower.end == upper.start and alike and upper.pgoff == lower.pgoff + upper.start - lower.start
+
+
 def anon_vma_compatible(lower: Vma, upper: Vma) -> bool:
-    return (
-        lower.end == upper.start
-        and not (lower.flags ^ upper.flags) & ~VM_ACCESS_FLAGS
-        and upper.pgoff == lower.pgoff + upper.start - lower.start
-    )
+    """Whether one may take the other's anon_vma: they could merge, but for access bits (`anon_vma_compatible`)."""
+    return can_vma_merge(lower, upper, VM_ACCESS_FLAGS)
 
 
 def dup_anon_vma(into: Vma, source: Vma) -> None:

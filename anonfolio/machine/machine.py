@@ -27,7 +27,7 @@ from ..kernel.record import NO_FAULT, PF_PROT, PF_USER, PF_WRITE, SIGSEGV, Count
 from ..kernel.rules import KNOBS
 from ..kernel.sizes import MAX_VPN, PTRS_PER_PMD
 from ..kernel.system import System
-from ..kernel.vma import VM_DONTCOPY, VM_HUGEPAGE, VM_NOHUGEPAGE, VM_READ, VM_WRITE, Vma
+from ..kernel.vma import VM_DONTCOPY, VM_READ, VM_UNACCOUNTED, VM_WRITE, Vma
 from ..stream.run import Touched, touch_stream
 from ..stream.window import Pages, Stream
 from .show import Shown, show
@@ -175,7 +175,7 @@ class Process:
         """Map anonymous private memory; returns its page numbers.
 
         Without `at` the first mapping starts at page 0 and each further one at the next 2 MiB boundary. `advice`
-        is given to the whole mapping before anything touches it (``"hugepage"`` or ``"nohugepage"``).
+        (``"hugepage"`` or ``"nohugepage"``) is given to it at once, by a call of its own: mmap has merged by then.
         """
         self._begin()
         if at is None:
@@ -186,10 +186,11 @@ class Process:
             raise ValueError(f"pages {at}..{at + pages - 1} overlap a mapping; mmap takes free addresses")
         if advice not in (None, "hugepage", "nohugepage"):
             raise ValueError(f"advice={advice!r}: a new mapping takes 'hugepage', 'nohugepage' or None")
-        flags = VM_READ | VM_WRITE | {None: 0, "hugepage": VM_HUGEPAGE, "nohugepage": VM_NOHUGEPAGE}[advice]
-        like = Vma(at, at + pages, flags, pgoff=at)
-        if self.mm.vma_merge_new_range(like, at, at + pages, at) is None:
-            self.mm.insert_vma(like)
+        vma = Vma(at, at + pages, VM_READ | VM_WRITE, pgoff=at)
+        if self.mm.vma_merge_new_range(vma) is None:
+            self.mm.insert_vma(vma)
+        if advice:
+            mmap.do_madvise(self.mm, at, at + pages, advice)
         return range(at, at + pages)
 
     def thp_disable(self, how: bool | str = True) -> Outcome:
@@ -306,9 +307,9 @@ class Process:
         return process
 
     def may_fork_fail_at(self, vpn: int) -> bool:
-        """Whether page `vpn` is in a mapping that fork copies, so that fork can fail there."""
+        """Whether page `vpn` is in a mapping that fork copies and charges (VM_ACCOUNT), so that fork can fail there."""
         vma = self.mm.find_vma(vpn)
-        return vma is not None and not vma.flags & VM_DONTCOPY
+        return vma is not None and not vma.flags & (VM_DONTCOPY | VM_UNACCOUNTED)
 
     def fork_fails(self, vpn: int) -> Outcome:
         """A fork that fails when the mapping with page `vpn` would be copied; mappings below were already shared.
@@ -317,7 +318,9 @@ class Process:
         """
         self._begin()
         if not self.may_fork_fail_at(vpn):
-            raise ValueError(f"page {vpn} is in no mapping that process {self.number} copies at fork; name one in one")
+            raise ValueError(
+                f"page {vpn} is in no mapping that process {self.number} copies and charges at fork; name one in one"
+            )
         return self._failing_fork(fail_at=self.mm.find_vma(vpn))
 
     def fork_fails_after(self, pages: int) -> Outcome:

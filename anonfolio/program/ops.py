@@ -139,7 +139,7 @@ def _ref(process: Process, page: int, id: int) -> Outcome:
 
 def _forkfail(process: Process, page: int) -> Outcome:
     if not process.may_fork_fail_at(page):
-        return Outcome(False, "", f"fork does not come past page {page}: it is in no mapping that fork copies")
+        return Outcome(False, "", f"fork does not come past page {page}: no mapping there is copied and charged")
     return process.fork_fails(page)
 
 

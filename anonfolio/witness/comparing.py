@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..kernel.policy import Policy, kernel_number, policy_for_kernel
+from ..kernel.history import kernel_number
+from ..kernel.policy import Policy, policy_for_kernel
 from ..kernel.sizes import PTRS_PER_PMD
 from ..machine.snapshot import ProcessView, Snapshot
 from ..program import witnesses
@@ -78,6 +79,7 @@ class Recorded:
     kernel: str
     scenario: Scenario
     steps: tuple[dict[str, Any], ...]
+    arch: str = "x86-64"
 
     def seen(self) -> Iterator[Seen]:
         """Per step what the kernel's page tables held."""
@@ -94,7 +96,7 @@ class Recorded:
 
     def replay(self, policy: Policy | None = None) -> list[Difference]:
         """Where the model, under that policy or the kernel's own, differs from the kernel."""
-        return list(iter_differences(self.scenario.run(policy or policy_for_kernel(self.kernel)), self))
+        return list(iter_differences(self.scenario.run(policy or policy_for_kernel(self.kernel, self.arch)), self))
 
 
 def seen_by_model(result: Result, base: int, pages: int) -> Seen:
@@ -189,7 +191,7 @@ def once_as_shown(view: PageView, base: int, kernel: str | None) -> npt.NDArray[
 
 def _asks_each_page(kernel: str) -> bool:
     try:
-        return (6, 11) <= kernel_number(kernel) <= (6, 14)
+        return (6, 11) <= kernel_number(kernel)[:2] <= (6, 14)
     except ValueError:
         # Whoever names a policy for a kernel of unreadable version gets what most kernels do.
         return False

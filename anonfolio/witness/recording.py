@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ..kernel.history import ARCHITECTURES
 from ..kernel.policy import Policy, policy_for_kernel
 from ..kernel.sizes import PTRS_PER_PMD
 from ..program import witnesses
@@ -34,6 +35,7 @@ class Recording:
     kernel: str
     programs: tuple[Recorded, ...]
     path: str = ""
+    arch: str = "x86-64"
 
     def named(self, name: str) -> Recorded:
         """The program of that name."""
@@ -82,7 +84,7 @@ def replay(recording: Recording, policy: Policy | None = None) -> Replay:
     ValueError
         The version is older than any that was checked, or unreadable, and no policy is named.
     """
-    policy = policy or policy_for_kernel(recording.kernel)
+    policy = policy or policy_for_kernel(recording.kernel, recording.arch)
     mismatches = tuple(
         (number, program, difference)
         for number, program in enumerate(recording.programs)
@@ -101,11 +103,14 @@ def read_recording(path: str | Path) -> Recording:
         raise RecordingError(f"{path}: programs is {type(programs).__name__}, not a list")
     if not programs:
         raise RecordingError(f"{path}: holds no program")
-    recorded = (_program(kernel, program, f"{path}, program {at}") for at, program in enumerate(programs))
-    return Recording(kernel, tuple(recorded), str(path))
+    arch = content.get("machine", "x86-64")
+    if arch not in ARCHITECTURES:
+        raise RecordingError(f"{path}: machine is {arch!r}, none of {', '.join(ARCHITECTURES)}")
+    recorded = (_program(kernel, arch, program, f"{path}, program {at}") for at, program in enumerate(programs))
+    return Recording(kernel, tuple(recorded), str(path), arch)
 
 
-def _program(kernel: str, program: Any, where: str) -> Recorded:
+def _program(kernel: str, arch: str, program: Any, where: str) -> Recorded:
     if not isinstance(program, dict):
         raise RecordingError(f"{where}: is {type(program).__name__}, not an object")
     for key in ("orders", "pages", "skew", "program", "steps"):
@@ -129,7 +134,7 @@ def _program(kernel: str, program: Any, where: str) -> Recorded:
         raise RecordingError(f"{where}: {error}") from None
     for at, seen in enumerate(program["steps"]):
         _check_seen(seen, scenario.pages, f"{where}, step {at}")
-    return Recorded(kernel, scenario, tuple(program["steps"]))
+    return Recorded(kernel, scenario, tuple(program["steps"]), arch)
 
 
 def _check_seen(seen: Any, pages: int, where: str) -> None:

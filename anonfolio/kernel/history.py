@@ -1,0 +1,96 @@
+"""What changed in which release: a policy is the sum of the changes up to it (`Policy.at`).
+
+Each row sets fields of `Policy` and says how we know. *Recorded* names kernels that were run: the change lies between
+the last without and the first with it, and the commit says where. *Source* was read there. *Inferred* is neither.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .sizes import ANON_ORDERS, PMD_ORDER
+
+ARCHITECTURES = {"x86-64": "x86-64", "x86_64": "x86-64", "arm64": "arm64", "aarch64": "arm64"}
+"""What may be asked for -> what the table calls it."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One row: from `release` on `fields` are so, by `commit`; `evidence` says how we know. `arch` "" is all."""
+
+    release: str
+    fields: Mapping[str, Any]
+    commit: str
+    evidence: str
+    arch: str = ""
+
+
+FIRST_KERNEL: dict[str, Any] = {
+    "knob_orders": (PMD_ORDER,),
+    "unshares_zero_page": False,
+    "large_reuse": "refcount_one",
+    "keeps_mm_ids": False,
+    "huge_zero_write": "page",
+    "mprotect_needs_dirty": True,
+    "split_keeps_dirty": False,
+    "reclaims_page_tables": False,
+    "moves_many_vmas": False,
+    "merges_into_unfaulted": False,
+    "mmap_asks_upper_first": True,
+    "unaccounts_read_only": False,
+}
+
+HISTORY = (
+    Change("6.1", FIRST_KERNEL, "", "recorded on 6.1.192; source of 6.1.176"),
+    Change("6.2", {"unshares_zero_page": True}, "84209e87c696", "source of 6.12; no recording can see it"),
+    Change("6.2", {"mprotect_needs_dirty": False}, "d84887739d5c, c27f479ef542", "recorded: 6.1.192 no, 6.12.117 yes"),
+    Change("6.4", {"split_keeps_dirty": True}, "5436d6556937", "recorded: 6.1.192 no, 6.12.117 yes"),
+    Change("6.7", {"unaccounts_read_only": True}, "9b9143298585", "recorded: 6.1.192 no, 6.12.117 yes"),
+    Change("6.8", {"knob_orders": ANON_ORDERS}, "19eaf44954df", "source; recorded on 6.12.117"),
+    Change("6.9", {"large_reuse": "never"}, "cd197c3a2040", "source; recorded on 6.12.117"),
+    Change("6.9", {"cont_pte_order": 4}, "4602e5757bcc", "recorded on 6.12.118 and later", arch="arm64"),
+    Change("6.12", {"mmap_asks_upper_first": False}, "cacded5e42b9", "recorded: 6.1.192 no, 6.12.117 yes"),
+    Change("6.13", {"huge_zero_write": "huge"}, "1ced09e0331f", "recorded: 6.12.117 no, 6.16.12 yes"),
+    Change("6.14", {"reclaims_page_tables": True}, "6375e95f381e", "recorded: 6.12.117 no, 6.16.12 yes", arch="x86-64"),
+    Change("6.15", {"large_reuse": "mm_id", "keeps_mm_ids": True}, "1da190f4d0a6", "recorded: 6.12.117 no, 6.16 yes"),
+    Change(
+        "6.16", {"merges_into_unfaulted": True, "moved_keeps_anon_vma": False}, "879bca0a2c4f",
+        "recorded: 6.12.117 no, 6.16.12, 6.17.13 and 6.18.5 yes",
+    ),
+    Change("6.17", {"moves_many_vmas": True}, "d23cb648e365", "recorded: 6.16.12 no, 6.17.13 yes"),
+    Change(
+        "6.18.8", {"moved_keeps_anon_vma": True}, "a4d9dbfc1bab (61f67c230a5e), 5b0caf3913e7 (3b617fd3d317)",
+        "recorded: 6.18.5 no, 6.18.9 yes; the stable release's list of changes",
+    ),
+    Change(
+        "7.0", {"reclaims_page_tables": True}, "mail 83b034810935 (PT_RECLAIM on all 64-bit)",
+        "recorded: 6.17.13 and 6.19.14 no, 7.0.13 yes", arch="arm64",
+    ),
+)  # fmt: skip
+"""Oldest first."""
+
+
+NEWEST = 1 << 16
+"""Whoever says "6.18" means the series, as its newest stable release is."""
+
+
+def kernel_number(version: str, unsaid: int = 0) -> tuple[int, int, int]:
+    """A version's numbers, whatever follows: (6, 8, `unsaid`) for ``"6.8-rc1"``, (6, 8, 9) for ``"6.8.9-x"``."""
+    match = re.match(r"(\d+)\.(\d+)(?!\d)(?:\.(\d+))?", str(version))
+    if not match:
+        raise ValueError(f"cannot read {version!r} as a kernel version; name a policy, or a release such as '6.12'")
+    return int(match[1]), int(match[2]), int(match[3] or unsaid)
+
+
+def changes_up_to(version: str, arch: str) -> Iterator[Change]:
+    """The changes that a release has; ValueError for one that is older than the first, or of another architecture."""
+    if arch not in ARCHITECTURES:
+        raise ValueError(f"arch={arch!r}: nothing is known of it; there are {', '.join(ARCHITECTURES)}")
+    number = kernel_number(version, NEWEST)
+    first = HISTORY[0].release
+    if number < kernel_number(first):
+        raise ValueError(f"kernel {version} is older than any that was checked ({first}); name a policy instead")
+    return (row for row in HISTORY if kernel_number(row.release) <= number and row.arch in ("", ARCHITECTURES[arch]))

@@ -1,0 +1,130 @@
+"""Policies are dated: a release is the sum of the changes up to it, and recordings tell releases apart."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from itertools import pairwise
+
+import pytest
+
+import anonfolio as af
+from anonfolio.kernel.history import HISTORY, kernel_number
+from anonfolio.witness.recording import DATA_DIR
+
+FIELDS = {field.name for field in fields(af.Policy)}
+
+
+def test_the_table_is_in_order_and_every_row_changes_something_and_says_how_it_is_known() -> None:
+    assert all(kernel_number(old.release) <= kernel_number(new.release) for old, new in pairwise(HISTORY))
+    for row in HISTORY[1:]:
+        assert set(row.fields) <= FIELDS
+        assert row.commit
+        assert row.evidence.split(":")[0].split()[0] in ("recorded", "source", "source;", "inferred")
+        arch = row.arch or "x86-64"
+        before = [other for other in HISTORY[: HISTORY.index(row)] if other.arch in ("", arch)]
+        was = {field: value for other in before for field, value in other.fields.items()}
+        default = af.Policy(name="")
+        assert all(was.get(field, getattr(default, field)) != value for field, value in row.fields.items()), row
+
+
+def test_the_newest_is_what_a_policy_is_by_default() -> None:
+    assert af.Policy(name="linux-6.15", about=af.LINUX_6_15.about) == af.LINUX_6_15 == af.Policy.at("7.3")
+
+
+@pytest.mark.parametrize(
+    ("version", "known"),
+    [("6.1", af.LINUX_6_3), ("6.8", af.LINUX_6_8), ("6.12.117", af.LINUX_6_9), ("6.18.44-cloud", af.LINUX_6_15)],
+)
+def test_a_sum_that_has_a_name_is_the_policy_of_that_name(version: str, known: af.Policy) -> None:
+    assert af.Policy.at(version) is known
+    assert af.policy_for_kernel(version) is known
+    assert af.POLICIES[known.name] is known
+
+
+def test_sums_without_a_name_are_named_after_their_last_change_and_never_like_a_known_one() -> None:
+    for minor in range(1, 20):
+        policy = af.Policy.at(f"6.{minor}")
+        assert af.POLICIES.get(policy.name, policy) == policy
+    assert [af.Policy.at(version).name for version in ("6.13", "6.14", "6.15", "6.16", "6.17")] == [
+        "linux-6.13", "linux-6.14", "linux-6.15.0", "linux-6.16", "linux-6.17",
+    ]  # fmt: skip
+    assert af.Policy.at("6.2") == af.Policy.at("6.3.13")
+
+
+@pytest.mark.parametrize(
+    ("field", "since", "before", "after"),
+    [
+        ("huge_zero_write", ("6.12.99", "6.13"), "page", "huge"),
+        ("reclaims_page_tables", ("6.13", "6.14"), False, True),
+        ("large_reuse", ("6.8", "6.9"), "refcount_one", "never"),
+        ("large_reuse", ("6.14.11", "6.15"), "never", "mm_id"),
+        ("merges_into_unfaulted", ("6.15", "6.16"), False, True),
+        ("moves_many_vmas", ("6.16.12", "6.17"), False, True),
+        ("moved_keeps_anon_vma", ("6.15.9", "6.16"), True, False),
+        ("moved_keeps_anon_vma", ("6.18.7", "6.18.8"), False, True),
+        ("mprotect_needs_dirty", ("6.1.200", "6.2"), True, False),
+        ("mmap_asks_upper_first", ("6.11", "6.12"), True, False),
+    ],
+)
+def test_what_changed_when(field: str, since: tuple[str, str], before: object, after: object) -> None:
+    assert [getattr(af.Policy.at(version), field) for version in since] == [before, after]
+
+
+def test_two_numbers_name_the_series_as_its_newest_release_is() -> None:
+    assert af.Policy.at("6.18") is af.LINUX_6_15
+    assert af.Policy.at("6.18.0") == af.Policy.at("6.17") == af.Policy.at("6.18.7")
+
+
+def test_arm64_has_its_own_dates() -> None:
+    assert [af.Policy.at(version, arch="arm64").cont_pte_order for version in ("6.8", "6.9", "7.3")] == [0, 4, 4]
+    frees = [af.Policy.at(version, arch="aarch64").reclaims_page_tables for version in ("6.14", "6.19.14", "7.0")]
+    assert frees == [False, False, True]
+    assert af.Policy.at("6.19", arch="arm64").name == "linux-6.18.8, arm64"
+    assert af.Policy.at("6.19").cont_pte_order == 0
+
+
+def test_the_proposal_stands_on_the_release_that_it_was_posted_on() -> None:
+    old = af.Policy.at("6.3")
+    proposed = {"fixed_orders", "zero_page_write", "copy_extent", "copy_requires_maybe_shared", "large_reuse"}
+    differ = {name for name in FIELDS if getattr(old, name) != getattr(af.RFC_V2, name)}
+    assert differ == proposed | {"reuse_extent", "name", "about"}
+    assert not af.RFC_V2.mprotect_needs_dirty
+
+
+@pytest.mark.parametrize("version", ["", "six", "6", "v6.12", "6.x"])
+def test_an_unreadable_release_is_one_line_with_what_would_be_right(version: str) -> None:
+    with pytest.raises(ValueError, match=r"^cannot read '.*' as a kernel version; name a policy, .* '6\.12'$"):
+        af.Policy.at(version)
+
+
+def test_a_release_before_the_first_and_another_architecture_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"^kernel 5\.10\.223 is older than any that was checked \(6\.1\); name a policy"
+    ):
+        af.Policy.at("5.10.223")
+    with pytest.raises(ValueError, match=r"^arch='riscv': .* x86-64, .*arm64"):
+        af.Policy.at("6.12", arch="riscv")
+
+
+SEEN = [
+    ("various-6.1.192", "6.2"), ("accounted-6.1.192", "6.7"), ("various-6.12.117", "6.1"), ("various-6.12.117", "6.3"),
+    ("accounted-6.12.117", "6.6"), ("named-6.12", "6.8"), ("various-6.12.117", "6.13"), ("various-6.12.117", "6.14"),
+    ("named-6.12", "6.15"), ("min-6.17.13", "6.16.12"), ("min-6.17.13", "6.18.8"), ("min-6.18.5", "6.18.8"),
+    ("min-6.18.9", "6.18.7"), ("various-6.18.44", "6.13"), ("named-6.18", "6.14"), ("various-6.18.44", "6.15"),
+    ("merge-6.18.44", "6.16"), ("arm64/reclaim6.17", "7.0"), ("arm64/reclaim7.0", "6.19.14"),
+]  # fmt: skip
+"""A recording, and a release beside its own that it is not of."""
+
+
+@pytest.mark.parametrize(("file", "wrong"), SEEN)
+def test_a_recording_tells_its_release_from_its_neighbour(file: str, wrong: str) -> None:
+    recording = af.read_recording(DATA_DIR / f"{file}.json.gz")
+    policy = af.Policy.at(wrong, recording.arch)
+    assert any(program.replay(policy) for program in recording.programs)
+
+
+def test_the_loss_of_a_write_on_5_10_is_kept_and_has_no_policy() -> None:
+    recording = af.read_recording(DATA_DIR / "5.10" / "lost-write-5.10.223.json.gz")
+    with pytest.raises(ValueError, match=r"5\.10\.223 is older"):
+        af.replay(recording)
+    assert af.replay(recording, af.LINUX_6_3).mismatches
