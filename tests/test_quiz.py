@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import importlib
 import inspect
+import itertools
+import math
 import pkgutil
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from fractions import Fraction
 from html.parser import HTMLParser
 from typing import Any
 
@@ -229,6 +233,83 @@ def test_an_example_that_is_a_known_mistake_is_the_last_resort(number: Number) -
     assert Number(name="q.n", prompt="?", truth=lambda: 8)._example() == "16"
 
 
+@pytest.mark.parametrize("name", [name for name, asked in QUESTIONS.items() if not isinstance(asked, Pages)])
+def test_the_example_of_a_question_is_not_the_right_answer(name: str) -> None:
+    question = QUESTIONS[name]
+    assert question._read(ast.literal_eval(question._example())) != question.answer
+
+
+@pytest.mark.parametrize("name", [name for name, asked in ASKED.items() if type(asked) is Cases])
+def test_the_example_of_cases_is_not_the_right_answer_of_the_first(name: str) -> None:
+    cases = ASKED[name]
+    assert isinstance(cases, Cases)
+    letter, case = next(iter(cases.cases.items()))
+    such = re.search(r'such as `(\w+)="(.*?)"`', cases.check().lines[-1])
+    assert such is not None
+    assert such[1] == letter
+    assert such[2] != case.truth()
+
+
+class Unspeakable:
+    """What a reader may have defined: looking at it raises."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no words")
+
+    __str__ = __repr__
+
+    def __iter__(self) -> Iterator[Any]:
+        raise RuntimeError("no steps")
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("no comparison")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+STRANGE: dict[str, Callable[[], Any]] = {
+    "array": lambda: np.array([1, 2]), "array of arrays": lambda: np.zeros((2, 2)), "no dimension": lambda: np.array(7),
+    "infinite": lambda: math.inf, "not a number": lambda: math.nan, "complex": lambda: 1j, "bytes": lambda: b"16",
+    "long number": lambda: 10**5000, "long float": lambda: 1e300, "long fraction": lambda: Fraction(10**400, 3),
+    "range without end": lambda: range(10**12), "counts for ever": itertools.count, "unspeakable": Unspeakable,
+    "list of those": lambda: [Unspeakable(), np.array([1, 2])], "class": lambda: int, "dict": lambda: {"a": 1},
+    "deep": lambda: [[[]]], "true": lambda: True, "text": lambda: "x" * 10**6, "generator": lambda: (x for x in (1, 1)),
+    "pair": lambda: (np.array([1]), np.array([1])), "step": lambda: [("write", 0, np.array([1, 2]))],
+    "steps": lambda: [("write", 0, math.inf), ("write", Unspeakable(), 1)],
+}  # fmt: skip
+"""Answers of no kind that is asked for, and such as would take all memory or never end."""
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_whatever_is_given_the_answer_is_a_short_note(name: str) -> None:
+    asked: Any = ASKED[name]
+    letters = getattr(asked, "jobs", None) or getattr(asked, "hunts", None) or getattr(asked, "cases", None)
+    by_letter = "given" in inspect.signature(asked.check).parameters
+    for kind, strange in STRANGE.items():
+        said = asked.check(**{next(iter(letters)): strange()}) if by_letter else asked.check(strange())
+        assert said.kind in ("wrong", "ask"), kind
+        assert len(said.head) + sum(map(len, said.lines)) < 4000, kind
+
+
+@pytest.mark.parametrize("answer", [16.0, np.float32(16), np.int8(16), Fraction(32, 2)])
+def test_a_whole_number_of_any_kind_is_one(number: Number, answer: Any) -> None:
+    assert number.check(answer).kind == "right"
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [(math.inf, "inf is not a number of up to 18 digits"), (-(10**18), "not a number of up to 18 digits"),
+     (math.nan, "nan is not a whole number"), (np.array([16]), "array([16]) is not a whole number")],
+)  # fmt: skip
+def test_a_number_that_cannot_be_is_told_why(number: Number, answer: Any, told: str) -> None:
+    assert told in number.check(answer).head
+
+
+def test_pages_without_end_are_refused_before_they_are_counted() -> None:
+    pages = Pages(name="q.p", prompt="Which?", truth=lambda: {8, 9})
+    assert "more than 65,536 numbers" in pages.check(itertools.count()).head
+
+
 def test_the_answer_is_computed_once_and_late() -> None:
     calls: list[int] = []
     late = Number(name="q.n", prompt="?", truth=lambda: calls.append(1) or 3)
@@ -370,6 +451,44 @@ def test_a_function_cannot_change_the_cases() -> None:
     before = copy.deepcopy(first_touch.order.cases)
     first_touch.order.check(greedy)
     assert first_touch.order.cases == before
+
+
+def test_a_function_may_name_its_arguments_as_it_likes() -> None:
+    def mine(seite: int, bereich: range, belegt: set[int], erlaubt: tuple[int, ...]) -> int:
+        return first_touch.choose_order(seite, bereich, belegt, erlaubt)
+
+    assert first_touch.order.check(mine).kind == "right"
+    assert first_touch.order.check(lambda *of: first_touch.choose_order(*of)).kind == "right"
+    assert first_touch.order.check(lambda **of: first_touch.choose_order(**of)).kind == "right"
+    said = first_touch.order.check(lambda page, mapping: 0)
+    assert said.head == "It fails on case 1 of 300."
+    assert "TypeError" in said.lines[1]
+
+
+@pytest.mark.parametrize("name", [name for name, asked in ASKED.items() if isinstance(asked, Function)])
+def test_a_case_has_its_arguments_in_the_order_of_the_worked_function(name: str) -> None:
+    asked = ASKED[name]
+    assert isinstance(asked, Function)
+    assert list(asked.cases[0][0]) == list(inspect.signature(asked.worked).parameters)
+
+
+@pytest.mark.parametrize("name", [name for name, asked in ASKED.items() if isinstance(asked, Function)])
+def test_asking_the_library_is_no_answer(name: str) -> None:
+    asked = ASKED[name]
+    assert isinstance(asked, Function)
+    assert asked.check(asked.truth).kind == "wrong"
+
+
+@pytest.mark.parametrize("kind", STRANGE)
+def test_a_function_may_return_anything(kind: str) -> None:
+    answer = STRANGE[kind]()
+    said = first_touch.order.check(lambda **of: answer)
+    assert said.kind == "wrong"
+    assert len(repr(said)) < 4000
+
+
+def test_a_function_that_ends_the_program_does_not() -> None:
+    assert "SystemExit" in first_touch.order.check(lambda **of: exit(3)).lines[1]
 
 
 def test_an_unwritten_function_is_no_error() -> None:

@@ -21,7 +21,20 @@ from ..hardware.tlb import NEOVERSE_N1, Contiguous
 from ..hardware.trace import DATA_DIR as TRACES
 from ..hardware.trace import Replay, Setting, Trace, read_measured, read_trace, replay, size_names
 from ..kernel.policy import LINUX_6_15, policy_for_kernel
-from ..lesson.quiz import GOES_ON, Asked, Choice, Function, Note, Number, Program, Unreadable, Verdict, refused
+from ..lesson.quiz import (
+    GOES_ON,
+    Asked,
+    Choice,
+    Function,
+    Note,
+    Number,
+    Program,
+    Unreadable,
+    Verdict,
+    is_open,
+    refused,
+    shown,
+)
 from ..lesson.words import Words
 from ..machine.machine import Machine
 from ..program.formats import DATA
@@ -680,7 +693,7 @@ class Choosing(Asked):
     def check(self, **given: Any) -> Note:
         """Judge what is answered: ``a=("64K", "faults")``."""
         try:
-            said = {letter: self._read(letter, answer) for letter, answer in given.items() if answer not in (None, ...)}
+            said = {letter: self._read(letter, answer) for letter, answer in given.items() if not is_open(answer)}
         except Unreadable as error:
             return Note("wrong", f"Cannot read that answer: {error}", (f"Such as `{self.name}.check(a={_SUCH})`.",))
         if not said:
@@ -724,13 +737,13 @@ class Choosing(Asked):
         if letter not in self.jobs:
             raise Unreadable(f"there is no program {letter!r}; there are {', '.join(self.jobs)}.")
         if isinstance(answer, str) or not isinstance(answer, Sequence) or len(answer) != 2:
-            raise Unreadable(f"{letter}={answer!r} is not a size and a reason.")
-        size = str(answer[0]).upper().replace(" ", "").removesuffix("IB").removesuffix("B")
-        reason = str(answer[1]).strip().lower()
+            raise Unreadable(f"{letter}={shown(answer)} is not a size and a reason.")
+        size = shown(answer[0], str).upper().replace(" ", "").removesuffix("IB").removesuffix("B")
+        reason = shown(answer[1], str).lower()
         if size not in SIZES:
-            raise Unreadable(f"{answer[0]!r} is none of {', '.join(SIZES)}.")
+            raise Unreadable(f"{shown(answer[0])} is none of {', '.join(SIZES)}.")
         if reason not in REASONS:
-            raise Unreadable(f"{answer[1]!r} is none of {', '.join(REASONS)}.")
+            raise Unreadable(f"{shown(answer[1])} is none of {', '.join(REASONS)}.")
         return size, reason
 
     def _judge(self, letter: str, size: str, reason: str) -> str:

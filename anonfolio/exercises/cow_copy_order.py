@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..hardware.microsteps import (
@@ -31,7 +32,7 @@ from ..hardware.microsteps import (
     searched,
 )
 from ..kernel.policy import LINUX_6_3, LINUX_6_15, RFC_V2, Policy
-from ..lesson.quiz import GOES_ON, Asked, Choice, Note, Number
+from ..lesson.quiz import GOES_ON, Asked, Choice, Note, Number, is_open, shown
 from ..program.scenario import Scenario
 
 if TYPE_CHECKING:
@@ -160,11 +161,12 @@ class Order(Asked):
 
     def check(self, order: Any = None) -> Note:
         """Try an order of step names. A wrong one is shown by its shortest interleaving that does damage."""
-        if order is None or order is ... or order == list(AS_FOUND):
-            return self._asked(f"Not answered yet: change the order of the seven names. {GOES_ON}")
-        if isinstance(order, str) or not isinstance(order, Iterable):
+        names = () if is_open(order) else _listed(order)
+        if names is None:
             return Note("wrong", "Cannot read that answer.", ("A list of step names is asked for.",))
-        steps = tuple(str(step).strip().lower() for step in order)
+        steps = tuple(shown(step, str).lower() for step in names)
+        if is_open(order) or steps == AS_FOUND:
+            return self._asked(f"Not answered yet: change the order of the seven names. {GOES_ON}")
         steps = steps if "store" in steps else (*steps, "store")
         try:
             check_order(steps)
@@ -201,6 +203,14 @@ class Order(Asked):
 
 AS_FOUND = tuple(sorted(step for step in COPY_STEPS if step != "store"))
 """The steps as the reader finds them."""
+
+
+def _listed(order: Any) -> tuple[Any, ...] | None:
+    """The names that a reader gives, no more than can be of use; None where it is no list."""
+    try:
+        return None if isinstance(order, str) else tuple(islice(order, 2 * len(COPY_STEPS)))
+    except Exception:  # A reader's own object may raise anything.
+        return None
 
 
 def _steps_told() -> tuple[str, ...]:
@@ -264,7 +274,7 @@ class Interleavings(Asked):
         unknown = [name for name in given if name not in self.hunts]
         if unknown:
             return Note("wrong", f"There is no {unknown[0]!r}; there are {', '.join(self.hunts)}.")
-        said = {name: events for name, events in given.items() if events is not None and events is not ...}
+        said = {name: events for name, events in given.items() if not is_open(events)}
         if not said:
             return self._asked(f"Not answered yet: put a list in place of each `...`. {GOES_ON}")
         shown: list[str] = []
@@ -310,10 +320,10 @@ def _order_told(race: Race) -> str:
 
 def _readable(events: Any) -> list[Event | str]:
     if isinstance(events, str) or not isinstance(events, Sequence):
-        raise Impossible(f"{events!r:.40} is not a list of events")
+        raise Impossible(f"{shown(events):.40} is not a list of events")
     for event in events:
         if not isinstance(event, (str, tuple, list)):
-            raise Impossible(f"{event!r:.40} is neither a step's name nor ('cpu1', 'read', 0)")
+            raise Impossible(f"{shown(event):.40} is neither a step's name nor ('cpu1', 'read', 0)")
     return list(events)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..draw.picture import Picture
 from ..kernel.policy import LINUX_6_15
-from ..lesson.quiz import GOES_ON, Case, Cases, Function, Note, Number, Pages, Unreadable
+from ..lesson.quiz import GOES_ON, Case, Cases, Function, Note, Number, Pages, Unreadable, is_open, whole
 from ..lesson.words import Words
 from ..machine.snapshot import Snapshot
 from ..program.scenario import Scenario
@@ -128,7 +128,7 @@ class Counts(Cases):
 
     def check(self, **given: Any) -> Note:
         """Judge the numbers that are given; the first wrong one is shown."""
-        if all(answer in (None, ...) for answer in given.values()):
+        if all(map(is_open, given.values())):
             return self._asked(f"Not answered yet: put a number in place of each `...`, such as `a=7`. {GOES_ON}")
         return super().check(**given)
 
@@ -139,12 +139,9 @@ class Counts(Cases):
         if letter not in self.cases:
             raise Unreadable(f"there is no count {letter!r}; there are {', '.join(self.cases)}.")
         try:
-            number = int(answer)
-        except (TypeError, ValueError):
-            number = None
-        if number is None or number != answer or isinstance(answer, bool):
-            raise Unreadable(f"{letter}={answer!r} is not a whole number.")
-        return str(number)
+            return str(whole(answer))
+        except Unreadable as error:
+            raise Unreadable(f"{letter}={error}") from None
 
 
 THREE = """\

@@ -32,7 +32,7 @@ from ..hardware.tlb import (
 from ..kernel.contpte import CONT_PTE_ORDER, foldable
 from ..kernel.pagetable import PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG
 from ..kernel.policy import LINUX_6_15, RFC_V2_FIXED
-from ..lesson.quiz import Choice, Function, Note, Number, runs
+from ..lesson.quiz import Choice, Function, Note, Number, is_open, runs
 from ..machine.machine import Machine
 from ..machine.snapshot import ProcessView
 from ..program.scenario import Scenario, Timeline
@@ -485,18 +485,12 @@ def _block_in_words(first: int, block: Sequence[Page | None]) -> str:
 class Folding(Function):
     """A function that returns a list of blocks; a case is told block by block, a mistake by what is most like it."""
 
-    def check(self, function: Any = None) -> Note:
-        """Run it on every case, once it is clear that it returns lists."""
-        if callable(function):
-            try:
-                answers = [function(**deepcopy(case)) for case, _ in self.cases]
-            except Exception:  # Whatever a reader's function raises is told there.
-                return super().check(function)
-            other = [each for each in answers if each is not None and each is not ... and not isinstance(each, list)]
-            if other:
-                told = f"Return a list, such as `[0, 16]` or `[]`; yours returns a {type(other[0]).__name__}."
-                return Note("wrong", "That is no list.", (told,))
-        return super().check(function)
+    def _unfit(self, answers: list[Any]) -> Note | None:
+        other = [each for each in answers if not is_open(each) and not isinstance(each, list)]
+        if not other:
+            return None
+        told = f"Return a list, such as `[0, 16]` or `[]`; yours returns a {type(other[0]).__name__}."
+        return Note("wrong", "That is no list.", (told,))
 
     def _called(self, case: Mapping[str, Any]) -> str:
         pages = case["pages"]

@@ -21,7 +21,8 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
-from numbers import Integral, Real
+from itertools import islice
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from ..program.scenario import Scenario, ScenarioError, Timeline
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 TEXT_WIDTH = 100
 GOES_ON = "The notebook runs on without it."
+MOST, MOST_NUMBERS, SHOWN = 10**18, 1 << 16, 300
+"""What an answer may be: a number below that, so many of them; and how much of it is repeated in a line."""
 COLOURS = {"ask": "#7a828c", "kept": "#3f7fc4", "right": "#2f8f5b", "wrong": "#cc6a2c", "tell": "#3f7fc4"}
 """Bar on the left of a note. It repeats what the first words say, and each reads on light and dark."""
 
@@ -107,6 +110,11 @@ class Mistake:
 
     answer: Any
     says: str
+
+    @cached_property
+    def means(self) -> Any:
+        """The answer itself."""
+        return self.answer() if callable(self.answer) else self.answer
 
 
 @dataclass(frozen=True)
@@ -235,15 +243,16 @@ class Question(Asked, ABC):
 
     def _given(self, answer: Any, verb: str) -> Any:
         """The answer as it is kept, or the note that asks for one."""
-        if answer is None or answer is ...:
+        if is_open(answer):
             such = f"`{self.name}.{verb}({self._example()})`"
             return self._asked(f"Not answered yet: put your answer in place of the dots, such as {such}. {GOES_ON}")
         try:
             return self._read(answer)
         except Unreadable as error:
-            return Note(
-                "wrong", f"Cannot read that answer: {error}", (f"Such as `{self.name}.{verb}({self._example()})`.",)
-            )
+            told = str(error)
+        except Exception as error:  # Looking at a reader's own object may raise anything.
+            told = f"looking at it raised {type(error).__name__}."
+        return Note("wrong", f"Cannot read that answer: {told}", (f"Such as `{self.name}.{verb}({self._example()})`.",))
 
     def _why(self) -> tuple[str, ...]:
         return (self.because.format(truth=self._say(self.answer)),) if self.because else ()
@@ -252,8 +261,7 @@ class Question(Asked, ABC):
         if given == self.answer:
             return Verdict(True)
         for mistake in self.mistakes:
-            wrong = mistake.answer() if callable(mistake.answer) else mistake.answer
-            if self._read(wrong) == given:
+            if self._read(mistake.means) == given:
                 return Verdict(False, (mistake.says,))
         return Verdict(False, self._miss(given))
 
@@ -289,7 +297,7 @@ class Number(Question):
     one: str = ""
 
     def _read(self, answer: Any) -> int:
-        return _integer(answer)
+        return whole(answer)
 
     def _say(self, answer: int) -> str:
         unit = (self.one or _singular(self.unit)) if answer == 1 else self.unit
@@ -300,7 +308,7 @@ class Number(Question):
 
     def _example(self) -> str:
         """A number as large as the answers people give, and never the right one."""
-        said = {self._read(given() if callable(given := mistake.answer) else given) for mistake in self.mistakes}
+        said = {self._read(mistake.means) for mistake in self.mistakes}
         known = {self.answer, *said}
         likely = [number for number in _EXAMPLES if min(known) <= number <= max(known)]
         silent = [number for number in likely if number not in known]
@@ -318,7 +326,7 @@ class Choice(Question):
         for letter, words in self.options.items():
             if said in (letter.lower(), words.lower()):
                 return letter
-        raise Unreadable(f"{answer!r} is none of {', '.join(map(repr, self.options))}.")
+        raise Unreadable(f"{shown(answer)} is none of {', '.join(map(repr, self.options))}.")
 
     def _say(self, answer: str) -> str:
         return f"{answer}, {self.options[answer].rstrip('.')}"
@@ -327,7 +335,7 @@ class Choice(Question):
         return tuple(f"- `{letter}` {words}" for letter, words in self.options.items())
 
     def _example(self) -> str:
-        return f'"{next(iter(self.options))}"'
+        return f'"{next(letter for letter in self.options if letter != self.answer)}"'
 
 
 @dataclass(eq=False, kw_only=True, repr=False)
@@ -336,8 +344,8 @@ class Pages(Question):
 
     def _read(self, answer: Any) -> frozenset[int]:
         if isinstance(answer, str) or not isinstance(answer, Iterable):
-            raise Unreadable(f"{answer!r} is not a set of pages.")
-        return frozenset(_integer(page) for page in answer)
+            raise Unreadable(f"{shown(answer)} is not a set of pages.")
+        return frozenset(_numbers(answer))
 
     def _say(self, answer: frozenset[int]) -> str:
         return f"page{'' if len(answer) == 1 else 's'} {runs(answer)}" if answer else "no page"
@@ -359,8 +367,8 @@ class Sizes(Question):
 
     def _read(self, answer: Any) -> tuple[int, ...]:
         if isinstance(answer, (str, set, frozenset)) or not isinstance(answer, Iterable):
-            raise Unreadable(f"{answer!r} is not a list of numbers.")
-        return tuple(_integer(size) for size in answer)
+            raise Unreadable(f"{shown(answer)} is not a list of numbers.")
+        return _numbers(answer)
 
     def _say(self, answer: tuple[int, ...]) -> str:
         return ", ".join(map(str, answer)) or "nothing"
@@ -408,11 +416,12 @@ class Cases(Asked):
     def check(self, **given: Any) -> Note:
         """Judge the cases that are answered; the first wrong one is shown."""
         try:
-            said = {letter: self._read(letter, answer) for letter, answer in given.items() if answer not in (None, ...)}
+            said = {letter: self._read(letter, answer) for letter, answer in given.items() if not is_open(answer)}
         except Unreadable as error:
             return Note("wrong", f"Cannot read that answer: {error}")
         if not said:
-            such = f'`a="{next(iter(self.answers))}"`'
+            letter, case = next(iter(self.cases.items()))
+            such = f'`{letter}="{next(answer for answer in self.answers if answer != case.truth())}"`'
             return self._asked(f"Not answered yet: put one of these in place of each `...`, such as {such}. {GOES_ON}")
         self.kept.update(said)
         wrong = [letter for letter in self.cases if letter in said and said[letter] != self.cases[letter].truth()]
@@ -455,11 +464,11 @@ class Cases(Asked):
     def _read(self, letter: str, answer: Any) -> str:
         if letter not in self.cases:
             raise Unreadable(f"there is no case {letter!r}; there are {', '.join(self.cases)}.")
-        said = str(answer).strip().lower()
+        said = shown(answer, str).lower()
         for known, other in self.answers.items():
             if said in (known, *other):
                 return known
-        raise Unreadable(f"{letter}={answer!r} is none of {', '.join(map(repr, self.answers))}.")
+        raise Unreadable(f"{letter}={shown(answer)} is none of {', '.join(map(repr, self.answers))}.")
 
 
 # --- a function -----------------------------------------------------------------------------------------------------
@@ -500,31 +509,39 @@ class Function(Asked):
 
     def check(self, function: Any = None) -> Note:
         """Run it on every case; the first that fails is shown with its picture."""
-        if function is None or function is ...:
+        if is_open(function):
             return self._asked(f"No function yet: pass yours to `{self.name}.check`. {GOES_ON}")
         if not callable(function):
             return Note("wrong", f"That is {type(function).__name__}, not a function.")
+        if function is self.truth:
+            return Note("wrong", "That asks the library, which yours is compared with. Write one of your own.")
+        by_position = _other_names(function, self.cases[0][0])
         answers: list[Any] = []
         for case, right in self.cases:
+            mine = deepcopy(case)
             try:
-                answers.append(function(**deepcopy(case)))
-            except Exception as error:  # Whatever a reader's function raises is part of her answer.
-                told = (
-                    self._called(case),
-                    f"The library says {right}. Your function raised {type(error).__name__}: {error}.",
-                )
-                return Note(
-                    "wrong", f"It fails on case {len(answers) + 1} of {self.count}.", told, picture=self._picture(case)
-                )
-        if all(answer is None or answer is ... for answer in answers):
+                answers.append(function(*mine.values()) if by_position else function(**mine))
+            except (Exception, SystemExit) as error:  # Whatever a reader's function raises is part of her answer.
+                raised = f"Your function raised {type(error).__name__}: {shown(error, str)}."
+                told = (self._called(case), f"The library says {right}. {raised}")
+                head = f"It fails on case {len(answers) + 1} of {self.count}."
+                return Note("wrong", head, told, picture=self._picture(case))
+        if all(map(is_open, answers)):
             return self._asked(f"Not written yet: your function returns nothing. {GOES_ON}")
-        failing = [at for at, (_, right) in enumerate(self.cases) if answers[at] != right]
+        return self._unfit(answers) or self._compared(answers)
+
+    def _unfit(self, answers: list[Any]) -> Note | None:
+        """What to say when the answers are not of the kind that is asked for; by default they may be of any."""
+        return None
+
+    def _compared(self, answers: list[Any]) -> Note:
+        failing = [at for at, (_, right) in enumerate(self.cases) if not _same(answers[at], right)]
         if not failing:
             return Note("right", f"Right: the same as the library on all {self.count} cases.")
         case, right = self.cases[failing[0]]
         lines = [
             self._called(case),
-            f"The library says {right}; yours says {answers[failing[0]]!r}.",
+            f"The library says {right}; yours says {shown(answers[failing[0]])}.",
             *_of_another_kind(answers[failing[0]], right),
             *self._recognised(answers, failing[0]),
         ]
@@ -545,10 +562,12 @@ class Function(Asked):
     def _recognised(self, answers: list[Any], first: int) -> list[str]:
         """Which known wrong function gives the same answers, on all cases or at least where this one fails first."""
         for says, wrong in self.wrong.items():
-            if all(wrong(**deepcopy(case)) == answer for (case, _), answer in zip(self.cases, answers, strict=True)):
+            if all(
+                _same(answer, wrong(**deepcopy(case))) for (case, _), answer in zip(self.cases, answers, strict=True)
+            ):
                 return [says]
         case = self.cases[first][0]
-        here = [says for says, wrong in self.wrong.items() if wrong(**deepcopy(case)) == answers[first]]
+        here = [says for says, wrong in self.wrong.items() if _same(answers[first], wrong(**deepcopy(case)))]
         return [f"A mistake that fails here in the same way: {here[0]}"] if here else []
 
 
@@ -587,13 +606,15 @@ class Program(Asked):
 
     def check(self, program: Any = None) -> Note:
         """Run it: does it do what was asked?"""
-        if program is None or program is ...:
+        if is_open(program):
             return self._asked(f"No program yet: {self._pass_one()}. {GOES_ON}")
         try:
             scenario = self._read(program)
-        except (Unreadable, ScenarioError) as error:
+        except Exception as error:  # Looking at a reader's own object may raise anything.
+            known = isinstance(error, (Unreadable, ScenarioError))
+            told = shown(error, str).rstrip(".") if known else f"looking at it raised {type(error).__name__}"
             such = ("Such as `[('read', 0, 7), ('write', 0, 7, 8)]`.",) if self.start else ()
-            return Note("wrong", "Cannot run that program.", (f"{str(error).rstrip('.')}.", *such))
+            return Note("wrong", "Cannot run that program.", (f"{told}.", *such))
         verdict = self.judge(scenario)
         if self.start is not None and scenario.steps == self.start.steps:
             return self._asked(f"Not changed yet. {verdict.lines[0]} {GOES_ON}")
@@ -678,9 +699,55 @@ def _singular(plural: str) -> str:
     return f"{plural[:-3]}y" if plural.endswith("ies") else plural.removesuffix("s")
 
 
-def _integer(value: Any) -> int:
-    if isinstance(value, Integral) and value is not True and value is not False:
-        return int(value)
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    raise Unreadable(f"{value!r} is not a whole number.")
+def is_open(answer: Any) -> bool:
+    """Whether there is no answer yet: the dots of the notebook, or None."""
+    return answer is None or answer is ...
+
+
+def whole(value: Any) -> int:
+    """A reader's answer as a number: of any kind of number that is whole and has up to 18 digits; not True or False."""
+    number: Any = value
+    is_number = value is not True and value is not False and isinstance(value, Real)
+    if is_number and (number >= MOST or number <= -MOST):
+        raise Unreadable(f"{shown(value)} is not a number of up to 18 digits.")
+    if is_number and number == number and int(number) == number:
+        return int(number)
+    raise Unreadable(f"{shown(value)} is not a whole number.")
+
+
+def _numbers(answer: Iterable[Any]) -> tuple[int, ...]:
+    found = tuple(whole(number) for number in islice(answer, MOST_NUMBERS + 1))
+    if len(found) > MOST_NUMBERS:
+        raise Unreadable(f"there are more than {MOST_NUMBERS:,} numbers.")
+    return found
+
+
+def shown(answer: Any, how: Callable[[Any], str] = repr) -> str:
+    """Something that a reader gives, for one line; her own object's ``__repr__`` may do anything."""
+    try:
+        words = " ".join(how(answer).split())
+    except Exception:
+        words = f"a {type(answer).__name__}"
+    return words if len(words) <= SHOWN else f"{words[: SHOWN - 1]}…"
+
+
+def _same(given: Any, right: Any) -> bool:
+    """Whether an answer equals; one that cannot be compared, such as an array with a number, does not."""
+    try:
+        return bool(given == right)
+    except Exception:
+        return False
+
+
+def _other_names(function: Callable[..., Any], case: Mapping[str, Any]) -> bool:
+    """Whether a function takes the arguments, but under names of its own."""
+    try:
+        signature = inspect.signature(function)
+        signature.bind(*case.values())
+    except (TypeError, ValueError):
+        return False
+    try:
+        signature.bind(**case)
+    except TypeError:
+        return True
+    return False
