@@ -19,7 +19,8 @@ from .machine.invariants import INVARIANTS, Violation, check
 from .machine.machine import Machine, Outcome, Process, SegmentationFault
 from .machine.snapshot import Snapshot
 from .program.scenario import Scenario, ScenarioError, Timeline, scenario_names
-from .witness.comparing import Difference, Recorded, compare
+from .program.witnesses import Difference
+from .witness.comparing import Recorded, compare
 from .witness.recording import Recording, RecordingError, read_recording, replay, write_recording
 
 __version__ = "0.1.0"

@@ -102,9 +102,9 @@ def recorded_copies(kernel: str, names: tuple[str, ...]) -> Counter[tuple[int, i
     """
     found: Counter[tuple[int, int]] = Counter()
     for name in names:
-        recorded = Scenario.load(name).recorded(kernel)
+        scenario = Scenario.load(name)
         before: Mapping[str, Any] = {}
-        for step, seen in zip(recorded.scenario.steps, recorded.steps, strict=True):
+        for step, seen in zip(scenario.steps, scenario.recorded(kernel).steps, strict=True):
             if step[0] == "write" and str(step[1]) in before:
                 was, now = before[str(step[1])][step[2]], seen["view"][str(step[1])][step[2]]
                 if _large(was) and isinstance(now, list) and now[0] != was[0]:

@@ -26,7 +26,7 @@ from ..lesson.quiz import Case, Cases, Choice, Number, Program, Verdict, refused
 from ..lesson.words import Words
 from ..program.scenario import Scenario, ScenarioError, Step, Timeline, scenario_names
 from ..witness.comparing import Recorded
-from ..witness.recording import RecordingError
+from ..witness.recording import RecordingError, recorded_run
 from .start_here import four_paths
 
 words = Words(__file__)
@@ -52,10 +52,9 @@ def ran(name: str, policy: str) -> Timeline:
 def recorded(name: str, kernel: str) -> Recorded | None:
     """What a kernel did with a named scenario, or None where it was not recorded."""
     try:
-        found: Recorded = Scenario.load(name).recorded(kernel)
+        return recorded_run(Scenario.load(name), kernel)
     except RecordingError:
         return None
-    return found
 
 
 @cache

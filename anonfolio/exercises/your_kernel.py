@@ -16,6 +16,7 @@ from ..program.scenario import Result, Scenario, Step, Timeline
 from ..witness.comparing import Recorded
 from ..witness.fields import FLAGS, Experiment, Fields, Look, differing, live_wanted, need_linux, stored
 from ..witness.fields import folio_sizes as library_sizes
+from ..witness.live import live_run
 from ..witness.recording import DATA_DIR, read_recording
 
 words = Words(__file__)
@@ -51,8 +52,7 @@ def witness(scenario: Scenario, live: bool | None = None, kernel: str = RECORDED
     """
     if live_wanted(live):
         need_linux()
-        ran: Recorded = scenario.live()
-        return ran
+        return live_run(scenario)
     return next((program for program in _programs(kernel) if _same_program(program.scenario, scenario)), None)
 
 

@@ -88,6 +88,8 @@ class Op:
         How often it is drawn, by the kind of random program.
     access : bool
         Whether it is one instruction that reads or writes a page.
+    returns : bool
+        Whether every witness tells the byte that it returned; of a device's read a recorder may or may not keep one.
     gup : bool
         Whether the kernel takes pages for it (`get_user_pages`, mm/gup.c).
     not_live : str
@@ -105,6 +107,7 @@ class Op:
     tries: Tries | None = None
     drawn: Mapping[str, int] = field(default_factory=dict)
     access: bool = False
+    returns: bool = False
     gup: bool = False
     not_live: str = ""
     recorded: bool = True
@@ -195,7 +198,7 @@ _OPS = (
        tries=lambda at: ((page, 1) for page in range(at.pages) if not at.entries[page] & PTE_WRITE),
        drawn={"mixed": 40, "populate": 50, "refused": 25, "merge": 30, "huge": 26, "dma": 28, "forkfail": 36,
               "segv": 30}),
-    Op("read", ("page",), Process.read, "{who} reads page {page}", access=True,
+    Op("read", ("page",), Process.read, "{who} reads page {page}", access=True, returns=True,
        tries=lambda at: ((page,) for page in range(at.pages) if not at.entries[page]),
        drawn={"mixed": 7, "populate": 2, "refused": 5, "merge": 3, "huge": 14, "dma": 12, "forkfail": 3, "segv": 12}),
     Op("fork", (), Process.fork, "{who} forks, which makes process {child}",
@@ -219,7 +222,8 @@ _OPS = (
     Op("unpin", ("id",), Process.unpin, "{who} lets go of pin {id}",
        uses="pin", tries=lambda at: [(0,)] if at.process.pins() else [],
        drawn={"mixed": 3, "refused": 5, "merge": 1, "huge": 3, "dma": 5, "forkfail": 2, "segv": 1}),
-    Op("gup", ("page",), _gup, "{who} has page {page} read through a short pin", tries=_each_page, gup=True,
+    Op("gup", ("page",), _gup, "{who} has page {page} read through a short pin", tries=_each_page,
+       gup=True, returns=True,
        drawn={"mixed": 4, "populate": 1, "refused": 10, "huge": 4, "dma": 2, "forkfail": 2, "segv": 3}),
     Op("ref", ("page", "id"), _ref, "{who} takes a plain reference to page {page} (reference {id})",
        makes="reference", gup=True, drawn={"mixed": 2, "refused": 5, "huge": 1, "dma": 1}),

@@ -22,7 +22,7 @@ from ..machine.show import Shown, show
 from ..machine.snapshot import Snapshot
 from .formats import is_file, read_text
 from .ops import TABLE, ScenarioError, Step, check_count, check_step, do_step, parse_number, parse_step
-from .witnesses import Differing, Witnessed, compare, live_run, recorded_run
+from .witnesses import Difference, Witnessed, compare, live_run, recorded_run
 
 __all__ = [
     "OPS", "Result", "Scenario", "ScenarioError", "Step", "Timeline", "check_step", "do_step", "run_step",
@@ -100,7 +100,7 @@ class Timeline:
         """The picture after a step (the last by default; None for the state before the first), changes marked."""
         return show(self, step)
 
-    def compare(self, other: Timeline | Witnessed) -> list[Differing]:
+    def compare(self, other: Timeline | Witnessed) -> list[Difference]:
         """Where another witness of the same scenario differs, step by step; empty when it agrees."""
         return compare(self, other)
 

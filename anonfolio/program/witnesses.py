@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import singledispatch
-from typing import Any, TypeAlias
+from typing import Any, Protocol
 
-Witnessed: TypeAlias = Any
-"""`anonfolio.Recorded`: a scenario and, per step, what a kernel's page tables held."""
-Differing: TypeAlias = Any
-"""`anonfolio.Difference`: one step at which two witnesses differ."""
+from .ops import Step
+
+
+class Witnessed(Protocol):
+    """What a kernel did with a scenario: `anonfolio.Recorded` is such."""
+
+    @property
+    def kernel(self) -> str:
+        """Its version."""
+
+    @property
+    def steps(self) -> tuple[dict[str, Any], ...]:
+        """Per step what was seen, as recordings write it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One step at which two witnesses differ: its index, the step, and what each says. Printed, steps count from 1."""
+
+    number: int
+    step: Step
+    what: str
+    mine: str
+    theirs: str
+
+    def __str__(self) -> str:
+        return f"step {self.number + 1} {list(self.step)}: {self.what}: {self.mine} against {self.theirs}"
 
 
 @singledispatch
-def compare(mine: Any, other: Any) -> list[Differing]:
+def compare(mine: Any, other: Any) -> list[Difference]:
     """Every step at which the model and another witness differ, with the first difference of each."""
     raise TypeError(f"nothing compares a {type(mine).__name__}")
 

@@ -5,4 +5,4 @@ Imports everything left of it: kernel to hardware.
 Guarded by test_replay, test_live, test_your_kernel, test_cow_selftests.
 """
 
-from . import comparing, recording  # noqa: F401  (they register what compares and recalls: `program.witnesses`)
+from . import comparing, live, recording  # noqa: F401  (they register what compares, asks, recalls: `program.witnesses`)

@@ -20,25 +20,13 @@ from ..kernel.policy import Policy, policy_for_kernel
 from ..kernel.sizes import PTRS_PER_PMD
 from ..machine.snapshot import ProcessView, Snapshot
 from ..program import witnesses
-from ..program.scenario import Result, Scenario, Step, Timeline
+from ..program.ops import TABLE, Step
+from ..program.scenario import Result, Scenario, Timeline
+from ..program.witnesses import Difference
 
 NONE, ZERO = -1, -2
 FAULTED = {4: "read, nothing there", 6: "write, nothing there", 7: "write, read-only there"}
 """x86 page-fault error codes in words."""
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """One step at which two witnesses differ: its index, the step, and what each says. Printed, steps count from 1."""
-
-    number: int
-    step: Step
-    what: str
-    mine: str
-    theirs: str
-
-    def __str__(self) -> str:
-        return f"step {self.number + 1} {list(self.step)}: {self.what}: {self.mine} against {self.theirs}"
 
 
 class PageView(NamedTuple):
@@ -208,9 +196,8 @@ def _first_difference(
 ) -> tuple[str, str, str] | None:
     if mine.ok != theirs.ok:
         return "done or refused", "done" if mine.ok else "refused", "done" if theirs.ok else "refused"
-    # A refused step returns nothing: recorders leave what was in the buffer. The format promises the values of read
-    # and gup; of a device's read a recorder may or may not keep one.
-    compared = mine.ok and not (step[0] == "dma_read" and theirs.value is None)
+    # A refused step returns nothing: recorders leave what was in the buffer.
+    compared = mine.ok and (TABLE[step[0]].returns or theirs.value is not None)
     if compared and mine.value != theirs.value:
         return "value", str(mine.value), str(theirs.value)
     counted = isinstance(theirs.faults, int)

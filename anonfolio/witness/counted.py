@@ -20,7 +20,8 @@ from ..kernel.record import FIRST_TOUCH, REUSE
 from ..machine.snapshot import ProcessView, Snapshot
 from ..program.ops import TABLE
 from ..program.scenario import Result, Timeline
-from .comparing import Difference, Recorded
+from ..program.witnesses import Difference
+from .comparing import Recorded
 
 Counts = dict[str, Any]
 EVENTS = ("pgreuse", "anon_fault_alloc")

@@ -18,7 +18,8 @@ from ..program import witnesses
 from ..program.formats import DATA, MOST_BYTES, read_json
 from ..program.ops import TABLE, ScenarioError
 from ..program.scenario import Result, Scenario, Timeline
-from .comparing import Difference, Recorded, cells_of_page_view, once_as_shown, seen_by_model
+from ..program.witnesses import Difference
+from .comparing import Recorded, cells_of_page_view, once_as_shown, seen_by_model
 
 FORMAT = "anonfolio-recording/1"
 DATA_DIR = DATA / "recordings"
@@ -247,11 +248,3 @@ def recorded_run(scenario: Scenario, kernel: str) -> Recorded:
 @lru_cache(maxsize=8)
 def _named(path: Path) -> dict[str, Recorded]:
     return {program.scenario.name: program for program in read_recording(path).programs}
-
-
-@witnesses.live_run.register
-def _live_run(scenario: Scenario) -> Recorded:
-    # What asks a kernel is not imported before somebody does.
-    from .live.run import live_run
-
-    return live_run(scenario)

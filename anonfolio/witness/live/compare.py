@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from ...kernel.policy import Policy
 from ...program.random_programs import shrink
 from ...program.scenario import Scenario
-from ..comparing import Difference, iter_differences
+from ...program.witnesses import Difference
+from ..comparing import iter_differences
 from ..counted import iter_count_differences
 from .kernel import LiveKernel, NotLive, TooDisturbed
 from .run import live_run
