@@ -444,7 +444,7 @@ def test_dark_mode_changes_picture_and_controls(page: Page, how: str) -> None:
 # --- JupyterLab -----------------------------------------------------------------------------------------------------
 
 NOTEBOOK_CODE = """\
-from anonfolio.scenario import Scenario
+from anonfolio.program.scenario import Scenario
 from anonfolio.view import Stepper
 
 copy = Scenario(8, (("write", 0, 0, 7), ("fork", 0), ("write", 1, 2, 9)), orders=(3,), name="copy")

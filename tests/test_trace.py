@@ -730,7 +730,7 @@ def test_a_name_may_be_cut_off_within_a_letter(tmp_path: Path) -> None:
 RECORDER = """
 import os, sys
 from pathlib import Path
-from anonfolio import live_trace
+from anonfolio.witness.live import trace as live_trace
 
 def record(*command):
     return live_trace.record(command, Path(sys.argv[1]), {}, lambda text: print(text, flush=True))

@@ -8,7 +8,7 @@ themselves mean nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from ..kernel.history import kernel_number
 from ..kernel.policy import Policy, policy_for_kernel
 from ..kernel.sizes import PTRS_PER_PMD
-from ..machine.snapshot import ProcessView, Snapshot
+from ..machine.snapshot import FolioView, ProcessView, Snapshot
 from ..program import witnesses
 from ..program.ops import TABLE, Step
 from ..program.scenario import Result, Scenario, Timeline
@@ -93,45 +93,42 @@ def seen_by_model(result: Result, base: int, pages: int) -> Seen:
     return Seen(result.ok, result.value, faults, model_view(result.snapshot, base, pages))
 
 
-def model_view(snapshot: Snapshot, base: int, pages: int) -> dict[int, PageView]:
-    """Per live process what [base, base + pages) maps."""
-    frames = max((folio.head + folio.pages for folio in snapshot.folios), default=1)
-    head, size, once = np.zeros(frames, np.int64), np.ones(frames, np.int64), np.zeros(frames, np.bool_)
-    for folio in snapshot.folios:
-        at = slice(folio.head, folio.head + folio.pages)
-        head[at], size[at], once[at] = folio.head, folio.pages, folio.mapcount == 1
-    return {
-        process.number: _process_view(process, base, pages, head, size, once)
-        for process in snapshot.processes
-        if process.alive
-    }
-
-
-def _process_view(
-    process: ProcessView,
-    base: int,
-    pages: int,
-    head: npt.NDArray[np.int64],
-    size: npt.NDArray[np.int64],
-    once: npt.NDArray[np.bool_],
-) -> PageView:
-    view = PageView(
-        np.full(pages, NONE, np.int64), np.zeros(pages, np.int64), np.zeros(pages, np.int64),
-        np.zeros(pages, np.bool_), np.zeros(pages, np.bool_),
-    )  # fmt: skip
+def mapped_frames(process: ProcessView, base: int, pages: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Of each page of [base, base + pages) the frame that it maps, ZERO or NONE; and whether a PMD maps it."""
+    frames, huge = np.full(pages, NONE, np.int64), np.zeros(pages, np.bool_)
     for mapping in process.mappings:
         lo, hi = max(mapping.start, base), min(mapping.end, base + pages)
-        if lo >= hi:
-            continue
-        here, there = slice(lo - base, hi - base), slice(lo - mapping.start, hi - mapping.start)
-        pfn = np.where(mapping.present[there], mapping.pfn[there], 0)
-        counted = mapping.present[there] & ~mapping.zero[there]
-        view.folio[here] = np.where(counted, head[pfn], np.where(mapping.zero[there], ZERO, NONE))
-        view.offset[here] = np.where(counted, pfn - head[pfn], 0)
-        view.size[here] = np.where(counted, size[pfn], 0)
-        view.once[here] = counted & once[pfn]
-        view.huge[here] = mapping.huge[there]
-    return view
+        if lo < hi:
+            here, there = slice(lo - base, hi - base), slice(lo - mapping.start, hi - mapping.start)
+            mapped = np.where(mapping.present[there], mapping.pfn[there], NONE)
+            frames[here] = np.where(mapping.zero[there], ZERO, mapped)
+            huge[here] = mapping.huge[there]
+    return frames, huge
+
+
+def of_frames(snapshot: Snapshot, what: Callable[[FolioView], npt.ArrayLike]) -> npt.NDArray[np.int64]:
+    """Something of each folio as an array by frame; 0 where there is none. Its last element is such a frame."""
+    found = np.zeros(1 + max((folio.head + folio.pages for folio in snapshot.folios), default=0), np.int64)
+    for folio in snapshot.folios:
+        found[folio.head : folio.head + folio.pages] = what(folio)
+    return found
+
+
+def model_view(snapshot: Snapshot, base: int, pages: int) -> dict[int, PageView]:
+    """Per live process what [base, base + pages) maps."""
+    head, size, mapcount = (
+        of_frames(snapshot, what)
+        for what in (lambda folio: folio.head, lambda folio: folio.pages, lambda folio: folio.mapcount)
+    )
+
+    def view(process: ProcessView) -> PageView:
+        frames, huge = mapped_frames(process, base, pages)
+        counted = frames >= 0
+        at = np.where(counted, frames, -1)
+        folio = np.where(counted, head[at], frames)
+        return PageView(folio, np.where(counted, frames - folio, 0), size[at], mapcount[at] == 1, huge)
+
+    return {process.number: view(process) for process in snapshot.processes if process.alive}
 
 
 @witnesses.compare.register

@@ -17,16 +17,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ..kernel.record import FIRST_TOUCH, REUSE
-from ..machine.snapshot import ProcessView, Snapshot
+from ..kernel.sizes import PMD_ORDER
+from ..machine.snapshot import Snapshot
 from ..program.ops import TABLE
 from ..program.scenario import Result, Timeline
 from ..program.witnesses import Difference
-from .comparing import Recorded
+from .comparing import Recorded, mapped_frames, of_frames
 
 Counts = dict[str, Any]
 EVENTS = ("pgreuse", "anon_fault_alloc")
 """Counts of events, which a model has too. The other counters go up and down, or depend on which memory is free."""
-PMD_ORDER = 9
 
 
 def model_counts(result: Result) -> dict[str, int]:
@@ -46,28 +46,12 @@ def model_counts(result: Result) -> dict[str, int]:
 
 def model_mapcounts(snapshot: Snapshot, base: int, pages: int) -> dict[int, npt.NDArray[np.int64]]:
     """Per live process how often each page of [base, base + pages) is mapped; 0 where there is no folio."""
-    frames = max((folio.head + folio.pages for folio in snapshot.folios), default=1)
-    mapcount = np.zeros(frames, np.int64)
-    for folio in snapshot.folios:
-        mapcount[folio.head : folio.head + folio.pages] = folio.mapcount
+    mapcount = of_frames(snapshot, lambda folio: folio.mapcount)
     return {
-        process.number: _page_mapcounts(process, base, pages, mapcount)
+        process.number: mapcount[np.maximum(mapped_frames(process, base, pages)[0], -1)]
         for process in snapshot.processes
         if process.alive
     }
-
-
-def _page_mapcounts(
-    process: ProcessView, base: int, pages: int, mapcount: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64]:
-    counts = np.zeros(pages, np.int64)
-    for mapping in process.mappings:
-        lo, hi = max(mapping.start, base), min(mapping.end, base + pages)
-        if lo < hi:
-            there = slice(lo - mapping.start, hi - mapping.start)
-            counted = mapping.present[there] & ~mapping.zero[there]
-            counts[lo - base : hi - base] = np.where(counted, mapcount[np.where(counted, mapping.pfn[there], 0)], 0)
-    return counts
 
 
 def least(runs: Sequence[Recorded]) -> list[dict[str, int]]:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from ...hardware.cost import Table
 from .kernel import PROC, Disturbed, LiveError, LiveKernel, check_machine, memory_info
+from .run import undisturbed
 
 SOURCE = Path(__file__).with_suffix(".c")
 PAGES = 1 << 16
@@ -87,22 +88,14 @@ def measure_once(executable: Path, kernel: LiveKernel, pages: int, order: int, s
         The program failed, or large folios could not be had in several attempts.
     """
     kernel.enable((order,) if order else ())
-    for _ in range(ATTEMPTS):
-        try:
-            return _attempt(executable, kernel, pages, order, seed)
-        except Disturbed as disturbance:
-            why = str(disturbance)
-    raise LiveError(f"no clean round in {ATTEMPTS} attempts ({why}); try again when the machine is idle")
+    return undisturbed(kernel, lambda: _attempt(executable, pages, order, seed), ATTEMPTS)
 
 
-def _attempt(executable: Path, kernel: LiveKernel, pages: int, order: int, seed: int) -> dict[str, Spent]:
-    fallbacks = kernel.fallbacks()
+def _attempt(executable: Path, pages: int, order: int, seed: int) -> dict[str, Spent]:
     command = [str(executable), str(pages), str(order), str(seed)]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     if ran.returncode:
         raise LiveError(f"the measuring program failed: {ran.stderr.strip() or f'exit code {ran.returncode}'}")
-    if kernel.fallbacks() != fallbacks:
-        raise Disturbed("a large folio could not be had: memory is short or fragmented")
     rows = (line.split() for line in ran.stdout.splitlines())
     spent = {name: Spent(int(ns), int(faults)) for name, ns, faults in rows}
     expected, faults = pages >> order, spent["first_touch"].faults

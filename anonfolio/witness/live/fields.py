@@ -9,8 +9,8 @@ counter and step the change nearest to none is kept. All else is of the first ti
 from __future__ import annotations
 
 import os
-import re
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,9 +20,9 @@ import numpy as np
 
 from ...program.scenario import Scenario
 from ..comparing import Recorded
-from ..fields import EXPERIMENTS, LOOK_PAGES, PRESENT, Experiment, Fields, Look, Words, write_fields
-from .kernel import PROC, Disturbed, LiveError, LiveKernel, Remote, TooDisturbed
-from .run import PM_FRAME, Frames, LiveRun
+from ..fields import EXPERIMENTS, FRAME, LOOK_PAGES, PRESENT, Experiment, Fields, Look, Words, write_fields
+from .kernel import LiveError, LiveKernel, Remote, smaps
+from .run import Frames, LiveRun, undisturbed
 from .worker import PAGE, WINDOW_START
 
 ROUNDS = 5
@@ -40,7 +40,7 @@ def live_fields(rounds: int = ROUNDS) -> Fields:
 
 def _several(kernel: LiveKernel, scenario: Scenario, moments: tuple[int, ...], rounds: int) -> Experiment:
     kernel.enable(scenario.orders)
-    runs = [_undisturbed(kernel, scenario, moments) for _ in range(rounds)]
+    runs = [undisturbed(kernel, lambda: _once(kernel, scenario, moments), ATTEMPTS) for _ in range(rounds)]
     steps = zip(*(run.recorded.steps for run in runs), strict=True)
     quiet = tuple({**step[0], "counted": _least([seen["counted"] for seen in step])} for step in steps)
     return replace(runs[0], recorded=replace(runs[0].recorded, steps=quiet))
@@ -52,23 +52,6 @@ def _least(counts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     names = {name for count in counts for name in count} - set(OF_THE_PROCESS)
     least = {name: min((count.get(name, 0) for count in counts), key=abs) for name in sorted(names)}
     return own | {name: count for name, count in least.items() if count}
-
-
-def _undisturbed(kernel: LiveKernel, scenario: Scenario, moments: tuple[int, ...]) -> Experiment:
-    why = ""
-    for _ in range(ATTEMPTS):
-        before = kernel.fallbacks()
-        try:
-            made = _once(kernel, scenario, moments)
-        except Disturbed as disturbance:
-            why = str(disturbance)
-            continue
-        except OSError as error:
-            raise LiveError(f"the experiment was cut short: {error}; run it again") from error
-        if kernel.fallbacks() == before:
-            return made
-        why = "a large folio could not be had: memory is short or fragmented"
-    raise TooDisturbed(f"something disturbed the experiment {ATTEMPTS} times ({why}); try again when it is idle")
 
 
 def _once(kernel: LiveKernel, scenario: Scenario, moments: tuple[int, ...]) -> Experiment:
@@ -92,21 +75,19 @@ def _look(kernel: LiveKernel, remote: Remote, base: int) -> Look:
     flags, counts = np.zeros_like(pagemap), np.zeros_like(pagemap)
     for at, word in enumerate(pagemap.tolist()):
         if word >> PRESENT & 1:
-            flags[at] = kernel.frame_flags(word & PM_FRAME, 1)[0]
-            counts[at] = kernel.frame_mapcounts(word & PM_FRAME, 1)[0]
+            flags[at] = kernel.frame_flags(word & FRAME, 1)[0]
+            counts[at] = kernel.frame_mapcounts(word & FRAME, 1)[0]
     return Look(pagemap, flags, counts, _smaps(remote.pid))
 
 
 def _smaps(pid: int) -> dict[str, int]:
     """The numbers of the mappings in the window, summed."""
-    sums: dict[str, int] = {}
-    inside = False
-    for line in (PROC / f"{pid}/smaps").read_text().splitlines():
-        if match := re.match(r"([0-9a-f]+)-[0-9a-f]+ ", line):
-            inside = WINDOW_START <= int(match[1], 16) < WINDOW_END
-        elif inside and (match := re.match(r"(\w+): +(\d+)( kB)?$", line)):
-            sums[match[1]] = sums.get(match[1], 0) + int(match[2])
-    return sums
+    sums: Counter[str] = Counter()
+    for row in smaps(pid):
+        if WINDOW_START <= row.start < WINDOW_END:
+            words = {name: value.removesuffix(" kB") for name, value in row.fields.items()}
+            sums.update({name: int(word) for name, word in words.items() if word.isdecimal()})
+    return dict(sums)
 
 
 def _folios(kernel: LiveKernel, looks: Mapping[int, Look]) -> tuple[tuple[int, ...], ...]:
@@ -123,7 +104,7 @@ def _folios(kernel: LiveKernel, looks: Mapping[int, Look]) -> tuple[tuple[int, .
 
 
 def _mapped_frames(pagemap: Words) -> list[int]:
-    return [word & PM_FRAME for word in pagemap.tolist() if word >> PRESENT & 1]
+    return [word & FRAME for word in pagemap.tolist() if word >> PRESENT & 1]
 
 
 def main(arguments: list[str]) -> int:

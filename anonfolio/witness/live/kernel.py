@@ -207,6 +207,41 @@ def memory_info() -> dict[str, int]:
     return {row[0].rstrip(":"): int(row[1]) for row in rows}
 
 
+class Mapping(NamedTuple):
+    """A mapping in /proc/PID/smaps: addresses, access, inode, name, and what its further lines say."""
+
+    start: int
+    end: int
+    access: str
+    inode: str
+    name: str
+    fields: dict[str, str]
+
+    @property
+    def copied(self) -> bool:
+        """Whether fork copies it (no VM_DONTCOPY)."""
+        return "dc" not in self.fields["VmFlags"].split()
+
+    @property
+    def charged_pages(self) -> int:
+        """What fork charges for its copy (VM_ACCOUNT)."""
+        charged = self.copied and "ac" in self.fields["VmFlags"].split()
+        return (self.end - self.start) // PAGE if charged else 0
+
+
+def smaps(pid: int) -> list[Mapping]:
+    """The mappings of a process. Names of files may be no text, or cut off within a letter."""
+    found: list[Mapping] = []
+    for line in (PROC / f"{pid}/smaps").read_text(errors="replace").splitlines():
+        if match := re.match(r"([0-9a-f]+)-([0-9a-f]+) (\S+) \S+ \S+ (\d+)(?: +(.*))?", line):
+            start, end, access, inode, name = match.groups(default="")
+            found.append(Mapping(int(start, 16), int(end, 16), access, inode, name, {}))
+        else:
+            name, _, value = line.partition(":")
+            found[-1].fields[name] = value.strip()
+    return found
+
+
 def size_knobs() -> dict[int, Path]:
     """Per order the directory of its knob; empty before 6.8."""
     sizes = {}

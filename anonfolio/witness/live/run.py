@@ -10,14 +10,16 @@ import ctypes
 import mmap
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
+from ...kernel.sizes import PTRS_PER_PMD
 from ...program.ops import TABLE, Step
 from ...program.scenario import Scenario
 from ..comparing import Recorded
+from ..fields import FLAGS, FRAME, ONCE, PRESENT
 from .kernel import (
     PROC,
     WINDOW_PAGES,
@@ -29,13 +31,14 @@ from .kernel import (
     Remote,
     TooDisturbed,
     memory_info,
+    smaps,
 )  # fmt: skip
 from .worker import PAGE, WINDOW_START, IoVec, libc
 
+T = TypeVar("T")
 ATTEMPTS = 4
-PM_PRESENT, PM_SWAP, PM_ONCE, PM_FRAME = 63, 62, 56, (1 << 55) - 1
-KPF_COMPOUND_HEAD, KPF_COMPOUND_TAIL, KPF_ZERO_PAGE = 15, 16, 24
-FRAMES_PER_PMD = 512
+PM_SWAP = 62
+HEAD, TAIL = FLAGS["head"], FLAGS["tail"]
 ENOMEM = 12
 MADV_COLD = 20
 
@@ -60,15 +63,25 @@ def live_run(scenario: Scenario, kernel: LiveKernel | None = None) -> Recorded:
         with LiveKernel() as prepared:
             return live_run(scenario, prepared)
     kernel.enable(scenario.orders)
-    why = ""
-    for _ in range(ATTEMPTS):
+    steps = undisturbed(kernel, lambda: _attempt(scenario, kernel))
+    return Recorded(kernel.version, scenario, tuple(steps))
+
+
+def undisturbed(kernel: LiveKernel, attempt: Callable[[], T], attempts: int = ATTEMPTS) -> T:
+    """What an attempt returns in which nothing else on the machine got in the way."""
+    for _ in range(attempts):
+        fallbacks = kernel.fallbacks()
         try:
-            return Recorded(kernel.version, scenario, tuple(_attempt(scenario, kernel)))
+            found = attempt()
         except Disturbed as disturbance:
             why = str(disturbance)
+            continue
         except OSError as error:
             raise LiveError(f"the live run was cut short: {error}; run it again") from error
-    raise TooDisturbed(f"something disturbed the live run {ATTEMPTS} times ({why}); try again when the machine is idle")
+        if kernel.fallbacks() == fallbacks:
+            return found
+        why = "a large folio could not be had: memory is short or fragmented"
+    raise TooDisturbed(f"something disturbed the live run {attempts} times ({why}); try again when the machine is idle")
 
 
 def _check_possible(scenario: Scenario) -> None:
@@ -82,16 +95,12 @@ def _check_possible(scenario: Scenario) -> None:
 # --- one run --------------------------------------------------------------------------------------------------------
 
 
-def _attempt(scenario: Scenario, kernel: LiveKernel) -> Iterator[dict[str, Any]]:
-    before = kernel.fallbacks()
+def _attempt(scenario: Scenario, kernel: LiveKernel) -> list[dict[str, Any]]:
     run = LiveRun(scenario, kernel)
     try:
-        for step in scenario.steps:
-            yield run.do(step)
+        return [run.do(step) for step in scenario.steps]
     finally:
         run.close()
-    if kernel.fallbacks() != before:
-        raise Disturbed("a large folio could not be had: memory is short or fragmented")
 
 
 class LiveRun:
@@ -199,14 +208,14 @@ class LiveRun:
         cells: list[Cell] = []
         mapcounts: list[int] = []
         for entry in memoryview(raw).cast("Q"):
-            frame = entry & PM_FRAME
+            frame = entry & FRAME
             cell: Cell = 0
-            if entry >> PM_PRESENT & 1:
+            if entry >> PRESENT & 1:
                 folio = frames.folio(frame)
                 cell = "z"
                 if folio:
                     head, pages = folio
-                    cell = [self.folios.setdefault(head, len(self.folios)), frame - head, pages, entry >> PM_ONCE & 1]
+                    cell = [self.folios.setdefault(head, len(self.folios)), frame - head, pages, entry >> ONCE & 1]
             elif entry >> PM_SWAP & 1:
                 raise Disturbed("a page was swapped out")
             cells.append(cell)
@@ -226,7 +235,7 @@ class Frames:
         """Head and pages of its folio; None for the zero page."""
         if frame not in self._folios:
             head, pages, flags = self._find_folio(frame)
-            found = None if flags >> KPF_ZERO_PAGE & 1 else (head, pages)
+            found = None if flags >> FLAGS["zero page"] & 1 else (head, pages)
             self._folios.update(dict.fromkeys(range(head, head + pages), found))
         return self._folios[frame]
 
@@ -242,15 +251,15 @@ class Frames:
     def _find_folio(self, frame: int) -> tuple[int, int, int]:
         """Head and pages of the folio, and the flags of its head."""
         flags = self.kernel.frame_flags(frame, 1)[0]
-        if not flags >> KPF_COMPOUND_HEAD & 1 and not flags >> KPF_COMPOUND_TAIL & 1:
+        if not flags >> HEAD & 1 and not flags >> TAIL & 1:
             return frame, 1, flags
-        first = frame // FRAMES_PER_PMD * FRAMES_PER_PMD
-        block = self.kernel.frame_flags(first, FRAMES_PER_PMD)
+        first = frame // PTRS_PER_PMD * PTRS_PER_PMD
+        block = self.kernel.frame_flags(first, PTRS_PER_PMD)
         head = frame - first
-        while head and block[head] >> KPF_COMPOUND_TAIL & 1:
+        while head and block[head] >> TAIL & 1:
             head -= 1
         end = head + 1
-        while end < len(block) and block[end] >> KPF_COMPOUND_TAIL & 1:
+        while end < len(block) and block[end] >> TAIL & 1:
             end += 1
         return first + head, end - head, block[head]
 
@@ -263,19 +272,6 @@ def _fault_count(operation: str, answer: dict[str, Any]) -> int:
 
 
 # --- a fork that fails ----------------------------------------------------------------------------------------------
-
-
-class _Mapped(NamedTuple):
-    """A mapping of a process: addresses, and whether fork copies it and charges it."""
-
-    start: int
-    end: int
-    copied: bool
-    charged: bool
-
-    @property
-    def pages(self) -> int:
-        return (self.end - self.start) // PAGE if self.copied and self.charged else 0
 
 
 class FailingFork:
@@ -306,15 +302,15 @@ class FailingFork:
 
     def run(self, address: int) -> None:
         """Have it fail at the mapping that contains an address; nothing happens when fork does not copy any there."""
-        rows = _mappings(self.remote.pid)
+        rows = smaps(self.remote.pid)
         chosen = next((row for row in rows if row.start <= address < row.end), None)
         if chosen is None or not chosen.copied:
             return
-        if not chosen.charged:
+        if not chosen.charged_pages:
             raise NotLive("fork does not charge that mapping, so it cannot fail there")
         below = [row for row in rows if row.end <= chosen.start]
-        under_a = sum(row.pages for row in below if row.end <= self.PAD_A)
-        pad_b = self.batch - 1 - sum(row.pages for row in below if row.end > self.PAD_A)
+        under_a = sum(row.charged_pages for row in below if row.end <= self.PAD_A)
+        pad_b = self.batch - 1 - sum(row.charged_pages for row in below if row.end > self.PAD_A)
         if pad_b < 1:
             raise NotLive(f"the mappings are too large to fail between them on this machine ({self.batch} pages)")
         pads = ((self.PAD_A, self.pad_a), (self.PAD_B, pad_b))
@@ -345,14 +341,3 @@ class FailingFork:
             return answer, sum(bool(duplicated.search(line)) for line in lines())
         finally:
             knobs.put_back(overcommit)
-
-
-def _mappings(pid: int) -> list[_Mapped]:
-    rows: list[_Mapped] = []
-    for line in (PROC / f"{pid}/smaps").read_text().splitlines():
-        if match := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
-            rows.append(_Mapped(int(match[1], 16), int(match[2], 16), True, False))
-        elif line.startswith("VmFlags:"):
-            flags = line.split()[1:]
-            rows[-1] = rows[-1]._replace(copied="dc" not in flags, charged="ac" in flags)
-    return rows

@@ -33,47 +33,33 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...hardware.trace import ADVICE, ALL_SIZES, ALONE, CALLS, NO_HUGE, READ_ONLY, READ_WRITE, Call, Setting, Trace
-from ...kernel.record import PF_USER
+from ...kernel.record import PF_USER, PF_WRITE
+from ...kernel.sizes import PTRS_PER_PMD
 from ...program.formats import DATA
-from .kernel import PMD_ORDER, PROC, THP, LiveError, LiveKernel, size_knobs, trace_ability
+from .kernel import PMD_ORDER, PROC, THP, LiveError, LiveKernel, size_knobs, smaps, trace_ability
+from .worker import ADVICE as LIVE_ADVICE
 from .worker import PAGE, libc
 
 BUFFER_KIB = 65536
-PAGES_PER_PMD = 512
 STACK_LIMIT_PAGES = (8 << 20) // PAGE
 """How far a fault may be below the stack to make it grow (RLIMIT_STACK, which the recorder sets)."""
 PM_PRESENT = 1 << 63
 MOST_PROCESSES = 256
 """A trace has one byte for whose an access is."""
 
-# x86-64 system call numbers.
-SYS_MMAP, SYS_MPROTECT, SYS_MUNMAP, SYS_BRK, SYS_MREMAP, SYS_MADVISE, SYS_EXECVE, SYS_EXECVEAT = (
-    9, 10, 11, 12, 25, 28, 59, 322,
-)  # fmt: skip
-WATCHED = (SYS_MMAP, SYS_MPROTECT, SYS_MUNMAP, SYS_BRK, SYS_MREMAP, SYS_MADVISE, SYS_EXECVE, SYS_EXECVEAT)
+# x86-64 system calls.
+FOLLOWED = {9: "mmap", 10: "mprotect", 11: "munmap", 12: "brk", 25: "mremap", 28: "madvise"}
+EXECS = (59, 322)
+"""execve and execveat."""
 UNFOLLOWED = {
-    30: "shmat",
-    149: "mlock",
-    151: "mlockall",
-    216: "remap_file_pages",
-    325: "mlock2",
-    440: "process_madvise",
-}
+    30: "shmat", 149: "mlock", 151: "mlockall", 216: "remap_file_pages", 325: "mlock2", 440: "process_madvise",
+}  # fmt: skip
 PROT_WRITE = 2
 MAP_SHARED, MAP_PRIVATE_MASK, MAP_ANONYMOUS = 0x01, 0x0F, 0x20
 MAP_POPULATE, MAP_LOCKED, MAP_STACK, MAP_HUGETLB = 0x8000, 0x2000, 0x20000, 0x40000
 MREMAP_DONTUNMAP = 4
-MADV = {
-    4: "dontneed",
-    10: "dontfork",
-    11: "dofork",
-    14: "hugepage",
-    15: "nohugepage",
-    18: "wipeonfork",
-    19: "keeponfork",
-}
+MADV = {number: name for name, number in LIVE_ADVICE.items()}
 CLONE_VM = 0x100
-WRITE_FAULT = 2
 
 Span = tuple[int, int]
 """Pages [start, end)."""
@@ -138,7 +124,7 @@ def trace_instance(kernel: LiveKernel) -> Path:
     (path / "tracing_on").write_text("0")
     (path / "buffer_size_kb").write_text(str(BUFFER_KIB))
     (path / "options/event-fork").write_text("1")
-    numbers = " || ".join(f"id == {number}" for number in (*WATCHED, *UNFOLLOWED))
+    numbers = " || ".join(f"id == {number}" for number in (*FOLLOWED, *EXECS, *UNFOLLOWED))
     for event in ("sys_enter", "sys_exit"):
         (path / "events/raw_syscalls" / event / "filter").write_text(numbers)
     return path
@@ -336,7 +322,7 @@ def _resume(pid: int, number: int) -> None:
 
 
 def _image(pid: int) -> Image:
-    anonymous, stack = _anonymous(pid)
+    anonymous, stack, _ = _anonymous(pid)
     with open(PROC / f"{pid}/pagemap", "rb", buffering=0) as pagemap:
         present = [span for start, end in anonymous for span in _present(pagemap.fileno(), start, end)]
     name = _told(pid, "comm").strip()
@@ -345,9 +331,8 @@ def _image(pid: int) -> Image:
 
 
 def _ended(pid: int) -> Ended:
-    anonymous, _ = _anonymous(pid)
+    anonymous, _, pages = _anonymous(pid)
     status = {name: int(value) for name, value in re.findall(r"^(\w+):\s+(\d+)", _told(pid, "status"), re.M)}
-    pages = _anonymous_pages(pid, anonymous)
     stat = _stat(pid)
     return Ended(pid, status["Tgid"], anonymous, pages, status.get("VmHWM", 0), stat[MINFLT] + stat[MAJFLT])
 
@@ -366,32 +351,21 @@ def _stat(pid: int) -> dict[int, int]:
     return {number: int(word) for number, word in enumerate(words, 3) if word.lstrip("-").isdigit()}
 
 
-def _anonymous(pid: int) -> tuple[list[Span], int]:
-    """Private anonymous mappings, and the first page of the stack."""
+def _anonymous(pid: int) -> tuple[list[Span], int, int]:
+    """Private anonymous mappings, the first page of the stack, and how many pages are mapped there.
+
+    The zero page is not counted; RssAnon would count copies of file pages too.
+    """
     found: list[Span] = []
-    stack = 0
-    for line in _told(pid, "maps").splitlines():
-        span, mode, _, _, inode, *name = line.split(maxsplit=5)
-        start, end = (int(part, 16) // PAGE for part in span.split("-"))
-        label = name[0] if name else ""
-        ours = label in ("", "[heap]", "[stack]") or label.startswith("[anon:")
-        if inode == "0" and mode[3] == "p" and ours:
-            found.append((start, end))
-        if label == "[stack]":
-            stack = start
-    return found, stack
-
-
-def _anonymous_pages(pid: int, anonymous: list[Span]) -> int:
-    """Pages mapped there, the zero page not: smaps, mapping by mapping (RssAnon counts copies of file pages too)."""
-    starts = {start for start, _ in anonymous}
-    count, ours = 0, False
-    for line in _told(pid, "smaps").splitlines():
-        if match := re.match(r"([0-9a-f]+)-[0-9a-f]+ ", line):
-            ours = int(match[1], 16) // PAGE in starts
-        elif ours and line.startswith("Anonymous:"):
-            count += int(line.split()[1]) * 1024 // PAGE
-    return count
+    stack = pages = 0
+    for row in smaps(pid):
+        ours = row.name in ("", "[heap]", "[stack]") or row.name.startswith("[anon:")
+        if row.inode == "0" and row.access[3] == "p" and ours:
+            found.append((row.start // PAGE, row.end // PAGE))
+            pages += int(row.fields["Anonymous"].split()[0]) * 1024 // PAGE
+        if row.name == "[stack]":
+            stack = row.start // PAGE
+    return found, stack, pages
 
 
 def _present(pagemap: int, start: int, end: int) -> Iterator[Span]:
@@ -545,7 +519,7 @@ class Converter:
     def _enter(self, pid: int, rest: str) -> None:
         number, arguments = _system_call(rest)
         self.called[pid] = number, arguments
-        if number in (SYS_EXECVE, SYS_EXECVEAT) and pid not in self.during_exec:
+        if number in EXECS and pid not in self.during_exec:
             self.during_exec[pid] = []
 
     def _exit_call(self, pid: int, rest: str) -> None:
@@ -555,22 +529,17 @@ class Converter:
             return
         result = int(match[2])
         space = self.space_of.get(pid)
-        if number in (SYS_EXECVE, SYS_EXECVEAT) and result < 0:
-            faults = self.during_exec.pop(pid)
-            for fault in faults if space else ():
-                assert space is not None
-                self._access(space, fault)
-        if space is None or -4096 < result < 0:
+        faults = self.during_exec.pop(pid) if number in EXECS and result < 0 else []
+        if space is None:
+            return
+        for fault in faults:
+            self._access(space, fault)
+        if -4096 < result < 0:
             return
         if number in UNFOLLOWED:
             self.left_out[UNFOLLOWED[number]] += 1
-            return
-        handler = {
-            SYS_MMAP: self._mmap, SYS_MPROTECT: self._mprotect, SYS_MUNMAP: self._munmap, SYS_BRK: self._brk,
-            SYS_MREMAP: self._mremap, SYS_MADVISE: self._madvise,
-        }.get(number)  # fmt: skip
-        if handler:
-            handler(space, arguments, result)
+        elif number in FOLLOWED:
+            getattr(self, "_" + FOLLOWED[number])(space, arguments, result)
 
     # --- system calls -------------------------------------------------------------------------------------------
 
@@ -674,7 +643,7 @@ class Converter:
 
     def _populate(self, space: Space, image: Image, faults: list[Fault], counted: bool) -> None:
         """What exec left in memory: pages of its temporary stack, and then what it faulted in like anybody else."""
-        ours = [fault for fault in faults if fault.code & WRITE_FAULT and fault.page in Spans(image.present)]
+        ours = [fault for fault in faults if fault.code & PF_WRITE and fault.page in Spans(image.present)]
         single = Spans(image.present)
         for fault in ours:
             single.remove(fault.page, fault.page + 1)
@@ -737,7 +706,7 @@ def trace_of(run: Run, kernel: str, **about: Any) -> Trace:
     new_block, blocks = _moved_together(found.calls)
 
     def page(vpn: int) -> int:
-        return new_block[vpn // PAGES_PER_PMD] * PAGES_PER_PMD + vpn % PAGES_PER_PMD
+        return new_block[vpn // PTRS_PER_PMD] * PTRS_PER_PMD + vpn % PTRS_PER_PMD
 
     def renumbered(call: Call) -> Call:
         if not call.pages:
@@ -765,7 +734,7 @@ def _moved_together(calls: Iterable[Call]) -> tuple[dict[int, int], list[int]]:
     for call in calls:
         for start in (call.vpn, call.argument) if call.name == "move" else (call.vpn,):
             if call.pages:
-                used.update(range(start // PAGES_PER_PMD, (start + call.pages - 1) // PAGES_PER_PMD + 1))
+                used.update(range(start // PTRS_PER_PMD, (start + call.pages - 1) // PTRS_PER_PMD + 1))
     numbers: dict[int, int] = {}
     blocks: list[int] = []
     for block in sorted(used):

@@ -410,24 +410,23 @@ class Worker:
 
     def do_dma_write(self, id: int, k: int, byte: int) -> Answer:
         """The device writes memory: a read from a pipe into the fixed buffer."""
-        ring = self.rings.get(id)
-        if ring is None or k >= ring.pages:
-            return {"ok": False}
-        reading, writing = os.pipe()
-        os.write(writing, bytes([byte]))
-        moved = ring.transfer(READ_FIXED, reading, k)
-        _close(reading, writing)
-        return {"ok": moved == 1}
+        return self._device(id, k, READ_FIXED, byte)
 
     def do_dma_read(self, id: int, k: int) -> Answer:
+        """The device reads memory: a write from the fixed buffer to a pipe."""
+        return self._device(id, k, WRITE_FIXED)
+
+    def _device(self, id: int, k: int, operation: int, byte: int | None = None) -> Answer:
         ring = self.rings.get(id)
         if ring is None or k >= ring.pages:
             return {"ok": False}
         reading, writing = os.pipe()
-        moved = ring.transfer(WRITE_FIXED, writing, k)
-        value = os.read(reading, 1)[0] if moved == 1 else None
+        if byte is not None:
+            os.write(writing, bytes([byte]))
+        ok = ring.transfer(operation, reading if operation == READ_FIXED else writing, k) == 1
+        value = os.read(reading, 1)[0] if ok and byte is None else None
         _close(reading, writing)
-        return {"ok": moved == 1, "value": value}
+        return {"ok": ok, "value": value}
 
     def do_ref(self, page: int, id: int) -> Answer:
         """A pipe holds the page: a plain reference, no pin."""
