@@ -23,6 +23,7 @@ from ..kernel.policy import POLICIES, Policy, policy_named
 from ..machine.invariants import INVARIANTS, KERNEL_PROMISES, Violation, check
 from ..machine.machine import Machine
 from ..machine.snapshot import Snapshot
+from ..program.ops import TABLE
 from ..program.scenario import OPS, Result, Scenario, ScenarioError, Step, Timeline, run_step
 from ..program.search import Counterexample, Exhausted, counterexample
 
@@ -67,6 +68,8 @@ TOOLS = (
     Tool("unref", "reference", "Drop", "let go of every plain reference to these pages"),
 )
 TOOL_NAMES = tuple(tool.name for tool in TOOLS)
+PROTECTS = {"protect": "mprotect", "unprotect": "mprotect"}
+"""Tools that are not named as the operation they do."""
 ADVICES = ("dontneed", *ADVICE)
 
 
@@ -331,36 +334,21 @@ class Playground(anywidget.AnyWidget):
             raise ScenarioError(re.sub(r"^scenario(, line \d+)?: ", "", str(error))) from None
 
     def _steps(self, tool: str, process: int, pages: range, to: int, advice: str) -> list[Step]:
-        machine, base, first, n = self._run.machine, self.scenario.first_vpn, pages[0], len(pages)
+        machine, base = self._run.machine, self.scenario.first_vpn
         if not machine.process(process).alive:
             raise ScenarioError(f"process {process} has exited")
-        match tool:
-            case "write":
-                return [("write", process, page, self._byte(at)) for at, page in enumerate(pages)]
-            case "read" | "gup":
-                return [(tool, process, page) for page in pages]
-            case "munmap":
-                return [("munmap", process, first, n)]
-            case "protect" | "unprotect":
-                return [("mprotect", process, first, n, 1 if tool == "protect" else 3)]
-            case "mremap":
-                return [("mremap", process, first, n, to)]
-            case "madvise":
-                return [("madvise", process, first, n, advice or "dontneed")]
-            case "pin" | "pin_ro":
-                return [(tool, process, first, n, *_free_numbers(machine, process, "pin", 1))]
-            case "unpin":
-                return _let_go(machine, base, process, pages, tool, "pin")
-            case "ref":
-                numbers = _free_numbers(machine, process, "reference", n)
-                return [("ref", process, page, number) for page, number in zip(pages, numbers, strict=True)]
-            case "unref":
-                return _let_go(machine, base, process, pages, tool, "reference")
-            case "dma_write":
-                return _by_device(machine, base, process, pages, tool, (self._byte(),))
-            case "dma_read":
-                return _by_device(machine, base, process, pages, tool, ())
-        raise ScenarioError(f"there is no tool {tool!r}; there are {', '.join(TOOL_NAMES)}")
+        if tool not in TOOL_NAMES:
+            raise ScenarioError(f"there is no tool {tool!r}; there are {', '.join(TOOL_NAMES)}")
+        op = TABLE[PROTECTS.get(tool, tool)]
+        if op.uses and "k" in op.arguments:
+            return _by_device(machine, base, process, pages, tool, (self._byte(),) if "byte" in op.arguments else ())
+        if op.uses:
+            return _let_go(machine, base, process, pages, tool, op.uses)
+        each = pages[:1] if "n" in op.arguments else pages
+        free = _free_numbers(machine, process, op.makes, len(each))
+        said = {"n": len(pages), "newpage": to, "prot": 1 if tool == "protect" else 3, "advice": advice or "dontneed"}
+        values = ({**said, "page": page, "id": free[at], "byte": self._byte(at)} for at, page in enumerate(each))
+        return [(op.name, process, *(value[name] for name in op.arguments)) for value in values]
 
     def _byte(self, later: int = 0) -> int:
         """The number of the step that writes it: one sees in the memory who wrote what when. Never 0."""
