@@ -1,11 +1,20 @@
-# The environment makes itself: every target that needs it depends on the stamp, and the stamp on what decides its content.
+# The environment makes itself: every target depends on the stamp of what it needs, and the stamp on what decides that.
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-STAMP  := $(VENV)/.installed
+LAB    := $(VENV)/.lab
+TEST   := $(VENV)/.test
 PEERS  := $(VENV)/bench-peers
 UV     := $(shell command -v uv 2>/dev/null)
+ifneq ($(UV),)
+INSTALL := uv pip install --quiet --python $(BIN)/python
+else
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+endif
+# Tests of one file, and the cells of one notebook, stay together and in order: what the workers share out is files.
+WORKERS ?= 2
+PYTEST  := $(BIN)/pytest -q -n $(WORKERS) --dist loadfile
 LIVE_SECONDS ?= 120
 BOOKS   = $(wildcard notebooks/*.ipynb)
 
@@ -19,90 +28,91 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 # Of a notebook that nobody has signed, JupyterLab shows the text that stands behind each stored picture.
-lab: $(STAMP) ## open the notebooks in JupyterLab
+lab: $(LAB) ## open the notebooks in JupyterLab
 	-@$(BIN)/jupyter trust $(BOOKS) >/dev/null
 	$(BIN)/jupyter lab $(LAB_FLAGS) --notebook-dir=notebooks
 
 test: lint ## lint, types, tests, and every notebook's outputs
 	$(BIN)/mypy
-	$(BIN)/pytest -q
+	$(PYTEST)
 ifneq ($(BOOKS),)
-	$(BIN)/pytest -q --nbval --nbval-current-env --nbval-sanitize-with tests/nbval-sanitize.cfg notebooks
+	$(PYTEST) --nbval --nbval-current-env --nbval-sanitize-with tests/nbval-sanitize.cfg notebooks
 else
 	@echo "notebooks/ holds no notebook yet: nothing to compare"
 endif
 
 # Exit code 1 is a difference; 2 says that this machine cannot be asked now, and why.
-live: $(STAMP) ## hold the model against this machine's kernel: fixed programs, then two minutes of fresh ones (root)
+live: $(TEST) ## hold the model against this machine's kernel: fixed programs, then two minutes of fresh ones (root)
 	@if $(BIN)/python -m anonfolio doctor; then \
 		ANONFOLIO_LIVE=1 $(BIN)/pytest -q -m live && \
 		{ $(BIN)/python -m anonfolio compare --seconds $(LIVE_SECONDS) --kind any --seed fresh --keep data/failing \
 			|| [ $$? -eq 2 ]; }; \
 	else echo "live comparison skipped: see the first no"; fi
 
-lint: $(STAMP) ## ruff, without changing anything
+lint: $(TEST) ## ruff, without changing anything
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-format: $(STAMP) ## ruff, in place
+format: $(TEST) ## ruff, in place
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-notebooks: $(STAMP) ## execute every notebook and store its outputs in normal form
+notebooks: $(LAB) ## execute every notebook and store its outputs in normal form
 	$(BIN)/python tools/notebooks.py execute
 
-site: $(STAMP) ## the notebooks as web pages that need no network, in site/
+site: $(LAB) ## the notebooks as web pages that need no network, in site/
 	$(BIN)/python tools/site.py
 
-mutants: $(STAMP) ## break the model on purpose, one way at a time: each must fail a test
+mutants: $(TEST) ## break the model on purpose, one way at a time: each must fail a test
 	$(BIN)/python tools/mutants.py
 
 # One step beyond the six in which RFC v2 loses a pinned page; minutes, so not in every test run.
-search: $(STAMP) ## look for a program that breaks a promise of the kernel, under every policy
+search: $(LAB) ## look for a program that breaks a promise of the kernel, under every policy
 	for policy in rfc-v2-fixed linux-6.3 linux-6.8 linux-6.9 linux-6.15; do \
 		$(BIN)/python -m anonfolio search --policy $$policy --steps 7 || exit 1; done
 	! $(BIN)/python -m anonfolio search --policy rfc-v2
 
 # Simulators of others, for the bench alone: no part of the environment, and left out where they cannot be had.
-$(PEERS)/.installed: benchmarks/requirements.lock $(STAMP)
+$(PEERS)/.installed: benchmarks/requirements.lock $(TEST)
 	@rm -rf $(PEERS) && mkdir -p $(PEERS)
-ifneq ($(UV),)
-	-@uv pip install --quiet --python $(BIN)/python --target $(PEERS) --require-hashes --no-deps --no-build-isolation \
+	-@$(INSTALL) --target $(PEERS) --require-hashes --no-deps --no-build-isolation \
 		-r benchmarks/requirements.lock && touch $@
-else
-	-@$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(PEERS) --require-hashes --no-deps \
-		--no-build-isolation -r benchmarks/requirements.lock && touch $@
-endif
 
 bench: $(PEERS)/.installed ## side by side: model and kernel, TLB and other simulators (root and a C compiler, or less)
 	PYTHONPATH=$(PEERS) $(BIN)/python benchmarks/bench.py
 
-# The universal resolution serves every Python from 3.11 on and every system; uv is the one tool that makes it.
+# The universal resolution serves every Python from 3.11 on and every system; uv is the one tool that makes it. What the
+# lab needs is a lock of its own; that of the tests holds what they need beyond it.
+COMPILE := uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
+	pyproject.toml
 lock: ## pin the newest versions anew (needs uv)
 	@command -v uv >/dev/null || { echo "error: make lock needs uv on the PATH" >&2; exit 1; }
-	uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
-		--extra lab --extra test --group build pyproject.toml --output-file requirements.lock
-	uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
-		--no-deps --no-emit-package numpy --extra bench pyproject.toml --output-file benchmarks/requirements.lock
+	$(COMPILE) --extra lab --group build --output-file requirements.lock
+	$(COMPILE) --extra lab --extra test --group build --constraint requirements.lock \
+		$$(sed -n 's/^\([^= ]*\)==.*/--no-emit-package \1/p' requirements.lock) --output-file tests/requirements.lock
+	$(COMPILE) --no-deps --no-emit-package numpy --extra bench --output-file benchmarks/requirements.lock
 
 clean: ## remove the environment and everything generated
 	rm -rf $(VENV) build site benchmarks/out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	find . -name .ipynb_checkpoints -type d -prune -exec rm -rf {} +
 
-$(STAMP): requirements.lock pyproject.toml
+$(LAB): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 		{ echo "error: $(PYTHON) is not Python 3.11 or newer; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
 ifneq ($(UV),)
 	@$(BIN)/python -c '' 2>/dev/null || \
 		uv venv --quiet --clear --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV)
-	uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
-	uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 else
 # A venv that failed half-way can hold a pip that answers: nothing of it may be left for the next run.
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || \
 		$(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 endif
+	$(INSTALL) --require-hashes -r requirements.lock
+	$(INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# Both locks, so that the installer can see that they fit together; what the lab has is not installed again.
+$(TEST): $(LAB) tests/requirements.lock
+	$(INSTALL) --require-hashes -r requirements.lock -r tests/requirements.lock
 	@touch $@

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import gzip
 import importlib.util
@@ -24,8 +25,11 @@ from rattler import MatchSpec, Version, VersionSpec
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-LOCK = (ROOT / "requirements.lock").read_text()
-BENCH_LOCK = (ROOT / "benchmarks" / "requirements.lock").read_text()
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+LOCKS = {
+    name: (ROOT / folder / "requirements.lock").read_text()
+    for name, folder in {"lab": ".", "test": "tests", "bench": "benchmarks"}.items()
+}
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -78,47 +82,66 @@ def test_the_environments_python_is_one_the_project_supports() -> None:
     assert [v for v in taken if v not in required] == []
 
 
-# requirements.lock
+# the locks: what the lab needs, what tests need beyond it, and the peers of the bench, each in one of its own
 
 
-def listed_requirements() -> list[Requirement]:
-    """What the environment is made of; the bench installs its peers beside it, from a lock of its own."""
-    extras = dict(PROJECT["project"]["optional-dependencies"])
-    del extras["bench"]
-    groups = [PROJECT["project"]["dependencies"], PROJECT["build-system"]["requires"], *extras.values()]
-    return [Requirement(line) for group in groups for line in group]
+def pinned(name: str) -> dict[str, list[str]]:
+    """What a lock holds: per package its versions, of which each system takes one."""
+    pins: dict[str, list[str]] = {}
+    for package, version in re.findall(r"^([\w.-]+)==([^\s;\\]+)", LOCKS[name], flags=re.MULTILINE):
+        pins.setdefault(canonicalize_name(package), []).append(version)
+    return pins
+
+
+def unfit(listed: list[str], pins: dict[str, list[str]]) -> list[str]:
+    """What is listed and has no pin, or one that does not fit."""
+    wanted = map(Requirement, listed)
+    return [
+        str(each)
+        for each in wanted
+        if not (versions := pins.get(canonicalize_name(each.name))) or not all(v in each.specifier for v in versions)
+    ]
 
 
 def test_numpy_is_the_only_dependency() -> None:
     assert [Requirement(line).name for line in PROJECT["project"]["dependencies"]] == ["numpy"]
 
 
-@pytest.mark.parametrize("lock", [LOCK, BENCH_LOCK], ids=["environment", "bench"])
-def test_a_lock_names_no_host(lock: str) -> None:
-    assert "://" not in lock
-    assert "file:" not in lock
+@pytest.mark.parametrize("name", LOCKS)
+def test_a_lock_names_no_host(name: str) -> None:
+    assert "://" not in LOCKS[name]
+    assert "file:" not in LOCKS[name]
 
 
-@pytest.mark.parametrize(("lock", "least"), [(LOCK, 50), (BENCH_LOCK, 1)], ids=["environment", "bench"])
-def test_every_pin_has_a_hash(lock: str, least: int) -> None:
-    pins = re.split(r"\n(?=\S)", lock.strip())
+@pytest.mark.parametrize(("name", "least"), [("lab", 50), ("test", 10), ("bench", 1)])
+def test_every_pin_has_a_hash(name: str, least: int) -> None:
+    pins = re.split(r"\n(?=\S)", LOCKS[name].strip())
     assert len(pins) > least
     assert [p.split()[0] for p in pins if not re.match(r"[\w.-]+==\S+", p) or "--hash=sha256:" not in p] == []
 
 
-def test_the_lock_has_a_fitting_pin_for_everything_the_project_names() -> None:
-    pinned: dict[str, list[str]] = {}
-    for name, version in re.findall(r"^([\w.-]+)==([^\s;\\]+)", LOCK, flags=re.MULTILINE):
-        pinned.setdefault(canonicalize_name(name), []).append(version)
-    listed = {canonicalize_name(r.name): r for r in listed_requirements()}
-    assert sorted(listed.keys() - pinned.keys()) == []
-    assert [str(r) for name, r in listed.items() if not all(v in r.specifier for v in pinned[name])] == []
+def test_the_locks_have_a_fitting_pin_for_everything_the_project_names() -> None:
+    of_lab = [*PROJECT["project"]["dependencies"], *PROJECT["build-system"]["requires"], *EXTRAS["lab"]]
+    assert unfit(of_lab, pinned("lab")) == []
+    assert unfit(EXTRAS["test"], pinned("lab") | pinned("test")) == []
+    assert unfit(EXTRAS["bench"], pinned("bench")) == []
+    assert unfit(["numpy>=99", "unheard-of"], pinned("lab")) == ["numpy>=99", "unheard-of"]
 
 
-def test_the_peers_of_the_bench_are_pinned() -> None:
-    pinned = {canonicalize_name(name) for name in re.findall(r"^([\w.-]+)==", BENCH_LOCK, flags=re.MULTILINE)}
-    peers = [Requirement(line) for line in PROJECT["project"]["optional-dependencies"]["bench"]]
-    assert {canonicalize_name(peer.name) for peer in peers} <= pinned
+def test_the_lab_installs_nothing_that_only_tests_need() -> None:
+    only_tests = {canonicalize_name(Requirement(line).name) for line in EXTRAS["test"]} - {"packaging", "pyyaml"}
+    assert only_tests & pinned("lab").keys() == set()
+    assert pinned("test").keys() & pinned("lab").keys() == set()
+
+
+@pytest.mark.parametrize("tool", ["notebooks.py", "site.py"])
+def test_what_prints_and_executes_notebooks_needs_the_lab_alone(tool: str) -> None:
+    tree = ast.parse((ROOT / "tools" / tool).read_text(encoding="utf-8"))
+    names = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+    names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    others = {name.partition(".")[0] for name in names} - sys.stdlib_module_names
+    assert others
+    assert others <= {Requirement(line).name for line in EXTRAS["lab"]}
 
 
 def test_the_build_backend_is_locked_as_it_is_required() -> None:
