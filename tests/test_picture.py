@@ -11,20 +11,15 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from anonfolio.draw.drawing import WIDTH, lean, measure, wrap
-from anonfolio.draw.picture import (
-    FOLD_ROWS,
-    Picture,
-    folio_letters,
-    letter,
-    letter_number,
-    pictures,
-    recorded_pictures,
-    spans,
-)
+from anonfolio.draw.drawing import WIDTH, lean, measure, stacked, wrap
+from anonfolio.draw.picture import Picture, pictures
+from anonfolio.draw.scene import Copied, Scene, folio_numbers, scenes
+from anonfolio.draw.svg import to_svg
+from anonfolio.draw.table import FOLD_ROWS, Cell, Row, letter, rows, spans
+from anonfolio.draw.text import to_text
 from anonfolio.draw.words import sentence
 from anonfolio.kernel.policy import LINUX_6_9, POLICIES
-from anonfolio.machine.machine import Machine
+from anonfolio.machine.machine import Machine, SegmentationFault
 from anonfolio.program.scenario import Scenario, Timeline
 from anonfolio.witness.recording import DATA_DIR, read_recording
 
@@ -56,19 +51,28 @@ def outlined(picture: Picture, what: str) -> bool:
     return 'class="afp-new"' in piece
 
 
+def drawn_rows(picture: Picture) -> list[Row]:
+    """The rows of all processes, of 16 cells."""
+    return [row for table in picture.scene.tables for row in rows(table, 16)]
+
+
+def drawn_cells(picture: Picture) -> list[Cell]:
+    """The cells of all processes."""
+    return [cell for row in drawn_rows(picture) for cell in row.cells]
+
+
 # --- letters --------------------------------------------------------------------------------------------------------
 
 
 def test_letters_count_as_spreadsheets_do() -> None:
     assert [letter(number) for number in (0, 25, 26, 51, 52, 701, 702)] == ["A", "Z", "AA", "AZ", "BA", "ZZ", "AAA"]
-    assert all(letter_number(letter(number)) == number for number in range(1000))
 
 
 def test_a_folio_keeps_its_letter_and_no_other_gets_it() -> None:
     # Every drop frees a folio: its number comes back, its letter does not.
     steps = (("write", 0, 1, 1), *[("write", 0, 0, 1), ("madvise", 0, 0, 1, "dontneed")] * 3, ("write", 0, 0, 2))
     timeline = Scenario(2, steps, orders=()).run("linux-6.15")
-    assert [set(names.values()) for names in folio_letters(timeline)] == [
+    assert [set(map(letter, numbers.values())) for numbers in folio_numbers(timeline)] == [
         set(), {"A"}, {"A", "B"}, {"A"}, {"A", "C"}, {"A"}, {"A", "D"}, {"A"}, {"A", "E"},
     ]  # fmt: skip
     assert {folio.id for result in timeline for folio in result.snapshot.folios} == {0, 1}
@@ -78,9 +82,9 @@ def test_a_number_that_comes_back_within_one_step_is_another_folio() -> None:
     # The pin copies page by page; once folio A has no page left, its number goes to the copy of page 4.
     steps = (("write", 0, 0, 1), ("write", 0, 4, 1), ("fork", 0), ("exit", 0), ("pin", 1, 0, 8, 0))
     timeline = Scenario(8, steps, orders=(2,)).run("linux-6.9")
-    before, now = folio_letters(timeline)[-2:]
-    assert set(before.values()) == {"A", "B"}
-    assert set(now.values()) == set("CDEFGHIJ")
+    before, now = folio_numbers(timeline)[-2:]
+    assert set(map(letter, before.values())) == {"A", "B"}
+    assert set(map(letter, now.values())) == set("CDEFGHIJ")
     assert set(before) & set(now)
 
 
@@ -137,6 +141,142 @@ def test_a_machine_shows_itself() -> None:
     assert set(machine.show()._repr_mimebundle_()) == {"image/svg+xml", "text/plain"}
 
 
+# --- what a machine shows of its latest operation -------------------------------------------------------------------
+
+
+def test_a_machine_says_why_and_marks_what_changed() -> None:
+    machine = Machine("linux-6.15", orders=(4,))
+    parent = machine.spawn()
+    parent.mmap(16)
+    parent.write(5)
+    text = repr(machine.show())
+    assert "Process 0 writes page 5: nothing is mapped there, so a new folio of order 4 (16 pages) is zeroed" in text
+    assert "=> pte_none: yes" in text
+    assert ">A5w" in text
+    assert "*A6w" in text
+    assert "  A  order 4  refs 16, mapped 16×, mm_id P0:16, new" in text
+    child = parent.fork()
+    child.write(3, 8)
+    shown = machine.show()
+    assert shown.sentence.startswith(
+        "Process 1 writes page 3: the folio may be mapped by more than one process, so one"
+    )
+    assert [(cell.vpn, cell.name) for cell in drawn_cells(shown) if cell.changed] == [(3, "B")]
+    assert [folio.name for folio in shown.scene.folios if folio.fresh] == ["B"]
+
+
+def test_a_machine_that_was_shown_before_an_operation_marks_all_that_it_changed() -> None:
+    machine = Machine("linux-6.15", orders=(2,))
+    parent = machine.spawn()
+    parent.mmap(4)
+    parent.write(0)
+    machine.show()
+    child = parent.fork()
+    forked = machine.show()
+    assert [cell.changed for cell in drawn_cells(forked)] == [True] * 8
+    assert "refs 4→8, mapped 4→8×" in repr(forked)
+    # To look again changes nothing; to look after two operations shows what is known of the second.
+    assert repr(machine.show()) == repr(forked)
+    child.write(1)
+    child.write(2)
+    shown = machine.show()
+    assert [cell.vpn for cell in drawn_cells(shown) if cell.changed] == [2]
+    assert "→" not in repr(shown)
+    parent.exit()
+    assert "freed by this step" not in repr(machine.show())
+    child.exit()
+    assert "freed by this step: A, B, C" in repr(machine.show())
+
+
+def test_a_copy_of_a_machine_shows_what_it_does_itself() -> None:
+    machine = Machine("linux-6.15", orders=(2,))
+    process = machine.spawn()
+    process.mmap(4)
+    process.write(0)
+    machine.show()
+    twin = machine.copy()
+    twin.processes[0].munmap(0)
+    assert "mapped 4→3×" in repr(twin.show())
+    assert "mapped 4×" in repr(machine.show())
+
+
+def test_what_the_kernel_faults_in_is_told_without_an_access() -> None:
+    machine = Machine("linux-6.15", orders=())
+    process = machine.spawn()
+    process.mmap(2)
+    process.pin(0, 2)
+    assert machine.show().sentence.startswith("Process 0: page 0 faults (write): nothing is mapped there, so")
+    with pytest.raises(SegmentationFault):
+        process.read(5)
+    assert machine.show().sentence == "Process 0 reads page 5: SIGSEGV, no mapping contains it."
+
+
+# --- the scene ------------------------------------------------------------------------------------------------------
+
+
+def test_a_scene_says_who_maps_what_and_what_each_page_is() -> None:
+    shown = Picture.of(COPY.run("linux-6.15"), 2).scene
+    parent, child = (table.entries for table in shown.tables)
+    assert (parent.folio.tolist(), parent.offset.tolist()) == ([0] * 8, list(range(8)))
+    assert child.folio.tolist() == [0, 0, 1, 0, 0, 0, 0, 0]
+    assert shown.copied == (Copied(0, 2, 1, 0),)
+    old, new = shown.folios
+    assert (old.roles(), new.roles()) == (["shared"] * 8, ["new"])
+    gone = Picture.of(COPY.run("linux-6.15"), 3).scene
+    assert [folio.roles() for folio in gone.folios] == [["shared"] * 2 + ["held"] + ["shared"] * 5, ["alone"]]
+
+
+def test_a_scene_says_from_where_to_where_content_went() -> None:
+    assert Picture.of(COPY.run("rfc-v2"), 2).scene.copied == tuple(Copied(0, at, 1, at) for at in range(8))
+    # A fork copies the pages of a pinned folio without a fault.
+    assert [copy[:2] for copy in Picture.of(PINNED.run("linux-6.15"), 4).scene.copied] == [(0, at) for at in range(16)]
+    # What takes the zero page's place is zeroed, not copied.
+    steps = (("read", 0, 1), ("write", 0, 1, 5))
+    assert [one.copied for one in scenes(Scenario(4, steps, orders=()).run("linux-6.15"))] == [()] * 3
+
+
+def test_a_copy_comes_from_a_folio_that_the_step_freed() -> None:
+    # The last page of a large folio is copied, and that frees the folio.
+    steps = (("write", 0, 0, 1), ("munmap", 0, 1, 3), ("fork", 0), ("exit", 1), ("write", 0, 0, 2))
+    shown = scenes(Scenario(4, steps, orders=(2,)).run("linux-6.15"))[-1]
+    assert shown.copied == (Copied(0, 0, 1, 0),)
+    assert shown.freed == (0,)
+    assert [folio.number for folio in shown.folios] == [1]
+
+
+def test_a_scene_is_a_value_and_is_written_twice_alike() -> None:
+    shown = scenes(COPY.run("linux-6.15"))[3]
+    with pytest.raises(AttributeError):
+        shown.sentence = "another"  # type: ignore[misc]
+    assert to_svg(shown) == Picture(shown).svg() == to_svg(shown)
+    assert to_text(shown) == repr(Picture(shown))
+
+
+def test_a_recording_is_drawn_from_its_page_view() -> None:
+    recorded = read_recording(DATA_DIR / "named-6.18.json.gz").named("fork-both-write")
+    shown: list[Scene] = [picture.scene for picture in pictures(recorded)]
+    assert all(one.tables_only and not one.counters for one in shown)
+    assert all(folio.counts is None for one in shown for folio in one.folios)
+    assert {role for one in shown for folio in one.folios for role in folio.roles()} == {"new", "mapped", "held"}
+
+
+# --- foreign names --------------------------------------------------------------------------------------------------
+
+FOREIGN = "<b>&\"'mine\x00\x1b[31m\u202e\ud800\r</b>"
+
+
+def test_foreign_names_cannot_break_the_picture() -> None:
+    policy = LINUX_6_9.but(name=FOREIGN)
+    picture = Picture.of(COPY.run(policy))
+    root = ET.fromstring(picture.svg())
+    heading = next(text for text in root.iter(f"{SVG}text")).text or ""
+    assert heading.startswith("<b>&\"'mine\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}[31m")
+    assert not root.findall(f".//{SVG}b")
+    assert "\x1b" not in picture.text()
+    picture.svg().encode()
+    ET.fromstring(stacked(FOREIGN, [(FOREIGN, picture)], (FOREIGN, FOREIGN), told=FOREIGN))
+
+
 # --- the SVG --------------------------------------------------------------------------------------------------------
 
 
@@ -153,10 +293,9 @@ def test_every_moment_is_well_formed_and_complete(timeline: Timeline) -> None:
         assert root.findtext(f"{SVG}desc") == picture.text()
         assert max(map(len, picture.text().splitlines())) <= 100
         said = titles(picture)
-        for folio in picture.snapshot.folios:
-            if folio.pages <= 32 and len(picture.snapshot.folios) <= 16:
-                name = picture.letters[folio.id]
-                names = [f"{name}{at}" if folio.order else name for at in range(folio.pages)]
+        for folio in picture.scene.folios:
+            if folio.pages <= 32 and len(picture.scene.folios) <= 16:
+                names = [f"{folio.name}{at}" if folio.order else folio.name for at in range(folio.pages)]
                 assert all(sum(words.startswith(f"{page}: byte ") for words in said) == 1 for page in names)
 
 
@@ -187,27 +326,25 @@ def test_what_a_step_changed_is_outlined_and_nothing_else() -> None:
     assert not outlined(picture, "page 1: A1")
     assert outlined(picture, "A2: byte 0, mapped 1×")
     assert not outlined(picture, "A1: byte 0")
-    assert [cell.vpn for strip in picture.strips(16) for row in strip.rows for cell in row.cells if cell.faulting] == [
-        2
-    ]
+    assert [cell.vpn for cell in drawn_cells(picture) if cell.faulting] == [2]
 
 
 def test_a_fork_changes_both_sides() -> None:
     picture = Picture.of(COPY.run("linux-6.15"), 1)
-    assert [cell.changed for strip in picture.strips(16) for row in strip.rows for cell in row.cells] == [True] * 16
+    assert [cell.changed for cell in drawn_cells(picture)] == [True] * 16
 
 
 def test_a_device_write_shows_in_the_frame_only() -> None:
     picture = Picture.of(PINNED.run("linux-6.15"), 3)
     assert outlined(picture, "A3: byte 77, mapped 1×, exclusive (PageAnonExclusive), pinned 1×, referenced 1×")
-    assert not any(cell.changed for strip in picture.strips(16) for row in strip.rows for cell in row.cells)
-    assert picture.strips(16)[0].holdings == ("pin 0: A2–A4", "ref 0: A3")
+    assert not any(cell.changed for cell in drawn_cells(picture))
+    assert picture.scene.tables[0].holdings == ("pin 0: A2–A4", "ref 0: A3")
 
 
 def test_freed_folios_are_named() -> None:
     scenario = Scenario(8, (("write", 0, 0, 1), ("write", 0, 4, 1), ("madvise", 0, 0, 4, "dontneed")), orders=(2,))
     picture = Picture.of(scenario.run("linux-6.15"))
-    assert picture.freed == ["A"]
+    assert [letter(number) for number in picture.scene.freed] == ["A"]
     assert "freed by this step: A" in picture.svg()
 
 
@@ -284,13 +421,13 @@ def test_a_state_on_its_own_has_numbers_and_no_bars() -> None:
 
 def test_a_huge_mapping_is_one_bar_and_a_copy_opens_its_row() -> None:
     timeline = HUGE.run("linux-6.15")
-    whole = Picture.of(timeline, 1).strips(16)[0]
-    assert [(row.pages, row.folded, row.huge) for row in whole.rows] == [(512, True, True)]
+    whole = drawn_rows(Picture.of(timeline, 1))
+    assert [(row.pages, row.folded, row.huge) for row in whole] == [(512, True, True), (512, True, True)]
     opened = Picture.of(timeline, 2)
-    rows = opened.strips(16)[0].rows
-    assert [(row.pages, row.folded) for row in rows] == [(16, False), (496, True)]
-    assert [cell.name for cell in rows[0].cells[4:7]] == ["A4", "B", "A6"]
-    assert [(rows[1].cells[0].name, rows[1].cells[-1].name)] == [("A16", "A511")]
+    first, rest = drawn_rows(opened)[:2]
+    assert [(row.pages, row.folded) for row in (first, rest)] == [(16, False), (496, True)]
+    assert [cell.name for cell in first.cells[4:7]] == ["A4", "B", "A6"]
+    assert (rest.cells[0].name, rest.cells[-1].name) == ("A16", "A511")
     assert "A16–A511  ×496" in opened.svg()
     assert outlined(opened, "page 5: B, writable")
 
@@ -313,8 +450,8 @@ def test_few_rows_are_not_folded_and_holes_end_a_run() -> None:
 
 
 def test_rows_are_aligned_to_the_page_number() -> None:
-    strip = Picture.of(Scenario(16, (), orders=(), skew=3).run("linux-6.15"), None).strips(16)[0]
-    assert [(row.cells[0].vpn, row.cells[-1].vpn) for row in strip.rows] == [(3, 15), (16, 18)]
+    picture = Picture.of(Scenario(16, (), orders=(), skew=3).run("linux-6.15"), None)
+    assert [(row.cells[0].vpn, row.cells[-1].vpn) for row in drawn_rows(picture)] == [(3, 15), (16, 18)]
 
 
 # --- sentences ------------------------------------------------------------------------------------------------------
@@ -365,7 +502,7 @@ def test_no_sentence_falls_back_to_a_bare_check(policy: str) -> None:
 
 def test_a_recording_shows_what_user_space_sees() -> None:
     recorded = read_recording(DATA_DIR / "named-6.18.json.gz").named("fork-both-write")
-    shown = recorded_pictures(recorded)
+    shown = pictures(recorded)
     assert len(shown) == len(recorded.steps) + 1
     assert shown[0].sentence == "Nothing is mapped yet."
     last = shown[-1]
@@ -373,7 +510,7 @@ def test_a_recording_shows_what_user_space_sees() -> None:
     assert "writable" not in last.svg()
     # The same cells as the model's, letter for letter.
     model = pictures(recorded.scenario.run("linux-6.15"))[-1]
-    names = [[[cell.name for row in strip.rows for cell in row.cells] for strip in p.strips(16)] for p in (last, model)]
+    names = [[(cell.vpn, cell.name) for cell in drawn_cells(picture)] for picture in (last, model)]
     assert names[0] == names[1]
 
 

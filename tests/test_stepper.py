@@ -48,7 +48,7 @@ def test_its_text_names_the_step_and_shows_the_frame() -> None:
     timeline = COPY.run("linux-6.15")
     text = repr(Stepper(timeline, key=2))
     assert text.startswith("Stepper fork, then write: step 3 of 4\n")
-    assert timeline.show(2).snapshot.policy in text
+    assert timeline.show(2).scene.source in text
     assert ">Bw" in text
     assert repr(Stepper(timeline, key=2)) == text
     assert repr(Stepper(timeline, key=1)) != text

@@ -1,4 +1,6 @@
-"""The SVG of a `Picture`, as a list of pieces: one per cell, folio and label, so that a stepper sends each once.
+"""What all drawings share: colours, text that fits, and a sheet of pieces that become one SVG document.
+
+A sheet is a list of pieces, one per cell, folio and label, so that a stepper sends each once.
 
 Colours are custom properties of a style sheet that every SVG carries, in a light and a dark theme; all its classes
 begin with ``afp``. Nothing is said by colour alone: letters name folios, edges tell writable from read-only, thick
@@ -8,31 +10,10 @@ outlines mark what changed.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, cached_property
 from html import escape
-from typing import TYPE_CHECKING
-
-import numpy as np
-
-from ..kernel.record import PATHS, Check, Fault
-from .picture import (
-    SHORT_WORDS,
-    Block,
-    Cell,
-    Row,
-    Span,
-    Strip,
-    alike,
-    delta,
-    letter_number,
-    spans,
-    was_and_is,
-)
-from .words import TRAILS, more_faults
-
-if TYPE_CHECKING:
-    from .picture import Picture
 
 # Okabe-Ito hues, as tints with a dark edge in light mode and the reverse in dark mode: (fill, edge) of each.
 _HUES = (
@@ -129,9 +110,22 @@ def open_group(x: float, y: float) -> str:
     return f'<g transform="translate({x:g} {y:g})">'
 
 
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+
+
+def printable(words: str) -> str:
+    """Words whose control characters, which no XML may hold and a terminal obeys, are replaced: names are foreign."""
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", words)
+
+
+def xml(words: str) -> str:
+    """Words as text inside a tag."""
+    return escape(printable(words))
+
+
 def svg_text(x: float, y: float, words: str, name: str) -> str:
     """A line of text, its baseline at a place, painted as a class; that says whether it begins or is centred there."""
-    return f'<text x="{x:g}" y="{y:g}" {paint(name)}>{escape(words)}</text>'
+    return f'<text x="{x:g}" y="{y:g}" {paint(name)}>{xml(words)}</text>'
 
 
 def svg_rect(x: float, y: float, width: float, height: float, name: str, radius: float = 3) -> str:
@@ -144,9 +138,9 @@ def svg_path(d: str, name: str) -> str:
     return f'<path d="{d}" {paint(name)}/>'
 
 
-def folio_class(name: str) -> str:
-    """The class that paints a folio by the letters of its name; no name, no folio."""
-    return f"c{letter_number(name) % len(_HUES)}" if name else "none"
+def folio_class(number: int) -> str:
+    """The class that paints a folio by its number."""
+    return f"c{number % len(_HUES)}"
 
 
 def exclusive_mark(x: float, y: float) -> str:
@@ -154,11 +148,13 @@ def exclusive_mark(x: float, y: float) -> str:
     return svg_path(f"M{x:g} {y - 4:g}l4 4l-4 4l-4 -4z", "mark")
 
 
-def _pin(x: float, y: float) -> str:
+def pin_mark(x: float, y: float) -> str:
+    """A pin for a device."""
     return f'<circle cx="{x:g}" cy="{y - 2.5:g}" r="2.6" {paint("mark")}/>' + svg_path(f"M{x:g} {y:g}v5", "hollow")
 
 
-def _ref(x: float, y: float) -> str:
+def ref_mark(x: float, y: float) -> str:
+    """A plain reference."""
     return f'<circle cx="{x:g}" cy="{y:g}" r="3" {paint("hollow")}/>'
 
 
@@ -193,19 +189,13 @@ def wrap(words: str, room: float, width: Callable[[str], float] = measure) -> li
     return [line.rstrip() for line in lines]
 
 
-def _sized(size: float, bold: bool = False) -> Callable[[str], float]:
+def sized(size: float, bold: bool = False) -> Callable[[str], float]:
+    """`measure` of a size."""
     return lambda words: measure(words, size, bold)
 
 
 WIDTH = 900
-DECIDES = "decides the path"
-"""Said of the check that did; further ones decide how far a fault reaches."""
-LEFT, RIGHT = 92, 884
-CELL, FRAME = 28, 43
-COUNTER = 38
-"""Height of a line of counters: name, number, bar."""
-SMALL = 104
-"""Width of a folio of one page: five fit in a row."""
+RIGHT = 884
 
 
 def open_svg(height: float, said: str, told: str) -> list[str]:
@@ -215,14 +205,84 @@ def open_svg(height: float, said: str, told: str) -> list[str]:
     return [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} class="afp" role="img" font-family="{escape(SANS)}"'
         f' style="max-width:{WIDTH}px;height:auto">',
-        f"<title>{escape(said)}</title>",
-        f"<desc>{escape(told)}</desc>",
+        f"<title>{xml(said)}</title>",
+        f"<desc>{xml(told)}</desc>",
         f"<style>{stylesheet()}</style>",
     ]
 
 
+class Sheet:
+    """Pieces from top to bottom, and what stands at the foot of the sheet however high it is made."""
+
+    def __init__(self) -> None:
+        self.parts: list[str] = []
+        self.height = 0.0
+
+    def text(self, x: float, y: float, words: str, name: str) -> None:
+        """`svg_text`, as the next piece."""
+        self.parts.append(svg_text(x, y, words, name))
+
+    def rect(self, x: float, y: float, width: float, height: float, name: str, radius: float = 3) -> None:
+        """`svg_rect`, as the next piece."""
+        self.parts.append(svg_rect(x, y, width, height, name, radius))
+
+    def foot(self, bottom: float) -> list[str]:
+        """What stands above the bottom of the sheet."""
+        return []
+
+    def body(self, height: float) -> list[str]:
+        """All pieces but the document around them."""
+        return [svg_rect(0.5, 0.5, WIDTH - 1, height - 1, "bg", 6), *self.parts, *self.foot(height)]
+
+
+def document(sheet: Sheet, height: float, said: str, told: str) -> list[str]:
+    """The pieces of a whole SVG, at least that high."""
+    height = max(height, sheet.height)
+    return [*open_svg(height, said, told), *sheet.body(height), "</svg>"]
+
+
+class Drawn(ABC):
+    """What is shown at one moment: text in a terminal, SVG in a notebook, a sentence for whoever listens."""
+
+    @property
+    @abstractmethod
+    def sentence(self) -> str:
+        """What happened."""
+
+    @abstractmethod
+    def text(self) -> str:
+        """It as plain text."""
+
+    @abstractmethod
+    def sheet(self, *, legend: bool = True) -> Sheet:
+        """It drawn, with or without its legend."""
+
+    @cached_property
+    def _sheet(self) -> Sheet:
+        return self.sheet()
+
+    @property
+    def height(self) -> float:
+        """How high the SVG is by itself, in its own units; its width is 900."""
+        return self._sheet.height
+
+    def fragments(self, height: float = 0) -> list[str]:
+        """The pieces whose concatenation is the SVG: one per cell, folio, label."""
+        return document(self._sheet, height, self.sentence, self.text())
+
+    def svg(self, height: float = 0) -> str:
+        """It as one SVG document, at least that high."""
+        return "".join(self.fragments(height))
+
+    def __repr__(self) -> str:
+        return self.text()
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        return {"image/svg+xml": self.svg(), "text/plain": self.text()}
+
+
 def stacked(
-    head: str, panes: Sequence[tuple[str, Picture]], panel: tuple[str, str] | None = None, *, told: str = ""
+    head: str, panes: Sequence[tuple[str, Drawn]], panel: tuple[str, str] | None = None, *, told: str = ""
 ) -> str:
     """Several pictures as one SVG, one below the other; the legend stands under the last.
 
@@ -230,7 +290,7 @@ def stacked(
     ----------
     head : str
         A line above all of them; empty for none.
-    panes : sequence of (str, Picture)
+    panes : sequence of (str, Drawn)
         The pictures, each with the line that stands above it.
     panel : (str, str), optional
         A title, and what stands below all pictures: plain text, or an SVG (it begins with ``<svg``).
@@ -242,7 +302,7 @@ def stacked(
 
     def line(words: str, name: str, size: float) -> None:
         nonlocal y
-        for piece in wrap(words, RIGHT - 16, _sized(size, True)):
+        for piece in wrap(words, RIGHT - 16, sized(size, True)):
             y += size + 5
             parts.append(svg_text(16, y, piece, name))
         y += 7
@@ -250,11 +310,11 @@ def stacked(
     if head:
         line(head, "t", 14)
     for label, picture in panes:
-        drawing = Drawing(picture, legend=picture is panes[-1][1])
+        sheet = picture.sheet(legend=picture is panes[-1][1])
         if label:
             line(label, "b", 11.5)
-        parts += [open_group(0, y), *drawing.body(drawing.height), "</g>"]
-        y += drawing.height + 4
+        parts += [open_group(0, y), *sheet.body(sheet.height), "</g>"]
+        y += sheet.height + 4
     if panel:
         title, shown = panel
         line(title, "b", 11.5)
@@ -283,430 +343,3 @@ def _nested(svg: str, x: float, y: float, room: float) -> tuple[str, float]:
     tag = re.sub(r'\s(?:x|y|width|height|style)="[^"]*"', "", tag)
     size = f' x="{x:g}" y="{y:g}" width="{wide * scale:g}" height="{high * scale:g}"'
     return f"{tag}{size}>{rest}", high * scale
-
-
-class Drawing:
-    """Lays one picture out, top to bottom: sentence, processes, folios, checks beside or below, counters, legend."""
-
-    def __init__(self, picture: Picture, *, legend: bool = True) -> None:
-        self.picture, self.legend = picture, legend
-        self.columns = 32 if picture.wide else 16
-        self.pitch = 24.25 if self.columns == 32 else 33.5
-        self.parts: list[str] = []
-        faults = picture.result.faults if picture.result else ()
-        self.beside = self.columns == 16
-        self.main = LEFT + self.columns * self.pitch if self.columns == 16 else RIGHT
-        y = self._header()
-        top = y
-        y = self._processes(y)
-        y = self._memory(y)
-        if faults and self.beside:
-            y = max(y, self._trail(faults, self.main + 14, top, RIGHT - self.main - 14))
-        elif faults:
-            y = self._trail(faults, 16, y + 4, RIGHT - 16)
-        self.height = y + self._footer_height()
-
-    def fragments(self, height: float) -> list[str]:
-        height = max(height, self.height)
-        return [*open_svg(height, self.picture.sentence, self.picture.text()), *self.body(height), "</svg>"]
-
-    def body(self, height: float) -> list[str]:
-        """Everything but the document around it."""
-        return [
-            svg_rect(0.5, 0.5, WIDTH - 1, height - 1, "bg", 6),
-            *self.parts,
-            *self._footer(height - self._footer_height()),
-        ]
-
-    # --- sentence -----------------------------------------------------------------------------------------------
-
-    def _header(self) -> float:
-        self.parts.append(svg_text(16, 21, self.picture.heading, "m"))
-        lines = wrap(self.picture.sentence, RIGHT - 16, _sized(14, True))
-        for at, line in enumerate(lines):
-            self.parts.append(svg_text(16, 41 + 18 * at, line, "t"))
-        return 41 + 18 * max(2, len(lines)) - 8
-
-    # --- page tables --------------------------------------------------------------------------------------------
-
-    def _x(self, vpn: int) -> float:
-        at = vpn % self.columns
-        # A small gap after 16 shows the alignment in the wide form.
-        return LEFT + at * self.pitch + (6 if at >= 16 else 0)
-
-    def _processes(self, y: float) -> float:
-        for strip in self.picture.strips(self.columns):
-            y = self._process(strip, y)
-        return y
-
-    def _process(self, strip: Strip, y: float) -> float:
-        process = strip.process
-        self.parts.append(svg_text(16, y + 24, f"P{process.number}", "t"))
-        if not process.alive:
-            self.parts.append(svg_text(LEFT, y + 24, "exited", "m"))
-            return y + 34
-        below = y + 39
-        self.parts.append(svg_text(16, below, f"RSS {process.rss_pages}", "m"))
-        for held in strip.holdings:
-            for line in wrap(held, LEFT - 20):
-                below += 13
-                self.parts.append(svg_text(16, below, line, "m"))
-        for row in strip.rows:
-            y = self._row(strip, row, y)
-        if not strip.rows:
-            self.parts.append(svg_text(LEFT, y + 24, "no mapping", "m"))
-        return max(y, below + 6) + 4
-
-    def _row(self, strip: Strip, row: Row, y: float) -> float:
-        first, last = row.cells[0].vpn, row.cells[-1].vpn
-        self.parts.append(open_group(0, y + 13).replace("<g ", f'<g data-process="{strip.process.number}" ', 1))
-        self.parts.extend([self._bar(row)] if row.folded else map(self._cell, row.cells))
-        for start, end, words in strip.mappings:
-            lo, hi = max(start, first), min(end - 1, last)
-            if lo > hi:
-                continue
-            x0, x1 = (LEFT, self._x(self.columns - 1)) if row.folded else (self._x(lo), self._x(hi))
-            x1 += self.pitch - 2
-            self.parts.append(self._bracket(x0 - 2, x1 + 2, lo == start, hi == end - 1))
-            if words and (lo == start or row is strip.rows[0]):
-                self.parts.append(self._label(words, x0, x1 - x0))
-        self.parts.append("</g>")
-        return y + CELL + 30
-
-    @staticmethod
-    def _label(words: str, x: float, room: float) -> str:
-        short = words if measure(words) <= room else " ".join(SHORT_WORDS[word] for word in words.split())
-        return f"<g><title>{words}</title>{svg_text(x, -5, short, 'm')}</g>"
-
-    @staticmethod
-    def _bracket(x0: float, x1: float, opens: bool, closes: bool) -> str:
-        """Above and below a mapping; closed on a side where it ends."""
-        y0, y1 = -2.5, CELL + 2.5
-        d = (
-            f"M{x0:g} {y0:g}H{x1:g}"
-            + (f"V{y1:g}" if closes else f"M{x1:g} {y1:g}")
-            + f"H{x0:g}"
-            + (f"V{y0:g}" if opens else "")
-        )
-        return svg_path(d, "vma")
-
-    def _cell(self, cell: Cell) -> str:
-        x, width = self._x(cell.vpn), self.pitch - 2
-        told = f'<g data-page="{cell.vpn}"><title>{escape(self._cell_words(cell))}</title>'
-        fill = folio_class(cell.folio) if cell.folio else ("zero" if cell.name == "z" else "none")
-        told += svg_rect(x, 0, width, CELL, fill)
-        if cell.name:
-            told += svg_text(x + width / 2, 16, cell.name, self._name_class(cell.name))
-            if not self.picture.tables_only:
-                told += write_edge(x, CELL, width, cell.writable)
-        if cell.changed:
-            told += svg_rect(x, 0, width, CELL, "new")
-        if cell.faulting:
-            told += self._arrow(x + width / 2)
-        return told + svg_text(x + width / 2, CELL + 12, f"{cell.vpn}", "vb" if cell.faulting else "v") + "</g>"
-
-    def _cell_words(self, cell: Cell) -> str:
-        where = f"page {cell.vpn}: "
-        if not cell.name:
-            return where + "nothing mapped"
-        what = "the zero page, read-only" if cell.name == "z" else cell.name
-        if cell.folio and not self.picture.tables_only:
-            what += ", writable" if cell.writable else ", read-only"
-        return where + what
-
-    def _name_class(self, name: str) -> str:
-        room = (self.pitch - 4) / len(name)
-        return "n" if room >= 7.6 else "ns" if room >= 6 else "nt"
-
-    @staticmethod
-    def _arrow(x: float, top: float = 0) -> str:
-        return svg_path(f"M{x - 5:g} {top - 11:g}h10l-5 8z", "arrow")
-
-    def _bar(self, row: Row) -> str:
-        first, last = row.cells[0], row.cells[-1]
-        width = self._x(self.columns - 1) + self.pitch - 2 - LEFT
-        fill = folio_class(first.folio) if first.folio else ("zero" if first.name == "z" else "none")
-        told = f'<g data-page="{first.vpn}" data-last="{last.vpn}">' + svg_rect(LEFT, 0, width, CELL, fill)
-        words = f"{first.name}–{last.name}" if first.folio else first.name or "nothing mapped"
-        words += f"  ×{row.pages}" + ("  one PMD entry" if row.huge else "")
-        if row.huge:
-            told += svg_rect(LEFT + 3, 3, width - 6, CELL - 11, "rule", 2)
-        told += svg_text(LEFT + width / 2, 16, words, "n")
-        if first.name and not self.picture.tables_only:
-            told += write_edge(LEFT, CELL, width, first.writable)
-        if first.changed:
-            told += svg_rect(LEFT, 0, width, CELL, "new")
-        if row.fault is not None:
-            x = LEFT + (row.fault - first.vpn + 0.5) / row.pages * width
-            told += self._arrow(x) + svg_text(x + 9, -5, f"page {row.fault}", "b")
-        told += svg_text(LEFT + 18, CELL + 12, f"{first.vpn}", "v")
-        return told + svg_text(LEFT + width - 18, CELL + 12, f"{last.vpn}", "v") + "</g>"
-
-    # --- memory -------------------------------------------------------------------------------------------------
-
-    def _memory(self, y: float) -> float:
-        picture = self.picture
-        y += 4
-        self.parts.append(svg_path(f"M16 {y:g}H{self.main - 2:g}", "rule"))
-        self.parts.append(svg_text(16, y + 18, "memory", "t"))
-        y += 8
-        x, row_height, right = float(LEFT - 4), 0.0, self.main + 4
-        if not picture.blocks:
-            self.parts.append(svg_text(LEFT, y + 10, "no folio", "m"))
-            row_height = 24
-        for blocks in alike(picture.by_letter):
-            width = self._block_width(blocks)
-            if x > LEFT and x + width > right:
-                x, y, row_height = LEFT - 4, y + row_height + 6, 0
-            self.parts.append(open_group(x, y))
-            row_height = max(row_height, self._block(blocks, width))
-            self.parts.append("</g>")
-            x += width + 6
-        y += row_height + 6
-        if picture.freed:
-            self.parts.append(svg_text(LEFT, y + 12, f"freed by this step: {', '.join(picture.freed)}", "p"))
-            y += 20
-        return y
-
-    def _block_width(self, blocks: Sequence[Block]) -> float:
-        if len(blocks) > 1:
-            return 2 * SMALL + 6
-        if not blocks[0].view.order:
-            return SMALL
-        frames = min(blocks[0].view.pages, self.columns)
-        return frames * self.pitch + (6 if frames > 16 else 0) + 6
-
-    def _block(self, blocks: Sequence[Block], width: float) -> float:
-        block = blocks[0]
-        told: list[str]
-        if len(blocks) == 1 and not block.view.order:
-            # One frame, and beside it what a large folio has above.
-            frames, below = self._frames(block, 4, 4)
-            facts = [fact for fact in self._facts(blocks)[1:] if "mapped " not in fact]
-            lines = [line for fact in facts for line in wrap(fact, width - self.pitch - 10)]
-            told = [*frames, *(svg_text(self.pitch + 8, 16 + 14 * at, line, "m") for at, line in enumerate(lines))]
-        else:
-            lines = _wrap_facts(self._facts(blocks), width - 10)
-            told = [svg_text(5, 15 + 14 * at, line, "p" if at else "b") for at, line in enumerate(lines)]
-            below = 14.0 * len(lines) + 7
-            if len(blocks) == 1:
-                frames, below = self._frames(block, 4, below)
-                told += frames
-        height = below + 2
-        self.parts.append(svg_rect(0, 0, width, height, "new" if block.fresh else "box", 4))
-        self.parts.extend(told)
-        return height
-
-    def _facts(self, blocks: Sequence[Block]) -> list[str]:
-        block = blocks[0]
-        if self.picture.tables_only:
-            return [block.name, f"order {block.view.order}"]
-        if len(blocks) > 1:
-            told = "exclusive" if block.exclusive[0] else "not exclusive"
-            return [f"{block.name}–{blocks[-1].name}", f"{len(blocks)} folios", *block.facts(), told]
-        return [block.name, *block.facts()]
-
-    def _frames(self, block: Block, x: float, y: float) -> tuple[list[str], float]:
-        view = block.view
-        index = np.arange(view.pages)
-        keys = np.stack([view.mapcount, block.exclusive, block.pins, block.refs, block.changed], axis=1).astype(
-            np.int64
-        )
-        told: list[str] = []
-        for span in spans(index, keys, self.columns):
-            # A group for each row, as in the page tables: when a row above it opens, only its place changes.
-            told.append(open_group(x, y))
-            if span.folded:
-                told.append(self._frame_bar(block, span, 0, 0))
-            else:
-                told.extend(self._frame(block, at, 0, 0) for at in range(span.lo, span.hi))
-            told.append("</g>")
-            y += CELL + 17 if span.folded or self.picture.tables_only else FRAME + 17
-        return told, y
-
-    def _frame(self, block: Block, at: int, x: float, y: float) -> str:
-        view, column = block.view, at % self.columns
-        x += column * self.pitch + (6 if column >= 16 else 0)
-        width = self.pitch - 2
-        bare = self.picture.tables_only
-        high = CELL if bare else FRAME
-        middle = x + width / 2
-        told = f"<g><title>{escape(self._frame_words(block, at))}</title>" + svg_rect(
-            x, y, width, high, folio_class(block.name) if view.mapcount[at] else "none"
-        )
-        told += svg_text(middle, y + 14, block.page(at), self._name_class(block.page(at)))
-        if not bare:
-            told += svg_text(middle, y + 26, f"{view.content[at]}", "v")
-            marks = [
-                mark
-                for mark, there in (
-                    (exclusive_mark, block.exclusive[at]),
-                    (_pin, block.pins[at]),
-                    (_ref, block.refs[at]),
-                )
-                if there
-            ]
-            left = middle - 5 * (len(marks) - 1)
-            told += "".join(mark(left + 10 * slot, y + 35) for slot, mark in enumerate(marks))
-        if block.changed[at] and not bare and not block.fresh:
-            told += svg_rect(x, y, width, high, "new")
-        was = None if block.before is None else int(block.before.mapcount[at])
-        mapped = was_and_is(was, int(view.mapcount[at]))
-        return told + svg_text(middle, y + high + 12, f"{mapped}×", "vb" if "→" in mapped else "v") + "</g>"
-
-    @staticmethod
-    def _frame_words(block: Block, at: int) -> str:
-        view = block.view
-        told = [f"{block.page(at)}: byte {view.content[at]}", f"mapped {view.mapcount[at]}×"]
-        if not view.mapcount[at]:
-            told.append("held but mapped by nobody")
-        else:
-            told.append("exclusive (PageAnonExclusive)" if block.exclusive[at] else "not exclusive: maybe shared")
-        told += [f"pinned {block.pins[at]}×"] if block.pins[at] else []
-        told += [f"referenced {block.refs[at]}×"] if block.refs[at] else []
-        return ", ".join(told)
-
-    def _frame_bar(self, block: Block, span: Span, x: float, y: float) -> str:
-        view = block.view
-        width = self.columns * self.pitch + (6 if self.columns > 16 else 0) - 2
-        told = "<g>" + svg_rect(x, y, width, CELL, folio_class(block.name) if view.mapcount[span.lo] else "none")
-        words = f"{block.page(span.lo)}–{block.page(span.hi - 1)}  ×{span.hi - span.lo}"
-        if not self.picture.tables_only:
-            content = view.content[span.lo : span.hi]
-            other = np.count_nonzero(content)
-            same = bool((content == content[0]).all())
-            words += f"  byte {content[0]}" if same else f"  {other} {'page' if other == 1 else 'pages'} not 0"
-            words += "  pinned" if block.pins[span.lo] else ""
-        told += svg_text(x + width / 2, y + 16, words, "n")
-        if block.exclusive[span.lo] and not self.picture.tables_only:
-            told += exclusive_mark(x + 14, y + 14)
-        if block.changed[span.lo] and not self.picture.tables_only and not block.fresh:
-            told += svg_rect(x, y, width, CELL, "new")
-        was = None if block.before is None else int(block.before.mapcount[span.lo])
-        mapped = was_and_is(was, int(view.mapcount[span.lo]))
-        return told + svg_text(x + width / 2, y + CELL + 12, f"{mapped}× each", "vb" if "→" in mapped else "v") + "</g>"
-
-    # --- checks -------------------------------------------------------------------------------------------------
-
-    def _trail(self, faults: Sequence[Fault], x: float, y: float, width: float) -> float:
-        told: list[str] = []
-        at = y + 19
-        told.append(svg_text(x + 10, at, "why", "t"))
-        for fault in faults[:TRAILS]:
-            head = f"P{fault.process} {fault.access} page {fault.vpn} → {fault.path} [{fault.code}]"
-            for line in wrap(head, width - 20, _sized(11.5, True)):
-                at += 16
-                told.append(svg_text(x + 10, at, line, "b"))
-            at += 4
-            for check in fault.checks:
-                at = self._check(check, x, at, width, told)
-        if more := more_faults(faults):
-            at += 18
-            told.append(svg_text(x + 10, at, f"… and {more}", "m"))
-        self.parts.append(svg_rect(x, y, width, at - y + 12, "soft", 5))
-        self.parts.extend(told)
-        return at + 14
-
-    def _check(self, check: Check, x: float, y: float, width: float, told: list[str]) -> float:
-        answer = "yes" if check.outcome else "no"
-        wide = not self.beside
-        names = wrap(check.what, 330 if wide else width - 50, measure_mono)
-        saw = wrap(check.saw, width - 410 if wide else width - 24) if check.saw else []
-        if check.decides:
-            saw = [" — ".join(filter(None, (" ".join(saw), DECIDES)))] if wide else [*saw, DECIDES]
-        lines = max(len(names), len(saw)) if wide else len(names) + len(saw)
-        box = [svg_rect(x + 5, y + 3, width - 10, 14 * lines + 5, "say", 4)] if check.decides else []
-        style = "kb" if check.decides else "k"
-        for at, line in enumerate(names):
-            box.append(svg_text(x + 11, y + 15 + 14 * at, line, style))
-        box.append(svg_text(x + 345 if wide else x + width - 36, y + 15, answer, style))
-        for at, line in enumerate(saw):
-            down = at if wide else at + len(names)
-            last = check.decides and at == len(saw) - 1
-            box.append(svg_text(x + 385 if wide else x + 18, y + 15 + 14 * down, line, "b" if last else "m"))
-        told.append("<g>" + "".join(box) + "</g>")
-        return y + 14 * lines + 6
-
-    # --- counters and legend ------------------------------------------------------------------------------------
-
-    def _footer_height(self) -> float:
-        legend = 54 if self.legend else 4
-        return 4 + legend if self.picture.tables_only else 8 + legend + 2 * COUNTER
-
-    def _footer(self, y: float) -> list[str]:
-        told = []
-        if not self.picture.tables_only:
-            told.append(svg_rect(8, y + 4, WIDTH - 16, 2 * COUNTER, "soft", 5))
-            told += self._counter_line(("faults", *PATHS), y + 4)
-            told += self._counter_line([what for what, _, _ in self.picture.counted()], y + 4 + COUNTER)
-            y += 4 + 2 * COUNTER
-        return [*told, self._legend(y + 4)] if self.legend else told
-
-    def _counter_line(self, names: Iterable[str], y: float) -> list[str]:
-        """A column is kept for each that will ever count anything: none moves when another one begins."""
-        counted = {what: (now, was) for what, now, was in self.picture.all_counted()}
-        there = [what for what in names if what in counted or what in self.picture.most]
-        pitch = (WIDTH - 32) / 8
-        return [
-            self._counter(what, *counted[what], 16 + at * pitch, y, pitch - 14)
-            for at, what in enumerate(there)
-            if what in counted
-        ]
-
-    def _counter(self, what: str, now: int, was: int | None, x: float, y: float, width: float) -> str:
-        """A name, a number, and a bar of what it comes to in the end: filled so far, darker where this step added."""
-        told = svg_text(x, y + 14, what, "m") + svg_text(x, y + 28, delta(now, was), "p" if was in (None, now) else "b")
-        most = self.picture.most.get(what, 0)
-        if not most:
-            return f"<g>{told}</g>"
-        full, before = width * now / most, width * min(now if was is None else was, now) / most
-        told += svg_rect(x, y + 32, width, 3, "track", 0)
-        told += svg_rect(x, y + 32, round(before, 1), 3, "was", 0) if before else ""
-        # A thin bar is still to be seen: one page of 512 is a fifth of a pixel.
-        grown = max(round(full - before, 1), 2) if now > (now if was is None else was) else 0
-        told += svg_rect(x + round(min(before, width - grown), 1), y + 31, grown, 5, "mark", 0) if grown else ""
-        return f"<g>{told}</g>"
-
-    def _legend(self, y: float) -> str:
-        told = svg_text(16, y + 17, "A5: page 5 of folio A", "m")
-        x = 150.0
-
-        def item(sample: str, words: str, wide: float = 22) -> None:
-            nonlocal told, x
-            told += sample + svg_text(x + wide, y + 17, words, "m")
-            x += wide + measure(words) + 12
-
-        bare = self.picture.tables_only
-        if not bare:
-            item(svg_rect(x, y + 6, 18, 14, "c0") + write_edge(x, y + 20, 18, True), "writable")
-            item(svg_rect(x, y + 6, 18, 14, "c0") + write_edge(x, y + 20, 18, False), "read-only")
-        item(svg_rect(x, y + 6, 18, 14, "zero") + svg_text(x + 9, y + 17, "z", "ns"), "zero page")
-        item(svg_rect(x, y + 6, 18, 14, "none"), "nothing mapped")
-        item(svg_rect(x, y + 6, 18, 14, "new"), "changed by this step")
-        item(self._arrow(x + 7, y + 20), "the page that faulted", 18)
-        x = 16.0
-        y += 21
-        if bare:
-            told += svg_text(
-                x,
-                y + 17,
-                "A recording of page tables: counters, contents and write bits cannot be seen from user space.",
-                "m",
-            )
-            return f"<g>{told}</g>"
-        item(exclusive_mark(x + 5, y + 13), "PageAnonExclusive", 14)
-        item(_pin(x + 5, y + 12), "pinned for a device", 14)
-        item(_ref(x + 5, y + 13), "plain reference", 14)
-        item("", "in memory: name, byte, marks; below: times mapped (2×)", 0)
-        return f"<g>{told}</g>"
-
-
-def _wrap_facts(facts: Sequence[str], room: float) -> list[str]:
-    lines = [facts[0]]
-    for fact in facts[1:]:
-        longer = f"{lines[-1]} · {fact}"
-        if measure(longer, 11.5, len(lines) == 1) <= room:
-            lines[-1] = longer
-        else:
-            lines.append(fact)
-    return lines

@@ -12,25 +12,26 @@ from ..hardware.microsteps import Damage, Fork, FrameView, Moment, Run, TlbView,
 from ..machine.show import show
 from .drawing import (
     RIGHT,
-    WIDTH,
+    Drawn,
+    Sheet,
     exclusive_mark,
     folio_class,
     measure,
     open_group,
-    open_svg,
+    printable,
     svg_path,
     svg_rect,
     svg_text,
     wrap,
     write_edge,
 )
-from .picture import letter
+from .table import letter
 
 SIDE, LEFT = 16, 112
 CHIP, ENTRY, CELL, FRAME = 24, 24, 28, 64
 
 
-class MicroPicture:
+class MicroPicture(Drawn):
     """One moment of a run; what changed since the one before is outlined.
 
     Parameters
@@ -90,30 +91,11 @@ class MicroPicture:
 
     def text(self) -> str:
         """The picture as plain text."""
-        return "\n".join(_lines(self))
+        return "\n".join(map(printable, _lines(self)))
 
-    def __repr__(self) -> str:
-        return self.text()
-
-    @property
-    def height(self) -> float:
-        """How high the SVG is by itself, in its own units; its width is 900."""
-        return self._drawing.height
-
-    def fragments(self, height: float = 0) -> list[str]:
-        """The pieces whose concatenation is the SVG."""
-        return self._drawing.fragments(height)
-
-    def svg(self, height: float = 0) -> str:
-        """The picture as one SVG document, at least that high."""
-        return "".join(self.fragments(height))
-
-    @cached_property
-    def _drawing(self) -> _Drawing:
-        return _Drawing(self)
-
-    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
-        return {"image/svg+xml": self.svg(), "text/plain": self.text()}
+    def sheet(self, *, legend: bool = True) -> Sheet:
+        """The moment, drawn; its legend always stands there."""
+        return _MicroSheet(self)
 
 
 def micropictures(run: Run) -> list[MicroPicture]:
@@ -180,12 +162,12 @@ def _just_done(picture: MicroPicture, number: int) -> bool:
 # --- SVG ------------------------------------------------------------------------------------------------------------
 
 
-class _Drawing:
+class _MicroSheet(Sheet):
     """Lays a moment out, top to bottom. Everything has the room that it needs at any moment of the run."""
 
     def __init__(self, picture: MicroPicture) -> None:
+        super().__init__()
         self.picture, self.view = picture, picture.view
-        self.parts: list[str] = []
         y = self._header()
         y = self._work(y)
         y = self._cpus(y + 8)
@@ -194,13 +176,8 @@ class _Drawing:
         self.parts.append(self._legend(y + 6))
         self.height = y + 36
 
-    def fragments(self, height: float) -> list[str]:
-        height = max(height, self.height)
-        whole = svg_rect(0.5, 0.5, WIDTH - 1, height - 1, "bg", 6)
-        return [*open_svg(height, self.picture.sentence, self.picture.text()), whole, *self.parts, "</svg>"]
-
     def _header(self) -> float:
-        self.parts.append(svg_text(SIDE, 21, self.picture.heading, "m"))
+        self.text(SIDE, 21, self.picture.heading, "m")
         lines = _wrapped(self.picture.moment.says)
         self.parts += [svg_text(SIDE, 41 + 18 * at, line, "t") for at, line in enumerate(lines)]
         y = 37.0 + 18 * max(len(_wrapped(moment.says)) for moment in self.picture.run.moments)
@@ -209,33 +186,33 @@ class _Drawing:
             return y
         told = _alarm_lines(self.picture)
         if told:
-            self.parts.append(svg_rect(SIDE, y, RIGHT - SIDE, 18 * len(told) + 10, "say"))
-            self.parts.append(svg_rect(SIDE, y, RIGHT - SIDE, 18 * len(told) + 10, "new"))
+            self.rect(SIDE, y, RIGHT - SIDE, 18 * len(told) + 10, "say")
+            self.rect(SIDE, y, RIGHT - SIDE, 18 * len(told) + 10, "new")
             self.parts.append(svg_path(f"M{SIDE + 20:g} {y + 6:g}l8 14h-16z", "mark"))
         self.parts += [svg_text(SIDE + 36, y + 19 + 18 * at, line, "t") for at, line in enumerate(told)]
         return y + 18 * room + 16
 
     def _work(self, y: float) -> float:
         for name, first, steps in _rows(self.picture.run):
-            self.parts.append(svg_text(SIDE, y + 16, name, "b"))
+            self.text(SIDE, y + 16, name, "b")
             x = float(LEFT)
             for at, step in enumerate(steps):
                 x += self._chip(x, y, step, first + at) + 6
             y += CHIP + 8
         if self.view.locked:
             words = "CPU 0 holds the page-table lock"
-            self.parts.append(svg_text(RIGHT - measure(words, 11.5, True), y - 16, words, "b"))
+            self.text(RIGHT - measure(words, 11.5, True), y - 16, words, "b")
         return y
 
     def _chip(self, x: float, y: float, step: str, number: int) -> float:
         done = number < self.view.done
         width = measure(step, 11.5, True) + (30 if done else 16)
-        self.parts.append(svg_rect(x, y, width, CHIP, "soft" if done else "none", 12))
+        self.rect(x, y, width, CHIP, "soft" if done else "none", 12)
         if done:
             self.parts.append(svg_path(f"M{x + 9:g} {y + 12:g}l4 4l6 -8", "hollow"))
         if _just_done(self.picture, number):
-            self.parts.append(svg_rect(x, y, width, CHIP, "new", 12))
-        self.parts.append(svg_text(x + (23 if done else 8), y + 16, step, "b" if done else "m"))
+            self.rect(x, y, width, CHIP, "new", 12)
+        self.text(x + (23 if done else 8), y + 16, step, "b" if done else "m")
         return width
 
     def _cpus(self, y: float) -> float:
@@ -247,11 +224,11 @@ class _Drawing:
         for cpu, runs in enumerate(cpus):
             acts = event is not None and event[0] == f"cpu{cpu}"
             self.parts.append(open_group(SIDE + cpu * (width + 8), y))
-            self.parts.append(svg_rect(0, 0, width, high, "new" if acts else "box", 4))
-            self.parts.append(svg_text(8, 17, f"CPU {cpu} runs P{runs}", "b"))
-            self.parts.append(svg_text(width - 8 - measure("its TLB"), 17, "its TLB", "m"))
+            self.rect(0, 0, width, high, "new" if acts else "box", 4)
+            self.text(8, 17, f"CPU {cpu} runs P{runs}", "b")
+            self.text(width - 8 - measure("its TLB"), 17, "its TLB", "m")
             if not self.view.tlbs[cpu]:
-                self.parts.append(svg_text(8, 42, "no entry", "m"))
+                self.text(8, 42, "no entry", "m")
             for row, entry in enumerate(self.view.tlbs[cpu]):
                 self._tlb_entry(26 + (ENTRY + 12) * row, entry)
             self.parts.append("</g>")
@@ -259,20 +236,20 @@ class _Drawing:
 
     def _tlb_entry(self, y: float, seen: TlbView) -> None:
         page, entry, stale = seen
-        self.parts.append(svg_text(8, y + 16, f"page {page} →", "p"))
+        self.text(8, y + 16, f"page {page} →", "p")
         self._cell(66, y, entry)
         if stale:
-            self.parts.append(svg_rect(120, y, 52, ENTRY, "say", 3))
-            self.parts.append(svg_text(130, y + 16, "stale", "b"))
+            self.rect(120, y, 52, ENTRY, "say", 3)
+            self.text(130, y + 16, "stale", "b")
 
     def _cell(self, x: float, y: float, entry: Translation | None, changed: bool = False) -> None:
         name = self.picture.names[entry.pfn] if entry else ""
-        self.parts.append(svg_rect(x, y, 44, CELL, folio_class(name[0]) if name else "none"))
+        self.rect(x, y, 44, CELL, _paint(name) if name else "none")
         if entry:
-            self.parts.append(svg_text(x + 22, y + 16, name if len(name) < 4 else "zero", "n"))
+            self.text(x + 22, y + 16, name if len(name) < 4 else "zero", "n")
             self.parts.append(write_edge(x, y + CELL, 44, entry.writable))
         if changed:
-            self.parts.append(svg_rect(x, y, 44, CELL, "new"))
+            self.rect(x, y, 44, CELL, "new")
 
     def _tables(self, y: float) -> float:
         was = dict(self.picture.before.view.tables) if self.picture.before else {}
@@ -280,13 +257,13 @@ class _Drawing:
         x = float(SIDE)
         for number, table in self.view.tables:
             words = f"page table of P{number}"
-            self.parts.append(svg_text(x, y + 18, words, "b"))
+            self.text(x, y + 18, words, "b")
             at = x + measure(words, 11.5, True) + 10
             for page, entry in enumerate(table):
                 old = was.get(number)
                 changed = self.picture.before is not None and (old is None or old[page] != entry)
                 self._cell(at + 48 * page, y, entry, changed)
-                self.parts.append(svg_text(at + 48 * page + 22, y + CELL + 12, f"{page}", "v"))
+                self.text(at + 48 * page + 22, y + CELL + 12, f"{page}", "v")
             x += max(290.0, at - x + 48 * len(table) + 24)
         return y + (CELL + 16 if rows else 0)
 
@@ -294,7 +271,7 @@ class _Drawing:
         frames = [frame for frame in self.view.frames if frame.pfn in self.picture.names]
         known = {frame.pfn for moment in self.picture.run.moments for frame in moment.view.frames}
         was = {frame.pfn: frame for frame in self.picture.before.view.frames} if self.picture.before else {}
-        self.parts.append(svg_text(SIDE, y + 18, "memory", "b"))
+        self.text(SIDE, y + 18, "memory", "b")
         columns = 5
         for frame in frames:
             at = sorted(known).index(frame.pfn)
@@ -306,16 +283,16 @@ class _Drawing:
         name = self.picture.names[frame.pfn]
         changed = self.picture.before is not None and was != frame
         self.parts.append(open_group(x, y))
-        self.parts.append(svg_rect(0, 0, 156, FRAME, "box", 4))
-        self.parts.append(svg_rect(6, 6, 34, FRAME - 12, folio_class(name[0]) if frame.folio >= 0 else "none"))
-        self.parts.append(svg_text(23, FRAME / 2 + 4, name, "n"))
-        self.parts.append(svg_text(48, 20, frame.told, "t" if len(frame.told) < 12 else "b"))
+        self.rect(0, 0, 156, FRAME, "box", 4)
+        self.rect(6, 6, 34, FRAME - 12, _paint(name) if frame.folio >= 0 else "none")
+        self.text(23, FRAME / 2 + 4, name, "n")
+        self.text(48, 20, frame.told, "t" if len(frame.told) < 12 else "b")
         for row, fact in enumerate(self.picture.frame_facts(frame)[:2]):
-            self.parts.append(svg_text(48, 37 + 15 * row, fact, "p"))
+            self.text(48, 37 + 15 * row, fact, "p")
         if frame.exclusive and frame.folio >= 0:
             self.parts.append(exclusive_mark(145, 17))
         if changed:
-            self.parts.append(svg_rect(0, 0, 156, FRAME, "new", 4))
+            self.rect(0, 0, 156, FRAME, "new", 4)
         self.parts.append("</g>")
 
     def _legend(self, y: float) -> str:
@@ -333,6 +310,10 @@ class _Drawing:
             x += 22 + measure(words) + 11
         told += svg_text(x, y + 15, "in memory: the bytes stored, in order", "m")
         return f"<g>{told}</g>"
+
+
+def _paint(name: str) -> str:
+    return folio_class(ord(name[0]) - ord("A"))
 
 
 def _all(run: Run) -> list[MicroPicture]:

@@ -29,7 +29,7 @@ def sentence(result: Result, base: int = 0) -> str:
     if result.step[0] == "fork":
         did += _fork_outcome(result)
     if result.faults and result.faults[-1].path == SIGSEGV:
-        return f"{did}: SIGSEGV, {result.why.rsplit(': ', 1)[-1]}."
+        return f"{did}: SIGSEGV, {_no_access(result.faults[-1])}."
     if not result.ok:
         came = f" Before that, {_clauses(result.faults)}." if result.faults else ""
         return f"{did}: refused, {result.why or 'the kernel gives no reason'}.{came}"
@@ -39,6 +39,15 @@ def sentence(result: Result, base: int = 0) -> str:
         return f"{did}: {_no_fault_because(result)}, so there is no fault."
     tail = f" On the way, {_clauses(result.faults)}." if result.faults else ""
     return f"{did}.{tail}"
+
+
+def fault_sentence(faults: Sequence[Fault]) -> str:
+    """What an operation did as far as its faults tell; empty when there were none."""
+    if not faults:
+        return ""
+    last = faults[-1]
+    did = f"Process {last.process} {last.access}s page {last.vpn}" if last.user else f"Process {last.process}"
+    return f"{did}: SIGSEGV, {_no_access(last)}." if last.path == SIGSEGV else f"{did}: {_clauses(faults)}."
 
 
 def question(result: Result, base: int = 0) -> str:
@@ -59,7 +68,7 @@ def reason(result: Result) -> str:
         return _no_fault_because(result)
     fault = result.faults[-1]
     if fault.path == SIGSEGV:
-        return result.why.rsplit(": ", 1)[-1]
+        return _no_access(fault)
     words = {
         FIRST_TOUCH: "nothing is mapped there and the access is a write",
         ZERO_READ: "nothing is mapped there and the access is a read",
@@ -67,6 +76,11 @@ def reason(result: Result) -> str:
     }.get(fault.path) or _because(fault)
     check = fault.decided_by
     return f"{words} ({check.what}: {'yes' if check.outcome else 'no'})" if check else words
+
+
+def _no_access(fault: Fault) -> str:
+    check = fault.decided_by
+    return "no mapping contains it" if check and check.what == "vma_lookup" else "the mapping is read-only"
 
 
 def _no_fault_because(result: Result) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..draw.picture import Picture, pictures
+from ..draw.table import letter, rows
 from ..kernel.policy import LINUX_6_9, LINUX_6_15
 from ..kernel.record import COW_COPY, FIRST_TOUCH, NO_FAULT, REUSE
 from ..lesson.quiz import Case, Cases, Choice, Number, Pages
@@ -46,9 +47,9 @@ def figure(timeline: Timeline) -> str:
 
 
 def _strip(picture: Picture, process: int) -> str:
-    (row,) = picture.strips(16)[process].rows
-    cells = ((cell.folio or cell.name or ".", cell.writable) for cell in row.cells)
-    return "".join(name if writable or not name.isalpha() else name.lower() for name, writable in cells)
+    (row,) = rows(picture.scene.tables[process], 16)
+    names = (letter(cell.folio) if cell.folio >= 0 else cell.name or "." for cell in row.cells)
+    return "".join(name if cell.writable else name.lower() for name, cell in zip(names, row.cells, strict=True))
 
 
 LAST_OF_8 = 6

@@ -30,7 +30,7 @@ from ..kernel.system import System
 from ..kernel.vma import VM_DONTCOPY, VM_READ, VM_UNACCOUNTED, VM_WRITE, Vma
 from ..stream.run import Touched, touch_stream
 from ..stream.window import Pages, Stream
-from .show import Shown, show
+from .show import Latest, Shown, show
 from .snapshot import Snapshot, snapshot
 
 ADVICE = ("dontneed", *mmap.ADVICE)
@@ -108,6 +108,8 @@ class Machine(System):
         self.counters = Counters()
         self.processes: list[Process] = []
         self.faults: list[Fault] = []
+        self._operations = 0
+        self._shown: tuple[int, Snapshot | None, Snapshot | None] = (-1, None, None)
 
     def spawn(self) -> Process:
         """A new process with an empty address space."""
@@ -140,8 +142,17 @@ class Machine(System):
         return snapshot(self, self.processes)
 
     def show(self) -> Shown:
-        """The picture of this state: text in a terminal, SVG in a notebook."""
-        return show(self)
+        """The picture of this state, and what the latest operation did: text in a terminal, SVG in a notebook.
+
+        A fault's own record says why, and which pages it changed. When the machine was shown right before that
+        operation, too, everything that changed is marked; to remember more would cost every operation a snapshot.
+        """
+        now = self.snapshot()
+        operation, before, state = self._shown
+        if operation != self._operations:
+            before = state if operation == self._operations - 1 else None
+        self._shown = self._operations, before, now
+        return show(Latest(now, before, tuple(self.faults)))
 
 
 class Process:
@@ -431,6 +442,7 @@ class Process:
             live = [process.number for process in self.machine.live()]
             raise ValueError(f"process {self.number} has exited; live ones are {live}")
         self.machine.faults = []
+        self.machine._operations += 1
 
     def _checked_range(self, vpn: int, pages: int) -> tuple[int, int]:
         vpn, pages = _whole("page", vpn), _whole("pages", pages)

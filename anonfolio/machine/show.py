@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any, Protocol
+
+from ..kernel.record import Fault
+from .snapshot import Snapshot
 
 
 class Shown(Protocol):
@@ -25,6 +30,15 @@ class Shown(Protocol):
 
     def text(self) -> str:
         """It as text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Latest:
+    """What the latest operation on a machine left: the state, the faults, and the state before it where it is known."""
+
+    snapshot: Snapshot
+    before: Snapshot | None
+    faults: Sequence[Fault]
 
 
 @singledispatch

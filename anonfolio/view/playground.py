@@ -16,7 +16,8 @@ import anywidget
 import traitlets
 
 from ..draw.drawing import lean
-from ..draw.picture import Picture, folio_letters
+from ..draw.picture import Picture
+from ..draw.scene import after, folio_numbers, scene
 from ..kernel.buddy import OutOfMemory
 from ..kernel.mmap import ADVICE
 from ..kernel.policy import POLICIES, Policy, policy_named
@@ -155,20 +156,14 @@ class Run:
     @cached_property
     def picture(self) -> Picture:
         """The state after the last step, every page a cell of its own."""
-        letters, at, base = folio_letters(self.timeline), len(self.results), self.scenario.first_vpn
+        numbers, at, base = folio_numbers(self.timeline), len(self.results), self.scenario.first_vpn
         where = f" · page 0 of the program is page {base}" if base else ""
         words = f"step {at} · {' '.join(map(str, self.results[-1].step))}" if at else "start"
         heading = f"{self.policy.name} · {words}{where}"
         if not at:
-            picture = Picture(self.start, base=base, letters=letters[0], heading=heading)
-        else:
-            before = self.results[-2].snapshot if at > 1 else self.start
-            picture = Picture(
-                self.results[-1].snapshot, self.results[-1], before, base=base, letters=letters[-1],
-                letters_before=letters[-2], heading=heading,
-            )  # fmt: skip
-        picture.folds = False
-        return picture
+            return Picture(scene(self.start, heading=heading, folds=False))
+        before = scene(self.results[-2].snapshot if at > 1 else self.start, numbers=numbers[-2])
+        return Picture(after(self.results[-1], before, numbers[-1], heading, base=base, folds=False))
 
     def first_broken(self) -> tuple[int, Violation] | None:
         """The first step, numbered from 1, after which a promise was broken, and which."""
@@ -494,7 +489,7 @@ class Playground(anywidget.AnyWidget):
         return {
             "turn": self._turn,
             "svg": svg,
-            "columns": 32 if picture.wide else 16,
+            "columns": 32 if picture.scene.wide else 16,
             "sentence": picture.sentence,
             "refused": bool(last and not last.ok),
             "note": [kind, words],

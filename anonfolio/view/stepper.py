@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 import anywidget
 import traitlets
 
-from ..draw.drawing import lean, stacked
-from ..draw.picture import Picture, pictures, recorded_pictures
+from ..draw.drawing import Drawn, lean, stacked
+from ..draw.picture import pictures
 from ..draw.words import path_taken, question, reason
 from ..kernel.policy import POLICIES
 from ..kernel.record import COW_COPY, FIRST_TOUCH, NO_FAULT, REUSE, ZERO_COPY, ZERO_READ
@@ -121,7 +121,7 @@ class Walk(anywidget.AnyWidget):
         return stacked(
             f"Step {self.step}: {self.asked[self.step]['question']}" if self._hidden else "",
             # Only timelines stand side by side, are asked about, or have a panel.
-            list(zip(self._lines(), cast("list[Picture]", self.pictures), strict=True)),
+            list(zip(self._lines(), cast("list[Drawn]", self.pictures), strict=True)),
             (self.panel_title, self.panel[self._moment]) if self.panel else None,
             told=repr(self),
         )
@@ -237,8 +237,8 @@ class Stepper(Walk):
         beside = [*([] if other is None else [other]), *others]
         _check(timeline, beside, labels, panel)
         runs = [timeline, *beside]
-        shown = [_pictures(run) for run in runs]
-        named = list(labels) or [pane[0].snapshot.policy for pane in shown]
+        shown = [pictures(run) for run in runs]
+        named = list(labels) or [pane[0].scene.source for pane in shown]
         differences = [_differences(timeline, run, named[0], name) for run, name in zip(runs, named, strict=True)]
         asked = _asked(timeline)
         super().__init__(
@@ -282,10 +282,6 @@ def _differences(timeline: Timeline, run: Timeline | Recorded, mine: str, theirs
         found.number + 1: f"{found.what}: {mine} {found.mine}, {theirs} {found.theirs}"
         for found in timeline.compare(run)
     }
-
-
-def _pictures(run: Timeline | Recorded) -> list[Picture]:
-    return pictures(run) if isinstance(run, Timeline) else recorded_pictures(run)
 
 
 def _by_name(numbered: Mapping[int, Any]) -> dict[str, Any]:
