@@ -579,3 +579,65 @@ def test_many_references_look_like_a_pin_only_to_a_process_that_ever_pinned(ever
     child = process.fork()
     assert (child.mm.pfn[0] != process.mm.pfn[0]) == ever_pinned
     assert child.read(0) == 7
+
+
+# --- accessed ---------------------------------------------------------------------------------------------------------
+
+
+def child_of_a_writer(order: int) -> tuple[af.Machine, af.Process]:
+    """A machine whose process 1 maps a folio that it did not touch yet."""
+    machine = af.Machine(orders=(order,))
+    parent = machine.spawn()
+    parent.mmap(1 << order)
+    parent.write(0, 7)
+    return machine, parent.fork()
+
+
+def owner_of_old_entries(order: int) -> tuple[af.Machine, af.Process]:
+    machine = af.Machine(orders=(order,))
+    process = machine.spawn()
+    process.mmap(1 << order)
+    process.write(0)
+    process.mm.pte[: 1 << order] &= 0xFF ^ PTE_YOUNG
+    return machine, process
+
+
+def accessed(process: af.Process, pages: int) -> list[int]:
+    return np.flatnonzero(process.mm.pte[:pages] & PTE_YOUNG).tolist()
+
+
+def test_a_read_sets_accessed_in_the_entry_that_it_goes_by() -> None:
+    _, child = child_of_a_writer(2)
+    child.read(1)
+    assert accessed(child, 4) == [1]
+    child.touch([3, 1], write=False)
+    assert accessed(child, 4) == [1, 3]
+
+
+@pytest.mark.parametrize("how", ["read", "touch", "mixed"])
+def test_a_read_under_a_pmd_sets_accessed_in_all_of_it(how: str) -> None:
+    _, child = child_of_a_writer(9)
+    if how == "read":
+        child.read(77)
+    else:
+        child.touch([77, 77], write=False if how == "touch" else [False, True])
+    assert accessed(child, 512) == list(range(512))
+
+
+@pytest.mark.parametrize(("order", "how", "seen"), [(2, "gup", 0), (2, "ref", 0), (9, "gup", 512), (9, "ref", 0)])
+def test_what_takes_pages_sets_accessed_only_in_a_pmd_and_where_it_walks_under_the_lock(
+    order: int, how: str, seen: int
+) -> None:
+    _, process = owner_of_old_entries(order)
+    getattr(process, how)(1)
+    assert len(accessed(process, 1 << order)) == seen
+
+
+def test_a_pin_takes_what_is_exclusive_without_the_lock_and_sets_accessed_where_it_must_unshare() -> None:
+    machine, process = owner_of_old_entries(9)
+    process.pin(3, write=False)
+    assert accessed(process, 512) == []
+    process.unpin()
+    machine.memory.anon_exclusive[:] = False
+    process.pin(3, write=False)
+    assert len(accessed(process, 512)) == 512

@@ -398,6 +398,26 @@ def test_a_block_that_a_pmd_maps_is_dirty_and_young_again(policy: str) -> None:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("orders", [(4,), (9,)], ids=["64K", "2M"])
+def test_a_read_is_accessed_before_a_block_unfolds_or_splits_or_only_itself_after(
+    policy: str, orders: tuple[int, ...]
+) -> None:
+    machine, process = fresh(1536, policy=POLICIES[policy], orders=orders, frames=1 << 13)
+    process.touch(range(1536))
+    child = process.fork()
+    assert not (child.mm.pte[:1536] & PTE_YOUNG).any()
+    for vpns, writes in (
+        ([1, 5, 7, 40, 46, 50, 60], [5, 46, 50]),
+        ([5, 1, 7, 46, 40, 600, 50, 601, 602], [5, 46, 600]),
+        ([1500, 1100, 513, 1100, 3], [1100]),
+    ):
+        check_equal(machine, 1, np.array(vpns), np.isin(vpns, writes), 5)
+    check_equal(machine, 1, np.array([1, 5, 70, 1535]), False, 5)
+    check_equal(machine, 1, range(500, 520), False, 5)
+    check_equal(machine, 1, np.array([1, 1535, 900, 900]), False, 5)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("marked", [[0], [3], [15], range(1, 16), range(16)], ids=str)
 def test_a_folio_that_is_exclusive_in_parts(policy: str, marked: Any) -> None:
     machine, process = sole_owner(policy)

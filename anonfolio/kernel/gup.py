@@ -6,7 +6,7 @@ from .buddy import OutOfMemory
 from .faults import MOST_FAULTS, READ, UNSHARE, WRITE, handle_mm_fault
 from .frames import Memory
 from .mm import Mm
-from .pagetable import PTE_PRESENT, PTE_SPECIAL, PTE_WRITE
+from .pagetable import PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG
 from .pin import Pin
 from .record import Fault
 from .sizes import GUP_PIN_COUNTING_BIAS
@@ -35,6 +35,8 @@ def pin_user_pages(
     try:
         for page in range(vpn, vpn + pages):
             faults.extend(_fault_in(system, mm, page, write=write, pin=True, longterm=longterm))
+            if mm.is_huge(page) and (faults or not longterm):
+                touch_pmd(mm, page, write=write)
             pfn = int(mm.pfn[page])
             try_grab_folio(mm.memory, pfn)
             pin.frames.append(pfn)
@@ -69,6 +71,17 @@ def try_grab_folio(memory: Memory, pfn: int) -> None:
         memory.pincount[folio] += 1
     else:
         memory.folio_get(folio, GUP_PIN_COUNTING_BIAS)
+
+
+def touch_pmd(mm: Mm, vpn: int, *, write: bool) -> None:
+    """The walk under the lock sets accessed in a PMD, and dirty for writing (`touch_pmd`, FOLL_TOUCH, 6.1-7.2).
+
+    It never sets them in a PTE, only in the folio (`follow_page_pte`). Short-term pins of another process's memory go
+    that way (`pin_user_pages_remote`), long-term ones only after a fault: what is there, they take without the lock
+    (`pin_user_pages_fast`), and so do references; that sets nothing.
+    """
+    start, end = mm.block_of(vpn)
+    mm.pte[start:end] |= PTE_YOUNG | (PTE_DIRTY if write else 0)
 
 
 def unpin_user_pages(memory: Memory, pin: Pin) -> None:

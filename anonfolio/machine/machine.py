@@ -253,6 +253,7 @@ class Process:
         self._begin()
         vpn = _whole("page", vpn)
         self._access(vpn, READ)
+        self._mark(vpn, PTE_YOUNG)
         return int(self.machine.memory.content[self.mm.pfn[vpn]])
 
     def write(self, vpn: int, value: int = 1) -> Fault:
@@ -465,9 +466,12 @@ class Process:
 
     def _store(self, vpn: int, value: int) -> None:
         self.machine.memory.content[self.mm.pfn[vpn]] = value
-        # The hardware sets accessed and dirty; under a PMD there is one entry for the whole block.
+        self._mark(vpn, PTE_DIRTY | PTE_YOUNG)
+
+    def _mark(self, vpn: int, bits: int) -> None:
+        # What the hardware sets in the entry that it goes by; under a PMD there is one for the whole block.
         touched = slice(*self.mm.block_of(vpn)) if self.mm.is_huge(vpn) else slice(vpn, vpn + 1)
-        self.mm.pte[touched] |= PTE_DIRTY | PTE_YOUNG
+        self.mm.pte[touched] |= bits
 
     def step(self, vpn: int, access: str, value: int) -> None:
         """One access of a stream, taken the ordinary way: as `read` or `write`, without a record."""
@@ -477,6 +481,8 @@ class Process:
             self.machine.faults = []
         if access == WRITE:
             self._store(vpn, value)
+        else:
+            self._mark(vpn, PTE_YOUNG)
 
     def _check_accesses(self, pages: Pages | range, writes: bool | npt.NDArray[np.bool_]) -> None:
         """Raise for the first access of a stream that would be a SIGSEGV."""

@@ -45,11 +45,12 @@ def install(window: Window, plan: Plan, done: Allocated) -> None:
     """
     cut = done.end < window.never
     count = int(np.searchsorted(plan.times, done.end)) if cut else len(plan.times)
-    times = plan.times[:count]
-    kinds = _by_code(plan.codes[:count])
+    times, codes = plan.times[:count], plan.codes[:count]
+    kinds = _by_code(codes)
     if ZERO_READ in kinds:
         _install_zero_reads(window, times[kinds[ZERO_READ]])
-    _unfold_blocks(window, times, kinds)
+    if window.policy.cont_pte_order:
+        _unfold_blocks(window, times, codes)
     if len(done.heads):
         _install_folios(window, plan, done)
     for code, chosen in kinds.items():
@@ -57,8 +58,8 @@ def install(window: Window, plan: Plan, done: Allocated) -> None:
             together = code == REUSE and len(plan.reusing) == len(times[chosen]) and not cut
             _install_reuses(window, times[chosen], code & 15, plan.reusing if together else None)
     _make_page_tables(window)
+    _mark_hits(window, plan, done.end)
     if window.writes:
-        _mark_hits(window, plan, done.end)
         _write_contents(window, plan, done.end)
     counters = window.system.counters
     for code, chosen in kinds.items():
@@ -76,12 +77,20 @@ def _by_code(codes: Codes) -> dict[int, Index]:
     return {code: np.flatnonzero(codes == code) for code in np.flatnonzero(np.bincount(codes)).tolist()}
 
 
-def _unfold_blocks(window: Window, times: Pages, kinds: dict[int, Index]) -> None:
-    """Copies and reuses of less than a folded block unfold it, and nothing in a stream folds it again."""
+def _unfold_blocks(window: Window, times: Pages, codes: Codes) -> None:
+    """Copies and reuses of less than a folded block unfold it, and nothing in a stream folds it again.
+
+    What was read in the block before then is accessed in all of it: unfolding leaves the OR in each entry.
+    """
     cont = window.policy.cont_pte_order
-    for code, chosen in kinds.items():
-        if code >= COW_COPY and code & 15 < cont:
-            unfold_blocks(window.mm, np.unique(window.vpns_at(times[chosen]) >> cont))
+    times = times[(codes >= COW_COPY) & (codes & 15 < cont)]
+    blocks, first = np.unique(window.vpns_at(times) >> cont, return_index=True)
+    if window.reads and len(blocks):
+        vpns = window.vpn_of(np.arange(window.places))
+        of = np.searchsorted(blocks, vpns >> cont).clip(max=len(blocks) - 1)
+        before = (blocks[of] == vpns >> cont) & (window.first_read < times[first[of]])
+        window.mm.pte[vpns[before]] |= PTE_YOUNG
+    unfold_blocks(window.mm, blocks)
 
 
 def _block_index(window: Window, vpns: Pages, order: int) -> Index:
@@ -180,8 +189,10 @@ def _install_reuses(window: Window, times: Pages, order: int, places: Pages | No
 
 
 def _mark_hits(window: Window, plan: Plan, end: int) -> None:
-    """What the hardware sets in entries that were writable already."""
+    """What the hardware sets in the entries that accesses find: a fault's own are accessed already."""
     pte = window.mm.pte
+    if window.reads:
+        pte[window.pages] |= (window.first_read < end) * np.uint8(PTE_YOUNG)
     old = plan.writable & (window.first_write < end)
     if bool(old.any()):
         pte[window.vpn_of(np.flatnonzero(old))] |= PTE_DIRTY | PTE_YOUNG

@@ -182,6 +182,8 @@ def set_huge_aside(draft: Draft) -> None:
         draft.none[at:stop] = draft.zero[at:stop] = False
         writable = bool(draft.writable[at])
         draft.writable[at:stop] = True
+        if huge:
+            draft.huge_hits.append((read, pmd << 9, PTE_YOUNG))
         if huge and writable:
             draft.huge_hits.append((write, pmd << 9, PTE_DIRTY | PTE_YOUNG))
         elif write < window.never:

@@ -28,7 +28,7 @@ from ..kernel.faults import ZERO_BITS
 from ..kernel.frames import Memory
 from ..kernel.index import Numbers
 from ..kernel.mm import Mm
-from ..kernel.pagetable import PMD_HUGE, PMD_NONE, PMD_TABLE, PTE_WRITE
+from ..kernel.pagetable import PMD_HUGE, PMD_NONE, PMD_TABLE, PTE_WRITE, PTE_YOUNG
 from ..kernel.record import FIRST_TOUCH, ZERO_READ
 from ..kernel.sizes import PMD_ORDER, PTRS_PER_PMD, ZERO_PFN
 from ..kernel.system import System
@@ -154,7 +154,7 @@ def touch_fresh_range(system: System, mm: Mm, pages: range, value: int) -> int:
 
 
 def touch_by_reads(system: System, mm: Mm, stream: Stream) -> int:
-    """Read pages, in any order: each that nothing maps gets the zero page; returns how many were done.
+    """Read pages, in any order: each that nothing maps gets the zero page, and all are accessed; returns how many.
 
     None where a read may bring the huge zero page, or where the pages lie too far apart to be marked in a row of bytes.
     """
@@ -167,6 +167,7 @@ def touch_by_reads(system: System, mm: Mm, stream: Stream) -> int:
     read = np.zeros(high - low, np.bool_)
     read[slice(None, None, abs(pages.step)) if isinstance(pages, range) else pages - low] = True
     entries = mm.pte[low:high]
+    bits = read * np.uint8(PTE_YOUNG)
     read &= entries == 0
     found = int(np.count_nonzero(read))
     if found:
@@ -174,6 +175,10 @@ def touch_by_reads(system: System, mm: Mm, stream: Stream) -> int:
         np.copyto(mm.own_pfns()[low:high], np.int32(ZERO_PFN), where=read)
         make_page_tables(mm, low, high)
         system.counters.add_many(ZERO_READ, 0, found)
+    entries |= bits
+    for start in ((np.flatnonzero(tables == PMD_HUGE) + (low >> 9)) << 9).tolist():
+        if bits[max(start - low, 0) : start + PTRS_PER_PMD - low].any():
+            mm.pte[start : start + PTRS_PER_PMD] |= PTE_YOUNG
     return len(pages)
 
 
