@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from support import freeze
@@ -14,7 +15,19 @@ import anonfolio as af
 from anonfolio.draw.drawing import measure
 from anonfolio.draw.micropicture import MicroPicture, micropictures
 from anonfolio.hardware import microsteps as ms
-from anonfolio.hardware.microsteps import LEAK, LOST_WRITE, STALE_READ, Fork, Impossible, OrderError, Race, Write
+from anonfolio.hardware.microsteps import (
+    KERNEL_COPY,
+    LEAK,
+    LOST_WRITE,
+    STALE_READ,
+    Fork,
+    Impossible,
+    OrderError,
+    Race,
+    Write,
+)
+from anonfolio.machine.invariants import INVARIANTS
+from anonfolio.program.scenario import do_step
 from anonfolio.view.micro import MicroStepper
 
 KERNEL = {"threads": ms.THREADS, "child": ms.CHILD, "fork": ms.FORKING}
@@ -189,6 +202,99 @@ def test_random_interleavings_of_the_kernels_order_keep_every_invariant(seed: in
         assert not af.check(state.machine)
 
 
+# --- on every kind of page table ------------------------------------------------------------------------------------
+
+WHOLE_BLOCKS = INVARIANTS["contiguous_blocks_are_whole"]
+FOLDED = af.LINUX_6_15.but(name="arm64", cont_pte_order=4)
+FILLED = tuple(("write", 0, at, 11 + at) for at in range(16))
+BLOCKS = {
+    "one page of a folded block": (af.Scenario(16, (*FILLED, ("fork", 0))), Write(3, 77)),
+    "fork of a folded block": (af.Scenario(16, FILLED), Fork()),
+    "fork of a part of one": (af.Scenario(16, (*FILLED, ("madvise", 0, 0, 8, "dontfork"))), Fork()),
+    "fork of what a child wiped": (af.Scenario(16, (*FILLED, ("madvise", 0, 8, 8, "wipeonfork"))), Fork()),
+    "fork with a pin": (af.Scenario(16, (*FILLED, ("pin", 0, 5, 1, 1))), Fork()),
+    "the zero page": (af.Scenario(16, (("read", 0, 3), ("read", 0, 4))), Write(3, 77)),
+    "nothing there": (af.Scenario(16, ()), Write(3, 77)),
+    "a shared PMD": (af.Scenario(512, (("write", 0, 0, 1), ("fork", 0)), orders=(9,)), Write(300, 77)),
+    "a PMD of its own": (
+        af.Scenario(512, (("write", 0, 0, 1), ("fork", 0), ("exit", 1)), orders=(9,)), Write(300, 77),
+    ),
+    "the huge zero page": (af.Scenario(512, (("read", 0, 0),), orders=(9,)), Write(300, 77)),
+    "fork of a PMD": (af.Scenario(512, (("write", 0, 0, 1),), orders=(9,)), Fork()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("policy", [af.LINUX_6_15, FOLDED, af.RFC_V2.but(name="RFC, folded", cont_pte_order=4)],
+                         ids=lambda policy: policy.name)  # fmt: skip
+@pytest.mark.parametrize("name", BLOCKS)
+def test_steps_end_where_the_model_does_whatever_the_entries_are(name: str, policy: af.Policy) -> None:
+    start, work = BLOCKS[name]
+    state = Race(name=name, start=start, work=(work,), cpus=(0,), policy=policy).begin()
+    while not state.finished:
+        state.do(("cpu0", state.next_step))
+        assert not af.check(state.machine, [WHOLE_BLOCKS])
+    assert not state.settle()
+    whole = start.end(policy)
+    do_step(whole, ("write", 0, work.page, 77) if isinstance(work, Write) else ("fork", 0), start.first_vpn)
+    for machine in (state.machine, whole):
+        machine.counters, machine.faults = af.Counters(), []
+    assert freeze(state.machine.snapshot()) == freeze(whole.snapshot())
+
+
+def test_bytes_of_copied_and_fresh_frames_are_followed_wherever_the_start_put_them() -> None:
+    """What is missed was there when the race began: not what the start had unmapped, moved or thrown away."""
+    steps = (*FILLED, ("mremap", 0, 0, 4, 20), ("madvise", 0, 4, 4, "dontneed"), ("munmap", 0, 8, 2), ("fork", 0))
+    race = Race(name="moved", start=af.Scenario(24, steps), work=(Write(20, 77),), cpus=(0, 0, 1))
+    assert race.run([("cpu1", "read", 21), ("cpu2", "read", 20)]).damage == []
+
+
+# --- several forks --------------------------------------------------------------------------------------------------
+
+
+def test_of_two_forks_each_child_sees_what_was_written_before_its_own() -> None:
+    start = af.Scenario(1, (("write", 0, 0, 11),), orders=())
+    race = Race(name="two forks", start=start, work=(Fork(), Write(0, 20), Fork()), cpus=(0, 1, 2))
+    run = race.run(["store", "flush", ("cpu2", "read", 0), ("cpu1", "read", 0)])
+    assert [run.moments[-3].says, run.moments[-2].says] == [
+        "CPU 2 (P2) reads page 0 after a walk of the page table: 11 20.",
+        "CPU 1 (P1) reads page 0 after a walk of the page table: 11.",
+    ]
+    assert not run.damage
+
+
+def test_what_one_child_writes_is_not_its_siblings() -> None:
+    """The first child writes before the second fork, into a frame that the parent still maps: dropped too early."""
+    start = af.Scenario(1, (("write", 0, 0, 11), ("fork", 0)), orders=())
+    wrong = Write(0, 20, ("allocate", "copy", "recheck", "drop", "clear", "flush", "set", "store"))
+    race = Race(name="siblings", start=start, work=(wrong, Fork()), cpus=(0, 1, 2, 0), warm=(("cpu3", "read", 0),))
+    stores = race.begin().stores
+    stores.forked(0, 1)
+    stores.store(1, 0, 66, 5)
+    stores.forked(0, 2)
+    stores.store(2, 0, 77, 6)
+    by_child, by_sibling = len(stores.done) - 2, len(stores.done) - 1
+    assert [stores.may_see(reader, by_child) for reader in (0, 1, 2)] == [False, True, False]
+    assert [stores.may_see(reader, by_sibling) for reader in (0, 1, 2)] == [False, False, True]
+
+
+def test_a_grandchild_sees_what_came_down_to_it() -> None:
+    start = af.Scenario(1, (("write", 0, 0, 11), ("fork", 0), ("write", 1, 0, 22), ("fork", 1)), orders=())
+    race = Race(name="generations", start=start, work=(Write(0, 20),), cpus=(0, 1, 2))
+    run = race.run([("cpu1", "read", 0), ("cpu2", "read", 0)])
+    assert "11 22" in run.moments[2].says
+    assert not run.damage
+    stores = race.begin().stores
+    stores.store(1, 0, 33, 5)
+    assert [stores.may_see(reader, 2) for reader in (0, 1, 2)] == [False, True, False]
+
+
+@pytest.mark.parametrize("policy", [af.LINUX_6_15, FOLDED], ids=lambda policy: policy.name)
+def test_two_forks_in_a_race_do_no_damage(policy: af.Policy) -> None:
+    race = Race(name="two forks", start=ms.FORKING.start, work=(Fork(), Write(0, 20), Fork()), cpus=(0, 0, 1, 2),
+                warm=ms.FORKING.warm, policy=policy)  # fmt: skip
+    assert not ms.search(race, 1).found
+
+
 # --- TLBs, locks, giving up -----------------------------------------------------------------------------------------
 
 
@@ -292,6 +398,76 @@ def test_an_order_that_nobody_can_carry_out_is_refused(order: tuple[str, ...], t
 def test_a_fork_shares_after_it_has_write_protected() -> None:
     with pytest.raises(OrderError, match="write-protects, then shares"):
         Fork(("share", "write-protect", "flush"))
+
+
+@pytest.mark.parametrize(
+    ("race", "order", "told"),
+    [
+        (ms.THREADS, ("write-protect", "share"), "'three threads' has no fork; CPU 0 does: a write"),
+        (
+            Race(name="forks", start=ms.FORKING.start, work=(Fork(),), cpus=(0,)),
+            KERNEL_COPY,
+            "has no write; CPU 0 .* a fork",
+        ),
+        (Race(name="idle", start=ms.FORKING.start, work=(), cpus=(0,)), KERNEL_COPY, "no write; CPU 0 does: nothing"),
+        (ms.THREADS, (), "without 'allocate'"),
+    ],
+)
+def test_an_order_for_work_that_the_race_does_not_do_is_refused(race: Race, order: tuple[str, ...], told: str) -> None:
+    with pytest.raises(OrderError, match=told):
+        race.but_order(*order)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: Write(0.5, 1), "page=0.5"),
+        (lambda: Write(0, 256), "byte=256"),
+        (lambda: Write(0, True), "byte=True"),
+        (lambda: Write(0, 1, 5), "order=5"),
+        (lambda: Fork(None), "order=None"),
+        (lambda: race_but(start="a"), "start='a' is no Scenario"),
+        (lambda: race_but(policy="linux-6.15"), "policy='linux-6.15' is no Policy"),
+        (lambda: race_but(work=("write",)), "work: 'write' is neither a Write nor a Fork"),
+        (lambda: race_but(work=Fork()), "work=Fork.* is not a tuple"),
+        (lambda: race_but(work=(Write(1, 1),)), r"page=1 is not in 0\.\.0"),
+        (lambda: race_but(cpus=()), "cpus=.* CPU 0 runs a process"),
+        (lambda: race_but(cpus=(0, -1)), "cpus.*-1"),
+        (lambda: race_but(cpus=(0, 1.0)), r"cpus.*1\.0"),
+        (lambda: race_but(pages=(1,)), "page=1"),
+        (lambda: race_but(pages=0), "pages=0"),
+        (lambda: race_but(warm=7), "warm=7"),
+        (lambda: ms.search(ms.THREADS, -1), "accesses=-1"),
+        (lambda: ms.search(ms.THREADS, 1.5), r"accesses=1\.5"),
+        (lambda: ms.THREADS.run([5]), "5 is neither a step's name nor"),
+        (lambda: ms.THREADS.run(7), "events=7 is not a tuple of"),
+    ],
+)
+def test_a_race_that_is_none_is_refused_in_one_line(make: Callable[[], object], told: str) -> None:
+    with pytest.raises(ValueError, match=told) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+def race_but(**changes: object) -> Race:
+    return dataclasses.replace(ms.THREADS, **changes)  # type: ignore[arg-type]
+
+
+def test_a_race_of_lists_is_one_of_tuples() -> None:
+    """`searched` remembers races, so that they must be hashable."""
+    race = Race(name="lists", start=ms.FORKING.start, work=[Fork()], cpus=[0, 0], warm=[["cpu1", "read", 0]], pages=[0])
+    assert not ms.searched(race, 1)
+
+
+@pytest.mark.parametrize(
+    ("step", "told"), [(("mprotect", 0, 0, 1, 1), "read-only"), (("munmap", 0, 0, 1), "not mapped")]
+)
+def test_an_access_that_would_be_a_sigsegv_cannot_happen(step: ms.Event, told: str) -> None:
+    start = af.Scenario(2, (("write", 0, 0, 11), step))
+    with pytest.raises(Impossible, match=f"page 0 of process 0 is {told}: SIGSEGV"):
+        Race(name="gone", start=start, work=(), cpus=(0, 0)).run([("cpu1", "write", 0, 5)])
+    with pytest.raises(Impossible, match="SIGSEGV"):
+        Race(name="gone", start=start, work=(Write(0, 5),), cpus=(0,)).run([])
 
 
 @pytest.mark.parametrize(

@@ -1,57 +1,59 @@
 """The steps inside a copy-on-write fault one at a time, while other CPUs go on reading and writing.
 
 A `Race` says where it starts (a `Scenario` run on the model), which process each CPU runs, and what CPU 0 does: a
-write that copies (`wp_page_copy`) or a fork, as a tuple of step names. The order of the steps is that tuple, so a
-wrong order is data. Between any two steps another CPU may load or store, through its TLB: what it holds there is
-used even when the page table says something else by now. An interleaving is a list of events,
+write that copies (the model's own `wp_page_copy`) or a fork, as a tuple of step names. The order of the steps is that
+tuple, so a wrong order is data. Between any two steps another CPU may load or store, through its TLB: what it holds
+there is used even when the page table says something else by now. An interleaving is a list of events,
 
     [("cpu0", "allocate"), ("cpu1", "read", 0), ("cpu0", "copy"), ("cpu2", "write", 0, 66)]
 
-and `Race.run` does them on the model's own page tables, frames and counters. `search` tries every interleaving.
+and `Race.run` does them on the model's own page tables, frames and counters. `search` tries every interleaving. What
+goes wrong is found by the stores that a load sees (`anonfolio.hardware.stores`).
 
-Three kinds of damage are looked for (`DAMAGE`). Of a frame the model keeps one byte, the latest; here it also remembers
-all stores that reached it, as if each went to a byte of its own, and a copy copies them too. A read then sees which
-stores are there, and whether one is missing that its process has done or seen.
+Loads set no accessed bit here. A processor would, and a fault that finds it set between two looks is taken once more.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from copy import copy as shallow
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ..kernel.faults import (
+    COPY_ORDER,
     READ,
     WRITE,
+    Copying,
     VmFault,
-    alloc_copy_folio,
     handle_mm_fault,
-    wp_can_reuse_anon_folio,
+    wp_huge_pmd,
+    wp_page_copy,
+    wp_reusable,
 )
 from ..kernel.index import Numbers
 from ..kernel.mm import Mm
-from ..kernel.pagetable import PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG, WRPROTECT
+from ..kernel.pagetable import PTE_DIRTY, PTE_PRESENT, PTE_WRITE, PTE_YOUNG
 from ..kernel.policy import LINUX_6_15, RFC_V2, Policy
-from ..kernel.record import COW_COPY, FIRST_TOUCH, ZERO_COPY, Fault
-from ..kernel.rmap import folio_add_new_anon_rmap, folio_remove_rmap_ptes
-from ..kernel.sizes import ZERO_PFN
-from ..kernel.vma import Vma
+from ..kernel.record import COW_COPY, FIRST_TOUCH, ZERO_COPY, Effect, Fault
+from ..kernel.sizes import NO_FOLIO, ZERO_PFN
+from ..kernel.vma import VM_WRITE, Vma
 from ..machine.machine import Process
 from ..machine.show import Shown, show
 from ..program.scenario import Scenario, do_step
+from .stores import DAMAGE as DAMAGE
+from .stores import LEAK as LEAK
+from .stores import LOST_WRITE as LOST_WRITE
+from .stores import STALE_READ as STALE_READ
+from .stores import Damage as Damage
+from .stores import Stores
 
 Event = tuple[Any, ...]
 """``("cpu0", step)``, ``("cpu1", "read", page)`` or ``("cpu1", "write", page, byte)``."""
-
-STALE_READ, LEAK, LOST_WRITE = "stale read", "leak", "lost write"
-DAMAGE = {
-    STALE_READ: "a thread misses a store that its process has done or seen: its TLB entry is stale",
-    LEAK: "a process reads a byte that another process wrote after the fork",
-    LOST_WRITE: "a store was done, and the frame that its process maps has no trace of it",
-}
-"""What can go wrong, and what each word means here."""
 
 COPY_STEPS = {
     "allocate": "look at the entry, take a reference on the old folio (`do_wp_page`), allocate a new one",
@@ -72,23 +74,25 @@ FORK_STEPS = {
 }
 """The steps of a fork, by name. The child runs when the last one is done."""
 
-KERNEL_COPY = ("allocate", "copy", "recheck", "clear", "flush", "set", "drop", "store")
+KERNEL_COPY = (*COPY_ORDER, "store")
 """`wp_page_copy` in 6.1, 6.12 (read) and, by its identical text, 6.17 and 7.2."""
 KERNEL_FORK = ("write-protect", "share", "flush")
 """`dup_mmap` and `copy_present_ptes` in 6.12."""
 
 _LOCKED = ("recheck", "clear", "set", "drop")
 """The page-table lock is held from the first of these to the last: others of the process that fault then must wait."""
+_FOUND = "it compares the entry with what the fault saw, and would find the kernel's own change"
+_HANDLED = "the program goes on when the fault is handled"
 _BEFORE = {
-    "copy": ("allocate",),
-    "recheck": ("allocate",),
-    "set": ("allocate", "recheck"),
-    "clear": ("recheck",),
-    "drop": ("allocate", "recheck"),
-    "store": ("allocate", "copy", "set", "drop"),
+    "copy": {"allocate": "there is nothing to copy to yet"},
+    "recheck": {"allocate": "'allocate' is the step that looks at the entry first"},
+    "clear": {"recheck": _FOUND},
+    "set": {"allocate": "there is no new page yet", "recheck": _FOUND},
+    "drop": {"allocate": "the reference that it drops is taken there", "recheck": _FOUND},
+    "store": dict.fromkeys(("allocate", "copy", "set", "drop"), _HANDLED),
 }
-"""What must have been done before, when it is done at all, for a step to make sense."""
-_NEEDED = ("allocate", "copy", "set", "drop", "store")
+"""What must have been done before, when it is done at all, for a step to make sense, and why."""
+_NEEDED = (*_BEFORE["store"], "store")
 
 
 class OrderError(ValueError):
@@ -97,6 +101,18 @@ class OrderError(ValueError):
 
 class Impossible(ValueError):
     """An event that cannot happen at this moment: which one, and what stands in its way."""
+
+
+def _number(name: str, value: object, stop: int | None = None) -> None:
+    if type(value) is not int or value < 0 or (stop is not None and value >= stop):
+        right = "a whole number from 0 on" if stop is None else f"in 0..{stop - 1}"
+        raise ValueError(f"{name}={value!r} is not {right}")
+
+
+def _tuple(name: str, values: Any, what: str) -> tuple[Any, ...]:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ValueError(f"{name}={values!r} is not a tuple of {what}")
+    return tuple(values)
 
 
 # --- what CPU 0 does ------------------------------------------------------------------------------------------------
@@ -111,7 +127,9 @@ class Write:
     order: tuple[str, ...] = KERNEL_COPY
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "order", tuple(self.order))
+        _number("page", self.page)
+        _number("byte", self.byte, 256)
+        object.__setattr__(self, "order", _tuple("order", self.order, "the names of steps"))
         check_order(self.order)
 
     def locked(self, at: int) -> bool:
@@ -127,7 +145,7 @@ class Fork:
     order: tuple[str, ...] = KERNEL_FORK
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "order", tuple(self.order))
+        object.__setattr__(self, "order", _tuple("order", self.order, "the names of steps"))
         if tuple(step for step in self.order if step != "flush") != KERNEL_FORK[:2]:
             raise OrderError(f"a fork write-protects, then shares; it may flush: {', '.join(KERNEL_FORK)}")
 
@@ -143,25 +161,14 @@ def check_order(order: Sequence[str]) -> None:
             raise OrderError(f"there is no step {step!r}; there are {', '.join(COPY_STEPS)}")
         if step in order[:at]:
             raise OrderError(f"{step!r} comes twice")
-        for earlier in _BEFORE.get(step, ()):
+        for earlier, why in _BEFORE.get(step, {}).items():
             if earlier in order[at:]:
-                raise OrderError(f"{step!r} comes before {earlier!r}: {_WHY_BEFORE[step, earlier]}")
+                raise OrderError(f"{step!r} comes before {earlier!r}: {why}")
     missing = [step for step in _NEEDED if step not in order]
     if missing:
         raise OrderError(f"without {', '.join(map(repr, missing))} the fault is never finished")
     if order[-1] not in ("store", "flush"):
         raise OrderError("the program's store comes when the kernel is done; only a late flush may follow it")
-
-
-_FOUND = "it compares the entry with what the fault saw, and would find the kernel's own change"
-_WHY_BEFORE = {
-    ("copy", "allocate"): "there is nothing to copy to yet",
-    ("recheck", "allocate"): "'allocate' is the step that looks at the entry first",
-    ("set", "allocate"): "there is no new page yet",
-    ("drop", "allocate"): "the reference that it drops is taken there",
-    **{(step, "recheck"): _FOUND for step in ("set", "clear", "drop")},
-    **{("store", step): "the program goes on when the fault is handled" for step in _BEFORE["store"]},
-}
 
 
 # --- the race -------------------------------------------------------------------------------------------------------
@@ -195,16 +202,38 @@ class Race:
     warm: tuple[Event, ...] = ()
     pages: tuple[int, ...] = (0,)
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.start, Scenario):
+            raise ValueError(f"start={self.start!r} is no Scenario")
+        if not isinstance(self.policy, Policy):
+            raise ValueError(f"policy={self.policy!r} is no Policy; `policy_named` finds one by its name")
+        holds = {"work": "writes and forks", "cpus": "processes", "warm": "events", "pages": "pages"}
+        for name, what in holds.items():
+            object.__setattr__(self, name, _tuple(name, getattr(self, name), what))
+        object.__setattr__(self, "warm", tuple(_tuple("warm", event, "a CPU and what it does") for event in self.warm))
+        for work in self.work:
+            if not isinstance(work, (Write, Fork)):
+                raise ValueError(f"work: {work!r} is neither a Write nor a Fork")
+        if not self.cpus:
+            raise ValueError("cpus=(): at least CPU 0 runs a process")
+        for process in self.cpus:
+            _number("cpus: the process", process)
+        for page in (*self.pages, *(work.page for work in self.work if isinstance(work, Write))):
+            _number("page", page, self.start.pages)
+
     def steps(self) -> list[tuple[int, str]]:
         """Everything CPU 0 does, in order: which piece of its work, which step of it."""
         return [(at, step) for at, work in enumerate(self.work) for step in work.order]
 
     def but_order(self, *order: str) -> Race:
         """The same race with another order of the (last) copy's steps, or of the fork's if they are a fork's."""
-        forks = set(order) <= set(FORK_STEPS)
-        at = max(at for at, work in enumerate(self.work) if isinstance(work, Fork) == forks)
+        kind = Fork if order and set(order) <= set(FORK_STEPS) else Write
+        places = [at for at, work in enumerate(self.work) if isinstance(work, kind)]
+        if not places:
+            does = ", ".join(f"a {type(work).__name__.lower()}" for work in self.work) or "nothing"
+            raise OrderError(f"{self.name!r} has no {kind.__name__.lower()}; CPU 0 does: {does}")
         work = [*self.work]
-        work[at] = replace(work[at], order=order)
+        work[places[-1]] = replace(work[places[-1]], order=order)
         return replace(self, work=tuple(work))
 
     def begin(self) -> State:
@@ -219,7 +248,7 @@ class Race:
 
         A name alone, such as ``"copy"``, stands for all of CPU 0's steps up to the next one of that name.
         """
-        state = self.begin()
+        state, events = self.begin(), _tuple("events", events, "names of steps, and events such as ('cpu1', 'read', 0)")
         moments = [Moment(None, "Before the first step.", state.view(), ())]
         for event in events:
             for single in state.spelt_out(event):
@@ -231,23 +260,6 @@ class Race:
         return Run(self, tuple(moments))
 
 
-class Damage(NamedTuple):
-    """One kind of `DAMAGE`, where it showed, and a sentence."""
-
-    kind: str
-    process: int
-    page: int
-    says: str
-
-
-class Store(NamedTuple):
-    """A store: whose, where, what."""
-
-    process: int
-    page: int
-    byte: int
-
-
 class Translation(NamedTuple):
     """A TLB entry: the frame, and whether it may be written."""
 
@@ -255,86 +267,95 @@ class Translation(NamedTuple):
     writable: bool
 
 
-@dataclass
-class _Copying:
-    """What a write fault of CPU 0 holds between its steps."""
-
-    pages: range
-    folio: int = -1
-    old_folio: int = -1
-    old_pfn: int = -1
-    seen: bytes = b""
-    vmf: VmFault | None = None
-    over: str = ""
-    """Why nothing is left to be done, or empty."""
-
-    @property
-    def new_pfn(self) -> int:
-        assert self.vmf is not None
-        return int(self.vmf.memory.head[self.folio])
-
-
 class State:
-    """A machine, the TLBs of its CPUs, and how far CPU 0 has come."""
+    """A machine, the TLBs of its CPUs, and how far CPU 0 has come.
+
+    Attributes
+    ----------
+    done : int
+        How many of its steps CPU 0 has done.
+    copying : Copying or None
+        What the fault that it is handling holds.
+    over : str
+        Why nothing of that fault's copy is left to be done, or empty.
+    unforked : ndarray of uint8
+        While a fork has write-protected and not yet shared: the parent's entries as they were.
+    """
 
     def __init__(self, race: Race) -> None:
         self.race = race
         self.machine = race.start.machine(race.policy)
         self.base = race.start.first_vpn
-        self.stores: list[Store] = []
-        self.held: dict[int, tuple[int, ...]] = {}
-        """Per frame the stores that reached it, by number, in order."""
-        self.known: dict[tuple[int, int], frozenset[int]] = {}
-        """Per process and page the stores that its threads have done or seen."""
-        self.forked_at: dict[int, int] = {}
-        """Per child how many stores there were when its fork was done."""
+        self.stores = Stores()
         self.tlb: list[dict[int, Translation]] = [{} for _ in race.cpus]
         self.done = 0
-        self.copying: _Copying | None = None
-        self._start()
+        self.copying: Copying | None = None
+        self.over = ""
+        self.unforked = np.zeros(0, np.uint8)
+        for step in race.start.steps:
+            self._start(step)
+        self._know_what_is_mapped()
 
-    def _start(self) -> None:
-        for step in self.race.start.steps:
-            before = {process.number: process.mm.pfn.copy() for process in self.machine.processes}
-            do_step(self.machine, step, self.base)
-            for fault in self.machine.faults:
-                self._carried(self.machine.processes[fault.process].mm, before[fault.process], fault)
-            if step[0] == "write":
-                vpn = self.base + step[2]
-                self._stored(step[1], vpn, step[3], int(self.machine.processes[step[1]].mm.pfn[vpn]))
-            if step[0] == "fork":
-                self._forked(self.machine.processes[-1].number)
+    def _start(self, step: tuple[Any, ...]) -> None:
+        machine, (op, number, *arguments) = self.machine, step
+        before = [process.mm.pfn.copy() for process in machine.processes]
+        done, *_ = do_step(machine, step, self.base)
+        for fault in machine.faults:
+            self._carried(machine.processes[fault.process].mm, before[fault.process], fault)
+        if op == "write" and done:
+            page, byte = arguments
+            self.stores.store(number, page, byte, int(machine.processes[number].mm.pfn[self.base + page]))
+        if op == "fork":
+            self.stores.forked(number, machine.processes[-1].number)
+
+    def _know_what_is_mapped(self) -> None:
+        """Of its own stores a process misses those only that are there now: the start may have unmapped or moved."""
+        self.stores.known.clear()
+        for process, vpn, entry in self._mapped():
+            own = (at for at in self.stores.held.get(entry.pfn, ()) if self.stores.done[at].process == process.number)
+            if known := frozenset(own):
+                self.stores.known[process.number, vpn - self.base] = known
+
+    def _mapped(self) -> Iterator[tuple[Process, int, Translation]]:
+        for process in self.machine.live():
+            for vpn in range(self.base, self.base + self.race.start.pages):
+                if entry := self._entry(process, vpn):
+                    yield process, vpn, entry
 
     def copy(self) -> State:
         """An independent state; the fault in flight is copied with it."""
-        twin = object.__new__(State)
-        twin.__dict__.update(self.__dict__)
-        twin.machine = self.machine.copy()
-        twin.stores, twin.held, twin.known = self.stores.copy(), self.held.copy(), self.known.copy()
-        twin.forked_at = self.forked_at.copy()
+        twin = shallow(self)
+        twin.machine, twin.stores = self.machine.copy(), self.stores.copy()
         twin.tlb = [entries.copy() for entries in self.tlb]
         if self.copying:
-            twin.copying = replace(self.copying, vmf=twin._vm_fault() if self.copying.vmf else None)
+            twin.copying = shallow(self.copying)
+            twin.copying.vmf = twin._vm_fault(self.copying.vmf.vpn)
+            twin.copying.vmf.effect.old_folio = self.copying.vmf.effect.old_folio
         return twin
 
     def key(self) -> tuple[Any, ...]:
         """Equal for states that go on alike."""
-        memory, copying = self.machine.memory, self.copying
+        memory, stores, copying = self.machine.memory, self.stores, self.copying
         tables = tuple(
-            (process.mm.pte[vma.start : vma.end].tobytes(), process.mm.pfn[vma.start : vma.end].tobytes())
-            for process in self.machine.processes
-            for vma in process.mm.vmas
+            column.tobytes()
+            for mm in (process.mm for process in self.machine.processes)
+            for vma in mm.vmas
+            for column in (mm.pte[vma.start : vma.end], mm.pfn[vma.start : vma.end], mm.pmd)
         )
-        counts = (memory.refcount, memory.large_mapcount, memory.head, memory.order)
-        folios = tuple(tuple(int(column[folio]) for column in counts) for folio in memory.live_folios())
+        live = memory.live_folios()
+        counts = (
+            memory.head, memory.order, memory.refcount, memory.large_mapcount, memory.entire_mapcount, memory.pincount,
+            memory.mm_id, memory.mm_id_mapcount, memory.maybe_mapped_shared,
+        )  # fmt: skip
+        folios = tuple(column[live].tobytes() for column in counts)
         frames = tuple(
             (pfn, held, int(memory.mapcount[pfn]), bool(memory.anon_exclusive[pfn]))
-            for pfn, held in sorted(self.held.items())
+            for pfn, held in sorted(stores.held.items())
         )
         tlb = tuple(tuple(sorted(entries.items())) for entries in self.tlb)
-        flight = (copying.folio, copying.old_pfn, copying.seen, copying.over) if copying else ()
-        known = (frozenset(self.known.items()), tuple(sorted(self.forked_at.items())), tuple(self.stores))
-        return self.done, flight, tables, folios, frames, tlb, known
+        flight = (copying.folio, copying.source, copying.seen) if copying else ()
+        known = frozenset(stores.known.items()), tuple(sorted(stores.forks.items())), tuple(stores.done)
+        return self.done, self.over, flight, self.unforked.tobytes(), tables, folios, frames, tlb, known
 
     # --- where CPU 0 stands -------------------------------------------------------------------------------------
 
@@ -351,18 +372,20 @@ class State:
     @property
     def locked(self) -> bool:
         """Whether a fault of another thread of CPU 0's process must wait."""
-        if self.finished:
+        if self.finished or self.over:
             return False
-        if self.copying and self.copying.over:
-            return False
+        work, at = self._stands()
+        return work.locked(at)
+
+    def _stands(self) -> tuple[Write | Fork, int]:
+        """The piece of work that CPU 0 is at, and how many of its steps are done."""
         at = self.race.steps()[self.done][0]
-        before = sum(len(work.order) for work in self.race.work[:at])
-        return self.race.work[at].locked(self.done - before)
+        return self.race.work[at], self.done - sum(len(work.order) for work in self.race.work[:at])
 
     def process(self, cpu: int) -> Process:
         """The process that a CPU runs; `Impossible` before its fork is done."""
         number = self.race.cpus[cpu]
-        if number >= len(self.machine.processes) or (number and number not in self.forked_at):
+        if number and number not in self.stores.forks:
             raise Impossible(f"process {number} does not run before the fork is done")
         return self.machine.processes[number]
 
@@ -371,7 +394,7 @@ class State:
     def spelt_out(self, event: Event | str) -> list[Event]:
         """One event as it is; a name alone as CPU 0's steps up to it."""
         if not isinstance(event, str):
-            return [tuple(event)]
+            return [event]
         left = [step for _, step in self.race.steps()[self.done :]]
         if event not in left:
             raise Impossible(f"CPU 0 has no step {event!r} left; it still has to do: {', '.join(left) or 'nothing'}")
@@ -383,27 +406,28 @@ class State:
         if op == "read":
             return self._read(cpu, *arguments)
         if op == "write":
-            return self._write(cpu, *arguments)
+            return self._write(cpu, *arguments), []
         if self.finished:
             raise Impossible("CPU 0 has done all its steps")
-        if op != self.next_step:
-            raise Impossible(f"CPU 0's next step is {self.next_step!r}, not {op!r}")
-        work = self.race.work[self.race.steps()[self.done][0]]
-        said, found = self._fork_step(op) if isinstance(work, Fork) else self._copy_step(work, op)
+        work, at = self._stands()
+        if op != work.order[at]:
+            raise Impossible(f"CPU 0's next step is {work.order[at]!r}, not {op!r}")
+        said = self._fork_step(op) if isinstance(work, Fork) else self._copy_step(work, op)
         self.done += 1
-        if op == work.order[-1]:
-            self.copying = None
-        if isinstance(work, Fork) and op == work.order[-1]:
-            self._forked(len(self.machine.processes) - 1)
-        return said, found
+        if at + 1 == len(work.order):
+            self.copying, self.over = None, ""
+            if isinstance(work, Fork):
+                self.stores.forked(self.race.cpus[0], self.machine.processes[-1].number)
+        return said, []
 
     def _checked(self, event: Event) -> tuple[Any, ...]:
         names = [f"cpu{number}" for number in range(len(self.race.cpus))]
+        if not isinstance(event, (tuple, list)):
+            raise Impossible(f"{event!r:.40} is neither a step's name nor an event such as ('cpu1', 'read', 0)")
         if len(event) < 2 or event[0] not in names or not isinstance(event[1], str):
             raise Impossible(f"{event!r} does not begin with {', '.join(map(repr, names))} and what it does")
         cpu, op = names.index(event[0]), event[1]
-        count = {"read": 1, "write": 2}.get(op, 0)
-        if len(event) != 2 + count:
+        if len(event) != 2 + {"read": 1, "write": 2}.get(op, 0):
             raise Impossible(f"{event!r}: read takes a page, write a page and a byte, a step nothing")
         if op in ("read", "write"):
             if not cpu:
@@ -420,97 +444,73 @@ class State:
     # --- loads and stores ---------------------------------------------------------------------------------------
 
     def _read(self, cpu: int, vpn: int) -> tuple[str, list[Damage]]:
-        process = self.process(cpu)
-        entry = self.tlb[cpu].get(vpn)
-        how = "through its TLB entry" if entry else "after a walk of the page table"
-        if entry is None:
-            how += self._fault_in(cpu, process, vpn, READ)
-            entry = self._walk(cpu, process, vpn)
-        found = self._judge_read(process, vpn, entry.pfn)
-        return f"{self._who(cpu)} reads page {vpn - self.base} {how}: {self._bytes(entry.pfn)}.", found
+        process, entry, how = self._translated(cpu, vpn, READ)
+        said = f"{self._who(cpu)} reads page {vpn - self.base} {how}: {self.stores.bytes(entry.pfn)}."
+        return said, self._judged(process, vpn, entry.pfn)
 
-    def _write(self, cpu: int, vpn: int, byte: int) -> tuple[str, list[Damage]]:
-        process = self.process(cpu)
-        entry = self.tlb[cpu].get(vpn)
-        how = "through its TLB entry"
-        if entry is None or not entry.writable:
-            # A read-only entry does not do for a store: the CPU walks again, and faults if the page table says so too.
-            # Some CPUs fault at once; then less can happen than here, not more.
-            how = "after a walk of the page table" + self._fault_in(cpu, process, vpn, WRITE)
-            entry = self._walk(cpu, process, vpn)
-        self.machine.memory.content[entry.pfn] = byte
+    def _write(self, cpu: int, vpn: int, byte: int) -> str:
+        process, entry, how = self._translated(cpu, vpn, WRITE)
         if self._entry(process, vpn) == entry:
-            process.mm.pte[vpn] |= PTE_DIRTY | PTE_YOUNG
-        self._stored(process.number, vpn, byte, entry.pfn)
-        return f"{self._who(cpu)} writes {byte} to page {vpn - self.base} {how}.", []
+            process.step(vpn, WRITE, byte)
+        else:
+            self.machine.memory.content[entry.pfn] = byte
+        self.stores.store(process.number, vpn - self.base, byte, entry.pfn)
+        return f"{self._who(cpu)} writes {byte} to page {vpn - self.base} {how}."
+
+    def _translated(self, cpu: int, vpn: int, access: str) -> tuple[Process, Translation, str]:
+        """The process that a CPU runs, the TLB entry that its access goes through, and how it came by that.
+
+        A read-only entry does not do for a store: the CPU walks again, and faults if the page table says so too. Some
+        CPUs fault at once; then less can happen than here, not more.
+        """
+        process = self.process(cpu)
+        held = self.tlb[cpu].get(vpn)
+        if held and (held.writable or access == READ):
+            return process, held, "through its TLB entry"
+        told = self._fault_in(cpu, process, vpn, access)
+        entry = self._entry(process, vpn)
+        assert entry is not None
+        self.tlb[cpu][vpn] = entry
+        return process, entry, f"after a walk of the page table{told}"
 
     def _fault_in(self, cpu: int, process: Process, vpn: int, access: str) -> str:
-        """Handle the fault that a walk would meet, whole: the model's own fault path. Says what it was."""
+        """Handle the fault that a walk would meet, whole. Says what it was."""
         wanted = PTE_WRITE if access == WRITE else PTE_PRESENT
         mm = process.mm
         if mm.pte[vpn] & wanted:
             return ""
         if process.number == self.race.cpus[0] and self.locked:
             raise Impossible(f"{self._who(cpu)} faults on page {vpn - self.base} and waits: CPU 0 holds the lock")
-        vma = mm.find_vma(vpn)
-        if vma is None:
-            raise Impossible(f"page {vpn - self.base} is not mapped")
-        before = mm.pfn.copy()
-        told = []
+        vma, before, told = self._vma(process, vpn, access), mm.pfn.copy(), []
         while not mm.pte[vpn] & wanted:
             fault = handle_mm_fault(self.machine, mm, vma, vpn, access)
             self._carried(mm, before, fault)
-            self._flush(process.number, fault.pages)
             told.append(fault.path)
         return f" and a fault ({', '.join(told)})"
 
-    def _carried(self, mm: Mm, before: Numbers, fault: Fault) -> None:
-        """A fault's copy holds the stores that the frames `before` it held; a frame that it zeroed holds none."""
-        for page in fault.pages:
-            new = int(mm.pfn[page])
+    def _vma(self, process: Process, vpn: int, access: str) -> Vma:
+        vma = process.mm.find_vma(vpn)
+        if vma is None or (access == WRITE and not vma.flags & VM_WRITE):
+            what = "read-only" if vma else "not mapped"
+            raise Impossible(f"page {vpn - self.base} of process {process.number} is {what}: SIGSEGV")
+        return vma
+
+    def _carried(self, mm: Mm, before: Numbers, fault: Fault | Effect) -> None:
+        """What a whole fault did: its copy holds the stores that the frames `before` held, what it zeroed none."""
+        for vpn in fault.pages:
             if fault.path == COW_COPY:
-                self.held[new] = self.held.get(int(before[page]), ())
+                self.stores.copied(int(mm.pfn[vpn]), int(before[vpn]))
             elif fault.path in (FIRST_TOUCH, ZERO_COPY):
-                self.held[new] = ()
+                self.stores.zeroed(int(mm.pfn[vpn]))
+        self._flush(mm.id - 1, fault.pages)
 
     def _entry(self, process: Process, vpn: int) -> Translation | None:
         bits = int(process.mm.pte[vpn])
         return Translation(int(process.mm.pfn[vpn]), bool(bits & PTE_WRITE)) if bits & PTE_PRESENT else None
 
-    def _walk(self, cpu: int, process: Process, vpn: int) -> Translation:
+    def _judged(self, process: Process, vpn: int, pfn: int) -> list[Damage]:
         entry = self._entry(process, vpn)
-        assert entry is not None
-        self.tlb[cpu][vpn] = entry
-        return entry
-
-    def _judge_read(self, process: Process, vpn: int, pfn: int) -> list[Damage]:
-        """The damage that a load from a frame shows; what it rightly sees is known from now on."""
-        number, page = process.number, vpn - self.base
-        held, known = frozenset(self.held.get(pfn, ())), self.known.get((number, vpn), frozenset())
-        foreign = frozenset(store for store in held if self._foreign(number, store))
-        found = []
-        for store in sorted(foreign):
-            writer, _, byte = self.stores[store]
-            says = f"P{number} reads {byte} in page {page}, which P{writer} wrote after the fork."
-            found.append(Damage(LEAK, number, page, says))
-        entry = self._entry(process, vpn)
-        stale = entry is None or entry.pfn != pfn
-        for store in sorted(known - held):
-            writer, _, byte = self.stores[store]
-            if stale:
-                says = f"P{number} reads page {page} in a frame that it maps no longer: it misses the {byte}."
-                found.append(Damage(STALE_READ, number, page, says))
-            else:
-                did = "stored" if writer == number else "saw"
-                says = f"P{number} {did} {byte} in page {page}, and the frame that it maps there has no {byte}."
-                found.append(Damage(LOST_WRITE, number, page, says))
-        self.known[number, vpn] = known | (held - foreign)
-        return found
-
-    def _foreign(self, reader: int, store: int) -> bool:
-        writer = self.stores[store].process
-        # A race has one fork, so of two processes the one with the higher number is the other's child.
-        return writer != reader and store >= self.forked_at.get(max(reader, writer), 0)
+        return self.stores.read(process.number, vpn - self.base, pfn, entry.pfn if entry else None)
 
     def settle(self) -> list[Damage]:
         """All TLBs are empty and everybody reads what its page table maps: what is wrong for good."""
@@ -520,194 +520,140 @@ class State:
         for process in self.machine.live():
             for vpn in range(self.base, self.base + self.race.start.pages):
                 entry = self._entry(process, vpn)
-                if entry or (process.number, vpn) in self.known:
-                    found += self._judge_read(process, vpn, entry.pfn if entry else ZERO_PFN)
+                if entry or (process.number, vpn - self.base) in self.stores.known:
+                    found += self._judged(process, vpn, entry.pfn if entry else ZERO_PFN)
         return found
-
-    # --- bookkeeping --------------------------------------------------------------------------------------------
 
     def _who(self, cpu: int) -> str:
         return f"CPU {cpu} (P{self.race.cpus[cpu]})"
 
-    def _bytes(self, pfn: int) -> str:
-        return " ".join(str(self.stores[store].byte) for store in self.held.get(pfn, ())) or "0"
-
-    def _stored(self, process: int, vpn: int, byte: int, pfn: int) -> None:
-        number = len(self.stores)
-        self.stores.append(Store(process, vpn, byte))
-        self.held[pfn] = (*self.held.get(pfn, ()), number)
-        self.known[process, vpn] = self.known.get((process, vpn), frozenset()) | {number}
-
-    def _forked(self, child: int) -> None:
-        self.forked_at[child] = len(self.stores)
-
-    def _flush(self, number: int, pages: range | None = None) -> int:
+    def _flush(self, number: int, pages: range | None = None) -> str:
+        """Every CPU that runs a process drops what it holds of these pages, of all by default; says how many."""
         dropped = 0
-        for cpu, runs in enumerate(self.race.cpus):
-            if runs != number:
-                continue
-            for vpn in list(self.tlb[cpu]):
-                if pages is None or vpn in pages:
-                    del self.tlb[cpu][vpn]
-                    dropped += 1
-        return dropped
+        for entries, runs in zip(self.tlb, self.race.cpus, strict=True):
+            gone = [vpn for vpn in entries if runs == number and (pages is None or vpn in pages)]
+            dropped += len(gone)
+            for vpn in gone:
+                del entries[vpn]
+        return f"{dropped} entr{'y' if dropped == 1 else 'ies'}"
 
     # --- CPU 0 in the kernel ------------------------------------------------------------------------------------
 
-    def _fork_step(self, step: str) -> tuple[str, list[Damage]]:
+    def _fork_step(self, step: str) -> str:
         parent = self.process(0)
+        pte = parent.mm.pte
+        if step == "flush":
+            dropped = self._flush(parent.number)
+            return f"CPU 0 flushes: every CPU that runs P{parent.number} drops all it holds ({dropped})."
         if step == "write-protect":
-            for vma in parent.mm.vmas:
-                parent.mm.pte[vma.start : vma.end] &= WRPROTECT
-            return f"CPU 0 forks: it takes the write bit from every entry of P{parent.number}.", []
-        if step == "share":
-            child = parent.fork()
-            return f"CPU 0 gives P{child.number} the same entries; every page is maybe shared now.", []
-        dropped = self._flush(parent.number)
-        return f"CPU 0 flushes: every CPU that runs P{parent.number} drops all it holds ({_many(dropped)}).", []
+            # Which entries those are, a fork of a copy of the machine says.
+            twin = self.machine.copy().processes[parent.number]
+            twin.fork()
+            self.unforked = pte.copy()
+            pte[:] = twin.mm.pte
+            return f"CPU 0 forks: it takes the write bit from every entry of P{parent.number}."
+        # The fork itself, on the entries as it found them; what processors marked meanwhile stays.
+        pte[:] = self.unforked | pte & (PTE_DIRTY | PTE_YOUNG)
+        self.unforked = np.zeros(0, np.uint8)
+        return f"CPU 0 gives P{parent.fork().number} the same entries; every page is maybe shared now."
 
-    def _copy_step(self, work: Write, step: str) -> tuple[str, list[Damage]]:
+    def _copy_step(self, work: Write, step: str) -> str:
         if step == "store":
-            said, found = self._write(0, self.base + work.page, work.byte)
-            return f"The fault is handled. {said}", found
+            return f"The fault is handled. {self._write(0, self.base + work.page, work.byte)}"
         if step == "allocate":
-            return self._allocate(work), []
+            vmf = self._vm_fault(self.base + work.page)
+            self.over = self._why_no_copy(vmf)
+            if self.over:
+                return f"{self._who(0)} writes page {work.page}: {self.over}."
+            self.copying = Copying(vmf)
+        elif self.over:
+            return f"CPU 0 skips '{step}': {self.over}."
         assert self.copying is not None
-        if self.copying.over:
-            return f"CPU 0 skips '{step}': {self.copying.over}.", []
-        return _COPY[step](self, self.copying), []
+        # One step of the fault that the model handles elsewhere whole; a state can be copied, a generator could not.
+        next(wp_page_copy(self.copying, (step,)))
+        return self._done(self.copying, step)
 
-    def _vm_fault(self) -> VmFault:
-        work = self.race.work[self.race.steps()[self.done][0]]
-        assert isinstance(work, Write)
-        process, vpn = self.process(0), self.base + work.page
-        vma = process.mm.find_vma(vpn)
-        assert isinstance(vma, Vma)
-        vmf = VmFault.at(self.machine, process.mm, vma, vpn, WRITE)
-        vmf.effect.old_folio = int(self.machine.memory.folio_of[process.mm.pfn[vpn]])
-        return vmf
+    def _vm_fault(self, vpn: int) -> VmFault:
+        process = self.process(0)
+        return VmFault.at(self.machine, process.mm, self._vma(process, vpn, WRITE), vpn, WRITE)
 
-    def _allocate(self, work: Write) -> str:
-        vmf, mm, memory = self._vm_fault(), self.process(0).mm, self.machine.memory
-        where = f"CPU 0 (P{mm.id - 1}) writes page {work.page}"
-        self.copying = _Copying(range(vmf.vpn, vmf.vpn + 1), over=_no_copy(vmf))
-        if self.copying.over:
-            return f"{where}: {self.copying.over}."
-        memory.folio_get(vmf.effect.old_folio)
-        folio, start = alloc_copy_folio(vmf)
-        pages = range(start, start + memory.nr_pages(folio))
-        self.copying = _Copying(pages, folio, vmf.effect.old_folio, int(mm.pfn[start]), _entries(vmf, pages), vmf)
-        for pfn in range(self.copying.new_pfn, self.copying.new_pfn + len(pages)):
-            self.held[pfn] = ()
-        many = "a page" if len(pages) == 1 else f"{len(pages)} pages"
-        return f"{where}, which is read-only: a fault. It holds the old folio and allocates {many}."
+    def _why_no_copy(self, vmf: VmFault) -> str:
+        """Why the write needs no copy (any more), as the fault asks itself; what a PMD maps is handled here and now."""
+        bits, before = vmf.mm.pte.item(vmf.vpn), vmf.mm.pfn.copy()
+        if bits & PTE_WRITE:
+            return "the entry is writable, there is nothing to do"
+        if not bits & PTE_PRESENT:
+            return "nothing is there to copy"
+        if wp_huge_pmd(vmf):
+            self._carried(vmf.mm, before, vmf.effect)
+            return "it is mapped by a PMD, which is handled whole"
+        if wp_reusable(vmf):
+            return "the page is this process's alone, it is reused and not copied"
+        return ""
 
-    def _copy(self, copying: _Copying) -> str:
-        memory, new, old, pages = self.machine.memory, copying.new_pfn, copying.old_pfn, len(copying.pages)
-        memory.content[new : new + pages] = memory.content[old : old + pages]
-        for at in range(pages):
-            self.held[new + at] = self.held.get(old + at, ())
-        return "CPU 0 copies the bytes: " + ", ".join(self._bytes(new + at) for at in range(pages)) + "."
-
-    def _recheck(self, copying: _Copying) -> str:
-        vmf = copying.vmf
-        assert vmf is not None
-        if _entries(vmf, copying.pages) == copying.seen:
-            return "CPU 0 takes the page-table lock and looks again: the entries are as the fault saw them."
-        vmf.memory.folio_put(copying.folio)
-        vmf.memory.folio_put(copying.old_folio)
-        copying.over = "somebody else has changed the entry, so the fault gave up"
-        return "CPU 0 takes the lock and looks again: the entry has changed. It frees its copy and gives up."
-
-    def _clear(self, copying: _Copying) -> str:
-        self.process(0).mm.pte[copying.pages.start : copying.pages.stop] = 0
-        return f"CPU 0 clears {_entry_words(copying)}. TLBs know nothing of it."
-
-    def _flush_step(self, copying: _Copying) -> str:
-        dropped = self._flush(self.race.cpus[0], copying.pages)
-        return f"CPU 0 flushes: every CPU that runs P{self.race.cpus[0]} drops what it holds there ({_many(dropped)})."
-
-    def _set(self, copying: _Copying) -> str:
-        vmf, pages = copying.vmf, len(copying.pages)
-        assert vmf is not None
-        vmf.memory.folio_get(copying.folio, pages - 1)
-        folio_add_new_anon_rmap(vmf.memory, copying.folio, vmf.mm.id)
-        vmf.mm.set_ptes(copying.pages.start, copying.new_pfn, pages, vmf.writable_bits())
-        return f"CPU 0 sets {_entry_words(copying)} to the new folio, writable."
-
-    def _drop(self, copying: _Copying) -> str:
-        vmf, pages = copying.vmf, len(copying.pages)
-        assert vmf is not None
-        folio_remove_rmap_ptes(vmf.memory, copying.old_folio, copying.old_pfn, pages, vmf.mm.id)
-        vmf.memory.folio_put(copying.old_folio, pages + 1)
-        left = int(vmf.memory.refcount[copying.old_folio])
+    def _done(self, copying: Copying, step: str) -> str:
+        """What a step of the copy has done, in words, after the stores and the TLBs have followed it."""
+        vmf, pages, stores = copying.vmf, range(copying.start, copying.stop), self.stores
+        frames = range(copying.head, copying.head + len(pages))
+        entries = "the entry" if len(pages) == 1 else f"the {len(pages)} entries"
+        zero = vmf.effect.old_folio == NO_FOLIO
+        match step:
+            case "allocate":
+                for pfn in frames:
+                    stores.zeroed(pfn)
+                many = "a page" if len(pages) == 1 else f"{len(pages)} pages"
+                where = f"{self._who(0)} writes page {vmf.vpn - self.base}"
+                if zero:
+                    return f"{where}, where the zero page is: a fault. It allocates {many}, zeroed."
+                return f"{where}, which is read-only: a fault. It holds the old folio and allocates {many}."
+            case "copy" if zero:
+                return "CPU 0 copies nothing: what it allocated is zero."
+            case "copy":
+                for at, pfn in enumerate(frames):
+                    stores.copied(pfn, copying.source + at)
+                return "CPU 0 copies the bytes: " + ", ".join(map(stores.bytes, frames)) + "."
+            case "recheck" if copying.gave_up:
+                self.over = "somebody else has changed the entry, so the fault gave up"
+                return "CPU 0 takes the lock and looks again: the entry has changed. It frees its copy and gives up."
+            case "recheck":
+                return "CPU 0 takes the page-table lock and looks again: the entries are as the fault saw them."
+            case "clear":
+                return f"CPU 0 clears {entries}. TLBs know nothing of it."
+            case "flush":
+                dropped, who = self._flush(vmf.mm.id - 1, pages), self.race.cpus[0]
+                return f"CPU 0 flushes: every CPU that runs P{who} drops what it holds there ({dropped})."
+            case "set":
+                return f"CPU 0 sets {entries} to the new folio, writable."
+        if zero:
+            return "CPU 0 has nothing to drop: nobody counts who maps the zero page."
+        left = int(vmf.memory.refcount[vmf.effect.old_folio])
         return f"CPU 0 drops the old folio's mapping and its references: {left} left."
 
     # --- for pictures -------------------------------------------------------------------------------------------
 
     def view(self) -> View:
         """What a picture shows."""
-        base = self.base
+        base, processes = self.base, self.machine.processes
         pages = range(base, base + self.race.start.pages)
         tables = tuple(
-            (process.number, tuple(self._entry(process, vpn) for vpn in pages))
-            for process in self.machine.processes
-            if process.alive
+            (process.number, tuple(self._entry(process, vpn) for vpn in pages)) for process in self.machine.live()
         )
-        tlbs = []
-        for cpu, runs in enumerate(self.race.cpus):
-            known = runs < len(self.machine.processes)
-            tlbs.append(
-                tuple(
-                    (vpn - base, entry, not known or self._entry(self.machine.processes[runs], vpn) != entry)
-                    for vpn, entry in sorted(self.tlb[cpu].items())
-                )
+        tlbs = tuple(
+            tuple(
+                (vpn - base, held, self._entry(processes[runs], vpn) != held) for vpn, held in sorted(entries.items())
             )
-        frames = tuple(self._frame_view(pfn) for pfn in sorted(self.held))
-        return View(self.race, self.done, self.locked, tuple(tlbs), tables, frames)
+            for entries, runs in zip(self.tlb, self.race.cpus, strict=True)
+        )
+        frames = tuple(self._frame_view(pfn) for pfn in sorted(self.stores.held))
+        return View(self.race, self.done, self.locked, tlbs, tables, frames)
 
     def _frame_view(self, pfn: int) -> FrameView:
         memory, folio = self.machine.memory, int(self.machine.memory.folio_of[pfn])
-        told, mapcount = self._bytes(pfn), int(memory.mapcount[pfn])
+        told, mapcount = self.stores.bytes(pfn), int(memory.mapcount[pfn])
         if folio < 0:
             return FrameView(pfn, told, folio, pfn, 1, 0, mapcount, False)
         head, pages, refs = int(memory.head[folio]), memory.nr_pages(folio), int(memory.refcount[folio])
         return FrameView(pfn, told, folio, head, pages, refs, mapcount, bool(memory.anon_exclusive[pfn]))
-
-
-_COPY: dict[str, Callable[[State, _Copying], str]] = {
-    "copy": State._copy,
-    "recheck": State._recheck,
-    "clear": State._clear,
-    "flush": State._flush_step,
-    "set": State._set,
-    "drop": State._drop,
-}
-
-
-def _many(entries: int) -> str:
-    return f"{entries} entr{'y' if entries == 1 else 'ies'}"
-
-
-def _entry_words(copying: _Copying) -> str:
-    return "the entry" if len(copying.pages) == 1 else f"the {len(copying.pages)} entries"
-
-
-def _entries(vmf: VmFault, pages: range) -> bytes:
-    """The entries as `pte_same` compares them."""
-    return vmf.mm.pte[pages.start : pages.stop].tobytes() + vmf.mm.pfn[pages.start : pages.stop].tobytes()
-
-
-def _no_copy(vmf: VmFault) -> str:
-    """Why the write needs no copy (any more): as `do_wp_page` asks."""
-    bits = int(vmf.mm.pte[vmf.vpn])
-    if bits & PTE_WRITE:
-        return "the entry is writable, there is nothing to do"
-    if not bits & PTE_PRESENT or bits & PTE_SPECIAL:
-        return "nothing is there to copy"
-    if vmf.memory.anon_exclusive[vmf.mm.pfn[vmf.vpn]] or wp_can_reuse_anon_folio(vmf):
-        return "the page is this process's alone, it is reused and not copied"
-    return ""
 
 
 # --- what a run shows -----------------------------------------------------------------------------------------------
@@ -836,6 +782,7 @@ def search(race: Race, accesses: int = 2) -> Searched:
     Shortest first, so what is found is shortest. Loads and stores go to `Race.pages`; each store writes a byte of its
     own. Loads that hit and change nothing are tried all the same: they may be the one that sees damage.
     """
+    _number("accesses", accesses)
     start = race.begin()
     queue: deque[tuple[State, tuple[Event, ...], int]] = deque([(start, (), 0)])
     met = {(0, start.key())}
@@ -869,7 +816,7 @@ def _possible(state: State, accesses: bool) -> Iterator[Event]:
     for cpu in range(1, len(state.race.cpus)):
         for page in state.race.pages:
             yield (f"cpu{cpu}", "read", page)
-            yield (f"cpu{cpu}", "write", page, 60 + len(state.stores))
+            yield (f"cpu{cpu}", "write", page, 60 + len(state.stores.done))
 
 
 # --- the races that the notebook is about ---------------------------------------------------------------------------
