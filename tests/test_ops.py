@@ -90,6 +90,11 @@ def test_the_worker_does_what_a_kernel_can_be_asked_and_nothing_else() -> None:
     assert set(worker.COUNTED) == {name for name, op in TABLE.items() if not op.not_live} - untouched
 
 
+def test_what_lets_go_of_batches_is_what_takes_pages() -> None:
+    """A live run drains the LRU's batches after these, or the next write copies where the model reuses."""
+    assert {name for name, op in TABLE.items() if op.gup} == {"gup", "pin", "pin_ro", "ref"}
+
+
 def test_what_no_kernel_can_be_asked_says_why() -> None:
     from anonfolio.witness.live.kernel import NotLive
     from anonfolio.witness.live.run import live_run
@@ -126,6 +131,11 @@ def test_the_search_tries_what_the_table_says() -> None:
     # MADV_HUGEPAGE is heeded already.
     assert [step for step in mine if step[0] == "madvise"] == [("madvise", 0, at, 2, "dontneed") for at in (0, 2)]
     assert ("read", 1, 3) not in found
+    for processes, forks in ((3, 2), (2, 0)):
+        assert len(list(possible_steps(machine, 4, ("fork", "forkfail_after"), processes))) == 4 * forks
+    assert len(list(possible_steps(machine, 4, ("pin", "unpin"), 2))) == 8
+    process.pin(0)
+    assert [step for step in possible_steps(machine, 4, ("pin", "unpin"), 2) if step[1] == 0] == [("unpin", 0, 0)]
 
 
 def test_a_new_operation_is_drawn_by_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,6 +314,7 @@ def test_spans_together_have_a_bound_too(monkeypatch: pytest.MonkeyPatch) -> Non
         ({"steps": (("unpin", 0, 1 << 31),)}, ("id is 2147483648",)),
         ({"steps": (("x" * 5000, 0),)}, ("there is no operation",)),
         ({"steps": (("fork", 0),) * 100_001}, ("100,001 steps", "100,000")),
+        ({"orders": ("4" * 5000,)}, ("order '444",)),
         ({"name": 7}, ("7", "no text")),
         ({"name": None}, ("None", "no text")),
         ({"name": "\ud800"}, ("no text",)),
@@ -357,6 +368,14 @@ RECORDING_ERRORS: dict[str, tuple[bytes, tuple[str, ...]]] = {
     "trailing": (gzip.compress(b"{}") + b"more", ("damaged",)),
     "no programs": (b'{"format": "anonfolio-recording/1", "kernel": "6.18", "programs": []}', ("holds no program",)),
     "format": (json.dumps({"format": "x" * 10_000}).encode(), ("format is 'xxx",)),
+    "long kernel": (
+        json.dumps({"format": "anonfolio-recording/1", "kernel": "6." * 9999, "programs": [0]}).encode(),
+        ("kernel is",),
+    ),
+    "machine": (
+        b'{"format": "anonfolio-recording/1", "kernel": "6.18", "machine": ["x"], "programs": [0]}',
+        ("machine is ['x']",),
+    ),
     "kernel": (json.dumps({"format": "anonfolio-recording/1", "kernel": ["x"] * 9999}).encode(), ("kernel is",)),
 }
 
@@ -417,6 +436,18 @@ def test_a_search_from_a_program_with_large_numbers_names_its_states() -> None:
     found = counterexample("linux-6.15", start=start, steps=1, operations=("fork", "write"))
     assert not found
     assert found.states > 1
+
+
+@pytest.mark.parametrize(
+    "bound", [{"pages": 100_000}, {"steps": 10**9}, {"processes": 7}, {"pages": 2.5}, {"steps": True}]
+)
+def test_a_search_that_cannot_end_is_refused(bound: dict[str, Any]) -> None:
+    name, value = next(iter(bound.items()))
+    one_line(ValueError, lambda: counterexample("rfc-v2", **bound), f"{name}={value}", "at most")
+
+
+def test_a_search_over_nothing_is_refused() -> None:
+    one_line(ValueError, lambda: counterexample("rfc-v2", operations=()), "'nothing'", "write")
 
 
 def test_random_lines_are_a_scenario_or_one_line() -> None:

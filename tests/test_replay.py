@@ -154,9 +154,9 @@ def test_a_version_that_is_none_asks_for_a_policy(version: str) -> None:
 
 def recorded(scenario: af.Scenario, kernel: str = "6.18.0", policy: af.Policy = af.LINUX_6_15) -> af.Recorded:
     """What the model does, as if a kernel had done it: the place to plant one wrong fact."""
-    from anonfolio.witness.recording import _as_program
+    from anonfolio.witness.recording import as_program
 
-    program = json.loads(json.dumps(_as_program(scenario.run(policy), kernel)))
+    program = json.loads(json.dumps(as_program(scenario.run(policy), kernel)))
     return af.Recorded(kernel, scenario, tuple(program["steps"]))
 
 

@@ -89,7 +89,12 @@ def test_a_file_survives_writing_and_a_broken_one_is_told_in_a_line(tmp_path: Pa
             for process, look in looks.items():
                 assert differing(look, again[name].look(done, process)) == []
     content = json.loads(path.read_text())
-    for damage in ("{", "[]", '{"format": "other"}', json.dumps({**content, "experiments": {"x": {}}})):
+    large = json.loads(json.dumps(content["experiments"]["one folio"]))
+    large["looks"]["0"]["0"]["pagemap"] = "f" * 40
+    unseen = {**content["experiments"]["one folio"], "steps": [{}] * 16}
+    experiments = [{"x": row} for row in ({}, large, unseen, [])]
+    broken = [json.dumps({**content, "experiments": rows}) for rows in experiments]
+    for damage in ("{", "[]", '{"format": "other"}', *broken):
         path.write_text(damage)
         with pytest.raises(FieldsError) as told:
             read_fields(path)

@@ -30,6 +30,7 @@ TESTS = (
     "test_fork_and_pins.py",
     "test_mappings.py",
     "test_memory.py",
+    "test_ops.py",
     "test_misuse.py",
     "test_invariants.py",
     "test_policy_evidence.py",

@@ -235,7 +235,7 @@ _OPS = (
        uses="pin", drawn={"dma": 12}),
     Op("pin_ro", ("page", "n", "id"), partial(_pin, write=False),
        "{who} pins {where} for a device that only reads (pin {id})",
-       makes="pin", tries=_unpinned, not_live="no system call pins for reading and long without a driver"),
+       makes="pin", tries=_unpinned, gup=True, not_live="no system call pins for reading and long without a driver"),
     Op("forkfail", ("page",), _forkfail, "{who} forks, and that fails at the mapping of page {page}",
        drawn={"forkfail": 14}),
     Op("forkfail_after", ("pages",), Process.fork_fails_after, "{who} forks, and that fails after {pages} pages",

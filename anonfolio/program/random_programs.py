@@ -198,6 +198,11 @@ class _Generator:
             self.recent = [*self.recent[-5:], int(arguments[0])]
         return do_step(self.machine, step, self.base)[0]
 
+    def _do_if_alive(self, step: Step) -> None:
+        operation, number, *arguments = step
+        if self.machine.process(number).alive:
+            self._do(operation, self.machine.process(number), *arguments)
+
     def _held(self, process: Process, kind: str) -> list[int]:
         return sorted(number for what, number in process.pins() if what == kind)
 
@@ -267,10 +272,7 @@ class _Generator:
 
     def _madvise(self, process: Process) -> None:
         if self.undo and self.random.random() < 0.4:
-            operation, number, *rest = self.undo.pop(self.random.randrange(len(self.undo)))
-            if self.machine.process(number).alive:
-                self._do(operation, self.machine.process(number), *rest)
-            return
+            return self._do_if_alive(self.undo.pop(self.random.randrange(len(self.undo))))
         start, n = self._range()
         if 0 in self._access(process)[start : start + n] and not self._loose():
             return
@@ -282,10 +284,7 @@ class _Generator:
 
     def _mremap(self, process: Process) -> None:
         if self.moves_back and self.random.random() < 0.35:
-            operation, number, *rest = self.moves_back.pop()
-            if self.machine.process(number).alive:
-                self._do(operation, self.machine.process(number), *rest)
-            return
+            return self._do_if_alive(self.moves_back.pop())
         start, n = self._range()
         n = min(n, self.pages // 2)
         start = min(start, self.pages - n)

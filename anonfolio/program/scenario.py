@@ -299,7 +299,7 @@ def _check_mapping(pages: int, skew: int, orders: tuple[int, ...]) -> None:
     try:
         check_orders(orders, "orders")
     except ValueError as error:
-        raise ScenarioError(str(error)) from None
+        raise ScenarioError(f"{error!s:.200}") from None
 
 
 def _check_words(*words: str) -> None:

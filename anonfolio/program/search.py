@@ -31,6 +31,8 @@ EXTRA_OPERATIONS = tuple(
 )
 """More that can be asked for. `forkfail_after` is fault injection: a fork that fails inside a folio."""
 
+MOST = {"pages": 512, "steps": 100, "processes": 6}
+"""Far beyond what can be searched; every renaming of processes is tried for each state."""
 SHOWN_BYTE = 0xDD
 _FRAMES, _FRAMES_PER_PAGE = 128, 32
 _SEEN_BITS = PTE_PRESENT | PTE_WRITE | PTE_SPECIAL
@@ -153,7 +155,7 @@ def counterexample(
         True or false in an ``if``. Ctrl-C ends the search with what is known so far.
     """
     policy = policy_named(policy) if isinstance(policy, str) else policy
-    _check_bound(pages, steps, processes, operations)
+    _check_bound(operations, pages=pages, steps=steps, processes=processes)
     scenario = start or Scenario(pages, (), orders)
     if scenario.skew:
         raise ValueError(
@@ -323,10 +325,11 @@ def _explain(
     return replace(found, scenario=scenario, read=read, written=SHOWN_BYTE, said=said)
 
 
-def _check_bound(pages: int, steps: int, processes: int, operations: tuple[str, ...]) -> None:
-    for name, value in (("pages", pages), ("steps", steps), ("processes", processes)):
-        if value < 1:
-            raise ValueError(f"{name}={value}: the search needs at least one")
-    for op in operations:
-        if op not in OPERATIONS + EXTRA_OPERATIONS:
-            raise ValueError(f"cannot search over {op!r}; it knows {', '.join(OPERATIONS + EXTRA_OPERATIONS)}")
+def _check_bound(operations: tuple[str, ...], **bound: int) -> None:
+    for name, value in bound.items():
+        if type(value) is not int or not 1 <= value <= MOST[name]:
+            raise ValueError(f"{name}={value!r:.60}: the search needs at least one and takes {MOST[name]} at most")
+    known = OPERATIONS + EXTRA_OPERATIONS
+    for op in operations or ("nothing",):
+        if op not in known:
+            raise ValueError(f"cannot search over {op!r:.60}; it knows {', '.join(known)}")

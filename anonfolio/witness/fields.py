@@ -21,8 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..program.formats import DATA, read_json
-from ..program.scenario import Scenario, ScenarioError
+from ..program.scenario import Scenario
 from .comparing import Recorded
+from .recording import as_program, read_program
 
 FORMAT = "anonfolio-fields/1"
 DATA_DIR = DATA / "fields"
@@ -187,22 +188,19 @@ def read_fields(path: str | Path) -> Fields:
     content = read_json(path, FORMAT, FieldsError)
     try:
         kernel = content["kernel"]
-        made = {name: _experiment(kernel, row) for name, row in content["experiments"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError, ScenarioError) as error:
-        raise FieldsError(f"{path}: an experiment cannot be read ({error!r:.60})") from None
+        made = {name: _experiment(kernel, row, name) for name, row in content["experiments"].items()}
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise FieldsError(f"{path}: an experiment cannot be read ({error!r:.160})") from None
     return Fields(kernel, False, made)
 
 
-def _experiment(kernel: str, row: dict[str, Any]) -> Experiment:
-    scenario = Scenario(
-        row["pages"], tuple(map(tuple, row["program"])), tuple(row["orders"]), row["skew"], row.get("name", "")
-    )
+def _experiment(kernel: str, row: dict[str, Any], where: str) -> Experiment:
     looks = {
         int(done): {int(process): _look(fields) for process, fields in look.items()}
         for done, look in row["looks"].items()
     }
     folios = {int(done): tuple(map(tuple, counts)) for done, counts in row["folios"].items()}
-    return Experiment(Recorded(kernel, scenario, tuple(row["steps"])), looks, folios)
+    return Experiment(read_program(kernel, "x86-64", row, where), looks, folios)
 
 
 def _look(row: dict[str, Any]) -> Look:
@@ -223,19 +221,14 @@ def write_fields(path: str | Path, found: Fields, **notes: Any) -> None:
 
 
 def _row(made: Experiment) -> dict[str, Any]:
-    scenario = made.scenario
-    return {
-        "pages": scenario.pages, "orders": scenario.orders, "skew": scenario.skew, "program": scenario.steps,
-        "steps": made.recorded.steps,
-        "looks": {
-            done: {
-                process: {**{name: _hex(getattr(look, name)) for name in WORDS}, "smaps": look.smaps}
-                for process, look in looks.items()
-            }
-            for done, looks in made.looks.items()
-        },
-        "folios": made.folios,
-    }  # fmt: skip
+    looks = {
+        done: {
+            process: {**{name: _hex(getattr(look, name)) for name in WORDS}, "smaps": look.smaps}
+            for process, look in looks.items()
+        }
+        for done, looks in made.looks.items()
+    }
+    return {**as_program(made.recorded, made.recorded.kernel), "looks": looks, "folios": made.folios}
 
 
 def _hex(words: Words) -> str:

@@ -15,7 +15,7 @@ from ..kernel.history import ARCHITECTURES
 from ..kernel.policy import Policy, policy_for_kernel
 from ..kernel.sizes import PTRS_PER_PMD
 from ..program import witnesses
-from ..program.formats import DATA, MOST_BYTES, read_json
+from ..program.formats import DATA, MOST_BYTES, is_file, read_json
 from ..program.ops import TABLE, ScenarioError
 from ..program.scenario import Result, Scenario, Timeline
 from ..program.witnesses import Difference
@@ -98,20 +98,21 @@ def read_recording(path: str | Path) -> Recording:
     """Read a recording, gzipped or plain JSON; RecordingError says in one line what is wrong with it."""
     content = read_json(path, FORMAT, RecordingError)
     kernel, programs = content.get("kernel"), content.get("programs")
-    if not isinstance(kernel, str):
+    if not isinstance(kernel, str) or len(kernel) > 100:
         raise RecordingError(f"{path}: kernel is {kernel!r:.60}, not a version such as '6.18.44'")
     if not isinstance(programs, list):
         raise RecordingError(f"{path}: programs is {type(programs).__name__}, not a list")
     if not programs:
         raise RecordingError(f"{path}: holds no program")
     arch = content.get("machine", "x86-64")
-    if arch not in ARCHITECTURES:
-        raise RecordingError(f"{path}: machine is {arch!r}, none of {', '.join(ARCHITECTURES)}")
-    recorded = (_program(kernel, arch, program, f"{path}, program {at}") for at, program in enumerate(programs))
+    if not isinstance(arch, str) or arch not in ARCHITECTURES:
+        raise RecordingError(f"{path}: machine is {arch!r:.60}, none of {', '.join(ARCHITECTURES)}")
+    recorded = (read_program(kernel, arch, program, f"{path}, program {at}") for at, program in enumerate(programs))
     return Recording(kernel, tuple(recorded), str(path), arch)
 
 
-def _program(kernel: str, arch: str, program: Any, where: str) -> Recorded:
+def read_program(kernel: str, arch: str, program: Any, where: str) -> Recorded:
+    """A program of a recording from its JSON; RecordingError says where it is and what is wrong."""
     if not isinstance(program, dict):
         raise RecordingError(f"{where}: is {type(program).__name__}, not an object")
     for key in ("orders", "pages", "skew", "program", "steps"):
@@ -187,7 +188,7 @@ def write_recording(
         with unfinished.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
             file.write(_compact({"format": FORMAT, "kernel": kernel, **notes})[:-1] + b',"programs":[')
             for run in runs:
-                program = _as_program(run, kernel)
+                program = as_program(run, kernel)
                 file.write((b",\n" if count else b"\n") + _compact(program))
                 count, steps = count + 1, steps + len(program["steps"])
                 if file.tell() > MOST_BYTES:
@@ -207,7 +208,8 @@ def _compact(content: dict[str, Any]) -> bytes:
     return json.dumps(content, separators=(",", ":")).encode()
 
 
-def _as_program(run: Timeline | Recorded, kernel: str) -> dict[str, Any]:
+def as_program(run: Timeline | Recorded, kernel: str) -> dict[str, Any]:
+    """A run as `read_program` reads it: what that kernel would show, where it is the model's."""
     scenario = run.scenario
     for number, step in enumerate(scenario.steps, 1):
         if not TABLE[step[0]].recorded:
@@ -236,9 +238,9 @@ def _as_seen(result: Result, scenario: Scenario, kernel: str) -> dict[str, Any]:
 def recorded_run(scenario: Scenario, kernel: str) -> Recorded:
     """What a recorded kernel did with a named scenario, by the first numbers of its version (``"6.18"``)."""
     path = DATA_DIR / f"named-{kernel}.json.gz"
-    if not path.is_file():
+    if not is_file(path):
         there = ", ".join(sorted(found.name[6:-8] for found in DATA_DIR.glob("named-*.json.gz"))) or "none"
-        raise RecordingError(f"there is no recording of the named scenarios on kernel {kernel!r}; recorded: {there}")
+        raise RecordingError(f"the named scenarios were not recorded on kernel {kernel!r:.60}, but on {there}")
     recorded = _named(path).get(scenario.name)
     if recorded is None or recorded.scenario.steps != scenario.steps:
         raise RecordingError(f"scenario {scenario.name!r} was not recorded on kernel {kernel}")
