@@ -20,6 +20,7 @@ import pytest
 
 from anonfolio import exercises
 from anonfolio.exercises import first_touch, start_here, zero_page_copy
+from anonfolio.kernel.policy import LINUX_6_15
 from anonfolio.lesson.quiz import (
     Asked,
     Case,
@@ -32,6 +33,12 @@ from anonfolio.lesson.quiz import (
     Pages,
     Question,
     Sizes,
+    Verdict,
+    but,
+    in_a_row,
+    judged_under,
+    modelled,
+    over,
     runs,
 )
 from anonfolio.program.scenario import Scenario
@@ -346,6 +353,40 @@ def test_sizes_are_told_how_far_they_are_right() -> None:
 def test_runs_of_pages_in_words() -> None:
     assert runs({0, 1, 2, 9}) == "0–2, 9"
     assert runs([]) == ""
+
+
+def test_pages_in_a_row_and_the_steps_over_them() -> None:
+    assert in_a_row([9, 1, 0, 2, 2]) == [range(3), range(9, 10)]
+    assert in_a_row(()) == []
+    assert over({0, 1, 9}, "madvise", "dontneed") == [
+        ("madvise", 0, 0, 2, "dontneed"),
+        ("madvise", 0, 9, 1, "dontneed"),
+    ]
+
+
+def test_who_overlooks_an_argument_answers_for_another_one() -> None:
+    def minus(one: int, other: int) -> int:
+        return one - other
+
+    assert but(minus, other=1)(one=5, other=3) == 4
+    assert but(minus, one=lambda one: 10 * one)(one=5, other=3) == 47
+
+
+def test_a_function_is_compared_with_a_program_of_the_model() -> None:
+    def program(pages: int) -> Scenario:
+        return Scenario(16, (("write", 0, pages, 1),), (2,))
+
+    made = modelled(program, LINUX_6_15, lambda machine, pages: (pages, machine.faults[-1].pages))
+    assert made["truth"](pages=5) == (5, range(4, 8))
+    assert "writes page 5" in made["picture"](pages=5).text()
+
+
+def test_a_judge_hears_of_no_program_with_a_step_that_is_refused() -> None:
+    judge = judged_under(LINUX_6_15, lambda timeline: Verdict(True, (timeline.policy.name,)))
+    assert judge(Scenario(4, (("write", 0, 0, 1),))).lines == ("linux-6.15",)
+    said = judge(Scenario(4, (("munmap", 0, 0, 4), ("write", 0, 0, 1))))
+    assert not said.right
+    assert "`write 0 0 1`, is refused" in said.lines[0]
 
 
 # --- several cases --------------------------------------------------------------------------------------------------

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..draw.picture import Picture
 from ..hardware.cost import Row, Table, entry_orders_of_folios, priced, reach_pages, read_table, row, tables
 from ..hardware.tlb import NEOVERSE_N1, Contiguous
 from ..hardware.trace import DATA_DIR as TRACES
@@ -31,7 +30,9 @@ from ..lesson.quiz import (
     Program,
     Unreadable,
     Verdict,
+    but,
     is_open,
+    modelled,
     refused,
     shown,
 )
@@ -518,8 +519,7 @@ def _hoards(scenario: Scenario) -> Verdict:
         told = f"The mapping may have {HOARD_PAGES} pages; yours has {scenario.pages}."
         return Verdict(False, (told,), head="Too large.")
     timeline = scenario.run(LINUX_6_15)
-    failed = refused(timeline)
-    if failed:
+    if failed := refused(timeline):
         return failed
     if not len(timeline):
         return Verdict(False, ("It has no steps, so it holds nothing.",), head="It does nothing.")
@@ -568,14 +568,6 @@ def _scenario(order: int, writes: Sequence[int], mapping: range) -> Scenario:
     return Scenario(len(mapping), steps, (order,), skew=mapping.start, name="never-written")
 
 
-def _library_says(order: int, writes: Sequence[int], mapping: range) -> int:
-    return _scenario(order, writes, mapping).end(LINUX_6_15).memory.held_pages() - len(set(writes))
-
-
-def _drawn(order: int, writes: Sequence[int], mapping: range) -> Picture:
-    return Picture.of(_scenario(order, writes, mapping).run(LINUX_6_15))
-
-
 def _some_writes(source: random.Random) -> Mapping[str, Any]:
     start = source.choice((0, 0, 1, 3, 4, 6, 8))
     mapping = range(start, start + source.randint(4, 60))
@@ -586,49 +578,28 @@ def _some_writes(source: random.Random) -> Mapping[str, Any]:
     return {"order": source.choice((2, 3, 4)), "writes": writes, "mapping": mapping}
 
 
-def _no_edges(order: int, writes: Sequence[int], mapping: range) -> int:
-    return never_written(order, writes, range(-512, 512))
-
-
-def _folio_a_write(order: int, writes: Sequence[int], mapping: range) -> int:
-    return sum(never_written(order, [page], mapping) for page in set(writes))
-
-
-def _again_counts(order: int, writes: Sequence[int], mapping: range) -> int:
-    return never_written(order, writes, mapping) + len(set(writes)) - len(writes)
-
-
-def _all_held(order: int, writes: Sequence[int], mapping: range) -> int:
-    return never_written(order, writes, mapping) + len(set(writes))
+def _one_a_block(order: int, writes: Sequence[int], mapping: range) -> int:
+    return never_written(order, list({page >> order: page for page in writes}.values()), mapping)
 
 
 def _from_start_of_mapping(order: int, writes: Sequence[int], mapping: range) -> int:
     return never_written(order, [page - mapping.start for page in writes], range(len(mapping)))
 
 
-def _one_a_block(order: int, writes: Sequence[int], mapping: range) -> int:
-    return never_written(order, list({page >> order: page for page in writes}.values()), mapping)
-
-
-def _bounded(order: int, writes: Sequence[int], mapping: range) -> int:
-    return (1 << order) - 1
-
-
 unwritten = Function(
     **words(
         "unwritten",
-        no_edges=_no_edges,
-        folio_a_write=_folio_a_write,
-        again_counts=_again_counts,
-        all_held=_all_held,
+        no_edges=but(never_written, mapping=range(-512, 512)),
+        folio_a_write=lambda writes, **of: sum(never_written(writes=[page], **of) for page in set(writes)),
+        again_counts=lambda writes, **of: never_written(writes=writes, **of) + len(set(writes)) - len(writes),
+        all_held=lambda writes, **of: never_written(writes=writes, **of) + len(set(writes)),
         from_start_of_mapping=_from_start_of_mapping,
         one_a_block=_one_a_block,
-        bounded=_bounded,
+        bounded=lambda order, **_: (1 << order) - 1,
     ),
-    truth=_library_says,
+    **modelled(_scenario, LINUX_6_15, lambda machine, writes, **_: machine.memory.held_pages() - len(set(writes))),
     case=_some_writes,
     worked=never_written,
-    picture=_drawn,
     count=200,
 )
 

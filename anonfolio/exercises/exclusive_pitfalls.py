@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ..draw.picture import Picture
 from ..kernel.policy import LINUX_6_15, RFC_V2_FIXED, Policy
-from ..lesson.quiz import Case, Cases, Choice, Function, Number, Pages, Program, Verdict, refused
+from ..lesson.quiz import (
+    Case,
+    Cases,
+    Choice,
+    Function,
+    Number,
+    Pages,
+    Program,
+    Verdict,
+    but,
+    in_a_row,
+    judged_under,
+    modelled,
+    over,
+)
 from ..lesson.words import Words
 from ..machine.invariants import INVARIANTS
 from ..machine.invariants import check as check_invariants
 from ..machine.machine import Machine
-from ..program.scenario import Scenario
+from ..program.scenario import Scenario, Timeline
 
 words = Words(__file__)
 
@@ -41,9 +55,14 @@ def both_sides(machine: Machine) -> list[tuple[int, int, int]]:
     ]
 
 
+def lost_bytes(machine: Machine) -> list[tuple[int, int, int]]:
+    """Of `both_sides`, where process and device see different bytes in a page that is still promised to both."""
+    return [(page, process, device) for page, process, device in both_sides(machine) if process != device]
+
+
 def loses(policy: Policy, program: Scenario) -> bool:
-    """Whether process and device see different bytes in a page that is still promised to both."""
-    return any(process != device for _, process, device in both_sides(program.end(policy)))
+    """Whether a program ends with `lost_bytes` under a policy."""
+    return bool(lost_bytes(program.end(policy)))
 
 
 def hunt(program: str | Scenario) -> str:
@@ -138,15 +157,12 @@ culprits = Choice(**words("culprits"), truth=_culprits)
 _ONLY_ASH = "Under ash it does. birch did not copy a block in which a PTE is writable; which exclusive page is not?"
 
 
-def _loses_a_byte(program: Scenario) -> Verdict:
-    timeline = program.run(birch)
-    impossible = refused(timeline)
-    if impossible:
-        return impossible
+def _loses_a_byte(timeline: Timeline) -> Verdict:
+    program = timeline.scenario
     machine = program.end(birch)
-    lost = [side for side in both_sides(machine) if side[1] != side[2]]
+    lost = lost_bytes(machine)
     if not lost:
-        return Verdict(False, _missed(program, machine), timeline.show(), "No byte is lost under birch.")
+        return Verdict(False, (_missed(program, machine),), timeline.show(), "No byte is lost under birch.")
     page, process, device = lost[0]
     elsewhere = "it is the same" if loses(LINUX_6_15, program) else "the same program is harmless"
     told = f"And nobody was told. Under linux-6.15 {elsewhere}."
@@ -154,17 +170,17 @@ def _loses_a_byte(program: Scenario) -> Verdict:
     return Verdict(True, (told,), timeline.show(), head)
 
 
-def _missed(program: Scenario, machine: Machine) -> tuple[str, ...]:
+def _missed(program: Scenario, machine: Machine) -> str:
     if check_invariants(machine, [INVARIANTS["pinned_page_stays"]]):
-        return ("Nearly: the page moved away from its pin. Now let the process or the device write, so that it shows.",)
+        return "Nearly: the page moved away from its pin. Now let the process or the device write, so that it shows."
     if loses(ash, program):
-        return (_ONLY_ASH,)
+        return _ONLY_ASH
     if not both_sides(machine):
-        return ("At the end no page is both pinned and still mapped, so there is nothing to lose.",)
-    return ("The pinned page is where it was pinned; `q.program.hint()` helps.",)
+        return "At the end no page is both pinned and still mapped, so there is nothing to lose."
+    return "The pinned page is where it was pinned; `q.program.hint()` helps."
 
 
-program = Program(**words("program"), judge=_loses_a_byte, worked=lambda: read_pin)
+program = Program(**words("program"), judge=judged_under(birch, _loses_a_byte), worked=lambda: read_pin)
 
 # --- who kept the promise? ------------------------------------------------------------------------------------------
 
@@ -205,38 +221,19 @@ def copy_range(page: int, mapping: range, folio: set[int], exclusive: set[int]) 
 PAGES = 16
 
 
-def _as_runs(pages: Iterable[int]) -> list[tuple[int, int]]:
-    """Pages as (first, how many)."""
-    found: list[tuple[int, int]] = []
-    for page in sorted(pages):
-        if found and page == sum(found[-1]):
-            found[-1] = (found[-1][0], found[-1][1] + 1)
-        else:
-            found.append((page, 1))
-    return found
-
-
 def _scenario(page: int, mapping: range, folio: set[int], exclusive: set[int]) -> Scenario:
     """A program that makes this state: the pages out of `folio` are dropped, and every other one written anew."""
     everything = set(range(PAGES))
     replaced = everything - folio
     steps: list[tuple[Any, ...]] = [("write", 0, at, at + 1) for at in range(PAGES)]
-    steps += [("madvise", 0, at, n, "dontneed") for at, n in _as_runs(replaced)]
+    steps += over(replaced, "madvise", "dontneed")
     steps += [("write", 0, at, at + 101) for at in sorted(replaced) if at % 2]
-    steps += [("madvise", 0, at, n, "wipeonfork") for at, n in _as_runs(exclusive)]
+    steps += over(exclusive, "madvise", "wipeonfork")
     steps.append(("fork", 0))
-    steps += [("madvise", 0, at, n, "keeponfork") for at, n in _as_runs(exclusive)]
-    steps += [("mprotect", 0, at, n, 1) for at, n in _as_runs(everything - set(mapping))]
+    steps += over(exclusive, "madvise", "keeponfork")
+    steps += over(everything - set(mapping), "mprotect", 1)
     steps.append(("write", 0, page, 201))
     return Scenario(PAGES, tuple(steps), name="repaired-range")
-
-
-def _library_says(page: int, mapping: range, folio: set[int], exclusive: set[int]) -> range:
-    return _scenario(page, mapping, folio, exclusive).end(RFC_V2_FIXED).faults[-1].pages
-
-
-def _drawn(page: int, mapping: range, folio: set[int], exclusive: set[int]) -> Picture:
-    return Picture.of(_scenario(page, mapping, folio, exclusive).run(RFC_V2_FIXED))
 
 
 def _random_case(source: random.Random) -> Mapping[str, Any]:
@@ -251,61 +248,39 @@ def _random_case(source: random.Random) -> Mapping[str, Any]:
     return {"page": source.choice(pages), "mapping": mapping, "folio": folio, "exclusive": exclusive & folio}
 
 
-def _as_posted(page: int, mapping: range, folio: set[int], exclusive: set[int]) -> range:
-    return copy_range(page, mapping, folio, set())
+def _may(mapping: range, folio: set[int], exclusive: set[int]) -> set[int]:
+    return folio.intersection(mapping) - exclusive
 
 
-def _any_mapping(page: int, mapping: range, folio: set[int], exclusive: set[int]) -> range:
-    return copy_range(page, range(PAGES), folio, exclusive)
+def _widest_run(page: int, **state: Any) -> range:
+    return next(run for run in in_a_row(_may(**state)) if page in run)
 
 
-def _any_folio(page: int, mapping: range, folio: set[int], exclusive: set[int]) -> range:
-    return copy_range(page, mapping, set(range(PAGES)), exclusive)
-
-
-def _one_page(page: int, mapping: range, folio: set[int], exclusive: set[int]) -> range:
-    return range(page, page + 1)
-
-
-def _may(page: int, mapping: range, folio: set[int], exclusive: set[int]) -> bool:
-    return page in mapping and page in folio and page not in exclusive
-
-
-def _widest_run(page: int, mapping: range, folio: set[int], exclusive: set[int]) -> range:
-    start = stop = page
-    while _may(start - 1, mapping, folio, exclusive):
-        start -= 1
-    while _may(stop, mapping, folio, exclusive):
-        stop += 1
-    return range(start, stop)
-
-
-def _all_or_nothing(page: int, mapping: range, folio: set[int], exclusive: set[int]) -> range:
-    whole = copy_range(page, mapping, folio, exclusive)
+def _all_or_nothing(page: int, **state: Any) -> range:
+    whole = copy_range(page, **state)
     return whole if len(whole) == PAGES else range(page, page + 1)
 
 
-def _pairs_too(page: int, mapping: range, folio: set[int], exclusive: set[int]) -> range:
+def _pairs_too(page: int, **state: Any) -> range:
+    found = copy_range(page, **state)
     pair = range(page & ~1, (page & ~1) + 2)
-    found = copy_range(page, mapping, folio, exclusive)
-    return pair if len(found) == 1 and all(_may(at, mapping, folio, exclusive) for at in pair) else found
+    return pair if len(found) == 1 and _may(**state).issuperset(pair) else found
 
 
 copied = Function(
     **words(
         "copied",
-        as_posted=_as_posted,
-        any_mapping=_any_mapping,
-        any_folio=_any_folio,
-        one_page=_one_page,
+        as_posted=but(copy_range, exclusive=set()),
+        any_mapping=but(copy_range, mapping=range(PAGES)),
+        any_folio=but(copy_range, folio=set(range(PAGES))),
+        one_page=lambda page, **_: range(page, page + 1),
         widest_run=_widest_run,
         all_or_nothing=_all_or_nothing,
         pairs_too=_pairs_too,
     ),
-    truth=_library_says,
+    **modelled(_scenario, RFC_V2_FIXED, lambda machine, **_: machine.faults[-1].pages),
     case=_random_case,
     worked=copy_range,
-    picture=_drawn,
     count=200,
 )
 

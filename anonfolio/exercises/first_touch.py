@@ -6,9 +6,8 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from ..draw.picture import Picture
 from ..kernel.policy import LINUX_6_3, LINUX_6_15, Policy
-from ..lesson.quiz import Function, Number, Pages, Sizes
+from ..lesson.quiz import Function, Number, Pages, Sizes, but, modelled
 from ..lesson.words import Words
 from ..machine.machine import Machine
 from ..program.scenario import Scenario
@@ -82,14 +81,6 @@ def _scenario(page: int, mapping: range, used: set[int], enabled: tuple[int, ...
     return Scenario(len(mapping), (*reads, write), enabled, skew=mapping.start, name="order-choice")
 
 
-def _library_says(page: int, mapping: range, used: set[int], enabled: tuple[int, ...]) -> int:
-    return _scenario(page, mapping, used, enabled).end(LINUX_6_15).faults[-1].order
-
-
-def _drawn(page: int, mapping: range, used: set[int], enabled: tuple[int, ...]) -> Picture:
-    return Picture.of(_scenario(page, mapping, used, enabled).run(LINUX_6_15))
-
-
 def _random_case(source: random.Random) -> Mapping[str, Any]:
     start = source.choice((0, 0, 1, 3, 4, 6, 8))
     mapping = range(start, start + source.randint(4, 40))
@@ -98,18 +89,6 @@ def _random_case(source: random.Random) -> Mapping[str, Any]:
     used = set(source.sample(others, source.choice((0, 0, 0, 1, 1, 2))))
     enabled = tuple(order for order in (4, 3, 2) if source.random() < 0.75)
     return {"page": page, "mapping": mapping, "used": used, "enabled": enabled}
-
-
-def _biggest(page: int, mapping: range, used: set[int], enabled: tuple[int, ...]) -> int:
-    return max(enabled, default=0)
-
-
-def _no_mapping(page: int, mapping: range, used: set[int], enabled: tuple[int, ...]) -> int:
-    return choose_order(page, range(-512, 512), used, enabled)
-
-
-def _no_neighbours(page: int, mapping: range, used: set[int], enabled: tuple[int, ...]) -> int:
-    return choose_order(page, mapping, set(), enabled)
 
 
 def _unaligned(page: int, mapping: range, used: set[int], enabled: tuple[int, ...]) -> int:
@@ -122,37 +101,24 @@ def _aligned_to_mapping(page: int, mapping: range, used: set[int], enabled: tupl
     return choose_order(page - mapping.start, range(len(mapping)), moved, enabled)
 
 
-def _all_or_nothing(page: int, mapping: range, used: set[int], enabled: tuple[int, ...]) -> int:
-    return choose_order(page, mapping, used, enabled[:1])
-
-
-def _any_order(page: int, mapping: range, used: set[int], enabled: tuple[int, ...]) -> int:
-    return choose_order(page, mapping, used, (4, 3, 2, 1))
-
-
 def _smallest(page: int, mapping: range, used: set[int], enabled: tuple[int, ...]) -> int:
     return min((order for order in enabled if choose_order(page, mapping, used, (order,))), default=0)
-
-
-def _in_pages(page: int, mapping: range, used: set[int], enabled: tuple[int, ...]) -> int:
-    return 1 << choose_order(page, mapping, used, enabled)
 
 
 order = Function(
     **words(
         "order",
-        biggest=_biggest,
-        no_mapping=_no_mapping,
-        no_neighbours=_no_neighbours,
+        biggest=lambda enabled, **_: max(enabled, default=0),
+        no_mapping=but(choose_order, mapping=range(-512, 512)),
+        no_neighbours=but(choose_order, used=set()),
         unaligned=_unaligned,
         aligned_to_mapping=_aligned_to_mapping,
-        all_or_nothing=_all_or_nothing,
-        any_order=_any_order,
+        all_or_nothing=but(choose_order, enabled=lambda orders: orders[:1]),
+        any_order=but(choose_order, enabled=(4, 3, 2, 1)),
         smallest=_smallest,
-        in_pages=_in_pages,
+        in_pages=lambda **case: 1 << choose_order(**case),
     ),
-    truth=_library_says,
+    **modelled(_scenario, LINUX_6_15, lambda machine, **_: machine.faults[-1].order),
     case=_random_case,
     worked=choose_order,
-    picture=_drawn,
 )

@@ -9,8 +9,9 @@ from typing import Any
 
 from ..draw.picture import Picture
 from ..kernel.policy import LINUX_6_15
-from ..lesson.quiz import GOES_ON, Case, Cases, Function, Note, Number, Pages, Unreadable, is_open, whole
+from ..lesson.quiz import GOES_ON, Case, Cases, Function, Note, Number, Pages, Unreadable, but, is_open, modelled, whole
 from ..lesson.words import Words
+from ..machine.machine import Machine
 from ..machine.snapshot import Snapshot
 from ..program.scenario import Scenario
 from ..witness.comparing import Recorded
@@ -230,9 +231,9 @@ def _scenario(page: int, advice: str, written: bool, maps: Maps, exclusive: bool
     return Scenario(PAGES, (*steps, ("fork", 0)), orders, name="what-the-child-gets")
 
 
-def _library_says(**case: Any) -> str:
-    machine = _scenario(**case).end(LINUX_6_15)
-    parent, child, page = machine.process(0).mm, machine.processes[-1].mm, case["page"]
+def _in_words(machine: Machine, page: int, **_: Any) -> str:
+    """What the last child has at a page, as the library says."""
+    parent, child = machine.process(0).mm, machine.processes[-1].mm
     if child.find_vma(page) is None:
         return NO_MAPPING
     if not child.pte[page]:
@@ -240,10 +241,6 @@ def _library_says(**case: Any) -> str:
     if machine.memory.folio_of[child.pfn[page]] < 0:
         return ZERO
     return SAME if child.pfn[page] == parent.pfn[page] else COPY
-
-
-def _drawn(**case: Any) -> Picture:
-    return Picture.of(_scenario(**case).run(LINUX_6_15))
 
 
 def _random_case(source: random.Random) -> Mapping[str, Any]:
@@ -268,22 +265,12 @@ def _random_case(source: random.Random) -> Mapping[str, Any]:
     return {"page": page, "advice": advice, "written": True, "maps": maps, "exclusive": exclusive, "pins": pins}
 
 
-def _but(**changed: Any) -> Callable[..., str]:
-    """The worked function with an argument overwritten: what a reader says who does not look at it."""
-    return lambda **case: child_gets(**{**case, **changed})
+def _only_the_pinned_page(page: int, pins: set[int], **case: Any) -> str:
+    return child_gets(page=page, pins=pins & {page}, **case)
 
 
-def _copies_all(**case: Any) -> str:
-    says = child_gets(**case)
-    return COPY if says == SAME else says
-
-
-def _only_the_pinned_page(**case: Any) -> str:
-    return child_gets(**{**case, "pins": case["pins"] & {case["page"]}})
-
-
-def _any_pin(**case: Any) -> str:
-    return child_gets(**{**case, "pins": case["pins"] and {case["page"]}})
+def _any_pin(page: int, pins: set[int], **case: Any) -> str:
+    return child_gets(page=page, pins=pins and {page}, **case)
 
 
 def _instead(right: str, wrong: str, **only: Any) -> Callable[..., str]:
@@ -299,20 +286,19 @@ def _instead(right: str, wrong: str, **only: Any) -> Callable[..., str]:
 child = Function(
     **words(
         "child",
-        copies_all=_copies_all,
+        copies_all=_instead(SAME, COPY),
         only_the_pinned_page=_only_the_pinned_page,
         any_pin=_any_pin,
-        shares_no_less=_but(exclusive=True),
-        no_pins=_but(pins=set()),
-        always_written=_but(written=True),
+        shares_no_less=but(child_gets, exclusive=True),
+        no_pins=but(child_gets, pins=set()),
+        always_written=but(child_gets, written=True),
         no_zero_page=_instead(ZERO, NOTHING),
         zero_page_when_wiped=_instead(NOTHING, ZERO, advice="wipeonfork"),
         nothing_without_mapping=_instead(NO_MAPPING, NOTHING),
-        no_advice=_but(advice=""),
+        no_advice=but(child_gets, advice=""),
     ),
-    truth=_library_says,
+    **modelled(_scenario, LINUX_6_15, _in_words),
     case=_random_case,
     worked=child_gets,
-    picture=_drawn,
     count=200,
 )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import combinations
 
 from ..kernel.policy import LINUX_6_8, LINUX_6_9, LINUX_6_15, RFC_V2, Policy
 from ..kernel.record import COW_COPY, FIRST_TOUCH, REUSE, ZERO_COPY, Fault
-from ..lesson.quiz import Choice, Number, Program, Verdict, refused, runs
+from ..lesson.quiz import Choice, Number, Program, Verdict, judged_under, runs
 from ..lesson.words import Words
 from ..machine.invariants import INVARIANTS
 from ..machine.invariants import check as check_invariants
@@ -14,9 +15,18 @@ from ..machine.machine import Machine
 from ..machine.show import Shown
 from ..machine.snapshot import FolioView, Snapshot
 from ..program.scenario import Result, Scenario, Timeline
-from .exclusive_pitfalls import both_sides, loses
+from .exclusive_pitfalls import both_sides, loses, lost_bytes
 
 words = Words(__file__)
+
+
+def _written(policy: Policy, judge: Callable[[Timeline], Verdict]) -> Callable[[Scenario], Verdict]:
+    """A judge of a program under a policy; one without steps is told so."""
+
+    def judged(timeline: Timeline) -> Verdict:
+        return judge(timeline) if len(timeline) else Verdict(False, ("Nothing is written so far.",))
+
+    return judged_under(policy, judged)
 
 
 def _write_all(process: int, pages: range) -> tuple[tuple[str, int, int, int], ...]:
@@ -70,12 +80,8 @@ def fewest_worked() -> Scenario:
     return occupied.but(steps=(*occupied.steps, ("madvise", 0, 9, 1, "dontneed"), *_write_all(0, range(64))))
 
 
-def _judge_fewest(program: Scenario) -> Verdict:
-    timeline = program.run(LINUX_6_15)
-    impossible = refused(timeline)
-    if impossible:
-        return impossible
-    if program.steps[: len(occupied.steps)] != occupied.steps:
+def _judge_fewest(timeline: Timeline) -> Verdict:
+    if timeline.scenario.steps[: len(occupied.steps)] != occupied.steps:
         return Verdict(False, ("It has to begin with the read of page 9.",), head="That is another beginning.")
     missing = _unwritten(timeline)
     if missing:
@@ -99,7 +105,7 @@ def _unwritten(timeline: Timeline) -> list[int]:
     return [page for page in range(timeline.scenario.pages) if page not in written & there]
 
 
-fewest = Program(**words("fewest"), judge=_judge_fewest, worked=fewest_worked, start=occupied)
+fewest = Program(**words("fewest"), judge=judged_under(LINUX_6_15, _judge_fewest), worked=fewest_worked, start=occupied)
 
 # --- 2: memory that nobody maps -------------------------------------------------------------------------------------
 
@@ -113,13 +119,7 @@ def wasted_worked() -> Scenario:
     )
 
 
-def _judge_wasted(program: Scenario) -> Verdict:
-    timeline = program.run(LINUX_6_15)
-    impossible = refused(timeline)
-    if impossible:
-        return impossible
-    if not len(timeline):
-        return Verdict(False, ("Nothing is written so far.",))
+def _judge_wasted(timeline: Timeline) -> Verdict:
     now = timeline[-1].snapshot
     more = now.held_pages - now.rss_pages
     said = f"{now.held_pages} pages are held, RSS is {now.rss_pages}"
@@ -153,7 +153,7 @@ wasted = Program(
     **words("wasted"),
     prompt=f"Without unmapping anything: make the memory held exceed RSS by {WASTED} pages or more (Linux 6.15 and "
     "later). Only reads, writes, forks and exits.",
-    judge=_judge_wasted,
+    judge=_written(LINUX_6_15, _judge_wasted),
     worked=wasted_worked,
     start=Scenario(16, (), orders=(4,), name="wasted"),
     may=("read", "write", "fork", "exit"),
@@ -175,15 +175,10 @@ def lost_worked() -> Scenario:
     )  # fmt: skip
 
 
-def _judge_lost(program: Scenario) -> Verdict:
-    timeline = program.run(RFC_V2)
-    impossible = refused(timeline)
-    if impossible:
-        return impossible
-    if not len(timeline):
-        return Verdict(False, ("Nothing is written so far.",))
+def _judge_lost(timeline: Timeline) -> Verdict:
+    program = timeline.scenario
     machine = program.end(RFC_V2)
-    lost = [side for side in both_sides(machine) if side[1] != side[2]]
+    lost = lost_bytes(machine)
     if not lost:
         return Verdict(False, (_not_lost(program, machine),), timeline.show(), "No byte is lost under rfc-v2.")
     page, process, device = lost[0]
@@ -207,7 +202,7 @@ def _not_lost(program: Scenario, machine: Machine) -> str:
 
 lost = Program(
     **words("lost"),
-    judge=_judge_lost,
+    judge=_written(RFC_V2, _judge_lost),
     worked=lost_worked,
     start=Scenario(16, (), orders=(4,), name="lost"),
     may=(
@@ -243,13 +238,7 @@ def blind_worked() -> Scenario:
     )
 
 
-def _judge_blind(program: Scenario) -> Verdict:
-    timeline = program.run(LINUX_6_15)
-    impossible = refused(timeline)
-    if impossible:
-        return impossible
-    if not len(timeline):
-        return Verdict(False, ("Nothing is written so far.",))
+def _judge_blind(timeline: Timeline) -> Verdict:
     last = timeline[-1]
     before = timeline[-2].snapshot if len(timeline) > 1 else timeline.start
     if last.step[0] != "write" or not last.faults or last.faults[-1].path != COW_COPY:
@@ -304,7 +293,10 @@ def _entries(snapshot: Snapshot, process: int) -> list[tuple[int, int]]:
 
 
 blind = Program(
-    **words("blind"), judge=_judge_blind, worked=blind_worked, start=Scenario(16, (), orders=(4,), name="blind")
+    **words("blind"),
+    judge=_written(LINUX_6_15, _judge_blind),
+    worked=blind_worked,
+    start=Scenario(16, (), orders=(4,), name="blind"),
 )
 
 # --- 5: three kernels, three answers --------------------------------------------------------------------------------
@@ -326,12 +318,8 @@ def apart_worked() -> Scenario:
     )  # fmt: skip
 
 
-def _judge_apart(program: Scenario) -> Verdict:
-    impossible = refused(program.run(LINUX_6_15))
-    if impossible:
-        return impossible
-    if not program.steps:
-        return Verdict(False, ("Nothing is written so far.",))
+def _judge_apart(timeline: Timeline) -> Verdict:
+    program = timeline.scenario
     codes = {policy.name: program.run(policy).codes() for policy in THREE}
     lines = tuple(f"- {name}: {_tail(code)}" for name, code in codes.items())
     same = [pair for pair in combinations(codes, 2) if codes[pair[0]] == codes[pair[1]]]
@@ -365,5 +353,8 @@ def _first_reuse(program: Scenario) -> Shown | None:
 
 
 apart = Program(
-    **words("apart"), judge=_judge_apart, worked=apart_worked, start=Scenario(16, (), orders=(4,), name="apart")
+    **words("apart"),
+    judge=_written(LINUX_6_15, _judge_apart),
+    worked=apart_worked,
+    start=Scenario(16, (), orders=(4,), name="apart"),
 )

@@ -16,7 +16,20 @@ from ..kernel.faults import WRITE, VmFault, wp_can_reuse_anon_folio
 from ..kernel.pagetable import PTE_SPECIAL, PTE_WRITE
 from ..kernel.policy import LINUX_6_3, LINUX_6_8, LINUX_6_9, LINUX_6_15, RFC_V2, Policy
 from ..kernel.record import COW_COPY, NO_FAULT, REUSE, Fault
-from ..lesson.quiz import Case, Cases, Choice, Function, Number, Program, Verdict, refused
+from ..lesson.quiz import (
+    Case,
+    Cases,
+    Choice,
+    Function,
+    Number,
+    Program,
+    Verdict,
+    but,
+    in_a_row,
+    judged_under,
+    modelled,
+    over,
+)
 from ..lesson.words import Words
 from ..machine.machine import Machine, Process
 from ..machine.snapshot import FolioView, ProcessView
@@ -518,17 +531,6 @@ def scan(page: int, mapping: range, folio: set[int], references: int) -> range:
     return range(0)
 
 
-def _as_runs(pages: Iterable[int]) -> list[tuple[int, int]]:
-    """Pages as (first, how many)."""
-    found: list[tuple[int, int]] = []
-    for page in sorted(pages):
-        if found and page == sum(found[-1]):
-            found[-1] = (found[-1][0], found[-1][1] + 1)
-        else:
-            found.append((page, 1))
-    return found
-
-
 def _scenario(page: int, mapping: range, folio: set[int], references: int) -> Scenario:
     """A program that makes this state: a child keeps as many pages as there are references too many."""
     everything = set(range(PAGES))
@@ -539,19 +541,15 @@ def _scenario(page: int, mapping: range, folio: set[int], references: int) -> Sc
         steps.append(("exit", 1))
     elif others < PAGES:
         steps.append(("munmap", 1, others, PAGES - others))
-    steps += [("madvise", 0, at, n, "dontneed") for at, n in _as_runs(everything - folio)]
-    steps += [("mprotect", 0, at, n, 1) for at, n in _as_runs(everything - set(mapping))]
+    steps += over(everything - folio, "madvise", "dontneed")
+    steps += over(everything - set(mapping), "mprotect", 1)
     steps.append(("write", 0, page, 201))
     return Scenario(PAGES, tuple(steps), name="the-scan")
 
 
-def _library_says(page: int, mapping: range, folio: set[int], references: int) -> range:
-    fault = _scenario(page, mapping, folio, references).end(RFC_V2).faults[-1]
+def _library_says(machine: Machine, **_: Any) -> range:
+    fault = machine.faults[-1]
     return fault.pages if fault.path == REUSE else range(0)
-
-
-def _drawn(page: int, mapping: range, folio: set[int], references: int) -> Picture:
-    return Picture.of(_scenario(page, mapping, folio, references).run(RFC_V2))
 
 
 def _random_case(source: random.Random) -> Mapping[str, Any]:
@@ -569,64 +567,29 @@ def _random_case(source: random.Random) -> Mapping[str, Any]:
 
 def _run(page: int, mapping: range, folio: set[int]) -> range:
     """The run that the scan finds, whatever the references say."""
-    most = range(PAGES + 1)
-    return next(run for size in most if (run := scan(page, mapping, folio, size)))
+    return next(run for run in in_a_row(folio.intersection(mapping)) if page in run)
 
 
-def _counts_everywhere(page: int, mapping: range, folio: set[int], references: int) -> range:
-    return _run(page, mapping, folio) if len(folio) == references else range(0)
-
-
-def _any_mapping(page: int, mapping: range, folio: set[int], references: int) -> range:
-    return scan(page, range(PAGES), folio, references)
-
-
-def _over_holes(page: int, mapping: range, folio: set[int], references: int) -> range:
-    return mapping if len(folio & set(mapping)) == references else range(0)
-
-
-def _pre_check_only(page: int, mapping: range, folio: set[int], references: int) -> range:
-    return _run(page, mapping, folio) if references <= PAGES else range(0)
-
-
-def _never_asks(page: int, mapping: range, folio: set[int], references: int) -> range:
-    return _run(page, mapping, folio)
-
-
-def _one_page(page: int, mapping: range, folio: set[int], references: int) -> range:
-    return range(page, page + 1) if scan(page, mapping, folio, references) else range(0)
-
-
-def _refcount_one(page: int, mapping: range, folio: set[int], references: int) -> range:
-    return range(page, page + 1) if references == 1 else range(0)
-
-
-def _whole_folio(page: int, mapping: range, folio: set[int], references: int) -> range:
-    run = scan(page, mapping, folio, references)
-    return run if len(run) == PAGES else range(0)
-
-
-def _never(page: int, mapping: range, folio: set[int], references: int) -> range:
-    return range(0)
+def _if(reuses: bool, pages: range) -> range:
+    return pages if reuses else range(0)
 
 
 scanned = Function(
     **words(
         "scanned",
-        counts_everywhere=_counts_everywhere,
-        any_mapping=_any_mapping,
-        over_holes=_over_holes,
-        pre_check_only=_pre_check_only,
-        never_asks=_never_asks,
-        one_page=_one_page,
-        refcount_one=_refcount_one,
-        whole_folio=_whole_folio,
-        never=_never,
+        counts_everywhere=lambda references, **at: _if(len(at["folio"]) == references, _run(**at)),
+        any_mapping=but(scan, mapping=range(PAGES)),
+        over_holes=lambda page, mapping, folio, references: _if(len(folio & set(mapping)) == references, mapping),
+        pre_check_only=lambda references, **at: _if(references <= PAGES, _run(**at)),
+        never_asks=lambda references, **at: _run(**at),
+        one_page=lambda page, **at: _if(len(scan(page, **at)) > 0, range(page, page + 1)),
+        refcount_one=lambda page, references, **_: _if(references == 1, range(page, page + 1)),
+        whole_folio=lambda **at: _if(len(scan(**at)) == PAGES, range(PAGES)),
+        never=lambda **_: range(0),
     ),
-    truth=_library_says,
+    **modelled(_scenario, RFC_V2, _library_says),
     case=_random_case,
     worked=scan,
-    picture=_drawn,
     count=200,
 )
 
@@ -634,11 +597,8 @@ scanned = Function(
 # --- exercise: blind mm_id ------------------------------------------------------------------------------------------
 
 
-def _blinds(program: Scenario) -> Verdict:
-    timeline = program.run(LINUX_6_15)
-    impossible = refused(timeline)
-    if impossible:
-        return impossible
+def _blinds(timeline: Timeline) -> Verdict:
+    program = timeline.scenario
     forks = Counter(step[1] for step in program.steps if step[0] == "fork")
     if forks and max(forks.values()) > 1:
         twice = max(forks, key=lambda process: forks[process])
@@ -687,7 +647,9 @@ def _why_not(machine: Machine, left: Sequence[tuple[Process, int]]) -> str:
     return f"Processes {', '.join(map(str, users))} map the folio at the end: it is shared, so a copy is right."
 
 
-blind = Program(**words("blind"), judge=_blinds, worked=lambda: daemon, may=("write", "fork", "exit"))
+blind = Program(
+    **words("blind"), judge=judged_under(LINUX_6_15, _blinds), worked=lambda: daemon, may=("write", "fork", "exit")
+)
 
 
 # --- exercise: six moments ------------------------------------------------------------------------------------------

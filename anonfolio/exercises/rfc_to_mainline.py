@@ -22,10 +22,10 @@ from ..kernel.policy import (
     policy_for_kernel,
     policy_named,
 )
-from ..lesson.quiz import Case, Cases, Choice, Number, Program, Verdict, refused
+from ..lesson.quiz import Case, Cases, Choice, Number, Program, Verdict, judged_under, refused
 from ..lesson.words import Words
 from ..program.scenario import Scenario, ScenarioError, Step, Timeline, scenario_names
-from ..witness.comparing import Recorded
+from ..witness.comparing import Recorded, iter_differences
 from ..witness.recording import RecordingError, recorded_run
 from .start_here import four_paths
 
@@ -58,10 +58,10 @@ def recorded(name: str, kernel: str) -> Recorded | None:
 
 
 @cache
-def differing(name: str, policy: str, kernel: str) -> int | None:
-    """In how many steps a recorded kernel did something else than a policy says; None where it was not recorded."""
+def equal(name: str, policy: str, kernel: str) -> bool:
+    """Whether a recorded kernel did at every step what a policy says; not so where it was not recorded."""
     real = recorded(name, kernel)
-    return None if real is None else len(ran(name, policy).compare(real))
+    return real is not None and next(iter_differences(ran(name, policy), real), None) is None
 
 
 # --- what a write became, on the model and on a kernel --------------------------------------------------------------
@@ -224,7 +224,7 @@ def _cell(row: Row, kernel: str) -> Cell:
     real = recorded(row.scenario, kernel)
     if real is None:
         return Cell("", None)
-    return Cell(code_recorded(real, row.at), differing(row.scenario, policy_for_kernel(kernel).name, kernel) == 0)
+    return Cell(code_recorded(real, row.at), equal(row.scenario, policy_for_kernel(kernel).name, kernel))
 
 
 def table(rows: Sequence[Row] = ROWS) -> Table:
@@ -265,7 +265,7 @@ def agreement() -> Agreement:
 
 def equal_scenarios(policy: Policy, kernel: str) -> int:
     """In how many named scenarios a recorded kernel did, page by page, what a policy says."""
-    return sum(differing(name, policy.name, kernel) == 0 for name in scenario_names())
+    return sum(equal(name, policy.name, kernel) for name in scenario_names())
 
 
 # --- what one merged path cost --------------------------------------------------------------------------------------
@@ -398,9 +398,8 @@ mails = Events(POSTED, "Message-Id begins")
 merged = Events(MERGED, "commit")
 
 
-def release_policy(release: str) -> Policy:
-    """The policy of a release."""
-    return policy_for_kernel(release)
+release_policy = cache(policy_for_kernel)
+"""The policy of a release."""
 
 
 @dataclass(frozen=True)
@@ -440,6 +439,7 @@ LANES = (
 )
 
 
+@cache
 def spans(lane: Lane) -> list[tuple[str, str, str, str]]:
     """What a lane's row does from release to release: first release of each stretch, last, kind, words."""
     scenario = Scenario.load(lane.row.scenario)
@@ -714,8 +714,7 @@ def vendor(letter: str, program: str) -> str:
     except ScenarioError as error:
         return f"Cannot run that program: {error}"
     theirs, plain = scenario.run(_VENDORS[letter]), scenario.run(_PLAIN)
-    impossible = refused(plain)
-    if impossible:
+    if impossible := refused(plain):
         return impossible.lines[0]
     found = plain.compare(theirs)
     where = f"they part at step {found[0].number + 1}" if found else "no difference in this program"
@@ -780,11 +779,8 @@ def alike(program: Scenario) -> list[list[str]]:
     return [[timeline.policy.name for timeline in group] for group in groups]
 
 
-def _tells_apart(program: Scenario) -> Verdict:
-    timeline = program.run(LINUX_6_15)
-    impossible = refused(timeline)
-    if impossible:
-        return impossible
+def _tells_apart(timeline: Timeline) -> Verdict:
+    program = timeline.scenario
     groups = alike(program)
     if len(groups) == len(SIX):
         return Verdict(True, (f"{len(program.steps)} steps.",), timeline.show(), "Right: all six are told apart.")
@@ -823,4 +819,4 @@ _EDGE = (
 )
 
 
-fingerprint = Program(**words("fingerprint"), judge=_tells_apart, worked=lambda: told_apart)
+fingerprint = Program(**words("fingerprint"), judge=judged_under(LINUX_6_15, _tells_apart), worked=lambda: told_apart)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..kernel.policy import LINUX_6_8, LINUX_6_9, LINUX_6_15, Policy, policy_for_kernel
-from ..lesson.quiz import Case, Cases, Choice, Function, Number, Program, Verdict, refused
+from ..lesson.quiz import Case, Cases, Choice, Function, Number, Program, Verdict, judged_under
 from ..lesson.words import Words
 from ..program.scenario import Result, Scenario, Step, Timeline
 from ..witness.comparing import Recorded
@@ -407,11 +407,9 @@ sizes = Function(
 PAIR = (LINUX_6_8, LINUX_6_9)
 
 
-def _parts_them(program: Scenario) -> Verdict:
-    older, newer = (program.run(policy) for policy in PAIR)
-    impossible = refused(newer)
-    if impossible:
-        return impossible
+def _parts_them(newer: Timeline) -> Verdict:
+    program = newer.scenario
+    older = program.run(PAIR[0])
     found = older.compare(newer)
     names = " and ".join(policy.name for policy in PAIR)
     if not found:
@@ -448,4 +446,4 @@ def _copies_large(result: Result) -> bool:
     return any(check.what == "!folio_test_large" and not check.outcome for f in result.faults for check in f.checks)
 
 
-mine = Program(**words("mine"), judge=_parts_them, worked=lambda: Scenario.load("one-page-left"))
+mine = Program(**words("mine"), judge=judged_under(PAIR[1], _parts_them), worked=lambda: Scenario.load("one-page-left"))

@@ -12,7 +12,7 @@ from typing import Any
 from ..draw.picture import Picture
 from ..kernel.policy import LINUX_6_15, RFC_V2, Policy
 from ..kernel.record import FIRST_TOUCH, ZERO_COPY, ZERO_READ, Fault
-from ..lesson.quiz import Function, Number, Pages, Program, Sizes, Verdict
+from ..lesson.quiz import Function, Number, Pages, Program, Sizes, Verdict, but
 from ..lesson.words import Words
 from ..program.scenario import Scenario, Step, do_step
 
@@ -142,18 +142,34 @@ def _scenario(accesses: list[Access]) -> Scenario:
     return _program(accesses, pages=32, orders=(4,))
 
 
-def _drawn(accesses: list[Access]) -> Picture:
-    return Picture.of(_scenario(accesses).run(LINUX_6_15))
-
-
 def _random_case(source: random.Random) -> Mapping[str, Any]:
     # Few pages, so that they meet: a page again, a neighbour in its block, the block beside it.
     pages = source.sample(range(32), 4)
     return {"accesses": [(source.choice(("read", "write")), source.choice(pages)) for _ in range(source.randint(2, 8))]}
 
 
+Maps = Callable[[dict[int, str], range, int], Iterable[int]]
+"""What one fault maps, by what is mapped, the block of 16 around the page, and the page."""
+
+
+def _this_page(mapped: dict[int, str], block: range, page: int) -> Iterable[int]:
+    return [page]
+
+
+def _block_if_untouched(mapped: dict[int, str], block: range, page: int) -> Iterable[int]:
+    return [page] if any(at in mapped for at in block) else block
+
+
+def _block_over_zeros(mapped: dict[int, str], block: range, page: int) -> Iterable[int]:
+    return [page] if "own" in map(mapped.get, block) else block
+
+
+def _rest_of_block(mapped: dict[int, str], block: range, page: int) -> Iterable[int]:
+    return [page] if page in mapped else [at for at in block if mapped.get(at) != "zero"]
+
+
 def _counting(
-    read_maps: Callable[[range, int], Iterable[int]], write_maps: Callable[[dict[int, str], range, int], Iterable[int]]
+    read: Maps = _this_page, write: Maps = _block_if_untouched, read_leaves: str = "zero"
 ) -> Callable[[list[Access]], int]:
     """A wrong `count_faults`, by what one read fault and one write fault map."""
 
@@ -166,62 +182,30 @@ def _counting(
             faults += 1
             block = range(page // 16 * 16, page // 16 * 16 + 16)
             if access == "read":
-                mapped.update((at, "zero") for at in read_maps(block, page) if at not in mapped)
+                mapped.update((at, read_leaves) for at in read(mapped, block, page) if at not in mapped)
             else:
-                mapped.update(dict.fromkeys(write_maps(mapped, block, page), "own"))
+                mapped.update(dict.fromkeys(write(mapped, block, page), "own"))
         return faults
 
     return count
 
 
-def _right_write(mapped: dict[int, str], block: range, page: int) -> Iterable[int]:
-    return [page] if any(at in mapped for at in block) else block
-
-
-def _block_over_zeros(mapped: dict[int, str], block: range, page: int) -> Iterable[int]:
-    return [page] if "own" in map(mapped.get, block) else block
-
-
-def _block_unless_itself_read(mapped: dict[int, str], block: range, page: int) -> Iterable[int]:
-    return [page] if page in mapped else [at for at in block if mapped.get(at) != "zero"]
-
-
-def _one_page(mapped: dict[int, str], block: range, page: int) -> Iterable[int]:
-    return [page]
-
-
-def _writes_only(accesses: list[Access]) -> int:
-    return count_faults([(access, page) for access, page in accesses if access == "write"])
-
-
-def _writable_after_read(accesses: list[Access]) -> int:
-    seen: set[int] = set()
-    faults = 0
-    for access, page in accesses:
-        if page in seen:
-            continue
-        faults += 1
-        block = range(page // 16 * 16, page // 16 * 16 + 16)
-        seen |= {page} if access == "read" or not seen.isdisjoint(block) else set(block)
-    return faults
-
-
 count = Function(
     **words(
         "count",
-        writes_only=_writes_only,
-        read_maps_block=_counting(lambda block, page: block, _right_write),
-        read_leaves_nothing=_counting(lambda block, page: (), _right_write),
-        rfc_v2=_counting(lambda block, page: [page], _block_over_zeros),
-        rest_of_block=_counting(lambda block, page: [page], _block_unless_itself_read),
-        one_page=_counting(lambda block, page: [page], _one_page),
-        writable_after_read=_writable_after_read,
+        writes_only=but(count_faults, accesses=lambda accesses: [each for each in accesses if each[0] == "write"]),
+        read_maps_block=_counting(read=lambda mapped, block, page: block),
+        read_leaves_nothing=_counting(read=lambda mapped, block, page: ()),
+        rfc_v2=_counting(write=_block_over_zeros),
+        rest_of_block=_counting(write=_rest_of_block),
+        one_page=_counting(write=_this_page),
+        writable_after_read=_counting(read_leaves="own"),
         all_accesses=lambda accesses: len(accesses),
     ),
-    truth=lambda accesses: _faults(accesses, pages=32, orders=(4,)),
+    truth=lambda accesses: run(_scenario(accesses)).faults.total(),
+    picture=lambda accesses: _scenario(accesses).run(LINUX_6_15).show(),
     case=_random_case,
     worked=count_faults,
-    picture=_drawn,
 )
 
 

@@ -25,9 +25,10 @@ from itertools import islice
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from ..program.scenario import Scenario, ScenarioError, Timeline
+from ..program.scenario import Scenario, ScenarioError, Step, Timeline
 
 if TYPE_CHECKING:
+    from ..kernel.policy import Policy
     from ..machine.show import Shown
 
 TEXT_WIDTH = 100
@@ -571,6 +572,32 @@ class Function(Asked):
         return [f"A mistake that fails here in the same way: {here[0]}"] if here else []
 
 
+def modelled(
+    program: Callable[..., Scenario], policy: Policy, says: Callable[..., Any], *, frames: int = 1 << 20
+) -> dict[str, Any]:
+    """What a `Function` is compared with and drawn by, where `program` makes the state of a case under a policy.
+
+    `says` reads the answer from the machine at the end, and takes the case by keyword.
+    """
+    return {
+        "truth": lambda **case: says(program(**case).end(policy, frames=frames), **case),
+        "picture": lambda **case: program(**case).run(policy).show(),
+    }
+
+
+def but(function: Callable[..., Any], **changed: Any) -> Callable[..., Any]:
+    """A function with arguments overwritten: what somebody says who does not look at them.
+
+    A callable is a new value, made from the old one.
+    """
+
+    def says(**case: Any) -> Any:
+        mine = {name: new(case[name]) if callable(new) else new for name, new in changed.items()}
+        return function(**case | mine)
+
+    return says
+
+
 # --- a program ------------------------------------------------------------------------------------------------------
 
 
@@ -664,6 +691,16 @@ class Program(Asked):
         return program
 
 
+def judged_under(policy: Policy, judge: Callable[[Timeline], Verdict]) -> Callable[[Scenario], Verdict]:
+    """A judge of what a program does under a policy; a step that is refused is told first."""
+
+    def judged(program: Scenario) -> Verdict:
+        timeline = program.run(policy)
+        return refused(timeline) or judge(timeline)
+
+    return judged
+
+
 def refused(timeline: Timeline) -> Verdict | None:
     """What to say when a step of a program could not be done, or None."""
     for number, result in enumerate(timeline, 1):
@@ -678,13 +715,23 @@ def refused(timeline: Timeline) -> Verdict | None:
 
 def runs(pages: Iterable[int]) -> str:
     """Pages in words: ``{0, 1, 2, 9}`` is ``0–2, 9``."""
-    found: list[list[int]] = []
-    for page in sorted(pages):
-        if found and page == found[-1][1] + 1:
-            found[-1][1] = page
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in in_a_row(pages))
+
+
+def over(pages: Iterable[int], op: str, *how: Any) -> list[Step]:
+    """Steps by which process 0 does something to these pages, one for each stretch of them."""
+    return [(op, 0, run.start, len(run), *how) for run in in_a_row(pages)]
+
+
+def in_a_row(pages: Iterable[int]) -> list[range]:
+    """Pages that follow each other, from the first stretch to the last."""
+    found: list[range] = []
+    for page in sorted(set(pages)):
+        if found and page == found[-1].stop:
+            found[-1] = range(found[-1].start, page + 1)
         else:
-            found.append([page, page])
-    return ", ".join(str(lo) if lo == hi else f"{lo}–{hi}" for lo, hi in found)
+            found.append(range(page, page + 1))
+    return found
 
 
 def _of_another_kind(given: Any, right: Any) -> Iterable[str]:
