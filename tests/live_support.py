@@ -29,7 +29,8 @@ def why_not() -> str:
         return "changes settings of this machine for a moment; asked for with ANONFOLIO_LIVE=1"
     if sys.platform != "linux":
         return "a live run needs Linux"
-    from anonfolio.witness.live.kernel import LiveError, LiveKernel
+    from anonfolio.witness.here import LiveError
+    from anonfolio.witness.live.kernel import LiveKernel
 
     try:
         with LiveKernel(PATIENCE_S):
@@ -44,7 +45,7 @@ needs_kernel = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 
 def undisturbed(run: Callable[[], Found]) -> Found:
     """A live run's result; a machine that is too busy for it skips the test, and is given three chances."""
-    from anonfolio.witness.live.kernel import TooDisturbed
+    from anonfolio.witness.here import TooDisturbed
 
     for _ in range(3):
         try:

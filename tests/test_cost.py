@@ -320,8 +320,9 @@ def test_measuring_where_it_cannot_be_is_one_line(
 def test_this_kernel_gives_a_table_and_its_knobs_are_put_back(tmp_path: Path) -> None:
     if sys.platform != "linux" or os.geteuid() != 0:
         pytest.skip("measuring needs Linux and root")
+    from anonfolio.witness.here import LiveError
     from anonfolio.witness.live.cost import check_possible, measure
-    from anonfolio.witness.live.kernel import THP, Knobs, LiveError, only_run
+    from anonfolio.witness.live.kernel import THP, Knobs, only_run
 
     try:
         check_possible(512)

@@ -39,10 +39,11 @@ from anonfolio.witness.recording import DATA_DIR
 if sys.platform != "linux":
     pytest.skip("a live run needs Linux", allow_module_level=True)
 
+from anonfolio.witness.here import LiveError, NotLive, TooDisturbed
 from anonfolio.witness.live import compare as live_compare
 from anonfolio.witness.live import kernel as live_kernel
 from anonfolio.witness.live.compare import Tally, repeated_difference
-from anonfolio.witness.live.kernel import Knobs, LiveError, LiveKernel, NotLive, TooDisturbed, abilities
+from anonfolio.witness.live.kernel import Knobs, LiveKernel, abilities
 from anonfolio.witness.live.run import FailingFork, live_run
 
 # --- random programs ------------------------------------------------------------------------------------------------
@@ -334,6 +335,53 @@ def test_two_runs_at_once_are_refused(lock: Path) -> None:
         live_kernel.only_run(patience=0),
     ):
         pass
+
+
+def left_behind() -> live_kernel.Ability:
+    return next(ability for ability in live_kernel._further_abilities() if ability.name.startswith("nothing left"))
+
+
+def test_the_lock_is_one_for_the_machine_whatever_the_environment_says(tmp_path: Path) -> None:
+    say = "from anonfolio.witness.live.kernel import LOCK; print(LOCK)"
+    places = {
+        subprocess.run(
+            [sys.executable, "-c", say],
+            env={**os.environ, "TMPDIR": folder},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for folder in ("/tmp", str(tmp_path))
+    }
+    assert places == {f"{live_kernel.LOCK}\n"}
+    assert not live_kernel.LOCK.is_relative_to(tmp_path)
+
+
+def test_doctor_says_of_a_killed_run_what_it_left_and_of_a_running_one_that_it_runs(lock: Path) -> None:
+    assert left_behind().ok
+    with live_kernel.only_run():
+        assert not left_behind().ok
+        assert "another live run is going on" in left_behind().says
+    lock.write_text('{"/proc/sys/vm/compaction_proactiveness": "20"}')
+    assert not left_behind().ok
+    assert left_behind().says == "/proc/sys/vm/compaction_proactiveness: anonfolio doctor --restore"
+
+
+def test_doctor_without_root_looks_before_it_says_that_nothing_is_left(
+    lock: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert left_behind().ok
+    assert not lock.exists()
+    lock.write_text("")
+    assert left_behind().ok
+    lock.write_text('{"/proc/sys/vm/compaction_proactiveness": "20"}')
+    assert not left_behind().ok
+    assert "sudo anonfolio doctor --restore" in left_behind().says
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(live_kernel, "LOCK", tmp_path / "file" / "lock")
+    assert not left_behind().ok
+    assert "cannot be looked at" in left_behind().says
 
 
 def test_lock_that_is_a_link_is_refused(lock: Path, tmp_path: Path) -> None:

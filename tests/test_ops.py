@@ -96,7 +96,7 @@ def test_what_lets_go_of_batches_is_what_takes_pages() -> None:
 
 
 def test_what_no_kernel_can_be_asked_says_why() -> None:
-    from anonfolio.witness.live.kernel import NotLive
+    from anonfolio.witness.here import NotLive
     from anonfolio.witness.live.run import live_run
 
     steps = {"pin_ro": ("pin_ro", 0, 0, 1, 0), "forkfail_after": ("forkfail_after", 0, 1)}

@@ -447,8 +447,9 @@ def test_sizes_have_names() -> None:
 # --- the recorder -----------------------------------------------------------------------------------------------------
 
 if sys.platform == "linux":
+    from anonfolio.witness.here import LiveError
     from anonfolio.witness.live import kernel as live_kernel
-    from anonfolio.witness.live.kernel import LiveError, LiveKernel
+    from anonfolio.witness.live.kernel import LiveKernel
     from anonfolio.witness.live.trace import LAUNCHER, Ended, Image, Run, Spans, measure, record, trace_of
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the recorder needs Linux")

@@ -340,8 +340,9 @@ def test_a_recorded_program_is_known_by_its_steps_whatever_it_is_called() -> Non
 
 @pytest.mark.live
 def test_this_kernel_shows_what_the_stored_one_showed() -> None:
+    from anonfolio.witness.here import LiveError
     from anonfolio.witness.live.fields import live_fields
-    from anonfolio.witness.live.kernel import LiveError, check_machine, kernel_version
+    from anonfolio.witness.live.kernel import check_machine, kernel_version
 
     try:
         check_machine()

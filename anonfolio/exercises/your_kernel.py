@@ -14,8 +14,9 @@ from ..lesson.quiz import Case, Cases, Choice, Function, Number, Program, Verdic
 from ..lesson.words import Words
 from ..program.scenario import Result, Scenario, Step, Timeline
 from ..witness.comparing import Recorded
-from ..witness.fields import FLAGS, Experiment, Fields, Look, differing, live_wanted, need_linux, stored
+from ..witness.fields import FLAGS, Experiment, Fields, Look, differing, live_wanted, stored
 from ..witness.fields import folio_sizes as library_sizes
+from ..witness.here import need_linux
 from ..witness.live import live_run
 from ..witness.recording import DATA_DIR, read_recording
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -169,12 +168,6 @@ EXPERIMENTS: dict[str, tuple[Scenario, tuple[int, ...]]] = {
 def live_wanted(live: bool | None = None) -> bool:
     """Whether the reader wants her own kernel: the argument decides, else the environment variable."""
     return os.environ.get(LIVE, "0").strip().lower() not in ("", "0", "no", "false") if live is None else live
-
-
-def need_linux() -> None:
-    """Raise FieldsError where a live run cannot even be tried."""
-    if sys.platform != "linux":
-        raise FieldsError("a live run needs Linux on x86-64")
 
 
 @lru_cache(maxsize=1)

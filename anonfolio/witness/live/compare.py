@@ -16,7 +16,8 @@ from ...program.scenario import Scenario
 from ...program.witnesses import Difference
 from ..comparing import iter_differences
 from ..counted import iter_count_differences
-from .kernel import LiveKernel, NotLive, TooDisturbed
+from ..here import NotLive, TooDisturbed
+from .kernel import LiveKernel
 from .run import live_run
 
 REPEATS = 2

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...hardware.cost import Table
-from .kernel import PROC, Disturbed, LiveError, LiveKernel, check_machine, memory_info
+from ..here import Disturbed, LiveError
+from .kernel import PROC, LiveKernel, check_machine, memory_info
 from .run import undisturbed
 
 SOURCE = Path(__file__).with_suffix(".c")

@@ -21,7 +21,8 @@ import numpy as np
 from ...program.scenario import Scenario
 from ..comparing import Recorded
 from ..fields import EXPERIMENTS, FRAME, LOOK_PAGES, PRESENT, Experiment, Fields, Look, Words, write_fields
-from .kernel import LiveError, LiveKernel, Remote, smaps
+from ..here import LiveError
+from .kernel import LiveKernel, Remote, smaps
 from .run import Frames, LiveRun, undisturbed
 from .worker import PAGE, WINDOW_START
 

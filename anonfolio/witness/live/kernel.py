@@ -2,7 +2,7 @@
 
 `LiveKernel` is a context manager. Inside it the knobs stand as a scenario needs them, on one CPU, and nobody else runs
 one; outside everything is as it was, whatever happened. What a killed run left behind stands in the lock file: the
-next run puts it back, or ``python -m anonfolio doctor --restore``.
+next run puts it back, or ``anonfolio doctor --restore``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +28,7 @@ from types import FrameType
 from typing import Any, NamedTuple, Self
 
 from ...kernel.policy import policy_for_kernel
+from ..here import Disturbed, LiveError, NotLive
 from . import worker as live_worker
 from .worker import MESSAGE_BYTES, PAGE, WINDOW_START
 
@@ -36,7 +36,9 @@ THP = Path("/sys/kernel/mm/transparent_hugepage")
 KSM = Path("/sys/kernel/mm/ksm/run")
 PROC = Path("/proc")
 TRACEFS = Path("/sys/kernel/tracing")
-LOCK = Path(tempfile.gettempdir()) / "anonfolio-live.lock"
+# One place for the machine, whatever TMPDIR says. /run belongs to root, as live runs do, and is empty after a boot,
+# when the kernel has forgotten what a killed run changed, too.
+LOCK = next(filter(Path.is_dir, map(Path, ("/run", "/var/run"))), Path("/tmp")) / "anonfolio-live.lock"
 INSTANCES = "anonfolio-live-"
 WINDOW_PAGES = 4096
 FIRST_PID_NAMESPACE = 0xEFFFFFFC
@@ -44,22 +46,6 @@ PMD_ORDER = 9
 SIZE_COUNTERS = ("anon_fault_alloc", "anon_fault_fallback", "nr_anon_partially_mapped", "split_deferred")
 PATIENCE = 60.0
 """Seconds to wait for another live run to end."""
-
-
-class LiveError(ValueError):
-    """This machine, or this scenario, cannot be shown live: what is missing, and what to do, in one line."""
-
-
-class NotLive(LiveError):
-    """A scenario that no live kernel can run, or not this one; others can."""
-
-
-class TooDisturbed(LiveError):
-    """Something else on the machine got in the way, again and again."""
-
-
-class Disturbed(Exception):
-    """Something else on the machine got in the way; running the program again helps."""
 
 
 # --- what this machine can show -------------------------------------------------------------------------------------
@@ -126,10 +112,7 @@ def _further_abilities() -> Iterator[Ability]:
     reason = _no_failing_fork()
     yield _ability("forks that fail", not reason, "by strict overcommit, for a moment", reason, needed=False)
     left = _left_behind()
-    yield _ability(
-        "nothing left by a killed run", not left, "all knobs are as they were",
-        f"{', '.join(left)}: python -m anonfolio doctor --restore", needed=False,
-    )  # fmt: skip
+    yield _ability("nothing left by a killed run", not left, "all knobs are as they were", left, needed=False)
 
 
 def _ability(name: str, ok: bool, says: str, advice: str, needed: bool = True) -> Ability:
@@ -353,12 +336,27 @@ def restore_leftovers(journal: int) -> None:
         path.rmdir()
 
 
-def _left_behind() -> list[str]:
-    """Nothing as long as a run is going on; and only root may look, for looking makes the lock file."""
-    if os.geteuid() == 0:
-        with suppress(LiveError), only_run(patience=0) as journal:
-            return [*read_journal(journal), *map(str, (TRACEFS / "instances").glob(INSTANCES + "*"))]
-    return []
+def _left_behind() -> str:
+    """What a killed run left, or why that cannot be known now, and what to do about it; empty when nothing is left.
+
+    Who is not root sees the length of the journal, which is enough: it is written before anything is changed, and is
+    empty when everything is put back.
+    """
+    restore = "anonfolio doctor --restore"
+    if os.geteuid() != 0:
+        try:
+            changed = LOCK.stat().st_size > 0
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            return f"{LOCK} cannot be looked at ({error.strerror}); root can: sudo anonfolio doctor"
+        return f"a run is going on, or was killed and left settings changed: sudo {restore}" if changed else ""
+    try:
+        with only_run(patience=0) as journal:
+            left = [*read_journal(journal), *map(str, (TRACEFS / "instances").glob(INSTANCES + "*"))]
+    except LiveError as error:
+        return str(error)
+    return f"{', '.join(left)}: {restore}" if left else ""
 
 
 # --- the processes --------------------------------------------------------------------------------------------------

@@ -20,19 +20,8 @@ from ...program.ops import TABLE, Step
 from ...program.scenario import Scenario
 from ..comparing import Recorded
 from ..fields import FLAGS, FRAME, ONCE, PRESENT
-from .kernel import (
-    PROC,
-    WINDOW_PAGES,
-    Disturbed,
-    Knobs,
-    LiveError,
-    LiveKernel,
-    NotLive,
-    Remote,
-    TooDisturbed,
-    memory_info,
-    smaps,
-)  # fmt: skip
+from ..here import Disturbed, LiveError, NotLive, TooDisturbed
+from .kernel import PROC, WINDOW_PAGES, Knobs, LiveKernel, Remote, memory_info, smaps
 from .worker import PAGE, WINDOW_START, IoVec, libc
 
 T = TypeVar("T")

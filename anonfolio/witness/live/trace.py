@@ -36,7 +36,8 @@ from ...hardware.trace import ADVICE, ALL_SIZES, ALONE, CALLS, NO_HUGE, READ_ONL
 from ...kernel.record import PF_USER, PF_WRITE
 from ...kernel.sizes import PTRS_PER_PMD
 from ...program.formats import DATA
-from .kernel import PMD_ORDER, PROC, THP, LiveError, LiveKernel, size_knobs, smaps, trace_ability
+from ..here import LiveError
+from .kernel import PMD_ORDER, PROC, THP, LiveKernel, size_knobs, smaps, trace_ability
 from .worker import ADVICE as LIVE_ADVICE
 from .worker import PAGE, libc
 

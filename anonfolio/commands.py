@@ -1,0 +1,408 @@
+"""What each command does: it prints, and returns the exit code. Options and codes: `anonfolio.__main__`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain, islice
+from itertools import count as count_from
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .hardware.cost import read_table, tables, write_table
+from .hardware.trace import (
+    DATA_DIR,
+    HEADING,
+    Setting,
+    Trace,
+    compared,
+    read_measured,
+    read_trace,
+    size_names,
+    sizes_named,
+    write_measured,
+    write_trace,
+)
+from .hardware.trace import replay as replay_trace
+from .kernel.policy import POLICIES, Policy, policy_for_kernel, policy_named
+from .program.random_programs import random_scenario
+from .program.scenario import Scenario, scenario_names
+from .program.search import Exhausted, counterexample
+from .witness.comparing import Recorded
+from .witness.here import NotLive, need_linux
+from .witness.recording import read_recording, write_recording
+from .witness.recording import replay as replay_recording
+
+if TYPE_CHECKING:
+    from .witness.live.compare import Tally
+    from .witness.live.kernel import LiveKernel
+
+
+# --- which kernel ---------------------------------------------------------------------------------------------------
+
+_WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+
+def policy_of(chosen: Namespace, kernel: str) -> Policy:
+    """The policy that --policy and --set name; without --policy the one that models `kernel`."""
+    policy = policy_for_kernel(kernel) if chosen.policy is None else policy_named(chosen.policy)
+    if not chosen.set:
+        return policy
+    changes = [_setting(text, policy) for text in chosen.set]
+    twice = [field for field, times in Counter(field for field, _ in changes).items() if times > 1]
+    if twice:
+        raise ValueError(f"--set names {twice[0]} more than once; give it one value")
+    return policy.but(name=" ".join([policy.name, *chosen.set]), **dict(changes))
+
+
+def _setting(text: str, policy: Policy) -> tuple[str, Any]:
+    """What FIELD=VALUE changes, the value read as what the field holds."""
+    field, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"{text!r} is not FIELD=VALUE, such as copy_requires_ro=true")
+    if field in ("name", "about"):
+        raise ValueError(f"--set changes what a kernel does, and {field} is only what it is called")
+    held = getattr(policy, field, None)
+    if isinstance(held, bool):
+        if value.lower() not in _WORDS:
+            raise ValueError(f"{field}={value!r} is neither true nor false")
+        return field, _WORDS[value.lower()]
+    if isinstance(held, int):
+        return field, _number(field, value)
+    if isinstance(held, tuple):
+        return field, tuple(_number(field, each) for each in value.split(",") if each)
+    return field, value
+
+
+def _number(field: str, text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise ValueError(f"{field}={text!r} is no number")
+    return int(text)
+
+
+# --- the model ------------------------------------------------------------------------------------------------------
+
+
+def run(chosen: Namespace) -> int:
+    """Step through a scenario, and compare it with another witness."""
+    if chosen.scenario == "list":
+        print("\n".join(scenario_names()))
+        return 0
+    policy = policy_of(chosen, "")
+    scenario = Scenario.load(chosen.scenario)
+    against = chosen.against
+    other = None
+    if against is not None:
+        other = scenario.run(against) if against in POLICIES else scenario.recorded(against)
+    timeline = scenario.run(policy)
+    for number in range(len(timeline)):
+        print(timeline.show(number), end="\n\n")
+    if other is None:
+        return 0
+    differences = timeline.compare(other)
+    print(f"{policy.name} against {against}: {len(differences)} of {len(timeline)} steps differ")
+    for difference in differences:
+        print(difference)
+    return 1 if differences else 0
+
+
+def replay(chosen: Namespace) -> int:
+    """Hold the model against a recording."""
+    recording = read_recording(chosen.file)
+    if not recording.programs:
+        raise ValueError(f"{chosen.file}: it holds no program, and so nothing to compare")
+    found = replay_recording(recording, policy_of(chosen, recording.kernel))
+    print(found)
+    return 1 if found.mismatches else 0
+
+
+def search(chosen: Namespace) -> int:
+    """Look for the shortest program that breaks a promise."""
+    found = counterexample(
+        policy_of(chosen, ""),
+        pages=chosen.pages,
+        steps=chosen.steps,
+        orders=tuple(chosen.orders),
+        processes=chosen.processes,
+        operations=tuple(chosen.operations),
+        progress=_tell_search,
+    )
+    print(found)
+    if isinstance(found, Exhausted) and found.interrupted:
+        raise KeyboardInterrupt
+    return 1 if found else 0
+
+
+def _tell_search(depth: int, states: int, transitions: int) -> None:
+    print(f"  {depth} steps: {states:,} states, {transitions:,} transitions", file=sys.stderr)
+
+
+# --- the kernel of this machine -------------------------------------------------------------------------------------
+
+
+def _live_kernel() -> LiveKernel:
+    need_linux()
+    from .witness.live.kernel import LiveKernel
+
+    return LiveKernel()
+
+
+def _random_scenarios(chosen: Namespace, kernel: LiveKernel) -> Iterator[Scenario]:
+    return (random_scenario(seed, chosen.kind, kernel.sizes) for seed in count_from(chosen.seed))
+
+
+def record(chosen: Namespace) -> int:
+    """Run programs and write what the kernel did; without one that runs, no file."""
+    if bool(chosen.scenarios) == (chosen.random is not None):
+        raise ValueError("record takes either scenarios or --random N")
+    named = [scenario for name in chosen.scenarios for scenario in _named_scenarios(name)]
+    with _live_kernel() as kernel:
+        if not kernel.traces:
+            raise ValueError(
+                "a recording says where page faults happened, and here they can only be counted; see doctor"
+            )
+        notes = {"build": os.uname().version}
+        if not named:
+            notes |= {"seed": chosen.seed, "kind": chosen.kind}
+        runs = _recorded(named or islice(_random_scenarios(chosen, kernel), chosen.random), kernel)
+        if not chosen.counters:
+            runs = (recorded.without_counts() for recorded in runs)
+        first = next(runs, None)
+        if first is None:
+            raise ValueError(f"{chosen.file} is not written: no program could be run")
+        programs, steps = write_recording(chosen.file, kernel.version, chain([first], runs), **notes)
+    print(f"{programs} programs, {steps} steps, kernel {kernel.version}")
+    return 0
+
+
+def _named_scenarios(name: str) -> list[Scenario]:
+    if name.endswith((".json", ".json.gz")):
+        return [program.scenario for program in read_recording(name).programs]
+    return [Scenario.load(name)]
+
+
+def _recorded(scenarios: Iterable[Scenario], kernel: LiveKernel) -> Iterator[Recorded]:
+    from .witness.live.run import live_run
+
+    for scenario in scenarios:
+        try:
+            yield live_run(scenario, kernel)
+        except NotLive as reason:
+            print(f"{scenario.name or 'a program'} is left out: {reason}", file=sys.stderr)
+
+
+def compare(chosen: Namespace) -> int:
+    """Hold the model against this kernel until a difference repeats."""
+    need_linux()
+    from .witness.live.compare import Tally, first_live_difference
+    from .witness.live.kernel import kernel_version
+
+    version, tally = kernel_version(), Tally()
+    policy = policy_of(chosen, version)
+    programs = 100 if chosen.programs is None and chosen.seconds is None else chosen.programs
+
+    def scenarios(kernel: LiveKernel) -> Iterator[Scenario]:
+        about = f"{chosen.kind} programs from seed {chosen.seed} on"
+        faults = "" if kernel.traces else "; faults are counted, not placed"
+        print(f"kernel {version} against {policy.name}, {about}{faults}", flush=True)
+        return _random_scenarios(chosen, kernel)
+
+    found = first_live_difference(
+        scenarios, policy, tally, programs=programs, seconds=chosen.seconds, progress=_tell_tally
+    )
+    if not found:
+        if not tally.programs:
+            raise ValueError(f"{tally}: none was compared")
+        print(f"{tally}, 0 differences")
+        return 0
+    scenario, difference = found
+    print(f"{tally}, a difference in {scenario.name}: {difference}", flush=True)
+    _show_smallest(scenario, policy, chosen)
+    return 1
+
+
+def _tell_tally(tally: Tally) -> None:
+    if tally.programs % 1000 == 0:
+        print(f"  {tally}", file=sys.stderr, flush=True)
+
+
+def _show_smallest(scenario: Scenario, policy: Policy, chosen: Namespace) -> None:
+    from .witness.live.compare import Tally, repeated_difference, smallest_program
+    from .witness.live.run import live_run
+
+    with _live_kernel() as kernel:
+        smallest = smallest_program(scenario, kernel, policy)
+        print(f"no step of this can be left out:\n\n{smallest.text()}")
+        print(
+            f"{policy.name} against kernel {kernel.version}, {repeated_difference(smallest, kernel, policy, Tally())}"
+        )
+        recorded = live_run(smallest, kernel)
+    print(smallest.run(policy).show())
+    if chosen.keep:
+        path = Path(chosen.keep) / f"{smallest.name}-{recorded.kernel}.json.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_recording(path, recorded.kernel, [recorded])
+        named = [] if chosen.policy is None else ["--policy", chosen.policy]
+        again = [str(path), *named, *(["--set", *chosen.set] if chosen.set else [])]
+        print(f"kept as {path}: anonfolio replay {' '.join(again)}")
+
+
+def doctor(chosen: Namespace) -> int:
+    """What this machine can show."""
+    need_linux()
+    from .witness.live.kernel import abilities, only_run, restore_leftovers
+
+    if chosen.restore and os.geteuid() != 0:
+        raise ValueError("doctor --restore needs root: run it with sudo")
+    if chosen.restore:
+        with only_run() as journal:
+            restore_leftovers(journal)
+    found = list(abilities())
+    print("\n".join(map(str, found)))
+    able = all(ability.ok for ability in found if ability.needed)
+    print("this machine can run scenarios live" if able else "no live runs here; recordings show them instead")
+    return 0 if able else 1
+
+
+# --- a real compile -------------------------------------------------------------------------------------------------
+
+
+def trace_record(chosen: Namespace) -> int:
+    """Record a program under the tracepoints."""
+    need_linux()
+    from .witness.live.trace import COMPILE, record, write_program
+
+    _check_folder(chosen.file)
+    with tempfile.TemporaryDirectory() as name, _progress_line() as tell:
+        command, folder = chosen.program, Path.cwd()
+        if command:
+            about = {"command": " ".join(command)}
+        else:
+            command, folder = list(COMPILE), Path(name)
+            about = write_program(folder)
+        trace = record(command, folder, about, tell)
+    write_trace(chosen.file, trace)
+    print(f"{len(trace.processes)} processes, {trace.kernel_faults} faults, {len(trace)} of them in anonymous memory")
+    _print_left_out(trace)
+    return 0
+
+
+def trace_replay(chosen: Namespace) -> int:
+    """Predict a trace's faults under other sizes."""
+    path = Path(chosen.file) if chosen.file else next(iter(sorted(DATA_DIR.glob("*.npz"))), DATA_DIR)
+    trace = read_trace(path)
+    policy = policy_of(chosen, trace.kernel)
+    _print_left_out(trace)
+    known = path.with_suffix(".json")
+    measured = read_measured(known) if known.exists() else []
+    wanted = [sizes_named(name) for name in chosen.sizes or []]
+    chosen_settings = [setting for setting in measured if not wanted or setting.orders in wanted]
+    for orders in wanted or ([] if measured else [(), (4,)]):
+        _print_replay(trace, orders, policy)
+    return _print_comparison(trace, chosen_settings, policy) if chosen_settings else 0
+
+
+def trace_measure(chosen: Namespace) -> int:
+    """Record the compile, and measure this kernel beside it."""
+    need_linux()
+    from .witness.live.trace import COMPILE, SETTINGS, measure, record, write_program
+
+    if chosen.save:
+        _check_folder(chosen.save)
+    settings = [sizes_named(name) for name in chosen.sizes] if chosen.sizes else SETTINGS
+    with tempfile.TemporaryDirectory() as name, _progress_line() as tell:
+        about = write_program(Path(name))
+        trace = record(COMPILE, Path(name), about, tell)
+        measured = measure(COMPILE, Path(name), settings, chosen.rounds, tell)
+    if chosen.save:
+        write_trace(f"{chosen.save}.npz", trace)
+        write_measured(f"{chosen.save}.json", measured, kernel=trace.kernel, rounds=chosen.rounds, **about)
+    _print_left_out(trace)
+    return _print_comparison(trace, measured, policy_for_kernel(trace.kernel))
+
+
+def _check_folder(path: str) -> None:
+    """A run of minutes should not end with nowhere to write."""
+    if not Path(path).parent.is_dir():
+        raise ValueError(f"{path}: there is no folder {Path(path).parent}")
+
+
+def _print_comparison(trace: Trace, measured: list[Setting], policy: Policy) -> int:
+    print(f"kernel {trace.kernel} against {policy.name}: {trace.about.get('command', '')}\n{HEADING}")
+    found = []
+    with _progress_line() as tell:
+        for comparison in compared(trace, measured, policy, _percent(tell)):
+            tell("")
+            print(comparison)
+            found.append(comparison)
+    off = [comparison.measured.name for comparison in found if abs(comparison.difference) > 0.01]
+    says = f"; not {', '.join(off)}" if off else ""
+    print(f"{len(found) - len(off)} of {len(found)} within 1 %{says}")
+    return 1 if off else 0
+
+
+def _print_replay(trace: Trace, orders: tuple[int, ...], policy: Policy) -> None:
+    with _progress_line() as tell:
+        found = replay_trace(trace, orders, policy, progress=_percent(tell))
+    paths = ", ".join(f"{count:,} {path}" for path, count in found.faults.items())
+    print(f"{size_names(orders)}: {found.total:,} faults ({paths}, {found.elsewhere:,} elsewhere)")
+    print(f"  at the peak {found.held_peak_pages:,} pages held, {found.never_written_pages:,} of them never written")
+
+
+def _print_left_out(trace: Trace) -> None:
+    for what, times in trace.left_out.items():
+        print(f"left out: {times} times {what}", file=sys.stderr)
+
+
+def _percent(tell: Callable[[str], None]) -> Callable[[int, int], None]:
+    return lambda done, total: tell(f"{100 * done // max(total, 1)} %")
+
+
+@contextmanager
+def _progress_line() -> Iterator[Callable[[str], None]]:
+    """One line on a terminal that says what goes on; nothing elsewhere."""
+    shown = sys.stderr.isatty()
+    last = ""
+
+    def tell(text: str) -> None:
+        nonlocal last
+        if shown and text != last:
+            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+            last = text
+
+    try:
+        yield tell
+    finally:
+        tell("")
+
+
+# --- what faults cost -----------------------------------------------------------------------------------------------
+
+
+def cost_show(chosen: Namespace) -> int:
+    """A stored table, or what tables there are."""
+    print(read_table(chosen.table) if chosen.table else "\n".join(tables()))
+    return 0
+
+
+def cost_measure(chosen: Namespace) -> int:
+    """Measure this machine's kernel."""
+    need_linux()
+    from .witness.live.cost import measure
+
+    if chosen.file and not chosen.file.endswith(".json"):
+        raise ValueError(f"{chosen.file}: a table is a file NAME.json")
+    table = measure(pages=chosen.pages, rounds=chosen.rounds, progress=_tell_run)
+    print(table)
+    if chosen.file:
+        write_table(chosen.file, table)
+    return 0
+
+
+def _tell_run(done: int, runs: int, what: str) -> None:
+    print(f"  {done} of {runs} runs; {what}", file=sys.stderr)

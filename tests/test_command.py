@@ -1,0 +1,198 @@
+"""The command: fields of a policy by their type, exit codes that mean what they say, one line for what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+import anonfolio as af
+from anonfolio import commands
+from anonfolio.__main__ import COMMANDS, CUT_OFF, DIFFERENT, EQUAL, INTERRUPTED, WRONG_INPUT, main
+from anonfolio.commands import policy_of
+from anonfolio.program.search import Exhausted
+from anonfolio.witness.recording import DATA_DIR
+
+DIFFERS = ("replay", str(DATA_DIR / "named-6.1.json.gz"), "--policy", "linux-6.15")
+
+
+def exit_code(*words: str) -> int | str | None:
+    """Of a command that may not even pass the parser."""
+    try:
+        return main(list(words))
+    except SystemExit as end:
+        return end.code
+
+
+def with_set(*changes: str, policy: str = "rfc-v2") -> af.Policy:
+    return policy_of(Namespace(policy=policy, set=list(changes)), "")
+
+
+# --- fields of a policy ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [(("true", "True", "yes", "on", "1", "TRUE"), True), (("false", "False", "no", "off", "0", "FALSE"), False)],
+)
+def test_a_word_for_yes_or_no_is_what_it_says(words: tuple[str, ...], value: bool) -> None:
+    for word in words:
+        for policy in ("rfc-v2", "rfc-v2-fixed"):
+            changed = with_set(f"copy_requires_maybe_shared={word}", policy=policy)
+            assert changed.copy_requires_maybe_shared is value
+
+
+def test_each_field_is_read_as_what_it_holds() -> None:
+    changed = with_set("copy_max_order=3", "fixed_orders=2,3", "knob_orders=", "copy_extent=page")
+    assert (changed.copy_max_order, changed.fixed_orders, changed.knob_orders) == (3, (2, 3), ())
+    assert changed.copy_extent == "page"
+    assert changed.name == "rfc-v2 copy_max_order=3 fixed_orders=2,3 knob_orders= copy_extent=page"
+    assert with_set("cont_pte_order=4").cont_pte_order == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ("copy_requires_ro=maybe", "neither true nor false"),
+        ("copy_requires_ro=", "neither true nor false"),
+        ("copy_requires_ro=2", "neither true nor false"),
+        ("copy_requires_ro", "is not FIELD=VALUE"),
+        ("copy_max_order=large", "is no number"),
+        ("copy_max_order=٣", "is no number"),
+        ("copy_max_order=-1", "is no number"),
+        ("fixed_orders=2;3", "is no number"),
+        ("fixed_orders=1", "no anonymous folio of order 1"),
+        ("copy_extent=all", "copy_extent"),
+        ("speed=9", "a policy has no field 'speed'"),
+        ("name=x", "is only what it is called"),
+    ],
+)
+def test_a_change_that_makes_no_sense_is_refused(change: str, why: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "first-write", "--set", change]) == WRONG_INPUT
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert why in err
+
+
+def test_what_is_set_in_two_places_counts_and_what_is_set_twice_is_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    both = ["--set", "copy_requires_ro=true", "--set", "reuse_extent=page"]
+    assert main(["run", "first-write", "--policy", "rfc-v2", "--against", "rfc-v2", *both]) == EQUAL
+    assert "rfc-v2 copy_requires_ro=true reuse_extent=page against rfc-v2" in capsys.readouterr().out
+    assert exit_code("run", "first-write", "--set", "copy_requires_ro=true", "--set", "copy_requires_ro=true") == 2
+    assert exit_code("run", "first-write", "--set", "copy_requires_ro=true", "copy_requires_ro=false") == 2
+
+
+def test_every_command_that_takes_a_policy_takes_changes_of_it() -> None:
+    options = {command.name: {name for names, _ in command.options for name in names} for command in COMMANDS}
+    takers = {name for name, names in options.items() if "--policy" in names}
+    assert takers == {"run", "replay", "search", "compare", "trace replay"}
+    assert all("--set" in options[name] for name in takers)
+
+
+# --- exit codes -----------------------------------------------------------------------------------------------------
+
+
+def test_0_is_for_what_was_looked_at_and_found_equal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "wipe-on-fork", "--against", "6.18"]) == EQUAL
+    assert main(["run", "wipe-on-fork", "--against", "rfc-v2"]) == DIFFERENT
+    # Not only the words of a change arrive, but the change.
+    recording = str(DATA_DIR / "named-6.12.json.gz")
+    assert main(["replay", recording, "--set", "large_reuse=never"]) == EQUAL
+    assert main(["replay", recording, "--set", "large_reuse=mm_id"]) == DIFFERENT
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("compare", "--programs", "0"), ("compare", "--programs", "-1"), ("compare", "--programs", "1e3"),
+        ("compare", "--seconds", "0"), ("compare", "--seconds", "-1"), ("compare", "--seconds", "nan"),
+        ("compare", "--seconds", "inf"), ("search", "--operations"), ("search", "--steps", "0"),
+        ("search", "--pages", "9999999999"), ("run", "first-write", "--against", ""),
+        ("run", "first-write", "--policy", ""),
+        ("replay", DIFFERS[1], "--policy", ""), ("run", ""), ("record", "never.json.gz", "--random", "0"),
+        ("record", "never.json.gz"), ("trace", "measure", "--rounds", "0"), ("cost",), (), ("run", "x" * 300),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_what_cannot_be_looked_at_is_wrong_input(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert exit_code(*words) == WRONG_INPUT
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_recording_without_programs_shows_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "none.json"
+    path.write_text(json.dumps({"format": "anonfolio-recording/1", "kernel": "6.18.44", "programs": []}))
+    assert main(["replay", str(path)]) == WRONG_INPUT
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_search_that_is_stopped_says_what_it_knows_and_ends_with_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopped = Exhausted("rfc-v2", 4, 3, ("write",), 12, 34, interrupted=True)
+    monkeypatch.setattr(commands, "counterexample", lambda *_, **__: stopped)
+    assert main(["search"]) == INTERRUPTED
+    out, err = capsys.readouterr()
+    assert "stopped early" in out
+    assert err == "anonfolio: stopped\n"
+
+
+STOPPED_AT = """
+import sys
+stopped_at = sys.argv[1]
+class Stop:
+    def find_spec(self, name, path=None, target=None):
+        if name == stopped_at:
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Stop())
+import runpy
+sys.argv = ["anonfolio", "search", "--steps", "2"]
+runpy.run_module("anonfolio", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell says how a program ended")
+@pytest.mark.parametrize("module", ["numpy", "anonfolio.kernel.policy", "anonfolio.commands"])
+def test_ctrl_c_while_it_is_being_imported_is_130_to_a_shell(module: str) -> None:
+    script = f'"{sys.executable}" -c "$1" {module}; echo $?'
+    done = subprocess.run(["sh", "-c", script, "sh", STOPPED_AT], capture_output=True, text=True, check=False)
+    assert done.stdout == "130\n"
+
+
+# --- output that goes nowhere ---------------------------------------------------------------------------------------
+
+
+def closed_early(*words: str, unbuffered: bool) -> int:
+    """The exit code of a command whose reader is gone before it begins."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = os.environ | {"PYTHONUNBUFFERED": "1" if unbuffered else ""}
+    command = [sys.executable, "-m", "anonfolio", *words]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+    os.close(writer)
+    assert done.stderr == ""
+    return done.returncode
+
+
+def test_a_closed_pipe_makes_no_difference_equal() -> None:
+    assert closed_early(*DIFFERS, unbuffered=False) == DIFFERENT
+    assert closed_early(*DIFFERS, unbuffered=True) == CUT_OFF
+    assert closed_early("replay", DIFFERS[1], unbuffered=False) == EQUAL
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_is_said_in_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "anonfolio", "replay", DIFFERS[1]]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (WRONG_INPUT, "anonfolio: No space left on device\n")
