@@ -298,6 +298,17 @@ def book(tmp_path: Path, *cells: Any, **models: Any) -> Path:
     return path
 
 
+PLAYED = "export default { render({ model }) { model.send(1); } };"
+HOSTILE = "window.hacked = 'a widget'; export default { render({ el }) { el.textContent = 'ran'; } };"
+
+
+@pytest.fixture(autouse=True)
+def fronts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs on a page is the library's own: for these tests, two of ours."""
+    own = tool.own_fronts()
+    monkeypatch.setattr(tool, "own_fronts", lambda: own | {FRONT, PLAYED})
+
+
 @pytest.mark.browser
 def test_widgets_run_or_say_that_they_need_a_notebook(page: Page, tmp_path: Path) -> None:
     box = {"model_module": "@jupyter-widgets/controls", "model_name": "VBoxModel",
@@ -307,7 +318,7 @@ def test_widgets_run_or_say_that_they_need_a_notebook(page: Page, tmp_path: Path
         "plain": anywidget(said=ODD),
         "inside": anywidget(said="inside"),
         "asking": anywidget(said="asking", asks=True),
-        "played": anywidget(said="played", _esm="export default { render({ model }) { model.send(1); } };"),
+        "played": anywidget(said="played", _esm=PLAYED),
         "box": box,
         "slider": slider,
     }
@@ -394,3 +405,90 @@ def test_a_front_end_is_stored_once(site: Path) -> None:
     html = (site / f"{NOTEBOOKS[0].stem}.html").read_text()
     stored = json.loads(re.search(r'id="stored-widgets">(.*?)</script>', html, re.DOTALL)[1])  # type: ignore[index]
     assert len(stored["models"]) > len(stored["fronts"])
+
+
+# --- a stranger's notebook --------------------------------------------------------------------------------------------
+
+SCRIPT = "<script>window.hacked = 'script'</script>"
+IMAGE = "<img src=x onerror=\"window.hacked = 'image'\">"
+DRAWING = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9" height="9"/>{}</svg>'
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+
+
+def out(**data: str) -> Any:
+    return new_code_cell(
+        "1", outputs=[new_output("display_data", {k.replace("_", "/", 1): v for k, v in data.items()})]
+    )
+
+
+HOSTILE_CELLS = {
+    "markdown script": new_markdown_cell(f"a {SCRIPT} b\n\n{SCRIPT}\n\n{IMAGE}"),
+    "markdown link": new_markdown_cell("[go](javascript:window.hacked='link') <a href='data:text/html,x'>there</a>"),
+    "markdown frame": new_markdown_cell("<iframe srcdoc=\"<script>parent.hacked='frame'</script>\"></iframe>"),
+    "heading": new_markdown_cell(f'## "{IMAGE} {SCRIPT}'),
+    "code": new_code_cell(SCRIPT),
+    "text": out(text_plain=SCRIPT),
+    "html": out(
+        text_html=f"<b>kept</b>{SCRIPT}{IMAGE}<svg onload=\"window.hacked='svg'\"><style>@import 'x'</style></svg>"
+    ),
+    "style": out(text_html="<p style=\"background:url('http://example.org/x.png');color:red\">kept</p>"),
+    "drawing with a script": out(**{"image_svg+xml": DRAWING.format("<script>window.hacked='drawn'</script>")}),
+    "drawing with a handler": out(**{"image_svg+xml": DRAWING.format("<g onload=\"window.hacked='loaded'\"/>")}),
+    "drawing with html": out(
+        **{"image_svg+xml": DRAWING.format("<title><![CDATA[><script>window.hacked='title'</script>]]></title>")}
+    ),
+    "drawing that is none": out(**{"image_svg+xml": f"<svg>{SCRIPT}"}),
+    "png": out(image_png=f'{PIXEL}" onerror="window.hacked=1'),
+    "png, words": out(image_png=PIXEL, text_plain='" onload="window.hacked=1'),
+    "widget": shows("hostile", text_html="<i>stored</i>"),
+    "widget name": shows('x"><script>window.hacked=1</script>'),
+}
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", HOSTILE_CELLS)
+def test_nothing_of_a_strangers_notebook_runs(browser: Browser, tmp_path: Path, name: str) -> None:
+    models = {
+        "hostile": anywidget(said="x", _esm=HOSTILE),
+        'x"><script>window.hacked=1</script>': anywidget(said="x"),
+        "own": anywidget(said="x", _css="</style><script>window.hacked='css'</script>"),
+    }
+    path = book(tmp_path, new_markdown_cell("# About"), HOSTILE_CELLS[name], new_markdown_cell("the end"), **models)
+    path = path.rename(tmp_path / "07_a\"><script>window.hacked='name'<script>&.ipynb".replace("/", ""))
+    tool.build([path], tmp_path / "site")
+    context = browser.new_context(offline=True)
+    page = context.new_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if not allowed(request) else None)
+    for file in (tmp_path / "site" / "index.html", tmp_path / "site" / f"{path.stem}.html"):
+        page.goto(file.as_uri())
+        ready(page)
+        assert page.evaluate("window.hacked") is None
+        assert page.locator("main").count() == 1
+    assert "the end" in page.locator("main").inner_text()
+    assert page.locator("iframe, object, embed, form, [onload], [onerror]").count() == 0
+    assert asked == []
+    context.close()
+
+
+def test_a_drawing_of_the_library_stays_a_drawing_and_another_becomes_an_image() -> None:
+    shapes = DRAWING.format('<style>text{fill:red}</style><use href="#a"/><rect fill="url(#b)"/>')
+    assert tool.shapes_alone(shapes)
+    assert "<svg" in tool.shown_as({"image/svg+xml": shapes})
+    for inside in (
+        '<image href="x.png"/>',
+        '<use href="x.svg#a"/>',
+        '<rect fill="url(http://a/b)"/>',
+        "<foreignObject/>",
+    ):
+        assert not tool.shapes_alone(DRAWING.format(inside))
+        assert "<svg" not in tool.shown_as({"image/svg+xml": DRAWING.format(inside)})
+
+
+def test_an_image_of_markdown_lies_in_the_project(tmp_path: Path) -> None:
+    (tmp_path / "secret.txt").write_text("secret")
+    (tmp_path / "secret.png").write_bytes(b"outside")
+    (tmp_path / "project" / "notebooks").mkdir(parents=True)
+    renderer = tool.Markdown(tmp_path / "project" / "notebooks", [])
+    for url in ("../../secret.txt", "../../secret.png", "http://example.org/x.png"):
+        assert "data:" not in renderer.image("words", url)

@@ -9,6 +9,10 @@ A widget whose front end sends messages waits for Python's answers: in its place
 a line that it needs a running notebook. The same line stands where ordinary ipywidgets were.
 
 A notebook is saved with the answers to its questions: here each is folded away, for a reader who wants to think first.
+
+A notebook may come from a stranger. What it stores reaches a page as JupyterLab shows it of a notebook that nobody has
+signed: HTML and markdown without scripts and handlers, a drawing that holds more than shapes as an image, where nothing
+runs. Widgets run whose front end is the library's own, no other.
 """
 
 from __future__ import annotations
@@ -21,14 +25,18 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from html import escape, unescape
 from pathlib import Path
 from string import Template
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
+from xml.etree import ElementTree
 
+import bleach
 import mistune
 import nbformat
+from bleach.css_sanitizer import CSSSanitizer
 from mistune.plugins.table import render_table_cell
 from mistune.renderers.html import HTMLRenderer
 from pygments import highlight
@@ -50,6 +58,88 @@ ANSWERS = re.compile(r"^q\.\w+\.(compare|solution)\(", re.MULTILINE)
 TERMINAL_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
+# --- what may reach a page ------------------------------------------------------------------------------------------
+
+# ruff: noqa: SIM905
+_TAGS = frozenset(
+    "a abbr b blockquote br caption code col colgroup dd del details div dl dt em figcaption figure h1 h2 h3 h4 h5 h6 "
+    "hr i img ins kbd li mark ol p pre q s samp small span strong sub summary sup table tbody td tfoot th thead tr tt "
+    "u ul var svg g path rect line circle ellipse polygon polyline text tspan title desc".split()
+)
+_ATTRIBUTES = frozenset(
+    "align alt aria-hidden aria-label class colspan cx cy d dx dy fill fill-opacity font-family font-size font-weight "
+    "height href open points r role rowspan rx ry scope stroke stroke-dasharray stroke-linecap stroke-opacity "
+    "stroke-width style text-anchor title transform viewbox viewBox width x x1 x2 xml:space xmlns y y1 y2".split()
+)
+_CSS = CSSSanitizer(
+    allowed_css_properties=(
+        "background background-color border border-bottom border-collapse border-left border-radius border-right "
+        "border-top color display fill font-family font-size font-style font-weight height letter-spacing line-height "
+        "list-style margin margin-bottom margin-left margin-right margin-top max-width min-width opacity overflow "
+        "overflow-x padding padding-bottom padding-left padding-right padding-top stroke stroke-width text-align "
+        "text-decoration vertical-align white-space width"
+    ).split()
+)
+_SHAPES = frozenset(
+    "svg g path rect line circle ellipse polygon polyline text tspan title desc style defs pattern clipPath use marker "
+    "symbol metadata linearGradient radialGradient stop".split()
+)
+_SVG = "{http://www.w3.org/2000/svg}"
+_ABOUT = (
+    "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}",
+    "{http://creativecommons.org/ns#}",
+    "{http://purl.org/dc/elements/1.1/}",
+)
+
+
+def _may_stay(tag: str, name: str, value: str) -> bool:
+    if name == "style" and re.search(r"url|image|\\", value, re.IGNORECASE):
+        return False
+    if name == "src":
+        # An image brings itself along: nothing is loaded from elsewhere.
+        return bool(re.fullmatch(r"data:image/(png|jpeg|gif|svg\+xml);base64,[A-Za-z0-9+/=\s]*", value))
+    return name in _ATTRIBUTES and not (name == "href" and value.lstrip().lower().startswith("data:"))
+
+
+def harmless(html: str) -> str:
+    """HTML without scripts, handlers, forms and frames, and with nothing that is loaded from elsewhere."""
+    clean: str = bleach.clean(
+        html, tags=_TAGS, attributes=_may_stay, protocols=("http", "https", "mailto", "data"), css_sanitizer=_CSS,
+        strip=True,
+    )  # fmt: skip
+    return clean
+
+
+def shapes_alone(svg: str) -> bool:
+    """Whether a drawing holds shapes and words, refers to nothing outside, and reads as HTML as it does as XML."""
+    if "<![" in svg or "<!ENTITY" in svg:
+        return False
+    try:
+        elements = list(ElementTree.fromstring(svg).iter())
+    except ElementTree.ParseError:
+        return False
+    return all(_is_shape(element) for element in elements)
+
+
+def _is_shape(element: ElementTree.Element) -> bool:
+    name = str(element.tag)
+    if not name.startswith(_ABOUT) and not (name.startswith(_SVG) and name.removeprefix(_SVG) in _SHAPES):
+        return False
+    if name.removeprefix(_SVG) in ("title", "desc", "style") and len(element):
+        return False
+    styles = [*element.attrib.values(), (element.text or "") if name == f"{_SVG}style" else ""]
+    if any(re.search(r"url\(\s*['\"]?(?!['\"#])|@import|javascript:", style, re.IGNORECASE) for style in styles):
+        return False
+    plain = {attribute.rpartition("}")[2].lower(): value for attribute, value in element.attrib.items()}
+    return not any(name.startswith("on") for name in plain) and plain.get("href", "#").startswith("#")
+
+
+@cache
+def own_fronts() -> frozenset[str]:
+    """The front ends of the library's widgets."""
+    return frozenset(path.read_text(encoding="utf-8") for path in (ROOT / "anonfolio" / "view").glob("*.js"))
+
+
 # --- what a notebook says of itself ---------------------------------------------------------------------------------
 
 
@@ -66,7 +156,12 @@ class Book:
 
     @property
     def page(self) -> str:
+        """The file's name; a link to it is `address`."""
         return f"{self.path.stem}.html"
+
+    @property
+    def address(self) -> str:
+        return quote(self.page)
 
     @property
     def number(self) -> str:
@@ -121,6 +216,12 @@ class Markdown(HTMLRenderer):
         self.headings.append((level, anchor, plain))
         return f'<h{level} id="{anchor}">{text}</h{level}>\n'
 
+    def block_html(self, html: str) -> str:
+        return harmless(html)
+
+    def inline_html(self, html: str) -> str:
+        return harmless(html)
+
     def link(self, text: str, url: str, title: str | None = None) -> str:
         parts = urlsplit(url)
         if parts.scheme or parts.netloc or not parts.path:
@@ -132,8 +233,10 @@ class Markdown(HTMLRenderer):
         return super().link(text, page + (f"#{parts.fragment}" if parts.fragment else ""), title)
 
     def image(self, text: str, url: str, title: str | None = None) -> str:
-        path = self.folder / unquote(url)
-        kind = mimetypes.guess_type(path.name)[0]
+        path = (self.folder / unquote(url)).resolve()
+        kind = mimetypes.guess_type(path.name)[0] or ""
+        if not kind.startswith("image/") or not path.is_file() or self.folder.resolve().parent not in path.parents:
+            return f'<span class="file">{escape(re.sub(r"<[^>]+>", "", text))}</span>'
         data = base64.b64encode(path.read_bytes()).decode()
         return f'<img src="data:{kind};base64,{data}" alt="{escape(re.sub(r"<[^>]+>", "", text))}">'
 
@@ -169,16 +272,23 @@ def text_of(value: Any) -> str:
     return "".join(value) if isinstance(value, list) else str(value)
 
 
+def image(kind: str, base64_data: str, data: dict[str, Any]) -> str:
+    words = escape(text_of(data.get("text/plain", "")), quote=True)
+    return f'<img src="data:{kind};base64,{base64_data}" alt="{words}">'
+
+
 def shown_as(data: dict[str, Any]) -> str:
     """The best form of an output that needs no program, as HTML."""
     if "text/html" in data:
-        return f'<div class="wide">{text_of(data["text/html"])}</div>'
+        return f'<div class="wide">{harmless(text_of(data["text/html"]))}</div>'
     if "image/svg+xml" in data:
-        return f'<div class="wide drawing">{text_of(data["image/svg+xml"])}</div>'
+        svg = text_of(data["image/svg+xml"])
+        if shapes_alone(svg):
+            return f'<div class="wide drawing">{svg}</div>'
+        return image("image/svg+xml", base64.b64encode(svg.encode()).decode(), data)
     for kind in ("image/png", "image/jpeg"):
         if kind in data:
-            words = escape(text_of(data.get("text/plain", "")), quote=True)
-            return f'<img src="data:{kind};base64,{text_of(data[kind]).strip()}" alt="{words}">'
+            return image(kind, re.sub(r"[^A-Za-z0-9+/=]", "", text_of(data[kind])), data)
     return f"<pre>{escape(text_of(data.get('text/plain', '')))}</pre>"
 
 
@@ -190,8 +300,9 @@ def below(model: str, models: dict[str, Any]) -> Iterator[str]:
 
 
 def runs(model: dict[str, Any]) -> bool:
-    """Whether a widget can run with nobody to answer it."""
-    return model.get("model_module") == "anywidget" and "model.send(" not in model["state"]["_esm"]
+    """Whether a widget is one of the library's, and can run with nobody to answer it."""
+    front = model.get("state", {}).get("_esm")
+    return model.get("model_module") == "anywidget" and front in own_fronts() and "model.send(" not in front
 
 
 def widget(data: dict[str, Any], models: dict[str, Any]) -> str:
@@ -201,7 +312,7 @@ def widget(data: dict[str, Any], models: dict[str, Any]) -> str:
     boxes = {name for name in inside if "children" in models[name]["state"]}
     waiting = set(inside) - set(running) - boxes
     static = {kind: value for kind, value in data.items() if kind != VIEW}
-    names = " ".join(running)
+    names = escape(" ".join(running), quote=True)
     note = "" if running and not waiting else " data-needs-kernel"
     picture = shown_as(static) if {*static} - {"text/plain"} or not running else ""
     return f'<div class="widget" data-models="{names}"{note}>{picture}</div>'
@@ -236,7 +347,7 @@ def cell_html(cell: Any, markdown: mistune.Markdown, models: dict[str, Any]) -> 
 
 def as_json(value: Any) -> str:
     """For the inside of a script element, which `</script` and `<!--` would end or confuse."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).replace("</", "<\\/").replace("<!", "\\u003c!")
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
 
 
 def stored_widgets(models: dict[str, Any]) -> tuple[str, str]:
@@ -250,7 +361,7 @@ def stored_widgets(models: dict[str, Any]) -> tuple[str, str]:
         if model.get("buffers"):
             raise ValueError(f"widget {name} stores binary data, which the pages cannot show yet")
         state = dict(model["state"])
-        styles[state.pop("_css", "")] = None
+        styles[state.pop("_css", "").replace("</", "<\\/")] = None
         front = fronts.setdefault(state.pop("_esm"), len(fronts))
         stored[name] = {"front": front, "state": {key: v for key, v in state.items() if not key.startswith("_")}}
     return as_json({"fronts": list(fronts), "models": stored}), "\n".join(styles)
@@ -267,9 +378,11 @@ def part(name: str) -> str:
 def step_link(book: Book | None, relation: str) -> str:
     """The neighbour's link; the index is the neighbour of the first and the last."""
     words = {"prev": "Previous", "next": "Next"}[relation]
-    page, number, question = (book.page, book.number, book.question) if book else ("index.html", "", "All notebooks")
+    page, number, question = (
+        (book.address, escape(book.number), book.question) if book else ("index.html", "", "All notebooks")
+    )
     return (
-        f'<a rel="{relation}" class="{relation}" href="{page}"><small>{words} {number}</small>'
+        f'<a rel="{relation}" class="{relation}" href="{page}"><small>{words} {escape(number)}</small>'
         f"<span>{escape(question)}</span></a>"
     )
 
@@ -285,7 +398,7 @@ def notebook_page(book: Book, books: list[Book]) -> str:
     return fill(
         "page.html",
         title=f"{escape(book.question)} · anonfolio",
-        number=book.number,
+        number=escape(book.number),
         name=escape(book.name),
         minutes=f" · about {book.minutes} minutes" if book.minutes else "",
         notebook=escape(book.path.name),
@@ -306,7 +419,7 @@ def index_page(books: list[Book]) -> str:
     for book in books:
         minutes = f'<span class="minutes">{book.minutes} min</span>' if book.minutes else ""
         rows.append(
-            f'<li><a href="{book.page}"><span class="number">{book.number}</span><span class="what">'
+            f'<li><a href="{book.address}"><span class="number">{escape(book.number)}</span><span class="what">'
             f'<span class="name">{escape(book.name)}{minutes}</span><span class="question">{escape(book.question)}'
             f'</span></span></a><div class="afterwards">{inline(book.afterwards)}</div></li>'
         )
@@ -316,7 +429,7 @@ def index_page(books: list[Book]) -> str:
         style=part("site.css"),
         count=str(len(books)),
         hours=f"{total / 60:.0f} hours" if total >= 90 else f"{total} minutes",
-        first=books[0].page,
+        first=books[0].address,
         picture=PICTURE.read_text(encoding="utf-8"),
         books="\n".join(rows),
     )
