@@ -23,43 +23,43 @@ from .drawing import RIGHT, SANS, WIDTH, measure, paint, stylesheet, svg_path, s
 # --- the questions --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Question:
-    """A check by its kernel name, what it asks in plain words, and the answers that end the walk, with their path."""
+    """A check by its kernel name, what it asks in plain words, and per answer the path it ends with or what follows.
+
+    One that only looks something up has no answers, and one thing that follows.
+    """
 
     what: str
     asks: str
     ends: Mapping[bool, str] = field(default_factory=dict)
+    then: Mapping[bool, Question] = field(default_factory=dict)
+    looks: bool = False
+
+    def below(self) -> tuple[Question, ...]:
+        """It and all that may follow, each before what follows it, "yes" first."""
+        return (self, *(one for answer in (True, False) if answer in self.then for one in self.then[answer].below()))
 
 
-_EXCLUSIVE = Question("PageAnonExclusive", "is this page marked exclusive?", {True: REUSE})
-_SPINE = (
-    Question("pte_none", "is nothing mapped here?", {True: FIRST_TOUCH}),
-    Question("vm_normal_page", "a page of a folio, not the zero page?", {False: ZERO_COPY}),
-    _EXCLUSIVE,
-)
+def _asked_by(node: Node) -> Question:
+    """A rule's questions, found by answering them: they are written down nowhere else."""
+    answers = {True: node.yes, False: node.no}
+    question = Question(
+        node.what,
+        node.asks,
+        {answer: REUSE if end else COW_COPY for answer, end in answers.items() if isinstance(end, bool)},
+        {answer: _asked_by(follows) for answer, follows in answers.items() if isinstance(follows, Node)},
+    )
+    for what, asks in reversed(node.before):
+        question = Question(what, asks, then={True: question}, looks=True)
+    return question
 
 
-def _asked_by(rule: Reuse) -> tuple[Question, ...]:
-    """A rule's questions one under the other: found by answering them, not written down again."""
-    found: list[Question] = []
-    node: Node | bool = tree(rule)
-    while isinstance(node, Node):
-        found += [Question(what, asks) for what, asks in node.before]
-        ends = {
-            answer: REUSE if leaf else COW_COPY
-            for answer, leaf in ((True, node.yes), (False, node.no))
-            if isinstance(leaf, bool)
-        }
-        found.append(Question(node.what, node.asks, ends))
-        below = [leaf for leaf in (node.yes, node.no) if isinstance(leaf, Node)]
-        if len(below) > 1:
-            raise ValueError(f"{node.what!r} goes on both ways: this picture has one column")
-        node = below[0] if below else True
-    return tuple(found)
+def _first_asked(rule: Reuse) -> Question:
+    node = tree(rule)
+    assert isinstance(node, Node), "a policy takes no rule that asks nothing"
+    return _asked_by(node)
 
-
-(_ONE_REFERENCE,) = _asked_by(refcount_one)
 
 _LEAVES = {
     FIRST_TOUCH: ("first touch", "do_anonymous_page", "c0"),
@@ -71,14 +71,17 @@ _LEAVES = {
 _LEAF_OF = {ZERO_READ: FIRST_TOUCH, UNSHARE_REUSE: REUSE}
 """The paths that end where another one does: a read on nothing, and an unshare that finds it may keep the page."""
 
+PTE_NONE = "pte_none"
+"""The first question of the tree."""
 LEFT_OUT = "Left out: KSM, the swap cache, the folio lock, userfaultfd, shared mappings, PMD entries."
 
 
 class Walk(NamedTuple):
-    """The way of one fault: the checks it met in the tree, from the top down, and the path it came to."""
+    """The way of one fault: the checks it met in the tree, from the top down, which they are there, and its path."""
 
     fault: Fault
     checks: tuple[Check, ...]
+    questions: tuple[Question, ...]
     leaf: str
 
 
@@ -94,11 +97,21 @@ class Tree:
         """All of them, a small folio's last."""
         return (*self.main, self.small) if self.small else self.main
 
+    @property
+    def exclusive(self) -> Question:
+        """Where small and large folios part."""
+        return self.main[2]
+
     @classmethod
     def of(cls, policy: Policy) -> Tree:
         """The tree of `do_wp_page` and `wp_can_reuse_anon_folio` (6.1-7.2; RFC v2, never merged)."""
         rule = policy.rules.large_reuse
-        return cls(_SPINE + _asked_by(rule), None if rule is refcount_one else _ONE_REFERENCE)
+        marked = Question(
+            "PageAnonExclusive", "is this page marked exclusive?", {True: REUSE}, {False: _first_asked(rule)}
+        )
+        normal = Question("vm_normal_page", "a page of a folio, not the zero page?", {False: ZERO_COPY}, {True: marked})
+        first = Question(PTE_NONE, "is nothing mapped here?", {True: FIRST_TOUCH}, {False: normal})
+        return cls(first.below(), None if rule is refcount_one else _first_asked(refcount_one))
 
     def walk(self, fault: Fault) -> Walk:
         """Follow the fault's record through the tree.
@@ -109,28 +122,37 @@ class Tree:
             The record does not fit: the fault was settled at the PMD level, or happened under another policy.
         """
         asked = list(fault.checks)
-        while asked and asked[0].what != _SPINE[0].what:
+        while asked and asked[0].what != PTE_NONE:
             del asked[0]
         if not asked:
             raise ValueError(f"no check of this fault is in the tree (was it settled at the PMD level?): {fault}")
-        met: list[Check] = []
-        may_follow = [_SPINE[0]]
-        for check in asked:
-            question = next((one for one in may_follow if one.what == check.what), None)
-            if question is None:
-                break
-            met.append(check)
-            if check.outcome in question.ends:
-                if question.ends[check.outcome] == _LEAF_OF.get(fault.path, fault.path):
-                    return Walk(fault, tuple(met), question.ends[check.outcome])
-                break
-            may_follow = self._after(question)
-        raise ValueError(f"the checks of this fault are not those of this tree (another policy?): {fault}")
+        small = any(check.what == "vm_normal_page" and check.saw.endswith("a folio of order 0") for check in asked)
+        leaf = _LEAF_OF.get(fault.path, fault.path)
+        met = self._follow(self.main[0], asked, leaf, small)
+        if not met:
+            raise ValueError(f"the checks of this fault are not those of this tree (another policy?): {fault}")
+        return Walk(fault, tuple(check for _, check in met), tuple(question for question, _ in met), leaf)
 
-    def _after(self, question: Question) -> list[Question]:
-        at = self.main.index(question) + 1
-        small = [self.small] if question is _EXCLUSIVE and self.small else []
-        return [*self.main[at : at + 1], *small]
+    def _follow(self, question: Question, asked: list[Check], leaf: str, small: bool) -> list[tuple[Question, Check]]:
+        """What this question and those after it were asked, if that ends at the leaf; else nothing."""
+        met: list[tuple[Question, Check]] = []
+        if question.looks:
+            # It leaves what the policy's range notes: its own check, others, or none.
+            follows = question.then[True]
+            at = next((at for at, check in enumerate(asked) if check.what == follows.what), len(asked))
+            met = [(question, check) for check in asked[:at] if check.what == question.what]
+            question, asked = follows, asked[at:]
+        if not asked or asked[0].what != question.what:
+            return []
+        check = asked[0]
+        met.append((question, check))
+        if check.outcome in question.ends:
+            return met if question.ends[check.outcome] == leaf else []
+        follows = question.then[check.outcome]
+        if question is self.exclusive and small and self.small:
+            follows = self.small
+        rest = self._follow(follows, asked[1:], leaf, small)
+        return [*met, *rest] if rest else []
 
 
 # --- the picture ----------------------------------------------------------------------------------------------------
@@ -197,12 +219,15 @@ class Decision:
 
     def text(self) -> str:
         """The tree as text, one question a line, for terminals."""
-        asked = [self._line(question) for question in self.tree.questions]
+        asked = [line for question in self.tree.questions for line in self._lines(question)]
         return "\n".join([self.heading, *self.sentences, *asked, LEFT_OUT])
 
-    def _line(self, question: Question) -> str:
+    def _lines(self, question: Question) -> list[str]:
         met = [
-            (label, check) for label, walk in self.walks.items() for check in walk.checks if check.what == question.what
+            (label, check)
+            for label, walk in self.walks.items()
+            for asked, check in zip(walk.questions, walk.checks, strict=True)
+            if asked is question
         ]
         mark = "=>" if any(check.decides for _, check in met) else "  "
         answers = []
@@ -210,8 +235,10 @@ class Decision:
             labels = [label for label, check in met if check.outcome is outcome]
             if labels:
                 saw = [check.saw for _, check in met] if len(self.walks) == 1 else labels
-                answers.append(f"{_yes(outcome) if question.ends else '':3}  {', '.join(saw)}".rstrip())
-        return f"{mark} {question.what:40} {'   '.join(answers) or 'not asked'}"
+                answers.append(f"{'' if question.looks else _yes(outcome):3}  {', '.join(saw)}".rstrip())
+        jumps = [one.what for one in self.tree.main if len(one.then) == 2 and one.then[False] is question]
+        line = f"{mark} {question.what:40} {'   '.join(answers) or 'not asked'}"
+        return [*(f"   if {what} is no:" for what in jumps), line]
 
     def __repr__(self) -> str:
         return self.text()
@@ -254,7 +281,7 @@ def decisions(timeline: Timeline) -> list[str]:
 def _moment(fault: Fault | None, policy: Policy) -> str:
     if fault is None:
         return Decision({}, policy).svg()
-    if all(check.what != _SPINE[0].what for check in fault.checks):
+    if all(check.what != PTE_NONE for check in fault.checks):
         return f"Settled at the PMD level, before the checks of this tree: {fault}"
     return Decision(fault, policy).svg()
 
@@ -265,13 +292,13 @@ class _Drawn:
     def __init__(self, decision: Decision) -> None:
         self.decision, self.tree = decision, decision.tree
         walks = decision.walks
-        self.lit: dict[tuple[str, bool], list[str]] = {}
-        self.decides: set[tuple[str, bool]] = set()
+        self.lit: dict[tuple[Question, bool], list[str]] = {}
+        self.decides: set[tuple[Question, bool]] = set()
         for label, walk in walks.items():
-            for check in walk.checks:
-                self.lit.setdefault((check.what, check.outcome), []).append(label)
+            for question, check in zip(walk.questions, walk.checks, strict=True):
+                self.lit.setdefault((question, check.outcome), []).append(label)
                 if check.decides:
-                    self.decides.add((check.what, check.outcome))
+                    self.decides.add((question, check.outcome))
         self.alone = next(iter(walks.values())) if len(walks) == 1 else None
         self.parts: list[str] = []
         top = self._header()
@@ -313,68 +340,76 @@ class _Drawn:
     # --- questions and answers ----------------------------------------------------------------------------------
 
     def _questions(self, top: float) -> float:
-        middle = BOX_X + BOX_WIDTH / 2
-        *before, last = self.tree.main
         y = top
-        for question in before:
+        for question in self.tree.main:
             self._question(question, BOX_X, y, BOX_WIDTH)
-            for outcome, path in question.ends.items():
-                self._sideways(question, outcome, path, y)
-            goes_on = next(outcome for outcome in (True, False) if outcome not in question.ends)
-            below = y + PITCH
-            if question is _EXCLUSIVE and self.tree.small:
-                self._down(question, goes_on, middle, y + BOX_HEIGHT, below, to="large folio", kin=self._kin())
-                self._small(y, below)
-            else:
-                self._down(question, goes_on, middle, y + BOX_HEIGHT, below)
-            y = below
-        self._question(last, BOX_X, y, BOX_WIDTH)
-        down = True in last.ends
-        self._down(last, down, middle, y + BOX_HEIGHT, y + PITCH)
-        self._leaf(last, down, last.ends[down], BOX_X + (BOX_WIDTH - LEAF_WIDTH) / 2, y + PITCH)
-        if down and False in last.ends:
-            self._sideways(last, False, last.ends[False], y)
-        return y + PITCH + LEAF_HEIGHT
+            y = self._ends_below(question, y) if len(question.ends) == 2 else self._goes_on(question, y)
+        return y
 
-    def _kin(self) -> tuple[str, ...]:
-        """The first question that a large folio is asked after the mark: the branch is lit when it was asked."""
-        return (self.tree.main[len(_SPINE)].what,)
+    def _goes_on(self, question: Question, y: float) -> float:
+        """What follows one answer stands below; the other ends beside it, or goes on further down."""
+        goes_on, below = next(answer for answer in (True, False) if answer in question.then), y + PITCH
+        for outcome, path in question.ends.items():
+            self._sideways(question, outcome, y)
+            self._leaf(question, outcome, path, LEAF_X, y + (BOX_HEIGHT - LEAF_HEIGHT) / 2)
+        if len(question.then) == 2:
+            self._sideways(question, False, y)
+            lit = "b" if (question, False) in self.lit else "m"
+            self.parts.append(svg_text(LEAF_X + 6, y + BOX_HEIGHT / 2 + 4, f"below: {question.then[False].what}", lit))
+        parts = question is self.tree.exclusive and self.tree.small is not None
+        self._down(question, goes_on, BOX_X + BOX_WIDTH / 2, y + BOX_HEIGHT, below, large=parts)
+        if parts:
+            self._small(y, below)
+        return below
 
-    def _asked(self, what: str) -> bool:
-        return (what, True) in self.lit or (what, False) in self.lit
+    def _ends_below(self, question: Question, y: float) -> float:
+        """Both answers end: yes below, no beside it; one leaf if they end alike. More questions stand under that."""
+        differ = question.ends[True] != question.ends[False]
+        down = differ or (question, True) in self.lit
+        self._down(question, down, BOX_X + BOX_WIDTH / 2, y + BOX_HEIGHT, y + PITCH)
+        self._leaf(question, down, question.ends[down], BOX_X + (BOX_WIDTH - LEAF_WIDTH) / 2, y + PITCH)
+        if differ:
+            self._sideways(question, False, y)
+            self._leaf(question, False, question.ends[False], LEAF_X, y + (BOX_HEIGHT - LEAF_HEIGHT) / 2)
+        end = y + PITCH + LEAF_HEIGHT
+        return end if question is self.tree.main[-1] else end + PITCH - BOX_HEIGHT
+
+    def _asked(self, question: Question) -> bool:
+        return (question, True) in self.lit or (question, False) in self.lit
 
     def _question(self, question: Question, x: float, y: float, width: float) -> None:
-        asked = self._asked(question.what)
-        check = next((one for one in self.alone.checks if one.what == question.what), None) if self.alone else None
+        asked = self._asked(question)
+        walk = self.alone
+        met = zip(walk.questions, walk.checks, strict=True) if walk else ()
+        check = next((check for one, check in met if one is question), None)
         self.parts.append(svg_rect(x, y, width, BOX_HEIGHT, "say" if asked else "box", 5))
-        if any((question.what, outcome) in self.decides for outcome in (True, False)):
+        if any((question, outcome) in self.decides for outcome in (True, False)):
             self.parts.append(svg_rect(x, y, width, BOX_HEIGHT, "new", 5))
         self.parts.append(svg_text(x + 10, y + 17, question.what, "kb" if asked else "k"))
         self.parts.append(svg_text(x + 10, y + 32, question.asks, "p" if asked else "m"))
         if check and check.saw:
             self.parts.append(svg_text(x + 10, y + 46, wrap(check.saw, width - 20)[0], "m"))
 
-    def _sideways(self, question: Question, outcome: bool, path: str, y: float) -> None:
+    def _sideways(self, question: Question, outcome: bool, y: float) -> None:
         middle = y + BOX_HEIGHT / 2
         start, end = BOX_X + BOX_WIDTH, LEAF_X
-        self._line(f"M{start:g} {middle:g}H{end - 7:g}", (question.what, outcome) in self.lit)
-        self._head(end, middle, (question.what, outcome) in self.lit, down=False)
+        lit = (question, outcome) in self.lit
+        self._line(f"M{start:g} {middle:g}H{end - 7:g}", lit)
+        self._head(end, middle, lit, down=False)
         self._answer(question, outcome, start + 8, middle - 7)
-        self._leaf(question, outcome, path, LEAF_X, middle - LEAF_HEIGHT / 2)
 
-    def _down(
-        self, question: Question, outcome: bool, x: float, y: float, end: float, to: str = "", kin: Sequence[str] = ()
-    ) -> None:
-        lit = (question.what, outcome) in self.lit and (not kin or any(map(self._asked, kin)))
+    def _down(self, question: Question, outcome: bool, x: float, y: float, end: float, *, large: bool = False) -> None:
+        # Of a page that is not marked: the branch of large folios is lit when one was asked.
+        lit = (question, outcome) in self.lit and (not large or self._asked(question.then[outcome]))
         self._line(f"M{x:g} {y:g}V{end - 7:g}", lit)
         self._head(x, end, lit, down=True)
-        self._answer(question, outcome, x + 10, y + 17, to)
+        self._answer(question, outcome, x + 10, y + 17, "large folio" if large else "")
 
     def _small(self, y: float, below: float) -> None:
         """A small folio leaves the column under the mark's question, and is asked one thing."""
         small = self.tree.small
         assert small is not None
-        lit = self._asked(small.what)
+        lit = self._asked(small)
         middle = SMALL_X + SMALL_WIDTH / 2
         # Under the leaf of the row above, over that of the row below.
         turn = y + BOX_HEIGHT + 4
@@ -391,7 +426,7 @@ class _Drawn:
     def _leaf(
         self, question: Question, outcome: bool, path: str, x: float, y: float, width: float = LEAF_WIDTH
     ) -> None:
-        labels = self.lit.get((question.what, outcome))
+        labels = self.lit.get((question, outcome))
         name, function, colour = _LEAVES[path]
         self.parts.append(svg_rect(x, y, width, LEAF_HEIGHT, "soft" if labels is None else colour, 12))
         if labels is None:
@@ -408,9 +443,8 @@ class _Drawn:
     # --- lines --------------------------------------------------------------------------------------------------
 
     def _answer(self, question: Question, outcome: bool, x: float, y: float, to: str = "") -> None:
-        key = (question.what, outcome)
-        # What ends nowhere is no yes-or-no question.
-        words = ", ".join(filter(None, (_yes(outcome) if question.ends else "", to)))
+        key = (question, outcome)
+        words = ", ".join(filter(None, ("" if question.looks else _yes(outcome), to)))
         if key in self.decides:
             words += ": decides"
         self.parts.append(svg_text(x, y, words, "b" if key in self.lit else "m"))

@@ -96,6 +96,8 @@ def check_reuse(rule: Reuse) -> None:
             node = node.yes if outcome else node.no
         if node is not bool(said):
             raise ValueError(_dishonest(folio, f"says {'reuse' if said else 'copy'}", node))
+    if not isinstance(expected, Node):
+        raise ValueError("asks nothing, so nobody can say why; put what it decides by into ask(name, test)")
 
 
 def _dishonest(folio: Folio, did: str, node: Node | bool) -> str:

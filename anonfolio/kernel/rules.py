@@ -38,8 +38,8 @@ class Ask(Protocol):
     def __call__(self, what: str, outcome: bool, saw: str = "", *, asks: str = "", yes: str = "", no: str = "") -> bool:
         """`what` is its name in the kernel, `saw` what the answer was read from.
 
-        `asks` puts it in plain words (for the decision tree), `yes` and `no` say what follows from the answer, as the
-        end of a sentence after "because".
+        `asks` puts it in plain words (for the decision tree), `yes` and `no` say what the answer means, as a clause of
+        a sentence: "all of it is this process's".
         """
 
 
@@ -106,10 +106,11 @@ def refcount_one(folio: Folio, ask: Ask) -> bool:
 
 def never(folio: Folio, ask: Ask) -> bool:
     """6.9-6.14: a page of a large folio is never reused ("mm: prohibit the last subpage from reusing …", 6.9-rc1)."""
-    return ask(
+    ask(
         "!folio_test_large", False, f"order {folio.order}", asks="is the folio a single page?",
         no="the page is maybe shared, and this kernel never reuses a page of a large folio then",
     )  # fmt: skip
+    return False
 
 
 def mm_id(folio: Folio, ask: Ask) -> bool:
