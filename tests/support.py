@@ -1,4 +1,4 @@
-"""What several test files need: a machine's state as one value, one with a folio."""
+"""What several test files need: a machine's state as one value, one with a folio, programs to draw and their cells."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 import anonfolio as af
+from anonfolio.draw.picture import Picture
+from anonfolio.draw.table import Cell, Row, rows
 from anonfolio.kernel.buddy import Buddy
 from anonfolio.kernel.mm import Mm
 from anonfolio.kernel.vma import Vma
@@ -84,3 +86,21 @@ def vma_at(process: af.Process, vpn: int) -> Vma:
     vma = process.mm.find_vma(vpn)
     assert vma is not None
     return vma
+
+
+COPY = af.Scenario(8, (("write", 0, 0, 7), ("fork", 0), ("write", 1, 2, 9), ("exit", 0)), orders=(3,), name="copy")
+PINNED = af.Scenario(
+    16,
+    (("write", 0, 0, 1), ("pin", 0, 2, 3, 0), ("ref", 0, 3, 0), ("dma_write", 0, 0, 1, 77), ("fork", 0)),
+    orders=(4,),
+)
+
+
+def drawn_rows(picture: Picture) -> list[Row]:
+    """The rows of all processes, of 16 cells."""
+    return [row for table in picture.scene.tables for row in rows(table, 16)]
+
+
+def drawn_cells(picture: Picture) -> list[Cell]:
+    """The cells of all processes."""
+    return [cell for row in drawn_rows(picture) for cell in row.cells]

@@ -41,6 +41,7 @@ TESTS = (
     "test_contpte.py",
     "test_tlb.py",
     "test_lru.py",
+    "test_scene.py",
     "test_touch.py",
 )  # fmt: skip
 

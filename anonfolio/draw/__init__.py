@@ -1,8 +1,8 @@
 """Drawing: states, faults and rules as text and SVG, from values alone.
 
-Holds pictures, what they are drawn with, decision trees.
+Holds scenes (what there is to see, as values), what writes them as text and as SVG, pictures, decision trees.
 Imports everything left of it: kernel to witness.
-Guarded by test_picture, test_microsteps, test_exclusive_reuse.
+Guarded by test_scene, test_picture, test_microsteps, test_exclusive_reuse.
 """
 
 from . import micropicture, picture  # noqa: F401  (they register what draws: `machine.show`)

@@ -222,6 +222,10 @@ class Sheet:
         """`svg_text`, as the next piece."""
         self.parts.append(svg_text(x, y, words, name))
 
+    def lines(self, x: float, y: float, lines: Sequence[str], name: str, step: float) -> None:
+        """Lines of text below each other."""
+        self.parts += [svg_text(x, y + step * at, line, name) for at, line in enumerate(lines)]
+
     def rect(self, x: float, y: float, width: float, height: float, name: str, radius: float = 3) -> None:
         """`svg_rect`, as the next piece."""
         self.parts.append(svg_rect(x, y, width, height, name, radius))

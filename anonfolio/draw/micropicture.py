@@ -179,9 +179,9 @@ class _MicroSheet(Sheet):
     def _header(self) -> float:
         self.text(SIDE, 21, self.picture.heading, "m")
         lines = _wrapped(self.picture.moment.says)
-        self.parts += [svg_text(SIDE, 41 + 18 * at, line, "t") for at, line in enumerate(lines)]
+        self.lines(SIDE, 41, lines, "t", 18)
         y = 37.0 + 18 * max(len(_wrapped(moment.says)) for moment in self.picture.run.moments)
-        room = max(len(_alarm_lines(picture)) for picture in _all(self.picture.run))
+        room = max(len(_alarm_lines(picture)) for picture in micropictures(self.picture.run))
         if not room:
             return y
         told = _alarm_lines(self.picture)
@@ -189,7 +189,7 @@ class _MicroSheet(Sheet):
             self.rect(SIDE, y, RIGHT - SIDE, 18 * len(told) + 10, "say")
             self.rect(SIDE, y, RIGHT - SIDE, 18 * len(told) + 10, "new")
             self.parts.append(svg_path(f"M{SIDE + 20:g} {y + 6:g}l8 14h-16z", "mark"))
-        self.parts += [svg_text(SIDE + 36, y + 19 + 18 * at, line, "t") for at, line in enumerate(told)]
+        self.lines(SIDE + 36, y + 19, told, "t", 18)
         return y + 18 * room + 16
 
     def _work(self, y: float) -> float:
@@ -314,10 +314,6 @@ class _MicroSheet(Sheet):
 
 def _paint(name: str) -> str:
     return folio_class(ord(name[0]) - ord("A"))
-
-
-def _all(run: Run) -> list[MicroPicture]:
-    return micropictures(run)
 
 
 def _wrapped(words: str, room: float = RIGHT - SIDE) -> list[str]:

@@ -78,8 +78,6 @@ class Folio:
     ----------
     number : int
         Stands for it and no other in all moments of a run; `letter` names it.
-    id : int
-        What the model calls it now; NONE in a recording.
     fresh : bool
         Whether the step allocated it.
     mapcount, mapcount_before : ndarray of shape (pages,), int16
@@ -96,7 +94,6 @@ class Folio:
     """
 
     number: int
-    id: int
     order: int
     fresh: bool
     mapcount: npt.NDArray[np.int16]
@@ -192,7 +189,7 @@ class Scene:
     folds: bool = True
     wide: bool = False
 
-    def numbers(self) -> dict[int, Folio]:
+    def by_number(self) -> dict[int, Folio]:
         """The folios by number."""
         return {folio.number: folio for folio in self.folios}
 
@@ -286,7 +283,7 @@ def scene(
         Whether rows that are alike are folded.
     """
     number = {folio.id: folio.id if numbers is None else numbers[folio.id] for folio in snapshot.folios}
-    earlier = before.numbers() if before else {}
+    earlier = before.by_number() if before else {}
     fresh = {number[id] for id in _allocated(faults) if id in number}
     if before:
         fresh |= {one for one in number.values() if one not in earlier}
@@ -304,7 +301,7 @@ def scene(
         tables,
         tuple(sorted(folios, key=lambda folio: folio.number)),
         tuple(one for one in earlier if one not in kept),
-        tuple(_copied(tables, before, faults, forked, fresh)) if before else (),
+        tuple(_copied(tables, before, forked, fresh)) if before else (),
         tuple(faults),
         tuple(_counters(snapshot, before)),
         folds=folds,
@@ -399,18 +396,16 @@ def _folio(
                 (pins, before.pins), (refs, before.refs))  # fmt: skip
         changed = np.any([is_ != was_ for is_, was_ in both], axis=0)
     return Folio(
-        number, view.id, view.order, fresh, view.mapcount, before.mapcount if before else view.mapcount, changed,
+        number, view.order, fresh, view.mapcount, before.mapcount if before else view.mapcount, changed,
         view.content, exclusive, pins, refs, Counts(*map(Count, now, was)),
         view.mm_ids if slots else (), slots and view.maybe_mapped_shared, view.partially_mapped,
     )  # fmt: skip
 
 
-def _copied(
-    tables: Sequence[Table], before: Scene, faults: Sequence[Fault], forked: int | None, fresh: set[int]
-) -> Iterator[Copied]:
-    copies = [(before.tables[fault.process], tables[fault.process]) for fault in faults if fault.path == COW_COPY]
-    copies += [(tables[forked], tables[-1])] if forked is not None else []
-    for source, target in dict.fromkeys(copies):
+def _copied(tables: Sequence[Table], before: Scene, forked: int | None, fresh: set[int]) -> Iterator[Copied]:
+    """A page that mapped a folio and maps a new one was copied; what a child maps of a new folio, its parent had."""
+    copies = [*zip(before.tables, tables, strict=False), *([] if forked is None else [(tables[forked], tables[-1])])]
+    for source, target in copies if fresh else ():
         was = source.entries
         place = dict(zip(was.vpn.tolist(), zip(was.folio.tolist(), was.offset.tolist(), strict=True), strict=True))
         at = target.entries
@@ -527,7 +522,7 @@ def _recorded_scene(
         folio = entries[process].folio
         for at in np.flatnonzero(folio >= 0).tolist():
             mapped.setdefault(int(folio[at]), np.zeros(int(view.size[at]), np.int16))[view.offset[at]] += 1
-    earlier = before.numbers() if before else {}
+    earlier = before.by_number() if before else {}
     tables = tuple(_recorded_table(process, entries.get(process), before) for process in range(processes))
     return Scene(
         source, heading, said, tables,
@@ -558,6 +553,6 @@ def _recorded_folio(number: int, mapcount: npt.NDArray[np.int16], before: Folio 
     changed = mapcount != was if before else np.ones(len(mapcount), np.bool_)
     no = np.zeros(len(mapcount), np.int64)
     return Folio(
-        number, NONE, len(mapcount).bit_length() - 1, before is None, mapcount, was, changed, no.astype(np.uint8),
+        number, len(mapcount).bit_length() - 1, before is None, mapcount, was, changed, no.astype(np.uint8),
         no > 0, no, no,
     )  # fmt: skip

@@ -71,8 +71,7 @@ class SceneSheet(Sheet):
     def _header(self) -> float:
         self.text(16, 21, self.scene.heading, "m")
         lines = wrap(self.scene.sentence, RIGHT - 16, sized(14, True))
-        for at, line in enumerate(lines):
-            self.text(16, 41 + 18 * at, line, "t")
+        self.lines(16, 41, lines, "t", 18)
         return 41 + 18 * max(2, len(lines)) - 8
 
     def _across(self, column: int) -> float:
@@ -88,10 +87,9 @@ class SceneSheet(Sheet):
             return y + 34
         below = y + 39
         self.text(16, below, f"RSS {table.rss_pages}", "m")
-        for held in table.holdings:
-            for line in wrap(held, LEFT - 20):
-                below += 13
-                self.text(16, below, line, "m")
+        held = [line for held in table.holdings for line in wrap(held, LEFT - 20)]
+        self.lines(16, below + 13, held, "m", 13)
+        below += 13 * len(held)
         found = list(rows(table, self.columns, self.scene.folds))
         for row in found:
             self._row(table, row, row is found[0], y + 13)
