@@ -133,7 +133,14 @@ def test_a_stack_distance_counts_other_keys_since() -> None:
 
 @pytest.mark.parametrize(
     ("entries", "ways", "told"),
-    [(0, None, "at least 1"), (4, 0, "at least 1"), (64, 5, "64 entries do not divide into sets of 5 ways")],
+    [
+        (0, None, "entries=0 is not a whole number of at least 1"),
+        (4, 0, "ways=0 is not a whole number of at least 1"),
+        (2.5, None, r"entries=2\.5"),
+        (True, None, "entries=True"),
+        ("4", None, "entries='4'"),
+        (64, 5, "64 entries do not divide into sets of 5 ways"),
+    ],
 )
 def test_a_geometry_that_does_not_divide_is_told(entries: int, ways: int | None, told: str) -> None:
     with pytest.raises(ValueError, match=told):
@@ -156,3 +163,7 @@ def test_sizes_that_are_none_are_told() -> None:
         miss_curve([1, 2], [0])
     with pytest.raises(ValueError, match="at least 1"):
         hits_by_place([1, 2], 0, 4)
+    with pytest.raises(ValueError, match="one row of integers"):
+        miss_curve([1, 2], [1.5])
+    with pytest.raises(ValueError, match=r"ways=1\.5"):
+        hits_by_place([1, 2], 1, 1.5)  # type: ignore[arg-type]

@@ -430,7 +430,7 @@ def test_an_order_for_work_that_the_race_does_not_do_is_refused(race: Race, orde
         (lambda: race_but(policy="linux-6.15"), "policy='linux-6.15' is no Policy"),
         (lambda: race_but(work=("write",)), "work: 'write' is neither a Write nor a Fork"),
         (lambda: race_but(work=Fork()), "work=Fork.* is not a tuple"),
-        (lambda: race_but(work=(Write(1, 1),)), r"page=1 is not in 0\.\.0"),
+        (lambda: race_but(work=(Write(1, 1),)), r"page=1 is not a whole number in 0\.\.0"),
         (lambda: race_but(cpus=()), "cpus=.* CPU 0 runs a process"),
         (lambda: race_but(cpus=(0, -1)), "cpus.*-1"),
         (lambda: race_but(cpus=(0, 1.0)), r"cpus.*1\.0"),

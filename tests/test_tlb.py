@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from anonfolio.hardware.tlb import (
     Core,
     Entries,
     Hpa,
+    Lookups,
     PageTable,
     Plain,
     Tlb,
@@ -214,6 +216,45 @@ def test_a_page_that_nothing_maps_or_that_is_elsewhere_is_told_and_nothing_chang
     with pytest.raises(ValueError, match=r"page 99 \(access 2\) is not one of the 8 from page 100"):
         tlb.access([100, 101, 99], made)
     assert tlb.held() == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (lambda tlb: tlb.access([1.7], table(8)), "pages must be one row of integers"),
+        (lambda tlb: tlb.access([True], table(8)), "pages must be one row of integers"),
+        (lambda tlb: tlb.access([[1]], table(8)), "pages must be one row of integers"),
+        (lambda tlb: tlb.shootdown(0, -5), "pages=-5 is not a whole number of at least 1"),
+        (lambda tlb: tlb.shootdown(0, 0), "pages=0 is not"),
+        (lambda tlb: tlb.shootdown(0.5), r"page=0\.5 is not"),
+        (lambda tlb: tlb.shootdown(-1), "page=-1 is not"),
+        (lambda tlb: tlb.held(0), r"level=0 is not a whole number in 1\.\.2"),
+        (lambda tlb: tlb.held(3), "level=3 is not"),
+        (lambda tlb: tlb.held(1.0), r"level=1\.0 is not"),
+        (lambda tlb: tlb.held(True), "level=True is not"),
+        (lambda tlb: Lookups(np.ones(1, np.uint8), 2).misses(0), "level=0 is not"),
+        (lambda tlb: tlb.core.reach_pages(10), r"order=10 is not a whole number in 0\.\.9"),
+        (lambda tlb: Hpa(2.5), r"order=2\.5 is not a whole number in 1\.\.3"),
+        (lambda tlb: Hpa(True), "order=True"),
+        (lambda tlb: Hpa(compares=256), r"compares=256 is not a whole number in 0\.\.255"),
+        (lambda tlb: Entries(4, orders=(0.5,)), r"orders=0\.5 is not a whole number in 0\.\.9"),
+        (lambda tlb: Entries(4, orders=(10,)), "orders=10 is not"),
+        (lambda tlb: Entries(4, orders=()), "a tuple of some of 0 to 9"),
+        (lambda tlb: Entries(4, orders=5), "a tuple of some of 0 to 9"),
+        (lambda tlb: Entries(4.0), r"entries=4\.0 is not"),
+        (lambda tlb: Entries(4, 2.0), r"ways=2\.0 is not"),
+        (lambda tlb: page_table(af.Machine().spawn(), 0.5, 1), r"page=0\.5 is not"),
+        (lambda tlb: page_table(af.Machine().spawn(), 0, 0), "pages=0 is not"),
+    ],
+)
+def test_a_number_of_a_wrong_kind_or_size_is_refused_in_one_line(asked: Callable[[Tlb], object], told: str) -> None:
+    tlb = Tlb(CORTEX_A76)
+    tlb.access([100, 101], table(8, start=100))
+    held = [tlb.held(1), tlb.held(2)]
+    with pytest.raises(ValueError, match=told) as caught:
+        asked(tlb)
+    assert "\n" not in str(caught.value)
+    assert [tlb.held(1), tlb.held(2)] == held
 
 
 @pytest.mark.parametrize(

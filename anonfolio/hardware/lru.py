@@ -27,6 +27,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .checks import whole, whole_row
+
 Keys = npt.NDArray[np.int64]
 Narrow = npt.NDArray[np.integer[Any]]
 
@@ -405,9 +407,8 @@ class Lru:
     """
 
     def __init__(self, entries: int, ways: int | None = None) -> None:
-        ways = entries if ways is None else ways
-        if entries < 1 or ways < 1:
-            raise ValueError(f"{entries} entries in {ways} ways: both must be at least 1")
+        entries = whole("entries", entries, 1)
+        ways = entries if ways is None else whole("ways", ways, 1)
         if entries % ways:
             raise ValueError(f"{entries} entries do not divide into sets of {ways} ways")
         self.ways = ways
@@ -497,10 +498,7 @@ def _checked(keys: npt.ArrayLike) -> Keys:
 
 def _checked_and_low(keys: npt.ArrayLike) -> tuple[Keys, Narrow, int]:
     """The keys as an array, their lowest 16 bits, and all bits that any key has, from reading them once."""
-    array = np.asarray(keys)
-    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-        raise ValueError(f"keys must be one row of integers, not {array.ndim} dimensions of {array.dtype}")
-    array = array.astype(np.int64, copy=False)
+    array = whole_row("keys", keys)
     low, bits = np.empty(len(array), np.uint16), 0
     for start in range(0, len(array), READ):
         block = array[start : start + READ]
@@ -555,8 +553,7 @@ def hits_by_place(keys: npt.ArrayLike, sets: int, ways: int) -> npt.NDArray[np.i
     ndarray of shape (ways,)
         Accesses that found their key at place 1, 2, ... of its set.
     """
-    if sets < 1 or ways < 1:
-        raise ValueError(f"{sets} sets of {ways} ways: both must be at least 1")
+    sets, ways = whole("sets", sets, 1), whole("ways", ways, 1)
     asked = _checked(keys)
     trace = asked.take(_stable_order(asked % sets))
     hits = np.zeros(ways, np.int64)
@@ -606,9 +603,8 @@ def _distances(keys: Keys) -> npt.NDArray[np.int64]:
 
 def miss_curve(keys: npt.ArrayLike, sizes: npt.ArrayLike) -> npt.NDArray[np.int64]:
     """Misses of a fully associative cache of each of these sizes, in entries, from one pass."""
-    wanted = np.asarray(sizes)
-    if wanted.ndim != 1 or wanted.dtype.kind not in "iu" or (wanted.size and wanted.min() < 1):
-        raise ValueError(f"sizes must be a row of numbers of entries, each at least 1, not {sizes!r:.60}")
+    wanted = whole_row("sizes", sizes)
+    whole("the smallest of sizes", wanted.min(initial=1), 1)
     distances = stack_distances(keys)
     found = np.sort(distances[distances >= 0])
     return len(distances) - np.searchsorted(found, wanted, side="left")

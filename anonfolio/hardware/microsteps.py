@@ -45,6 +45,7 @@ from ..kernel.vma import VM_WRITE, Vma
 from ..machine.machine import Process
 from ..machine.show import Shown, show
 from ..program.scenario import Scenario, do_step
+from .checks import whole
 from .stores import DAMAGE as DAMAGE
 from .stores import LEAK as LEAK
 from .stores import LOST_WRITE as LOST_WRITE
@@ -103,12 +104,6 @@ class Impossible(ValueError):
     """An event that cannot happen at this moment: which one, and what stands in its way."""
 
 
-def _number(name: str, value: object, stop: int | None = None) -> None:
-    if type(value) is not int or value < 0 or (stop is not None and value >= stop):
-        right = "a whole number from 0 on" if stop is None else f"in 0..{stop - 1}"
-        raise ValueError(f"{name}={value!r} is not {right}")
-
-
 def _tuple(name: str, values: Any, what: str) -> tuple[Any, ...]:
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise ValueError(f"{name}={values!r} is not a tuple of {what}")
@@ -127,8 +122,8 @@ class Write:
     order: tuple[str, ...] = KERNEL_COPY
 
     def __post_init__(self) -> None:
-        _number("page", self.page)
-        _number("byte", self.byte, 256)
+        whole("page", self.page)
+        whole("byte", self.byte, 0, 255)
         object.__setattr__(self, "order", _tuple("order", self.order, "the names of steps"))
         check_order(self.order)
 
@@ -217,9 +212,9 @@ class Race:
         if not self.cpus:
             raise ValueError("cpus=(): at least CPU 0 runs a process")
         for process in self.cpus:
-            _number("cpus: the process", process)
+            whole("cpus: the process", process)
         for page in (*self.pages, *(work.page for work in self.work if isinstance(work, Write))):
-            _number("page", page, self.start.pages)
+            whole("page", page, 0, self.start.pages - 1)
 
     def steps(self) -> list[tuple[int, str]]:
         """Everything CPU 0 does, in order: which piece of its work, which step of it."""
@@ -782,7 +777,7 @@ def search(race: Race, accesses: int = 2) -> Searched:
     Shortest first, so what is found is shortest. Loads and stores go to `Race.pages`; each store writes a byte of its
     own. Loads that hit and change nothing are tried all the same: they may be the one that sees damage.
     """
-    _number("accesses", accesses)
+    whole("accesses", accesses)
     start = race.begin()
     queue: deque[tuple[State, tuple[Event, ...], int]] = deque([(start, (), 0)])
     met = {(0, start.key())}

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from ..kernel.contpte import CONT_PTE_ORDER, gathered
 from ..kernel.pagetable import PTE_CONT, PTE_PRESENT, PTE_SPECIAL
 from ..kernel.sizes import PMD_ORDER
+from .checks import whole, whole_row
 from .lru import Lru
 
 if TYPE_CHECKING:
@@ -63,9 +64,10 @@ class PageTable(NamedTuple):
 def page_table(process: Process, start: int, pages: int) -> PageTable:
     """The entries of pages [start, start + pages) of a process, as they are now."""
     mm = process.mm
-    stop = min(start + pages, len(mm.pte))
-    if start < 0 or pages < 1 or start + pages > stop:
-        raise ValueError(f"pages {start} to {start + pages - 1} do not lie in the {len(mm.pte)} pages mapped so far")
+    start, pages = whole("page", start), whole("pages", pages, 1)
+    stop = start + pages
+    if stop > len(mm.pte):
+        raise ValueError(f"pages {start} to {stop - 1} do not lie in the {len(mm.pte)} pages mapped so far")
     span = slice(start, stop)
     huge = np.repeat(mm.pmd[start >> PMD_ORDER : -(-stop >> PMD_ORDER)] == 2, 1 << PMD_ORDER)
     huge = huge[start & ((1 << PMD_ORDER) - 1) :][:pages]
@@ -131,8 +133,8 @@ class Hpa:
     name: str = "HPA"
 
     def __post_init__(self) -> None:
-        if not 1 <= self.order <= 3:
-            raise ValueError(f"HPA joins 2 to 8 pages, orders 1 to 3, not order {self.order}")
+        whole("HPA joins 2 to 8 pages; order", self.order, 1, 3)
+        whole("compares", self.compares, 0, 0xFF)
 
     def orders(self, table: PageTable) -> Orders:
         """The largest order up to `order` whose aligned group maps consecutive, aligned frames with equal bits."""
@@ -171,8 +173,10 @@ class Entries:
 
     def __post_init__(self) -> None:
         Lru(self.entries, self.ways)
-        if not self.orders or not all(0 <= order <= PMD_ORDER for order in self.orders):
-            raise ValueError(f"orders {self.orders} must be some of 0 to {PMD_ORDER}")
+        if not isinstance(self.orders, tuple) or not self.orders:
+            raise ValueError(f"orders={self.orders!r} must be a tuple of some of 0 to {PMD_ORDER}")
+        for order in self.orders:
+            whole("orders", order, 0, PMD_ORDER)
 
 
 @dataclass(frozen=True)
@@ -212,6 +216,7 @@ class Core:
 
     def reach_pages(self, order: int) -> int:
         """Pages that the last level covers when all its entries for that order are in use."""
+        whole("order", order, 0, PMD_ORDER)
         return max(
             array.entries << fits
             for array in self.levels[-1]
@@ -273,7 +278,7 @@ class Lookups:
 
     def misses(self, level: int = 1) -> int:
         """Accesses that did not find their entry in that level or one before."""
-        return int(np.count_nonzero(self.level > level))
+        return int(np.count_nonzero(self.level > whole("level", level, 1, self.levels)))
 
 
 @dataclass
@@ -302,7 +307,7 @@ class Tlb:
         ValueError
             For a page outside `table`, or one that nothing maps: it would fault first.
         """
-        pages = np.asarray(vpns, np.int64)
+        pages = whole_row("pages", vpns)
         orders = self.coalescing.orders(table)
         index = pages - table.start
         if len(index) and (index.min() < 0 or index.max() >= len(orders)):
@@ -329,10 +334,11 @@ class Tlb:
 
     def shootdown(self, start: int, pages: int = 1) -> None:
         """Drop every entry that covers any of these pages, as a flush of that range does."""
+        last = whole("page", start) + whole("pages", pages, 1) - 1
         for arrays in self._arrays:
             for array, lru in arrays:
                 for order in array.orders:
-                    covering = np.arange(start >> order, ((start + pages - 1) >> order) + 1)
+                    covering = np.arange(start >> order, (last >> order) + 1)
                     lru.flush(_tags(covering << order, np.full(len(covering), order, np.uint8)))
 
     def flush_for(self, fault: Fault) -> None:
@@ -349,7 +355,7 @@ class Tlb:
     def held(self, level: int = 1) -> list[tuple[int, int]]:
         """The entries of a level, most recently used first within each set: (first page, order)."""
         found = []
-        for _, lru in self._arrays[level - 1]:
+        for _, lru in self._arrays[whole("level", level, 1, len(self._arrays)) - 1]:
             for tag in lru.stacks.ravel().tolist():
                 if tag >= 0:
                     order, number = divmod(tag, 1 << TAG_BITS)
