@@ -945,3 +945,48 @@ def test_a_write_sets_young_and_dirty_in_hardware() -> None:
     process.write(3)
     assert process.mm.pte[3] & PTE_YOUNG
     assert process.mm.pte[3] & PTE_DIRTY
+
+
+# --- accessed and dirty ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("version", "spread"), [("6.12", False), ("6.16.12", False), ("6.17.13", True), ("7.3", True)])
+def test_mprotect_spreads_accessed_and_dirty_over_a_batch_from_6_17_on(version: str, spread: bool) -> None:
+    """`modify_prot_start_ptes`: generic, seen on x86-64 6.17.13 and 6.18.44, not on 6.12."""
+    _, process = machine_with_folio(af.Policy.at(version))
+    process.mprotect(0, 16, 1)
+    for bit, page in ((PTE_YOUNG, 2), (PTE_DIRTY, 6)):
+        process.mm.pte[:16] &= 0xFF ^ bit
+        process.mm.pte[page] |= bit
+    process.mprotect(0, 8, 3)
+    for bit, page in ((PTE_YOUNG, 2), (PTE_DIRTY, 6)):
+        has = np.flatnonzero(process.mm.pte[:16] & bit).tolist()
+        assert has == ([*range(8)] if spread else [page])
+    assert (process.mm.pte[:8] & PTE_WRITE).all()
+    assert not (process.mm.pte[8:16] & PTE_WRITE).any()
+
+
+def test_a_batch_of_mprotect_ends_with_its_folio_and_its_run() -> None:
+    machine = af.Machine(orders=(2,))
+    process = machine.spawn()
+    process.mmap(12)
+    for page in (0, 4, 8):
+        process.write(page)
+    process.munmap(6)
+    process.mmap(1, at=6)
+    process.mm.pte[:12] &= 0xFF ^ PTE_YOUNG
+    for page in (1, 5):
+        process.mm.pte[page] |= PTE_YOUNG
+    process.mprotect(0, 12, 1)
+    assert np.flatnonzero(process.mm.pte[:12] & PTE_YOUNG).tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_huge_zero_page_that_is_split_is_mapped_anew_and_accessed() -> None:
+    """`__split_huge_zero_page_pmd`: the child's 511 are accessed, on 6.18 and 7.3 running."""
+    process = af.Machine(orders=(9,)).spawn()
+    process.mmap(512)
+    process.read(3)
+    child = process.fork()
+    assert not (child.mm.pte[:512] & PTE_YOUNG).any()
+    child.munmap(1)
+    assert np.flatnonzero(child.mm.pte[:512] & PTE_YOUNG).tolist() == [0, *range(2, 512)]

@@ -11,15 +11,13 @@ only where nothing was mapped the bit costs nothing. So blocks become folded in 
 
 All other calls only unfold what they change a part of. The functions below are what the model's fault, fork and system
 calls use in place of plain writes to entries; they fold nothing when `Policy.cont_pte_order` is 0. They are written for
-ranges, and equal one call of the kernel's for each entry (6.12), or for each batch where 6.12 has batches. Mprotect and
-mremap are per entry up to 6.16.
+ranges, and equal one call of the kernel's for each entry, or for each batch where the kernel has them: fork and unmap
+in every release, mprotect and the move of what is folded from 6.17 on.
 
 A folded block has one accessed and one dirty bit: the hardware sets them in any of its entries, and whoever reads takes
 the OR (`ptep_get` here, `PageTable.seen` in `anonfolio.hardware.tlb`). So (un)folding leaves the OR in all 16.
 
-Not modelled: the flush of all 16 that each repainting needs is not in a fault's `flushed`. From 6.17 mprotect and
-mremap go by batches (arm64's `modify_prot_commit_ptes` is one `set_ptes`), which differs where a batch is a part of a
-block: a call for 2 to 15 entries never tries a fold.
+Not modelled: the flush of all 16 that each repainting needs is not in a fault's `flushed`.
 """
 
 from __future__ import annotations
@@ -184,27 +182,100 @@ def ptep_set_access_flags(mm: Mm, pages: range, bits: int) -> None:
         contpte_set_ptes(mm, pages.start, pages.stop)
 
 
+def folio_pte_batches(
+    mm: Mm, start: int, end: int, alike: int
+) -> tuple[npt.NDArray[np.intp], Entries, npt.NDArray[np.intp]]:
+    """The entries of [start, end) that map folios, in the batches that one call changes (`folio_pte_batch`).
+
+    A batch maps consecutive pages of one folio and differs in none of the bits `alike`. The contiguous bit is among
+    them in every caller: `ptep_get` keeps it and `pte_same` compares it (6.12, 7.3).
+
+    Returns
+    -------
+    vpns : ndarray of shape (n,), intp
+    bits : ndarray of shape (n,), uint8
+        As the kernel reads them.
+    firsts : ndarray of shape (batches,), intp
+        Where in `vpns` each batch begins.
+    """
+    bits = ptep_get(mm, start, end)
+    pages = np.flatnonzero((bits & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT)
+    bits, pfns = bits[pages], mm.pfn[start:end][pages]
+    folios = mm.memory.folio_of[pfns]
+    cut = (np.diff(pages) != 1) | (np.diff(pfns) != 1) | (np.diff(folios) != 0)
+    cut |= np.diff(bits & (alike | PTE_CONT)) != 0
+    firsts = np.flatnonzero(np.concatenate((np.ones(min(len(pages), 1), np.bool_), cut)))
+    return pages + start, bits, firsts
+
+
+def _set_by_calls(mm: Mm, vpns: npt.NDArray[np.intp], firsts: npt.NDArray[np.intp]) -> None:
+    """Entries `vpns` were set by one `set_ptes` for each run that begins at `firsts`: fold what those fold.
+
+    A block lies in a call when its last page is in it and so is the one size - 1 before; a call for one entry looks at
+    its block when it is the block's last.
+    """
+    order = mm.policy.cont_pte_order
+    last = (1 << order) - 1
+    at = np.flatnonzero((vpns & last) == last)
+    call = np.searchsorted(firsts, at, "right") - 1
+    alone = np.diff(np.append(firsts, len(vpns)))[call] == 1
+    _fold(mm, vpns[at[alone | (at - firsts[call] >= last)]] >> order)
+
+
+def _together(bits: Entries, firsts: npt.NDArray[np.intp]) -> Entries:
+    """Entries whose accessed and dirty are those of any in the batch (`get_and_clear_ptes`), without contiguous bit."""
+    age = np.bitwise_or.reduceat(bits & AGE, firsts) if len(firsts) else bits
+    together: Entries = bits & NONCONT | np.repeat(age, np.diff(np.append(firsts, len(bits))))
+    return together
+
+
+def change_ptes(mm: Mm, start: int, end: int, writable: Mask) -> None:
+    """Mprotect of one page table's [start, end) by batches (`change_pte_range`, cac1db8c3aad, 6.17).
+
+    A batch is cleared as a whole, so that its entries share accessed and dirty from then on, whatever the architecture
+    (`modify_prot_start_ptes`), and set by one call, or one for each run that becomes `writable` or not.
+    """
+    vpns, bits, firsts = folio_pte_batches(mm, start, end, PTE_WRITE)
+    contpte_try_unfold_partial(mm, start, end)
+    mm.pte[start:end] &= 0xFF ^ PTE_WRITE
+    writes = writable[vpns - start]
+    mm.pte[vpns] = _together(bits, firsts) & (0xFF ^ PTE_WRITE) | writes * np.uint8(PTE_WRITE)
+    if mm.policy.cont_pte_order:
+        _set_by_calls(mm, vpns, np.union1d(firsts, np.flatnonzero(np.diff(writes)) + 1))
+
+
+def move_ptes(mm: Mm, start: int, end: int, new_start: int) -> None:
+    """Mremap moves [start, end) of one page table to where nothing is mapped (`move_ptes`).
+
+    One entry after the other; from 6.17 on (f822a9a81a31) what is folded goes by batches, the rest still does not.
+    """
+    by_batches = mm.policy.batches_ptes
+    vpns, bits, firsts = folio_pte_batches(mm, start, end, PTE_WRITE)
+    alone = np.arange(len(vpns)) if not by_batches else np.flatnonzero(bits & PTE_CONT == 0)
+    firsts = np.union1d(firsts, alone)
+    contpte_try_unfold_partial(mm, start, end)
+    target = slice(new_start, new_start + end - start)
+    mm.own_pfns()[target] = mm.pfn[start:end]
+    mm.pte[target] = mm.pte[start:end]
+    mm.pte[start:end] = 0
+    moved = vpns + (new_start - start)
+    mm.pte[moved] = _together(bits, firsts)
+    _set_by_calls(mm, moved, firsts)
+
+
 def copy_ptes(mm: Mm, child: Mm, start: int, end: int) -> None:
     """Fork shares [start, end): write-protected here and there, not young there (`__copy_present_ptes`).
 
-    It goes by batches: entries that map consecutive pages of one folio and are equally dirty (`folio_pte_batch`). Whole
-    blocks keep their bit here, and the child's, set by one call a batch, get it.
+    It goes by batches of entries that are equally dirty. Whole blocks keep their bit here, and the child's, set by one
+    call a batch, get it.
     """
-    order = mm.policy.cont_pte_order
-    bits = ptep_get(mm, start, end)
-    zero = np.flatnonzero(bits & PTE_SPECIAL)
-    child.pte[start:end][zero] = bits[zero] & (0xFF ^ PTE_YOUNG)
-    pages = np.flatnonzero((bits & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT)
-    if not len(pages):
+    zero = np.flatnonzero(mm.pte[start:end] & PTE_SPECIAL)
+    child.pte[start:end][zero] = mm.pte[start:end][zero] & (0xFF ^ PTE_YOUNG)
+    vpns, bits, firsts = folio_pte_batches(mm, start, end, PTE_DIRTY)
+    if not len(vpns):
         return
-    bits = bits[pages]
-    pfns = mm.pfn[start:end][pages]
-    folios = mm.memory.folio_of[pfns]
-    cut = (np.diff(pages) != 1) | (np.diff(pfns) != 1) | (np.diff(folios) != 0) | (np.diff(bits & PTE_DIRTY) != 0)
-    firsts = np.concatenate((np.zeros(1, np.intp), np.flatnonzero(cut) + 1))
-    sizes = np.diff(np.append(firsts, len(pages)))
+    sizes = np.diff(np.append(firsts, len(vpns)))
     writable = np.logical_or.reduceat((bits & PTE_WRITE) > 0, firsts)
-    vpns = pages + start
     # A folded block lies in one batch, unless the range cuts it: then the batch is the first or the last.
     for batch in (0, -1):
         first = int(vpns[firsts[batch]])
@@ -212,11 +283,4 @@ def copy_ptes(mm: Mm, child: Mm, start: int, end: int) -> None:
             contpte_try_unfold_partial(mm, first, first + int(sizes[batch]))
     mm.pte[vpns] &= 0xFF ^ PTE_WRITE
     child.pte[vpns] = bits & (0xFF ^ (PTE_WRITE | PTE_YOUNG | PTE_CONT))
-    first_of = np.repeat(firsts, sizes)
-    size = 1 << order
-    # A block lies in a batch when its last page is in it and so is the page size - 1 before.
-    at = np.flatnonzero((vpns & (size - 1)) == size - 1)
-    whole = at[at - first_of[at] >= size - 1]
-    _fold(child, vpns[whole] >> order)
-    alone = at[sizes[np.searchsorted(firsts, at, "right") - 1] == 1]
-    _fold(child, vpns[alone] >> order)
+    _set_by_calls(child, vpns, firsts)

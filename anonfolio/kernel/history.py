@@ -40,6 +40,7 @@ FIRST_KERNEL: dict[str, Any] = {
     "moves_many_vmas": False,
     "merges_into_unfaulted": False,
     "mmap_asks_upper_first": True,
+    "batches_ptes": False,
     "unaccounts_read_only": False,
 }
 
@@ -61,6 +62,7 @@ HISTORY = (
         "recorded: 6.12.117 no, 6.16.12, 6.17.13 and 6.18.5 yes",
     ),
     Change("6.17", {"moves_many_vmas": True}, "d23cb648e365", "recorded: 6.16.12 no, 6.17.13 yes"),
+    Change("6.17", {"batches_ptes": True}, "cac1db8c3aad, f822a9a81a31", "recorded on arm64: 6.16.12 no, 6.17.13 yes"),
     Change(
         "6.18.8", {"moved_keeps_anon_vma": True}, "a4d9dbfc1bab (61f67c230a5e), 5b0caf3913e7 (3b617fd3d317)",
         "recorded: 6.18.5 no, 6.18.9 yes; the stable release's list of changes",

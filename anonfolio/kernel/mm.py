@@ -23,6 +23,7 @@ from .pagetable import (
     PTE_CONT,
     PTE_PRESENT,
     PTE_SPECIAL,
+    PTE_YOUNG,
     REGION_PAGES,
     STRETCH_PAGES,
     Run,
@@ -268,6 +269,8 @@ class Mm:
         start, end = self.block_of(vpn)
         self.pmd[vpn >> 9] = PMD_TABLE
         if self.pte[start] & PTE_SPECIAL:
+            # Made anew from the VMA's bits, with *accessed* among them (`__split_huge_zero_page_pmd`, 6.1-7.3).
+            self.pte[start:end] |= PTE_YOUNG
             return
         folio_split_rmap_pmd(self.memory, int(self.memory.folio_of[self.pfn[start]]), self.id)
         if not self.policy.split_keeps_dirty:

@@ -188,6 +188,8 @@ def move_vma(mm: Mm, vma: Vma, start: int, end: int, new_start: int) -> None:
 def _move_page_tables(mm: Mm, start: int, end: int, new_start: int) -> None:
     for pin in mm.pins:
         pin.forget(start, end)
+    down = _realigned(mm, start, end, new_start)
+    start, new_start = start - down, new_start - down
     while start < end:
         # The extent stops at the next PMD boundary of either side (`get_extent`).
         extent = min(mm.block_of(start)[1], mm.block_of(new_start)[1] - new_start + start, end) - start
@@ -199,17 +201,32 @@ def _move_page_tables(mm: Mm, start: int, end: int, new_start: int) -> None:
             mm.split_huge_pmd(start)
         if state != PMD_NONE:
             mm.pte_alloc(new_start)
-            # A whole page table moves as it is (`move_normal_pmd`); else entries go one by one (`move_ptes`, 6.12).
-            one_by_one = extent < PTRS_PER_PMD
-            if one_by_one:
-                contpte.contpte_try_unfold(mm, start, start + extent)
-            mm.own_pfns()[new_start : new_start + extent] = mm.pfn[start : start + extent]
-            mm.pte[new_start : new_start + extent] = mm.pte[start : start + extent]
-            mm.pte[start : start + extent] = 0
-            if one_by_one:
-                contpte.contpte_try_fold(mm, new_start, new_start + extent)
+            # A whole page table moves as it is (`move_normal_pmd`).
+            one_by_one = extent < PTRS_PER_PMD and mm.policy.cont_pte_order
+            move = contpte.move_ptes if one_by_one else _move_entries
+            move(mm, start, start + extent, new_start)
         start += extent
         new_start += extent
+
+
+def _move_entries(mm: Mm, start: int, end: int, new_start: int) -> None:
+    target = slice(new_start, new_start + end - start)
+    mm.own_pfns()[target] = mm.pfn[start:end]
+    mm.pte[target] = mm.pte[start:end]
+    mm.pte[start:end] = 0
+
+
+def _realigned(mm: Mm, start: int, end: int, new_start: int) -> int:
+    """How far both places go down to the start of their PMDs, to move a page table whole (`try_realign_addr`, 6.7).
+
+    Only where they lie alike in their PMDs, begin their VMAs, reach the end, and no VMA is below in the same PMD.
+    """
+    down = start % PTRS_PER_PMD
+    if down != new_start % PTRS_PER_PMD or end - start < PTRS_PER_PMD - down:
+        return 0
+    places = (start, new_start)
+    alone = all([vma.start for vma in mm.vmas_in(at - down, at + 1)] == [at] for at in places)
+    return down if alone else 0
 
 
 def do_mprotect(mm: Mm, start: int, end: int, flags: int) -> None:
@@ -252,14 +269,16 @@ def change_protection(mm: Mm, start: int, end: int, *, writable: bool) -> None:
             continue
         if mm.is_huge(first) and stop - first < PTRS_PER_PMD:
             mm.split_huge_pmd(first)
+        may = _may_be_writable(mm, first, stop) if writable else np.zeros(stop - first, np.bool_)
+        if mm.policy.batches_ptes and not mm.is_huge(first):
+            contpte.change_ptes(mm, first, stop, may)
+            continue
         # One entry after the other is cleared and set again (`ptep_modify_prot_start`, 6.12): blocks unfold, and fold
         # when the last of them is set and they are alike.
         contpte.contpte_try_unfold(mm, first, stop)
         bits = mm.pte[first:stop]
-        if writable:
-            bits[_may_be_writable(mm, first, stop)] |= PTE_WRITE
-        else:
-            bits &= WRPROTECT
+        bits &= WRPROTECT
+        bits[may] |= PTE_WRITE
         if not mm.is_huge(first):
             contpte.contpte_try_fold(mm, first, stop)
 

@@ -107,6 +107,9 @@ class Policy:
     unaccounts_read_only : bool
         Whether a mapping without an anon_vma that becomes read-only loses VM_ACCOUNT (`mprotect_fixup`, from 6.7
         on), and then merges with no neighbour that keeps it.
+    batches_ptes : bool
+        Whether mprotect changes the entries of a large folio in batches, which then share accessed and dirty, and
+        mremap moves what is folded so (`mprotect_folio_pte_batch`, `mremap_folio_pte_batch`, 6.17).
     cont_pte_order : int
         Blocks of so many entries, as a power of two, carry arm64's contiguous bit when they are alike
         (CONFIG_ARM64_CONTPTE, 6.9 and later): 4 with 4 KiB pages. Default 0, a machine without that bit, as the
@@ -140,6 +143,7 @@ class Policy:
     moved_keeps_anon_vma: bool = True
     mmap_asks_upper_first: bool = False
     unaccounts_read_only: bool = True
+    batches_ptes: bool = True
     cont_pte_order: int = 0
 
     def __post_init__(self) -> None:
