@@ -242,8 +242,9 @@ class Scenario:
 
     @classmethod
     def load(cls, name: str | Path) -> Scenario:
-        """A named scenario of the library, or a file (anything with a slash or a suffix, or a `Path`)."""
-        path = Path(name) if isinstance(name, Path) or "/" in name or "." in name else SCENARIO_DIR / f"{name}.scenario"
+        """A named scenario of the library, or a file (anything with a slash of any kind or a suffix, or a `Path`)."""
+        is_path = isinstance(name, Path) or any(mark in name for mark in "/\\.")
+        path = Path(name) if is_path else SCENARIO_DIR / f"{name}.scenario"
         if not is_file(path):
             close = ", ".join(other for other in scenario_names() if str(name)[:4] in other) or "see scenario_names()"
             raise ScenarioError(f"there is no scenario {str(name)!r:.200}; similar: {close}")
