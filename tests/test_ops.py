@@ -251,6 +251,22 @@ def test_a_name_makes_no_step(name: str, line: str) -> None:
     assert af.Scenario.parse(scenario.text()) == scenario
 
 
+@pytest.mark.parametrize(
+    ("about", "kept"),
+    [
+        ("  two lines,\n   and more  \n\n", "two lines,\nand more"),
+        ("a\n\n  b", "a\n\nb"),
+        ("a\x0bb\u2028 c\r\nd", "a\nb\nc\nd"),
+        ("# no comment", "# no comment"),
+        ("scenario x\nexit 0", "scenario x\nexit 0"),
+    ],
+)
+def test_what_a_scenario_shows_is_lines(about: str, kept: str) -> None:
+    scenario = af.Scenario(4, (("write", 0, 0, 1),), about=about)
+    assert scenario.about == kept
+    assert af.Scenario.parse(scenario.text()) == scenario
+
+
 # --- what is read is held to bounds ---------------------------------------------------------------------------------
 
 

@@ -98,9 +98,8 @@ def _folios(kernel: LiveKernel, looks: Mapping[int, Look]) -> tuple[tuple[int, .
     for look in looks.values():
         for frame in _mapped_frames(look.pagemap):
             folio = frames.folio(frame)
-            if folio and folio[0] not in found:
-                head, pages = folio
-                found[head] = tuple(frames.mapcount(at) for at in range(head, head + pages))
+            if folio:
+                found.setdefault(folio[0], tuple(folio[1]))
     return tuple(found.values())
 
 

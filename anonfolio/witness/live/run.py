@@ -197,18 +197,18 @@ class LiveRun:
         cells: list[Cell] = []
         mapcounts: list[int] = []
         for entry in memoryview(raw).cast("Q"):
-            frame = entry & FRAME
+            frame, mapcount = entry & FRAME, 0
             cell: Cell = 0
             if entry >> PRESENT & 1:
-                folio = frames.folio(frame)
                 cell = "z"
-                if folio:
-                    head, pages = folio
-                    cell = [self.folios.setdefault(head, len(self.folios)), frame - head, pages, entry >> ONCE & 1]
+                if folio := frames.folio(frame):
+                    head, mapped = folio
+                    place, mapcount = frame - head, mapped[frame - head]
+                    cell = [self.folios.setdefault(head, len(self.folios)), place, len(mapped), entry >> ONCE & 1]
             elif entry >> PM_SWAP & 1:
                 raise Disturbed("a page was swapped out")
             cells.append(cell)
-            mapcounts.append(frames.mapcount(frame) if isinstance(cell, list) else 0)
+            mapcounts.append(mapcount)
         return cells, mapcounts
 
 
@@ -217,25 +217,15 @@ class Frames:
 
     def __init__(self, kernel: LiveKernel) -> None:
         self.kernel = kernel
-        self._folios: dict[int, tuple[int, int] | None] = {}
-        self._mapcounts: dict[int, int] = {}
+        self._folios: dict[int, tuple[int, memoryview[int]] | None] = {}
 
-    def folio(self, frame: int) -> tuple[int, int] | None:
-        """Head and pages of its folio; None for the zero page."""
+    def folio(self, frame: int) -> tuple[int, memoryview[int]] | None:
+        """Head of its folio, and how often each page of it is mapped, by PTEs and PMDs; None for the zero page."""
         if frame not in self._folios:
             head, pages, flags = self._find_folio(frame)
-            found = None if flags >> FLAGS["zero page"] & 1 else (head, pages)
+            found = None if flags >> FLAGS["zero page"] & 1 else (head, self.kernel.frame_mapcounts(head, pages))
             self._folios.update(dict.fromkeys(range(head, head + pages), found))
         return self._folios[frame]
-
-    def mapcount(self, frame: int) -> int:
-        """How often a frame of a folio is mapped, by PTEs and PMDs."""
-        if frame not in self._mapcounts:
-            head, pages = self.folio(frame) or (frame, 1)
-            self._mapcounts.update(
-                zip(range(head, head + pages), self.kernel.frame_mapcounts(head, pages), strict=True)
-            )
-        return self._mapcounts[frame]
 
     def _find_folio(self, frame: int) -> tuple[int, int, int]:
         """Head and pages of the folio, and the flags of its head."""
