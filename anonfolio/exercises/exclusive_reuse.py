@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +13,8 @@ from ..draw.picture import Picture
 from ..kernel.pagetable import PTE_PRESENT, PTE_SPECIAL, PTE_WRITE
 from ..kernel.policy import LINUX_6_9, LINUX_6_15, RFC_V2, Policy
 from ..kernel.record import COW_COPY, NO_FAULT, REUSE, Fault
-from ..lesson.quiz import Case, Cases, Choice, Function, Number, Pages
+from ..kernel.rules import Ask, Folio, Reuse, mm_id, never, refcount_one, silently
+from ..lesson.quiz import Case, Cases, Choice, Function, Number, Pages, but, modelled
 from ..lesson.words import Words
 from ..machine.invariants import INVARIANTS, Invariant, Violation
 from ..machine.machine import Machine
@@ -288,70 +289,47 @@ def _random_case(source: random.Random) -> Mapping[str, Any]:
             return {"page": replace(found, program=written)}
 
 
-def _library_says(page: Met) -> str:
-    return {REUSE: "reuse", COW_COPY: "copy"}[page.program.end(LINUX_6_15, frames=_FRAMES).faults[-1].path]
-
-
 def _says(reuse: bool) -> str:
     return "reuse" if reuse else "copy"
 
 
-def _mark_only(page: Met) -> str:
-    return _says(page.exclusive)
+def _by_rules(large: Reuse = mm_id, small: Reuse = refcount_one, ask: Ask = silently) -> Callable[[Met], str]:
+    """What somebody says who asks one rule of large folios and one of small ones; `ask` may mishear an answer."""
+
+    def says(page: Met) -> str:
+        folio = Folio(page.order, page.references, page.mappings, page.maybe_shared, int, str)
+        return _says(page.exclusive or (large if page.order else small)(folio, ask))
+
+    return says
 
 
-def _mapped_once(page: Met) -> str:
-    return _says(page.exclusive or page.mapped == 1)
+def _forgets(question: str, answer: bool) -> Callable[[Met], str]:
+    """6.15's rule without one of its questions: as if that were always answered so."""
 
+    def ask(what: str, outcome: bool, saw: str = "", **_: str) -> bool:
+        return answer if what == question else outcome
 
-def _as_6_8(page: Met) -> str:
-    return _says(page.exclusive or page.references == 1)
-
-
-def _as_6_9(page: Met) -> str:
-    return _says(page.exclusive or (page.order == 0 and page.references == 1))
-
-
-def _no_mark(page: Met) -> str:
-    return decide(Met(False, page.mapped, page.order, page.mappings, page.references, page.maybe_shared, page.program))
-
-
-def _no_last_page(page: Met) -> str:
-    return _says(page.exclusive or (not page.maybe_shared and page.mappings == page.references and _one(page)))
-
-
-def _one(page: Met) -> bool:
-    return page.order > 0 or page.references == 1
-
-
-def _no_references(page: Met) -> str:
-    return "reuse" if page.order and page.mappings > 1 and not page.maybe_shared else decide(page)
-
-
-def _no_slots(page: Met) -> str:
-    return "reuse" if page.order and page.mappings == page.references > 1 else decide(page)
-
-
-def _all_large(page: Met) -> str:
-    return _says(page.exclusive or (page.mappings > 1 and not page.maybe_shared and page.mappings == page.references))
+    return _by_rules(ask=ask)
 
 
 decided = Function(
     **words(
         "decided",
-        mark_only=_mark_only,
-        mapped_once=_mapped_once,
-        as_6_8=_as_6_8,
-        as_6_9=_as_6_9,
-        no_mark=_no_mark,
-        no_last_page=_no_last_page,
-        no_references=_no_references,
-        no_slots=_no_slots,
-        all_large=_all_large,
+        mark_only=_by_rules(never, never),
+        mapped_once=lambda page: _says(page.exclusive or page.mapped == 1),
+        as_6_8=_by_rules(refcount_one),
+        as_6_9=_by_rules(never),
+        no_mark=but(decide, page=lambda page: replace(page, exclusive=False)),
+        no_last_page=_forgets("folio_large_mapcount > 1", True),
+        no_references=_forgets("folio_large_mapcount == folio_ref_count", True),
+        no_slots=_forgets("folio_test_large_maybe_mapped_shared", False),
+        all_large=_by_rules(mm_id, mm_id),
     ),
-    truth=_library_says,
+    **modelled(
+        lambda page: page.program, LINUX_6_15, lambda machine, **_: _says(machine.faults[-1].path == REUSE),
+        frames=_FRAMES,
+    ),
     case=_random_case,
     worked=decide,
-    picture=lambda page: Picture.of(page.program.run(LINUX_6_15)),
     count=200,
-)
+)  # fmt: skip

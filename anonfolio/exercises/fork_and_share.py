@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from ..draw.picture import Picture
@@ -20,6 +21,7 @@ from ..witness.recording import DATA_DIR, read_recording
 words = Words(__file__)
 
 
+@cache
 def recorded_program(file: str, number: int) -> Recorded:
     """One of the programs without a name in a recording."""
     return read_recording(DATA_DIR / f"{file}.json.gz").programs[number]
