@@ -511,6 +511,12 @@ def test_counters_are_the_sum_of_the_records() -> None:
             assert counters.pgreuse == sum(fault.path == "exclusive reuse" for fault in faults)
 
 
+def test_counts_by_key_are_zero_where_nothing_was_counted_and_have_a_total() -> None:
+    counters = af.Scenario(16, (("read", 0, 3), ("write", 0, 3, 1), ("write", 0, 9, 1))).end().counters
+    assert counters.faults.total() == sum(counters.faults.values()) == 3
+    assert counters.faults["cow copy"] == 0
+
+
 def test_copied_counters_are_independent() -> None:
     machine, process = machine_with_folio()
     twin = machine.counters.copy()

@@ -16,6 +16,10 @@ class Tally(dict[_Key, int]):
     def __missing__(self, key: _Key) -> int:
         return 0
 
+    def total(self) -> int:
+        """All counts together."""
+        return sum(self.values())
+
 
 FIRST_TOUCH = "first touch"
 ZERO_READ = "zero page read"
