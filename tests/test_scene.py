@@ -12,6 +12,7 @@ from anonfolio.draw.picture import Picture, pictures
 from anonfolio.draw.scene import Copied, Scene, scenes
 from anonfolio.draw.svg import to_svg
 from anonfolio.draw.text import to_text
+from anonfolio.draw.tree import Decision
 from anonfolio.kernel.policy import LINUX_6_9
 from anonfolio.machine.machine import Machine, SegmentationFault
 from anonfolio.program.scenario import Scenario
@@ -161,3 +162,4 @@ def test_foreign_names_cannot_break_the_picture() -> None:
     assert "\x1b" not in picture.text()
     picture.svg().encode()
     ET.fromstring(stacked(FOREIGN, [(FOREIGN, picture)], (FOREIGN, FOREIGN), told=FOREIGN))
+    assert ET.fromstring(Decision(COPY.run(policy)[2].faults[-1], policy).svg()) is not None

@@ -18,7 +18,7 @@ from ..kernel.policy import LINUX_6_15, Policy
 from ..kernel.record import COW_COPY, FIRST_TOUCH, REUSE, UNSHARE_REUSE, ZERO_COPY, ZERO_READ, Check, Fault
 from ..kernel.rules import Reuse, refcount_one
 from ..program.scenario import Timeline
-from .drawing import RIGHT, SANS, WIDTH, measure, paint, stylesheet, svg_path, svg_rect, svg_text, wrap
+from .drawing import RIGHT, SANS, WIDTH, measure, paint, stylesheet, svg_path, svg_rect, svg_text, wrap, xml
 
 # --- the questions --------------------------------------------------------------------------------------------------
 
@@ -307,13 +307,13 @@ class _Drawn:
 
     def svg(self) -> str:
         size = f'viewBox="0 0 {WIDTH} {self.height:g}" width="100%" style="max-width:{WIDTH}px;height:auto"'
-        said = escape(" ".join([self.decision.title, *self.decision.sentences]).strip())
+        said = xml(" ".join([self.decision.title, *self.decision.sentences]).strip())
         return "".join(
             [
                 f'<svg xmlns="http://www.w3.org/2000/svg" {size} class="afp afp-tree" role="img"',
                 f' font-family="{escape(SANS)}">',
                 f"<title>{said}</title>",
-                f"<desc>{escape(self.decision.text())}</desc>",
+                f"<desc>{xml(self.decision.text())}</desc>",
                 f"<style>{stylesheet()}{_WIDE}</style>",
                 svg_rect(0.5, 0.5, WIDTH - 1, self.height - 1, "bg", 6),
                 *self.parts,
