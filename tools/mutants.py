@@ -32,6 +32,7 @@ TESTS = (
     "test_memory.py",
     "test_ops.py",
     "test_misuse.py",
+    "test_rules.py",
     "test_invariants.py",
     "test_policy_evidence.py",
     "test_replay.py",

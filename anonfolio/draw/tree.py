@@ -102,6 +102,10 @@ class Tree:
         """Where small and large folios part."""
         return self.main[2]
 
+    def before(self, question: Question) -> list[Question]:
+        """The question whose "no" goes on here, where its "yes" goes on above; none for most."""
+        return [one for one in self.main if len(one.then) == 2 and one.then[False] is question]
+
     @classmethod
     def of(cls, policy: Policy) -> Tree:
         """The tree of `do_wp_page` and `wp_can_reuse_anon_folio` (6.1-7.2; RFC v2, never merged)."""
@@ -236,9 +240,8 @@ class Decision:
             if labels:
                 saw = [check.saw for _, check in met] if len(self.walks) == 1 else labels
                 answers.append(f"{'' if question.looks else _yes(outcome):3}  {', '.join(saw)}".rstrip())
-        jumps = [one.what for one in self.tree.main if len(one.then) == 2 and one.then[False] is question]
         line = f"{mark} {question.what:40} {'   '.join(answers) or 'not asked'}"
-        return [*(f"   if {what} is no:" for what in jumps), line]
+        return [*(f"   if {one.what} is no:" for one in self.tree.before(question)), line]
 
     def __repr__(self) -> str:
         return self.text()
@@ -342,6 +345,8 @@ class _Drawn:
     def _questions(self, top: float) -> float:
         y = top
         for question in self.tree.main:
+            for one in self.tree.before(question):
+                self.parts.append(svg_text(BOX_X + 10, y - 9, f"{one.what}: no", "m"))
             self._question(question, BOX_X, y, BOX_WIDTH)
             y = self._ends_below(question, y) if len(question.ends) == 2 else self._goes_on(question, y)
         return y

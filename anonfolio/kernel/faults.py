@@ -424,8 +424,8 @@ def wp_can_reuse_anon_folio(vmf: VmFault) -> range:
         return len(found[0])
 
     facts = Folio(
-        int(memory.order[folio]), int(memory.refcount[folio]), int(memory.large_mapcount[folio]),
-        bool(memory.maybe_mapped_shared[folio]), run, lambda: _seen_slots(memory, folio),
+        memory.order.item(folio), memory.refcount.item(folio), memory.large_mapcount.item(folio),
+        memory.maybe_mapped_shared.item(folio), run, lambda: _seen_slots(memory, folio),
     )  # fmt: skip
     rule = vmf.policy.rules.large_reuse if facts.order else refcount_one
     if not rule(facts, vmf.check):
