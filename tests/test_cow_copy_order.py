@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from anonfolio import LINUX_6_3, LINUX_6_15, POLICIES, RFC_V2, policy_for_kernel, read_recording
+from anonfolio import microsteps as ms
 from anonfolio.exercises import cow_copy_order as q
-from anonfolio.hardware import microsteps as ms
 from anonfolio.lesson.quiz import Number
 from anonfolio.witness.recording import DATA_DIR
 

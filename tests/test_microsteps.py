@@ -14,18 +14,11 @@ from support import freeze
 import anonfolio as af
 from anonfolio.draw.drawing import measure
 from anonfolio.draw.micropicture import MicroPicture, micropictures
+from anonfolio.hardware import interleavings
 from anonfolio.hardware import microsteps as ms
-from anonfolio.hardware.microsteps import (
-    KERNEL_COPY,
-    LEAK,
-    LOST_WRITE,
-    STALE_READ,
-    Fork,
-    Impossible,
-    OrderError,
-    Race,
-    Write,
-)
+from anonfolio.hardware.microsteps import Impossible, Race
+from anonfolio.hardware.orders import KERNEL_COPY, Fork, OrderError, Write
+from anonfolio.hardware.stores import LEAK, LOST_WRITE, STALE_READ
 from anonfolio.machine.invariants import INVARIANTS
 from anonfolio.program.scenario import do_step
 from anonfolio.view.micro import MicroStepper
@@ -63,7 +56,7 @@ WRONG = {
 
 @pytest.mark.parametrize("race", KERNEL.values(), ids=KERNEL)
 def test_no_interleaving_of_the_kernels_order_does_damage(race: Race) -> None:
-    tried = ms.searched(race, 3)
+    tried = interleavings.searched(race, 3)
     assert not tried.found
     assert not tried
     assert tried.states > 400
@@ -72,14 +65,14 @@ def test_no_interleaving_of_the_kernels_order_does_damage(race: Race) -> None:
 
 @pytest.mark.parametrize(("race", "kinds"), WRONG.values(), ids=WRONG)
 def test_each_wrong_order_does_its_own_kind_of_damage(race: Race, kinds: set[str]) -> None:
-    assert set(ms.searched(race, 2).found) == kinds
+    assert set(interleavings.searched(race, 2).found) == kinds
 
 
 @pytest.mark.parametrize(("race", "kinds"), WRONG.values(), ids=WRONG)
 def test_what_the_search_finds_does_the_damage_when_it_is_run_and_needs_each_access(
     race: Race, kinds: set[str]
 ) -> None:
-    for kind, events in ms.searched(race, 2).found.items():
+    for kind, events in interleavings.searched(race, 2).found.items():
         assert kind in race.run(events).kinds
         for at, event in enumerate(events):
             if event[0] != "cpu0" and event[1] == "write":
@@ -91,7 +84,7 @@ def every_interleaving(state: ms.State, events: tuple[ms.Event, ...], accesses: 
     """Each kind of damage and after how many events it shows, with nothing remembered and nothing left out."""
     if state.finished:
         yield from ((damage.kind, len(events)) for damage in state.copy().settle())
-    for event in ms._possible(state, accesses > 0):
+    for event in interleavings._possible(state, accesses > 0):
         twin = state.copy()
         try:
             _, seen = twin.do(event)
@@ -107,7 +100,7 @@ def test_the_search_leaves_out_only_states_that_it_has_met(name: str) -> None:
     shortest: dict[str, int] = {}
     for kind, events in every_interleaving(race.begin(), (), 2):
         shortest[kind] = min(events, shortest.get(kind, events))
-    assert shortest == {kind: len(events) for kind, events in ms.searched(race, 2).found.items()}
+    assert shortest == {kind: len(events) for kind, events in interleavings.searched(race, 2).found.items()}
 
 
 @pytest.mark.parametrize(
@@ -118,11 +111,11 @@ def test_the_search_leaves_out_only_states_that_it_has_met(name: str) -> None:
 def test_a_range_without_writable_neighbours_loses_nothing(policy: af.Policy) -> None:
     race = Race(name="fixed", start=ms.RANGE.start, work=ms.RANGE.work, cpus=ms.RANGE.cpus, policy=policy,
                 warm=ms.RANGE.warm, pages=(0, 3))  # fmt: skip
-    assert not ms.searched(race, 2).found
+    assert not interleavings.searched(race, 2).found
 
 
 def test_a_range_that_is_cleared_and_flushed_before_it_is_copied_loses_nothing() -> None:
-    assert not ms.searched(ms.RANGE_CLEARED_FIRST, 3).found
+    assert not interleavings.searched(ms.RANGE_CLEARED_FIRST, 3).found
 
 
 # --- the steps are the model's --------------------------------------------------------------------------------------
@@ -190,7 +183,7 @@ def test_random_interleavings_of_the_kernels_order_keep_every_invariant(seed: in
     for race in KERNEL.values():
         state = race.begin()
         for _ in range(40):
-            event = source.choice([*ms._possible(state, True)])
+            event = source.choice([*interleavings._possible(state, True)])
             try:
                 _, found = state.do(event)
             except Impossible:
@@ -292,7 +285,7 @@ def test_a_grandchild_sees_what_came_down_to_it() -> None:
 def test_two_forks_in_a_race_do_no_damage(policy: af.Policy) -> None:
     race = Race(name="two forks", start=ms.FORKING.start, work=(Fork(), Write(0, 20), Fork()), cpus=(0, 0, 1, 2),
                 warm=ms.FORKING.warm, policy=policy)  # fmt: skip
-    assert not ms.search(race, 1).found
+    assert not interleavings.search(race, 1).found
 
 
 # --- TLBs, locks, giving up -----------------------------------------------------------------------------------------
@@ -437,8 +430,8 @@ def test_an_order_for_work_that_the_race_does_not_do_is_refused(race: Race, orde
         (lambda: race_but(pages=(1,)), "page=1"),
         (lambda: race_but(pages=0), "pages=0"),
         (lambda: race_but(warm=7), "warm=7"),
-        (lambda: ms.search(ms.THREADS, -1), "accesses=-1"),
-        (lambda: ms.search(ms.THREADS, 1.5), r"accesses=1\.5"),
+        (lambda: interleavings.search(ms.THREADS, -1), "accesses=-1"),
+        (lambda: interleavings.search(ms.THREADS, 1.5), r"accesses=1\.5"),
         (lambda: ms.THREADS.run([5]), "5 is neither a step's name nor"),
         (lambda: ms.THREADS.run(7), "events=7 is not a tuple of"),
     ],
@@ -456,7 +449,7 @@ def race_but(**changes: object) -> Race:
 def test_a_race_of_lists_is_one_of_tuples() -> None:
     """`searched` remembers races, so that they must be hashable."""
     race = Race(name="lists", start=ms.FORKING.start, work=[Fork()], cpus=[0, 0], warm=[["cpu1", "read", 0]], pages=[0])
-    assert not ms.searched(race, 1)
+    assert not interleavings.searched(race, 1)
 
 
 @pytest.mark.parametrize(

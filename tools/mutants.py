@@ -42,6 +42,7 @@ TESTS = (
     "test_contpte.py",
     "test_tlb.py",
     "test_lru.py",
+    "test_microsteps.py",
     "test_scene.py",
     "test_touch.py",
 )  # fmt: skip

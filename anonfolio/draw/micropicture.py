@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cached_property
 
-from ..hardware.microsteps import Damage, Fork, FrameView, Moment, Run, TlbView, Translation, View
+from ..hardware.microsteps import FrameView, Moment, Run, TlbView, Translation, View
+from ..hardware.orders import Fork
+from ..hardware.stores import Damage
 from ..machine.show import show
 from .drawing import (
     RIGHT,

@@ -9,28 +9,23 @@ from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..hardware.interleavings import searched
 from ..hardware.microsteps import (
     CHILD,
-    COPY_STEPS,
     DROP_BEFORE_FLUSH,
     FLUSH_BEFORE_CLEAR,
     FORK_WITHOUT_FLUSH,
     FORKING,
-    KERNEL_COPY,
-    LEAK,
-    LOST_WRITE,
     NO_RECHECK,
     SET_BEFORE_FLUSH,
-    STALE_READ,
     THREADS,
     Event,
     Impossible,
-    OrderError,
     Race,
     Run,
-    check_order,
-    searched,
 )
+from ..hardware.orders import COPY_STEPS, KERNEL_COPY, OrderError, check_order
+from ..hardware.stores import LEAK, LOST_WRITE, STALE_READ
 from ..kernel.policy import LINUX_6_3, LINUX_6_15, RFC_V2, Policy
 from ..lesson.quiz import GOES_ON, Asked, Choice, Note, Number, is_open, shown
 from ..program.scenario import Scenario

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -23,3 +24,10 @@ def whole_row(name: str, values: npt.ArrayLike) -> npt.NDArray[np.int64]:
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise ValueError(f"{name} must be one row of integers, not {array.ndim} dimensions of {array.dtype}")
     return array.astype(np.int64, copy=False)
+
+
+def as_tuple(name: str, values: Any, what: str) -> tuple[Any, ...]:
+    """The values of a list or of anything like it, but of no text; ValueError says what they should be."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ValueError(f"{name}={values!r:.60} is not a tuple of {what}")
+    return tuple(values)

@@ -7,25 +7,22 @@ there is used even when the page table says something else by now. An interleavi
 
     [("cpu0", "allocate"), ("cpu1", "read", 0), ("cpu0", "copy"), ("cpu2", "write", 0, 66)]
 
-and `Race.run` does them on the model's own page tables, frames and counters. `search` tries every interleaving. What
-goes wrong is found by the stores that a load sees (`anonfolio.hardware.stores`).
+and `Race.run` does them on the model's own page tables, frames and counters. What goes wrong is found by the
+stores that a load sees (`anonfolio.hardware.stores`); `interleavings.search` tries every interleaving.
 
 Loads set no accessed bit here. A processor would, and a fault that finds it set between two looks is taken once more.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from copy import copy as shallow
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..kernel.faults import (
-    COPY_ORDER,
     READ,
     WRITE,
     Copying,
@@ -45,125 +42,16 @@ from ..kernel.vma import VM_WRITE, Vma
 from ..machine.machine import Process
 from ..machine.show import Shown, show
 from ..program.scenario import Scenario, do_step
-from .checks import whole
-from .stores import DAMAGE as DAMAGE
-from .stores import LEAK as LEAK
-from .stores import LOST_WRITE as LOST_WRITE
-from .stores import STALE_READ as STALE_READ
-from .stores import Damage as Damage
-from .stores import Stores
+from .checks import as_tuple, whole
+from .orders import FORK_STEPS, Fork, OrderError, Write
+from .stores import Damage, Stores
 
 Event = tuple[Any, ...]
 """``("cpu0", step)``, ``("cpu1", "read", page)`` or ``("cpu1", "write", page, byte)``."""
 
-COPY_STEPS = {
-    "allocate": "look at the entry, take a reference on the old folio (`do_wp_page`), allocate a new one",
-    "copy": "copy the bytes",
-    "recheck": "take the page-table lock; if the entries are not what the fault saw, give up (`pte_same`)",
-    "clear": "clear the entries (first half of `ptep_clear_flush`)",
-    "flush": "make every CPU that runs this process drop them from its TLB (second half of `ptep_clear_flush`)",
-    "set": "count the new folio as mapped and exclusive, write the new entries (`set_pte_at`)",
-    "drop": "no longer count the old folio as mapped (`folio_remove_rmap_pte`), drop both references (`folio_put`)",
-    "store": "back in the program: the store is done again",
-}
-"""The steps of a write that copies, by name."""
-
-FORK_STEPS = {
-    "write-protect": "take the write bit from the parent's entries",
-    "share": "give the child the same entries, count references and mappings, take the exclusive marks",
-    "flush": "make every CPU that runs the parent drop its entries (`flush_tlb_mm`, at the end of `dup_mmap`)",
-}
-"""The steps of a fork, by name. The child runs when the last one is done."""
-
-KERNEL_COPY = (*COPY_ORDER, "store")
-"""`wp_page_copy` in 6.1, 6.12 (read) and, by its identical text, 6.17 and 7.2."""
-KERNEL_FORK = ("write-protect", "share", "flush")
-"""`dup_mmap` and `copy_present_ptes` in 6.12."""
-
-_LOCKED = ("recheck", "clear", "set", "drop")
-"""The page-table lock is held from the first of these to the last: others of the process that fault then must wait."""
-_FOUND = "it compares the entry with what the fault saw, and would find the kernel's own change"
-_HANDLED = "the program goes on when the fault is handled"
-_BEFORE = {
-    "copy": {"allocate": "there is nothing to copy to yet"},
-    "recheck": {"allocate": "'allocate' is the step that looks at the entry first"},
-    "clear": {"recheck": _FOUND},
-    "set": {"allocate": "there is no new page yet", "recheck": _FOUND},
-    "drop": {"allocate": "the reference that it drops is taken there", "recheck": _FOUND},
-    "store": dict.fromkeys(("allocate", "copy", "set", "drop"), _HANDLED),
-}
-"""What must have been done before, when it is done at all, for a step to make sense, and why."""
-_NEEDED = (*_BEFORE["store"], "store")
-
-
-class OrderError(ValueError):
-    """An order of steps that nobody could carry out: which step, and what it lacks."""
-
 
 class Impossible(ValueError):
     """An event that cannot happen at this moment: which one, and what stands in its way."""
-
-
-def _tuple(name: str, values: Any, what: str) -> tuple[Any, ...]:
-    if isinstance(values, str) or not isinstance(values, Iterable):
-        raise ValueError(f"{name}={values!r} is not a tuple of {what}")
-    return tuple(values)
-
-
-# --- what CPU 0 does ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Write:
-    """A store by CPU 0 that meets a read-only entry, as steps in an order."""
-
-    page: int
-    byte: int
-    order: tuple[str, ...] = KERNEL_COPY
-
-    def __post_init__(self) -> None:
-        whole("page", self.page)
-        whole("byte", self.byte, 0, 255)
-        object.__setattr__(self, "order", _tuple("order", self.order, "the names of steps"))
-        check_order(self.order)
-
-    def locked(self, at: int) -> bool:
-        """Whether the page-table lock is held when `at` steps are done."""
-        inside = [place for place, step in enumerate(self.order) if step in _LOCKED]
-        return inside[0] < at <= inside[-1]
-
-
-@dataclass(frozen=True)
-class Fork:
-    """A fork by CPU 0. Without ``flush`` the entries stay in the TLBs of the parent's threads."""
-
-    order: tuple[str, ...] = KERNEL_FORK
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "order", _tuple("order", self.order, "the names of steps"))
-        if tuple(step for step in self.order if step != "flush") != KERNEL_FORK[:2]:
-            raise OrderError(f"a fork write-protects, then shares; it may flush: {', '.join(KERNEL_FORK)}")
-
-    def locked(self, at: int) -> bool:
-        """fork holds mmap_lock for writing to its end: a fault of another thread waits (`dup_mmap`, 6.12)."""
-        return 0 < at < len(self.order)
-
-
-def check_order(order: Sequence[str]) -> None:
-    """Raise OrderError unless the steps of a copy can be carried out in that order."""
-    for at, step in enumerate(order):
-        if step not in COPY_STEPS:
-            raise OrderError(f"there is no step {step!r}; there are {', '.join(COPY_STEPS)}")
-        if step in order[:at]:
-            raise OrderError(f"{step!r} comes twice")
-        for earlier, why in _BEFORE.get(step, {}).items():
-            if earlier in order[at:]:
-                raise OrderError(f"{step!r} comes before {earlier!r}: {why}")
-    missing = [step for step in _NEEDED if step not in order]
-    if missing:
-        raise OrderError(f"without {', '.join(map(repr, missing))} the fault is never finished")
-    if order[-1] not in ("store", "flush"):
-        raise OrderError("the program's store comes when the kernel is done; only a late flush may follow it")
 
 
 # --- the race -------------------------------------------------------------------------------------------------------
@@ -186,7 +74,7 @@ class Race:
     warm : tuple of Event
         Accesses made before, so that a TLB holds an entry already.
     pages : tuple of int
-        The pages that `search` lets other CPUs touch.
+        The pages that `interleavings.search` lets other CPUs touch.
     """
 
     name: str
@@ -204,8 +92,9 @@ class Race:
             raise ValueError(f"policy={self.policy!r} is no Policy; `policy_named` finds one by its name")
         holds = {"work": "writes and forks", "cpus": "processes", "warm": "events", "pages": "pages"}
         for name, what in holds.items():
-            object.__setattr__(self, name, _tuple(name, getattr(self, name), what))
-        object.__setattr__(self, "warm", tuple(_tuple("warm", event, "a CPU and what it does") for event in self.warm))
+            object.__setattr__(self, name, as_tuple(name, getattr(self, name), what))
+        warm = (as_tuple("warm", event, "a CPU and what it does") for event in self.warm)
+        object.__setattr__(self, "warm", tuple(warm))
         for work in self.work:
             if not isinstance(work, (Write, Fork)):
                 raise ValueError(f"work: {work!r} is neither a Write nor a Fork")
@@ -243,7 +132,8 @@ class Race:
 
         A name alone, such as ``"copy"``, stands for all of CPU 0's steps up to the next one of that name.
         """
-        state, events = self.begin(), _tuple("events", events, "names of steps, and events such as ('cpu1', 'read', 0)")
+        events = as_tuple("events", events, "names of steps, and events such as ('cpu1', 'read', 0)")
+        state = self.begin()
         moments = [Moment(None, "Before the first step.", state.view(), ())]
         for event in events:
             for single in state.spelt_out(event):
@@ -306,16 +196,10 @@ class State:
     def _know_what_is_mapped(self) -> None:
         """Of its own stores a process misses those only that are there now: the start may have unmapped or moved."""
         self.stores.known.clear()
-        for process, vpn, entry in self._mapped():
-            own = (at for at in self.stores.held.get(entry.pfn, ()) if self.stores.done[at].process == process.number)
-            if known := frozenset(own):
-                self.stores.known[process.number, vpn - self.base] = known
-
-    def _mapped(self) -> Iterator[tuple[Process, int, Translation]]:
         for process in self.machine.live():
-            for vpn in range(self.base, self.base + self.race.start.pages):
-                if entry := self._entry(process, vpn):
-                    yield process, vpn, entry
+            for page, entry in enumerate(self._table(process)):
+                if entry:
+                    self.stores.know_own(process.number, page, entry.pfn)
 
     def copy(self) -> State:
         """An independent state; the fault in flight is copied with it."""
@@ -503,6 +387,9 @@ class State:
         bits = int(process.mm.pte[vpn])
         return Translation(int(process.mm.pfn[vpn]), bool(bits & PTE_WRITE)) if bits & PTE_PRESENT else None
 
+    def _table(self, process: Process) -> list[Translation | None]:
+        return [self._entry(process, self.base + page) for page in range(self.race.start.pages)]
+
     def _judged(self, process: Process, vpn: int, pfn: int) -> list[Damage]:
         entry = self._entry(process, vpn)
         return self.stores.read(process.number, vpn - self.base, pfn, entry.pfn if entry else None)
@@ -513,10 +400,9 @@ class State:
         for entries in self.tlb:
             entries.clear()
         for process in self.machine.live():
-            for vpn in range(self.base, self.base + self.race.start.pages):
-                entry = self._entry(process, vpn)
-                if entry or (process.number, vpn - self.base) in self.stores.known:
-                    found += self._judged(process, vpn, entry.pfn if entry else ZERO_PFN)
+            for page, entry in enumerate(self._table(process)):
+                if entry or (process.number, page) in self.stores.known:
+                    found += self._judged(process, self.base + page, entry.pfn if entry else ZERO_PFN)
         return found
 
     def _who(self, cpu: int) -> str:
@@ -629,10 +515,7 @@ class State:
     def view(self) -> View:
         """What a picture shows."""
         base, processes = self.base, self.machine.processes
-        pages = range(base, base + self.race.start.pages)
-        tables = tuple(
-            (process.number, tuple(self._entry(process, vpn) for vpn in pages)) for process in self.machine.live()
-        )
+        tables = tuple((process.number, tuple(self._table(process))) for process in self.machine.live())
         tlbs = tuple(
             tuple(
                 (vpn - base, held, self._entry(processes[runs], vpn) != held) for vpn, held in sorted(entries.items())
@@ -738,82 +621,6 @@ def _aftermath(found: Sequence[Damage]) -> str:
     return f"{told}, and not all is well." if found else f"{told}: each finds what it should."
 
 
-# --- every interleaving ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Searched:
-    """What all interleavings of a race show.
-
-    Attributes
-    ----------
-    states : int
-        How many different states they lead through.
-    found : dict of str to tuple of Event
-        Per kind of damage a shortest interleaving that shows it; empty when none does.
-    """
-
-    race: Race
-    accesses: int
-    states: int
-    found: dict[str, tuple[Event, ...]]
-
-    def __bool__(self) -> bool:
-        return bool(self.found)
-
-    def __str__(self) -> str:
-        bound = f"{self.states:,} states, up to {self.accesses} accesses by other CPUs"
-        if not self.found:
-            return f"{self.race.name}: no damage ({bound})"
-        lines = [f"{self.race.name}: {bound}"]
-        for kind, events in self.found.items():
-            lines.append(f"  {kind}: " + ", ".join(" ".join(map(str, event)) for event in events))
-        return "\n".join(lines)
-
-
-def search(race: Race, accesses: int = 2) -> Searched:
-    """Try every interleaving of CPU 0's steps with up to that many loads and stores by the other CPUs.
-
-    Shortest first, so what is found is shortest. Loads and stores go to `Race.pages`; each store writes a byte of its
-    own. Loads that hit and change nothing are tried all the same: they may be the one that sees damage.
-    """
-    whole("accesses", accesses)
-    start = race.begin()
-    queue: deque[tuple[State, tuple[Event, ...], int]] = deque([(start, (), 0)])
-    met = {(0, start.key())}
-    found: dict[str, tuple[Event, ...]] = {}
-    while queue:
-        state, events, used = queue.popleft()
-        if state.finished:
-            for damage in state.copy().settle():
-                found.setdefault(damage.kind, events)
-        for event in _possible(state, used < accesses):
-            twin = state.copy()
-            try:
-                _, seen = twin.do(event)
-            except Impossible:
-                continue
-            for damage in seen:
-                found.setdefault(damage.kind, (*events, event))
-            spent = used + (event[1] in ("read", "write"))
-            key = (spent, twin.key())
-            if key not in met:
-                met.add(key)
-                queue.append((twin, (*events, event), spent))
-    return Searched(race, accesses, len(met), found)
-
-
-def _possible(state: State, accesses: bool) -> Iterator[Event]:
-    if not state.finished:
-        yield ("cpu0", state.next_step)
-    if not accesses:
-        return
-    for cpu in range(1, len(state.race.cpus)):
-        for page in state.race.pages:
-            yield (f"cpu{cpu}", "read", page)
-            yield (f"cpu{cpu}", "write", page, 60 + len(state.stores.done))
-
-
 # --- the races that the notebook is about ---------------------------------------------------------------------------
 
 _SHARED_PAGE = Scenario(1, (("write", 0, 0, 11), ("fork", 0)), orders=(), name="one page, shared with a child")
@@ -856,9 +663,3 @@ DROP_BEFORE_FLUSH = CHILD.but_order("allocate", "copy", "recheck", "clear", "dro
 FORK_WITHOUT_FLUSH = FORKING.but_order("write-protect", "share")
 NO_RECHECK = THREADS.but_order("allocate", "copy", "clear", "flush", "set", "drop", "store")
 RANGE_CLEARED_FIRST = RANGE.but_order("allocate", "recheck", "clear", "flush", "copy", "set", "drop", "store")
-
-
-@cache
-def searched(race: Race, accesses: int = 2) -> Searched:
-    """`search`, remembered."""
-    return search(race, accesses)

@@ -81,6 +81,12 @@ class Stores:
         """A fork is done: what the parent stores from now on is not the child's."""
         self.forks[child] = parent, len(self.done)
 
+    def know_own(self, process: int, page: int, pfn: int) -> None:
+        """Of the stores in the frame that it maps there, a process knows its own."""
+        own = frozenset(store for store in self.held.get(pfn, ()) if self.done[store].process == process)
+        if own:
+            self.known[process, page] = own
+
     def bytes(self, pfn: int) -> str:
         """The bytes stored in a frame, in order."""
         return " ".join(str(self.done[store].byte) for store in self.held.get(pfn, ())) or "0"
