@@ -12,7 +12,8 @@ INSTALL := uv pip install --quiet --python $(BIN)/python
 else
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
-# Tests of one file, and the cells of one notebook, stay together and in order: what the workers share out is files.
+# Tests of one file, and the cells of one notebook, stay together and in order: what the workers share out is files. A
+# browser has the machine for itself, for it is given so much time and no more.
 WORKERS ?= 2
 PYTEST  := $(BIN)/pytest -q -n $(WORKERS) --dist loadfile
 LIVE_SECONDS ?= 120
@@ -34,7 +35,8 @@ lab: $(LAB) ## open the notebooks in JupyterLab
 
 test: lint ## lint, types, tests, and every notebook's outputs
 	$(BIN)/mypy
-	$(PYTEST)
+	$(PYTEST) -m "not browser"
+	$(BIN)/pytest -q -m browser
 ifneq ($(BOOKS),)
 	$(PYTEST) --nbval --nbval-current-env --nbval-sanitize-with tests/nbval-sanitize.cfg notebooks
 else

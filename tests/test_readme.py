@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from test_house import ROOMS
+
 import anonfolio as af
+from anonfolio.__main__ import DIFFERENT, EQUAL, INTERRUPTED, WRONG_INPUT
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -47,11 +50,28 @@ def test_code_runs_as_printed() -> None:
 def test_policies_commands_and_modules_are_all_named() -> None:
     for policy in af.POLICIES:
         assert f"`{policy}`" in README
-    for command in ("run", "replay", "search"):
-        assert f"python -m anonfolio {command} " in README
+    for command in ("run", "replay", "search", "compare", "record", "doctor"):
+        assert f"\nanonfolio {command} " in README
     house = README[README.index("## The house") :]
     for module in (ROOT / "anonfolio").glob("*.py"):
-        assert module.name.startswith("__") or module.name in house, module.name
+        assert module.name.startswith("__") or f"`{module.name}`" in house, module.name
+
+
+def test_the_house_has_the_rooms_that_there_are_in_their_order() -> None:
+    house = README[README.index("## The house") :]
+    told = re.findall(r"^\| `(\w+)` \| (.+) \|$", house, re.M)
+    assert [name for name, _ in told] == list(ROOMS)
+    there = {path.parent.name for path in (ROOT / "anonfolio").glob("*/__init__.py")}
+    assert {name for name, _ in told} == there
+    for name, holds in told:
+        for module in re.findall(r"`(\w+)`", holds):
+            assert (ROOT / "anonfolio" / name / module / "__init__.py").exists(), module
+
+
+def test_exit_codes_are_the_ones_the_command_has() -> None:
+    told = re.search(r"Exit codes: (\d+) .*?, (\d+) .*?, (\d+) .*?, (\d+) ", README, re.S)
+    assert told
+    assert tuple(map(int, told.groups())) == (EQUAL, DIFFERENT, WRONG_INPUT, INTERRUPTED)
 
 
 def test_links_lead_somewhere() -> None:
