@@ -6,6 +6,7 @@ The three rules at the top are written as a reader would write them, from the do
 from __future__ import annotations
 
 import copy
+import dataclasses
 import pickle
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable
@@ -141,7 +142,7 @@ def test_orders_hang_on_the_mapping() -> None:
 def test_which_of_the_orders_that_fit_is_taken() -> None:
     def smallest(fits: tuple[int, ...], ask: Ask) -> int:
         ask("two sizes fit", len(fits) > 2, str(fits))
-        return fits[-2] if len(fits) > 1 else 0
+        return fits[-2]
 
     process = af.Machine(af.LINUX_6_15.but(name="mine", chosen_order=smallest), orders=(2, 4, 9)).spawn()
     process.mmap(1024)
@@ -434,6 +435,14 @@ def no_end(folio: Folio, ask: Ask) -> bool:
     return True
 
 
+@dataclasses.dataclass
+class Unhashable:
+    limit: int = 1
+
+    def __call__(self, folio: Folio, ask: Ask) -> bool:
+        return ask("few references", folio.refcount <= self.limit)
+
+
 def breaks(folio: Folio, ask: Ask) -> bool:
     return ask("half", folio.mappings // (folio.refcount - folio.mappings) > 2)
 
@@ -451,6 +460,8 @@ def breaks(folio: Folio, ask: Ask) -> bool:
         (lambda folio, ask, more: True, ("takes (folio, ask, more)", "called with (folio, ask)")),
         (lambda folio, ask: ask("x", folio.shared) and 1, ("returns 1", "True (reuse) or False (copy)")),
         (lambda folio, ask: ask("x", folio.shared) or None, ("returns None", "True (reuse) or False (copy)")),
+        (lambda folio, ask: int("x"), ("ValueError", "invalid literal", "order 2")),
+        (Unhashable(), ("Unhashable", "cannot be hashed", "give a function")),
         (7, ("large_reuse=7", "no function", "mm_id")),
     ],
 )  # fmt: skip
@@ -499,9 +510,9 @@ def test_a_range_too_far_that_no_trial_shows_is_refused_by_the_fault_and_changes
         ("allowed_orders", lambda where, ask: (), ("takes (where, ask)", "called with (where)")),
         ("allowed_orders", lambda where: where.knobs[2] and (), ("KeyError", "knobs={}")),
         ("allowed_orders", "sizes", ("allowed_orders='sizes'", "no function", "knobs")),
-        ("chosen_order", lambda fits, ask: 3, ("returns 3", "fits=(0,)", "one of them")),
-        ("chosen_order", lambda fits, ask: fits[1], ("IndexError", "fits=(0,)")),
-        ("chosen_order", lambda fits, ask: fits, ("returns (0,)", "one of them")),
+        ("chosen_order", lambda fits, ask: 3, ("returns 3", "fits=(9, 0)", "one of them")),
+        ("chosen_order", lambda fits, ask: fits[2], ("IndexError", "fits=(9, 0)")),
+        ("chosen_order", lambda fits, ask: fits, ("returns (9, 0)", "one of them")),
         ("chosen_order", "smallest", ("chosen_order='smallest'", "largest")),
         ("reuse_extent", lambda around, ask: around.block(9), ("leaves the", "allowed is what lies in")),
         ("reuse_extent", lambda around, ask: around.reach, ("maps no page of that folio in step", "same_folio")),

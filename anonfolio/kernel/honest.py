@@ -42,6 +42,10 @@ class _Open(Exception):
     """The rule asks what the script does not answer yet."""
 
 
+class _Endless(ValueError):
+    """The rule goes on asking."""
+
+
 def tree(rule: Reuse, script: tuple[bool, ...] = ()) -> Node | bool:
     """Every way through a rule, found by answering its questions for it: no second copy of what it asks.
 
@@ -62,7 +66,7 @@ def tree(rule: Reuse, script: tuple[bool, ...] = ()) -> Node | bool:
         return 4
 
     if len(script) > MOST_QUESTIONS:
-        raise ValueError(f"asks more than {MOST_QUESTIONS} questions one after the other; a rule has to come to an end")
+        raise _Endless(f"asks more than {MOST_QUESTIONS} questions one after the other; a rule has to come to an end")
     try:
         return bool(rule(Folio(2, 4, 4, False, run, str), ask))
     except _Open:
@@ -143,7 +147,7 @@ def orders_of(found: Any, where: Where) -> frozenset[int]:
 def check_chosen_order(rule: ChosenOrder) -> None:
     """Raise ValueError unless a rule takes (fits, ask) and returns one of the orders that fit, whatever they are."""
     _check_call(rule, "fits", "ask")
-    for some in chain.from_iterable(combinations(ANY_ORDER, n) for n in range(len(ANY_ORDER) + 1)):
+    for some in chain.from_iterable(combinations(ANY_ORDER, n) for n in range(1, len(ANY_ORDER) + 1)):
         fits = (*some, 0)
         chosen = _guarded(rule, f"fits={fits}", fits, silently)
         if type(chosen) is not int or chosen not in fits:
@@ -213,9 +217,7 @@ def _guarded(call: Callable[..., Any], case: str, *arguments: Any) -> Any:
     """Call a rule; what it raises becomes the one line of a refusal."""
     try:
         return call(*arguments)
-    except ValueError as error:
-        if call is tree:
-            raise
-        raise ValueError(f"raises ValueError ({error}) for {case}") from error
+    except _Endless:
+        raise
     except Exception as error:
         raise ValueError(f"raises {type(error).__name__} ({error}) for {case}") from error

@@ -238,6 +238,10 @@ class Policy:
 def _check_rule(field: str, rule: Callable[..., Any]) -> None:
     """Raise ValueError, naming the rule and the case, for one that this field cannot hold."""
     try:
+        hash(rule)
+    except TypeError:
+        raise ValueError(f"={rule!r} cannot be hashed, so nor could the policy; give a function") from None
+    try:
         if field == "large_reuse":
             honest.check_reuse(rule)
         elif field == "allowed_orders":

@@ -230,7 +230,7 @@ ChosenOrder = Callable[[tuple[int, ...], Ask], int]
 
 
 def largest(fits: tuple[int, ...], ask: Ask) -> int:
-    """Every kernel: `fits` are the orders whose block is free and whole, largest first, 0 last."""
+    """Every kernel: `fits` are the orders whose block is whole and nobody's, largest first: one or more, and 0 last."""
     return fits[0]
 
 
@@ -402,3 +402,4 @@ class Run:
 
 
 ANY_ORDER = tuple(reversed(ANON_ORDERS))
+"""What a copy may take where no knob is asked, largest first."""
