@@ -18,6 +18,58 @@ from anonfolio.kernel.pagetable import PTE_DIRTY, PTE_YOUNG
 from anonfolio.kernel.vma import VM_WRITE
 from anonfolio.stream import run as touch
 
+
+def last_page_too(folio: Any, ask: Any) -> bool:
+    """6.15's rule without its first question: a last page is reused."""
+    if ask("maybe shared?", folio.shared):
+        return False
+    return bool(ask("mappings == references", folio.mappings == folio.refcount))
+
+
+def few_references(folio: Any, ask: Any) -> bool:
+    """A rule that changes its mind in the middle of a folio."""
+    return bool(ask("at most five references", folio.refcount <= 5))
+
+
+def looks_if_alone(folio: Any, ask: Any) -> bool:
+    """RFC v2's scan, but only where nobody else may map the folio."""
+    return not ask("maybe shared?", folio.shared) and bool(ask("all of it", folio.refcount == folio.run))
+
+
+def copies_16k(around: Any, ask: Any) -> range:
+    """Four pages, where all of them are maybe shared."""
+    block = around.block(2)
+    free = around.same_folio & ~around.exclusive
+    inside = around.suitable(2, ask) and around.order >= 2
+    return block if inside and around.all_of(free, block) else around.page
+
+
+def two_around(around: Any, ask: Any) -> range:
+    return around.run(around.same_folio & ~around.writable if around.exclusive[around.at] else around.same_folio)
+
+
+def second_largest(fits: tuple[int, ...], ask: Any) -> int:
+    return fits[1] if len(fits) > 1 else fits[0]
+
+
+def by_mapping(where: Any) -> set[int]:
+    """Large orders where advised, small ones elsewhere, none at all in short mappings."""
+    return ({4, 3} if where.advice == "hugepage" else {2}) if where.pages > 16 else set()
+
+
+READERS = {
+    "last page too": af.LINUX_6_15.but(name="last page too", large_reuse=last_page_too),
+    "few references": af.LINUX_6_9.but(name="few references", large_reuse=few_references, cont_pte_order=4),
+    "looks if alone": af.RFC_V2_FIXED.but(name="looks if alone", large_reuse=looks_if_alone),
+    "last page too, copy large": af.RFC_V2.but(name="last page too, copy large", large_reuse=last_page_too),
+    "copies 16K": af.LINUX_6_15.but(name="copies 16K", copy_extent=copies_16k),
+    "reuses a run": af.LINUX_6_15.but(name="reuses a run", reuse_extent=two_around),
+    "second largest": af.RFC_V2.but(name="second largest", chosen_order=second_largest),
+    "by mapping": af.LINUX_6_15.but(name="by mapping", allowed_orders=by_mapping, copy_extent="source_order",
+                                    copy_respects_knobs=True),
+}  # fmt: skip
+"""Policies with a rule that no kernel has."""
+
 POLICIES = {
     **af.POLICIES,
     "none_only": af.RFC_V2_FIXED.but(name="none_only", zero_neighbours="none_only", copy_requires_ro=True),
@@ -104,11 +156,13 @@ def check_equal(machine: af.Machine, number: int, vpns: Any, write: Any, value: 
     assert len(set(stops)) < 2
     assert not difference(state_of(slow), state_of(fast))
     assert not af.check(fast)
+    assert sum(done.why_stepped.values()) == done.stepped
     return done
 
 
 # --- random states, streams, orders, policies, fragmentation ----------------------------------------------------------
 
+KNOBS = (None, None, None, {4: "madvise", 3: "always", 2: "never"}, {4: "never", 2: "inherit", 9: "madvise"})
 START, PAGES = 488, 72  # across a 2 MiB boundary, aligned to no block
 
 
@@ -121,6 +175,7 @@ def machines(draw: st.DrawFn, policy: af.Policy, huge: bool) -> tuple[af.Machine
         policy,
         orders=(*orders, 9) if huge else orders,
         thp=draw(st.sampled_from(("always", "always", "madvise"))),
+        knobs=draw(st.sampled_from(KNOBS)),
         use_zero_page=draw(st.booleans()),
         frames=1 << 14 if huge else draw(st.sampled_from((1 << 11, 1 << 11, 1 << 10, 400))),
     )
@@ -143,7 +198,7 @@ def machines(draw: st.DrawFn, policy: af.Policy, huge: bool) -> tuple[af.Machine
 
 DEEDS = (
     "fork", "fork", "exit", "exit", "fork and exit", "fork and exit", "write", "write", "write", "read", "read",
-    "mprotect", "dontneed", "pin", "unpin", "ref", "mremap", "nohugepage", "hugepage", "fork fails",
+    "mprotect", "dontneed", "pin", "unpin", "ref", "mremap", "nohugepage", "hugepage", "fork fails", "prctl",
 )  # fmt: skip
 
 
@@ -169,6 +224,8 @@ def _do(machine: af.Machine, process: af.Process, kind: str, place: int, length:
             process.pin(place, min(length, 5))
         case "unpin":
             process.unpin()
+        case "prctl":
+            process.thp_disable((False, True, "except_advised")[place % 3])
         case "ref" if ("reference", 0) not in process.pins():
             process.ref(place)
         case "mremap":
@@ -247,6 +304,12 @@ for _name, _policy in POLICIES.items():
     _id = "".join(ch if ch.isalnum() else "_" for ch in _name)
     globals()[f"test_stream_equals_steps_{_id}"] = property_test(_policy, huge=False, count=120)
     globals()[f"test_stream_equals_steps_huge_{_id}"] = property_test(_policy, huge=True, count=10)
+for _name, _policy in READERS.items():
+    _id = "".join(ch if ch.isalnum() else "_" for ch in _name)
+    globals()[f"test_stream_equals_steps_under_a_readers_rule_{_id}"] = property_test(_policy, huge=False, count=40)
+globals()["test_stream_equals_steps_under_a_readers_rule_huge"] = property_test(
+    READERS["second largest"], huge=True, count=10
+)
 
 
 # --- what random states seldom hold -----------------------------------------------------------------------------------
@@ -628,6 +691,73 @@ def test_reads_and_writes_of_one_block_in_turn(policy: str) -> None:
         stepped += check_equal(machine, 0, stream, write, 5).stepped
     # RFC v2 replaces a zero page together with its neighbours.
     assert (stepped > 0) == policy.startswith(("rfc", "none"))
+
+
+def child_died(policy: af.Policy, pages: int = 128) -> af.Process:
+    """Every page written, forked, and the child gone; three pages of each folio were given back."""
+    machine = af.Machine(policy, orders=(4,), frames=1 << 12)
+    process = machine.spawn()
+    process.mmap(pages)
+    process.touch(range(pages))
+    process.fork().exit()
+    for start in range(0, pages, 16):
+        process.madvise(start + 3, 3, "dontneed")
+    return process
+
+
+@pytest.mark.parametrize(("name", "reused"), [("last page too", 13), ("few references", 5)])
+def test_a_readers_reuse_rule_is_planned(name: str, reused: int) -> None:
+    process = child_died(READERS[name])
+    kept = np.array([page for page in range(128) if not 3 <= page % 16 < 6])
+    done = process.touch(kept)
+    assert (done.stepped, done.why_stepped) == (0, {})
+    assert done.faults.get("exclusive reuse") == 8 * reused
+    assert done.faults.get("cow copy", 0) == 8 * (13 - reused)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("copies 16K", "copies 16K: copy_extent"), ("reuses a run", "reuses a run: reuse_extent")]
+)
+def test_what_a_readers_range_rule_decides_is_stepped_and_told(name: str, why: str) -> None:
+    process = child_died(READERS[name])
+    done = process.touch(range(16))
+    # The three that were given back are first touches.
+    assert done.why_stepped == {why: 13}
+    # What the rule does not decide is planned as ever.
+    assert process.touch(range(16), value=9).stepped == 0
+    assert process.touch(range(16), write=False).stepped == 0
+
+
+def test_a_large_copy_asks_what_its_mapping_may_use_if_the_policy_says_so() -> None:
+    policy = af.LINUX_6_15.but(name="asks", copy_extent="source_order", copy_respects_knobs=True)
+    machine, process = fresh(64, policy=policy, orders=(4,))
+    process.touch(range(64))
+    process.fork()
+    process.madvise(0, 32, "nohugepage")
+    done = check_equal(machine, 0, range(64), True, 5)
+    assert (done.faults, done.why_stepped) == ({"cow copy": 32 + 2}, {"asks: copy_extent": 32})
+
+
+def test_only_first_touches_are_stepped_for_a_readers_choice_of_orders() -> None:
+    _, process = fresh(64, policy=af.LINUX_6_15.but(name="second largest", chosen_order=second_largest))
+    done = process.touch(range(64))
+    assert done.why_stepped == {"second largest: chosen_order": 64}
+    process.fork()
+    assert process.touch(range(64)).stepped == 0
+
+
+@pytest.mark.parametrize("name", ["last page too", "few references", "by mapping"])
+def test_a_rule_is_asked_once_for_folios_that_are_alike(name: str) -> None:
+    asked = []
+
+    def counting(folio: Any, ask: Any) -> bool:
+        asked.append(folio.refcount)
+        return bool(READERS[name].rules.large_reuse(folio, ask))
+
+    process = child_died(READERS[name].but(large_reuse=counting), pages=1024)
+    asked.clear()
+    process.touch(np.arange(1023, -1, -1)[np.arange(1024) % 16 < 8])
+    assert 0 < len(asked) < 64
 
 
 # --- what a stream is -------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ Each function decides for all pages of one path together, and is named for it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from ..kernel.index import Index, Numbers, as_run, as_slice, blocks_of, is_forward, rows_at
 from ..kernel.pagetable import PMD_HUGE, PMD_NONE, PTE_DIRTY, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG
-from ..kernel.policy import Policy
+from ..kernel.rules import Folio, Run, SourceOrder, answers, copies_before_reuse, largest, one_page
 from ..kernel.sizes import PMD_ORDER, PTRS_PER_PMD
 from .window import COW_COPY, FIRST_TOUCH, REUSE, ZERO_COPY, ZERO_READ, Codes, Mask, Pages, Times, Window
 
@@ -209,7 +210,7 @@ def plan_anonymous_pages(draft: Draft) -> None:
     hole in it, and leaves smaller blocks, each with a first write of its own that a read may precede: so on, until no
     block has such a read. Reads that come after the first write of their block do not fault.
     """
-    _step_torn_zero_tiles(draft)
+    _step_entangled_tiles(draft)
     if not draft.none.any():
         return
     window = draft.window
@@ -261,23 +262,34 @@ def _early_reads(window: Window, blocks: list[tuple[int, Pages]]) -> Mask:
     return early
 
 
-def _step_torn_zero_tiles(draft: Draft) -> None:
-    """Where a write on a zero page is a first touch (RFC v2), only blocks of nothing but zero pages are planned.
+def _step_entangled_tiles(draft: Draft) -> None:
+    """Step what is none or zero page in the blocks where one first touch looks at what another left.
 
-    In all others one fault looks at what another left: all that is none or zero page there is stepped.
+    That is so in all of them if a policy takes another than the largest order that fits. Where a write on a zero page
+    is a first touch (RFC v2), only blocks of nothing but zero pages are planned.
     """
-    window = draft.window
-    if draft.policy.zero_page_write == "page" or not window.orders or not window.writes:
+    window, policy = draft.window, draft.policy
+    if not window.orders or not window.writes:
         return
-    zero = draft.zero | (draft.none & (window.first_read < window.first_write))
-    zero &= window.first_write < window.never
+    written = window.first_write < window.never
     tile = window.orders[0]
-    torn = blocks_of(zero, tile).any(axis=1)
-    if draft.policy.zero_neighbours != "none_only":
-        torn &= ~(all_of(draft.zero, tile) & window.allowed(tile))
-    if bool(torn.any()):
-        places = np.repeat(torn, 1 << tile) & (draft.none | draft.zero)
-        draft.step_pages(places, "zero_page_write")
+    if policy.rules.chosen_order is not largest:
+        _step_tiles(draft, (draft.none | draft.zero) & written, np.bool_(True), "chosen_order")
+    if policy.zero_page_write == "first_touch":
+        zero = draft.zero | (draft.none & (window.first_read < window.first_write))
+        torn: Mask | np.bool_ = np.bool_(True)
+        if policy.zero_neighbours != "none_only":
+            torn = ~(all_of(draft.zero, tile) & window.allowed(tile))
+        _step_tiles(draft, zero & written, torn, "zero_page_write")
+
+
+def _step_tiles(draft: Draft, touched: Mask, chosen: Mask | np.bool_, why: str) -> None:
+    """Step what is none or zero page in the chosen blocks of the largest order that are touched."""
+    tile = draft.window.orders[0]
+    tiles = blocks_of(touched, tile).any(axis=1) & chosen
+    if bool(tiles.any()):
+        places = np.repeat(tiles, 1 << tile) & (draft.none | draft.zero)
+        draft.step_pages(places, why)
         draft.none &= ~places
         draft.zero &= ~places
 
@@ -311,7 +323,7 @@ def plan_zero_page_copies(draft: Draft) -> None:
     """A write on the zero page (`wp_page_copy`): one page in released kernels, independent of all others.
 
     RFC v2 treats it as a first touch of none pages and zero pages together (patch 15): a block of the largest order
-    that is all zero pages is replaced at its earliest write. Any other block was stepped (`_step_torn_zero_tiles`).
+    that is all zero pages is replaced at its earliest write. Any other block was stepped (`_step_entangled_tiles`).
     """
     window = draft.window
     written = draft.zero & (window.first_write < window.never)
@@ -330,16 +342,18 @@ def plan_zero_page_copies(draft: Draft) -> None:
 
 def plan_wp_pages(draft: Draft) -> None:
     """A write meets a read-only page: reuse it or copy it (`do_wp_page`)."""
-    places = np.flatnonzero(draft.read_only() & (draft.window.first_write < draft.window.never))
+    window, memory, rules = draft.window, draft.memory, draft.policy.rules
+    places = np.flatnonzero(draft.read_only() & (window.first_write < window.never))
     if not len(places):
         return
-    memory, policy = draft.memory, draft.policy
-    pfns = rows_at(draft.window.mm.pfn[draft.window.pages], as_slice(places, rising=True))
+    pfns = rows_at(window.mm.pfn[window.pages], as_slice(places, rising=True))
     frames = as_run(pfns)
     folios = memory.folio_of[frames]
-    if theirs := _asked_of_a_reader(policy):
-        _step_folios(draft, np.unique(folios), theirs)
-        return
+    for field, known in (("copy_extent", SourceOrder), ("reuse_extent", Run)):
+        rule = getattr(rules, field)
+        if rule is not one_page and not isinstance(rule, known):
+            _step_folios(draft, np.unique(folios), field)
+            return
     large = rows_at(memory.order, as_slice(folios)) > 0
     if not bool(large.any()):
         plan_wp_small_folios(draft, places, pfns, frames, folios)
@@ -348,13 +362,22 @@ def plan_wp_pages(draft: Draft) -> None:
     if isinstance(frames, slice) and not is_forward(in_order):
         back = pfns - np.int32(frames.start)
         frames, folios, large = in_order, folios.take(back), large.take(back)
-    if policy.copy_extent == "page" and policy.reuse_extent == "page":
+    if rules.copy_extent is one_page and rules.reuse_extent is one_page:
         plan_wp_single_pages(draft, places, frames, folios, large)
         return
     plan_wp_whole_folios(draft, folios[large])
     small = np.flatnonzero(~large)
     if len(small):
         plan_wp_small_folios(draft, places[small], pfns[small], pfns[small].astype(np.intp), folios[small])
+
+
+def _step_folios(draft: Draft, folios: Numbers, why: str) -> None:
+    """Step every page of the window that maps one of these folios."""
+    mapped = np.flatnonzero(~(draft.none | draft.zero))
+    places = np.zeros(draft.window.places, np.bool_)
+    owners = draft.memory.folio_of[draft.window.mm.pfn[draft.window.pages][mapped]]
+    places[mapped[np.isin(owners, folios)]] = True
+    draft.step_pages(places, why)
 
 
 def plan_wp_small_folios(draft: Draft, places: Pages, pfns: Numbers, frames: Index, folios: Numbers) -> None:
@@ -372,69 +395,75 @@ def plan_wp_small_folios(draft: Draft, places: Pages, pfns: Numbers, frames: Ind
 
 
 def plan_wp_single_pages(draft: Draft, places: Pages, frames: Index, folios: Numbers, large: Mask) -> None:
-    """Pages one by one (every released kernel): the marked ones are reused, of the others those that pass the test.
+    """Pages one by one (every released kernel): the marked ones are reused, of the others those that the rule allows.
 
-    The tests ask for counts that copies of this stream take down. For all but 6.8's the answer stays what it was
-    at first: a copy takes one mapping and one reference at once, and the shared bit of a folio clears only with the
-    last page of a sharer.
+    A copy takes one mapping and one reference at once, and the shared bit of a folio clears only with the last page of
+    a sharer; a reuse changes nothing that a rule sees. So the first copies of a folio's pages go before, and once the
+    rule says reuse it goes on saying so.
     """
-    memory = draft.memory
+    memory, first_write = draft.memory, draft.window.first_write
     reuse = rows_at(memory.anon_exclusive, frames)
     if not bool(reuse.all()):
-        test = _test(draft.policy)
         at = as_slice(folios)
-        sole = ~large & (rows_at(memory.refcount, at) == 1)
-        if test == "mm_id":
-            sole |= large & _one_mm(draft, at)
-        elif test == "refcount_one":
-            sole |= large & _last_reference(draft, places, folios, ~reuse)
-        reuse = reuse | sole
+        reuse = reuse | (~large & (rows_at(memory.refcount, at) == 1))
+        asked = np.flatnonzero(large & ~reuse)
+        if len(asked):
+            some = as_slice(asked, rising=True)
+            reuse[some] = _reused(draft, first_write[places[some]], folios[some])
         draft.frees = _frees(draft, places, folios, large & ~reuse)
     _mark_reuses_and_copies(draft, places, reuse)
 
 
+def _reused(draft: Draft, times: Times, folios: Numbers) -> Mask:
+    """Which of these unmarked pages of large folios are reused, after the copies that the rule wants to see first."""
+    rule, pages = draft.policy.rules.large_reuse, len(times)
+    starts = np.flatnonzero(np.diff(folios, prepend=-1))
+    copies = _decided(
+        draft, folios[starts], lambda folio: copies_before_reuse(rule, folio, min(1 << folio.order, pages)), 1
+    )
+    wanted = np.repeat(copies, np.diff(starts, append=pages))
+    reuse: Mask = wanted == 0
+    some = np.flatnonzero((wanted > 0) & (wanted < np.minimum(1 << draft.memory.order[folios].astype(np.intp), pages)))
+    if len(some):
+        some = some[np.lexsort((times[some], folios[some]))]
+        starts = np.flatnonzero(np.diff(folios[some], prepend=-1))
+        rank = np.arange(len(some)) - np.repeat(starts, np.diff(starts, append=len(some)))
+        reuse[some] = rank >= wanted[some]
+    return reuse
+
+
+def _decided(draft: Draft, folios: Numbers, decide: Callable[[Folio], int], run: int) -> npt.NDArray[np.intp]:
+    """What is decided for each of these folios, asked once for all that a rule cannot tell apart.
+
+    `run` is how many pages a reuse would reach. There are fewer than 2**27 mappings of one folio.
+    """
+    memory, at = draft.memory, as_slice(folios)
+    facts = rows_at(memory.large_mapcount, at).astype(np.int64) << 5 | rows_at(memory.order, at) << 1
+    facts |= rows_at(memory.refcount, at).astype(np.int64) << 32 | rows_at(memory.maybe_mapped_shared, at)
+    alike = bool((facts == facts[0]).all())
+    rows = facts[:1] if alike else np.unique(facts)
+    decided = [
+        decide(Folio(row >> 1 & 15, row >> 32, row >> 5 & (1 << 27) - 1, bool(row & 1), lambda: run, str))
+        for row in rows.tolist()
+    ]
+    return np.array(decided, np.intp)[np.zeros(len(facts), np.intp) if alike else np.searchsorted(rows, facts)]
+
+
 def _mark_reuses_and_copies(draft: Draft, places: Pages, reuse: Mask) -> None:
-    scanned = 1 if draft.policy.reuse_extent == "range" else 0
+    scanned = 0 if draft.policy.rules.reuse_extent is one_page else 1
+    first_write = draft.window.first_write
     if bool(reuse.all()):
-        draft.mark(draft.window.first_write[as_slice(places, rising=True)], REUSE, scanned)
-        draft.reusing = places
-        return
-    if bool(reuse.any()):
-        draft.reusing = places[reuse]
-        draft.mark(draft.window.first_write[draft.reusing], REUSE, scanned)
-        places = places[~reuse]
-    draft.mark(draft.window.first_write[as_slice(places, rising=True)], COW_COPY)
-    draft.copying = places
-
-
-def _test(policy: Policy) -> str:
-    # The scan of one page asks for one reference.
-    return "refcount_one" if policy.large_reuse == "scan" and policy.reuse_extent == "page" else str(policy.large_reuse)
-
-
-def _last_reference(draft: Draft, places: Pages, folios: Numbers, unmarked: Mask) -> Mask:
-    """6.8: each copy takes a reference away; the page that then has the only one left is reused."""
-    refcount = draft.memory.refcount[folios]
-    candidates = np.flatnonzero(unmarked & (refcount <= PTRS_PER_PMD))
-    sole = np.zeros(len(folios), np.bool_)
-    order = candidates[np.lexsort((draft.window.first_write[places[candidates]], folios[candidates]))]
-    starts = np.flatnonzero(np.diff(folios[order], prepend=-1))
-    copied_before = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
-    sole[order] = refcount[order] - copied_before == 1
-    return sole
-
-
-def _one_mm(draft: Draft, folios: Index) -> Mask:
-    """6.15: all mappings and references are this mm's (`__wp_can_reuse_large_anon_folio`)."""
-    memory = draft.memory
-    mapcount = rows_at(memory.large_mapcount, folios)
-    shared = rows_at(memory.maybe_mapped_shared, folios)
-    alone: Mask = (mapcount > 1) & ~shared & (mapcount == rows_at(memory.refcount, folios))
-    return alone
+        draft.reusing, copying = places, places[:0]
+    else:
+        draft.reusing, copying = places[reuse], places[~reuse]
+    for code, chosen, entries in ((REUSE, draft.reusing, scanned), (COW_COPY, copying, 0)):
+        if len(chosen):
+            draft.mark(first_write[as_slice(chosen, rising=True)], code, entries)
+    draft.copying = copying
 
 
 def _frees(draft: Draft, places: Pages, folios: Numbers, copied: Mask) -> list[tuple[int, int]]:
-    """Large folios that lose their last reference to a copy of this draft: when, and which."""
+    """Large folios that lose their last reference to a copy of this stretch: when, and which."""
     memory = draft.memory
     at = as_slice(folios)
     copied &= rows_at(memory.refcount, at) <= np.int32(1) << rows_at(memory.order, at)
@@ -454,50 +483,42 @@ def plan_wp_whole_folios(draft: Draft, folios: Numbers) -> None:
     Then the range of a reuse is the folio, and so is that of a copy: each folio takes one fault, its earliest write. A
     folio that is mapped in any other way is stepped, with all its pages.
     """
-    memory, policy = draft.memory, draft.policy
+    window, memory, rules = draft.window, draft.memory, draft.policy.rules
+    reuses_all = rules.reuse_extent is not one_page
+    max_order = rules.copy_extent.max_order if isinstance(rules.copy_extent, SourceOrder) else 0
     planned = [folios[:0]]
     for order in np.flatnonzero(np.bincount(memory.order[folios])).tolist():
-        if order > draft.window.tile:
+        if order > window.tile:
             continue
         size = 1 << order
         block, owner, exclusive = _whole_folios(draft, order)
-        times = draft.window.earliest_write(order)[block]
-        sole = exclusive | _sole_owner(draft, owner, size)
+        if not len(block):
+            continue
+        times = window.earliest_write(order)[block]
+        # Twice the answer, and whether the rule looked for the range.
+        said = _decided(
+            draft, owner, lambda folio: 2 * answers(rules.large_reuse, folio) + folio.looked, size if reuses_all else 1
+        )
+        sole = exclusive | (said > 1)
         # As for a reuse, the scan that finds another owner has read the folio's entries too.
-        scans = policy.reuse_extent == "range"
-        looked = np.where(sole | (_test(policy) == "scan"), size if scans else 0, 0)
-        if scans:
+        looked = np.where(sole | (said & 1 > 0), size if reuses_all else 0, 0)
+        planned.append(owner[sole])
+        if reuses_all:
             draft.mark(times[sole], REUSE | order, looked[sole])
         else:
-            written = blocks_of(draft.window.first_write, order)[block[sole]]
-            draft.mark(written[written < draft.window.never], REUSE)
-        planned.append(owner[sole])
-        if policy.copy_extent == "source_order" and order <= policy.copy_max_order:
-            draft.mark(times[~sole], COW_COPY | order, looked[~sole] + size)
-            planned.append(owner[~sole])
-            gone = ~sole & (memory.refcount[owner] == size)
+            written = blocks_of(window.first_write, order)[block[sole]]
+            draft.mark(written[written < window.never], REUSE)
+        copied = ~sole
+        if draft.policy.copy_respects_knobs:
+            copied &= window.allowed(order)[block]
+        if order <= max_order:
+            draft.mark(times[copied], COW_COPY | order, looked[copied] + size)
+            planned.append(owner[copied])
+            gone = copied & (memory.refcount[owner] == size)
             draft.frees += zip(times[gone].tolist(), owner[gone].tolist(), strict=True)
     odd = np.setdiff1d(folios, np.concatenate(planned))
     if len(odd):
-        _step_folios(draft, odd, "copy_extent")
-
-
-def _asked_of_a_reader(policy: Policy) -> str:
-    """The field by which a policy decides of read-only pages in a way that no plan knows."""
-    held = [field for field in ("large_reuse", "copy_extent", "reuse_extent") if callable(getattr(policy, field))]
-    if policy.copy_respects_knobs and policy.copy_extent != "page":
-        held.append("copy_respects_knobs")
-    return held[0] if held else ""
-
-
-def _step_folios(draft: Draft, odd: Numbers, why: str) -> None:
-    """Step every page of the window that maps one of these folios."""
-    memory = draft.memory
-    mapped = np.flatnonzero(~(draft.none | draft.zero))
-    mapped = mapped[np.isin(memory.folio_of[draft.window.mm.pfn[draft.window.pages][mapped]], odd)]
-    places = np.zeros(draft.window.places, np.bool_)
-    places[mapped] = True
-    draft.step_pages(places, why)
+        _step_folios(draft, odd, "copy_extent" if max_order else "reuse_extent")
 
 
 def _whole_folios(draft: Draft, order: int) -> tuple[Pages, Numbers, Mask]:
@@ -505,14 +526,10 @@ def _whole_folios(draft: Draft, order: int) -> tuple[Pages, Numbers, Mask]:
 
     Returns the blocks' numbers, the folios, and whether they are exclusive.
     """
-    memory, size = draft.memory, 1 << order
-    rows = blocks_of(draft.window.mm.pfn[draft.window.pages], order)
-    good = (
-        all_of(draft.read_only(), order)
-        & draft.window.inside(order, draft.window.vmas)
-        & (rows[:, 0] & (size - 1) == 0)
-    )
-    good &= draft.window.earliest_write(order) < draft.window.never
+    window, memory, size = draft.window, draft.memory, 1 << order
+    rows = blocks_of(window.mm.pfn[window.pages], order)
+    good = all_of(draft.read_only(), order) & window.inside(order, window.vmas) & (rows[:, 0] & (size - 1) == 0)
+    good &= window.earliest_write(order) < window.never
     block = np.flatnonzero(good)
     heads = rows[block, 0]
     owner = memory.folio_of[heads]
@@ -521,15 +538,3 @@ def _whole_folios(draft: Draft, order: int) -> tuple[Pages, Numbers, Mask]:
     fits = (memory.order[owner] == order) & (exclusive | ~marked.any(axis=1))
     fits &= (rows[block] == heads[:, None] + np.arange(size, dtype=np.int32)).all(axis=1)
     return block[fits], owner[fits], exclusive[fits]
-
-
-def _sole_owner(draft: Draft, owner: Numbers, size: int) -> Mask:
-    """Whether folios that a process maps whole pass the policy's test for its first page."""
-    test = _test(draft.policy)
-    if test == "scan":
-        whole: Mask = draft.memory.refcount[owner] == size
-        return whole
-    if test == "mm_id":
-        return _one_mm(draft, as_slice(owner))
-    # One reference is never all there is of a folio that is mapped whole.
-    return np.zeros(len(owner), np.bool_)

@@ -30,6 +30,7 @@ from ..kernel.index import Numbers
 from ..kernel.mm import Mm
 from ..kernel.pagetable import PMD_HUGE, PMD_NONE, PMD_TABLE, PTE_WRITE, PTE_YOUNG
 from ..kernel.record import FIRST_TOUCH, ZERO_READ
+from ..kernel.rules import largest
 from ..kernel.sizes import PMD_ORDER, PTRS_PER_PMD, ZERO_PFN
 from ..kernel.system import System
 from .install import Allocated, install, install_blocks, make_page_tables
@@ -92,11 +93,6 @@ def touch_stream(
     total, done = len(stream), 0
     length = longest = STRETCH_PAGES if isinstance(stream.vpns, range) else STRETCH_ACCESSES
     fresh_length = STRETCH_PAGES
-    if system.policy.chosen_order != "largest":
-        # Which blocks first touches make then hangs on their order.
-        for done in range(total):
-            step(*stream.access(done))
-        done = stepped[f"{system.policy.name}: chosen_order"] = total
     while done < total:
         fresh = 0
         if isinstance(stream.vpns, range) and stream.write is True and isinstance(stream.value, int):
@@ -130,6 +126,8 @@ def touch_fresh_range(system: System, mm: Mm, pages: range, value: int) -> int:
     memory = system.memory
     vma = mm.find_vma(pages.start)
     if vma is None or pages.step != 1 or not pages or pages.stop > vma.end:
+        return 0
+    if system.policy.rules.chosen_order is not largest:
         return 0
     order = max((order for order in system.orders_of(mm, vma) if order != PMD_ORDER), default=0)
     states = mm.pmd[pages.start >> 9 : ((pages.stop - 1) >> 9) + 1]

@@ -14,6 +14,7 @@ from ..kernel.frames import Memory
 from ..kernel.index import as_slice
 from ..kernel.mm import Mm
 from ..kernel.policy import Policy
+from ..kernel.rules import SourceOrder
 from ..kernel.sizes import PMD_ORDER, PTRS_PER_PMD
 from ..kernel.system import System
 from ..kernel.vma import Vma
@@ -80,6 +81,8 @@ class Window:
 
     Attributes
     ----------
+    orders : list of int
+        Orders below PMD size that a first touch may use there, largest first.
     tile : int
         The largest order that a fault can act on, below PMD size.
     pages : slice, or ndarray of shape (places,), intp
@@ -97,6 +100,7 @@ class Window:
     system: System
     mm: Mm
     stream: Stream
+    orders: list[int]
     tile: int
     pages: slice | Pages
     at: Pages
@@ -110,9 +114,11 @@ class Window:
     @classmethod
     def of(cls, system: System, mm: Mm, stream: Stream) -> Window:
         """The window of a stretch that is not empty."""
-        tile = max(orders_anywhere(system, mm), default=0)
-        if system.policy.copy_extent == "source_order":
-            tile = max(tile, system.policy.copy_max_order)
+        low, last = stream.span()
+        near = mm.vmas_in(low & -PTRS_PER_PMD, (last | (PTRS_PER_PMD - 1)) + 1)
+        orders = {order for vma in near for order in system.orders_of(mm, vma)} - {PMD_ORDER}
+        copies = system.policy.rules.copy_extent
+        tile = max(0, *orders, copies.max_order if isinstance(copies, SourceOrder) else 0)
         if isinstance(stream.vpns, range) and stream.vpns.step != 1:
             stream = replace(stream, vpns=np.arange(stream.vpns.start, stream.vpns.stop, stream.vpns.step))
         pages, at = _pages_around(stream, tile)
@@ -124,7 +130,10 @@ class Window:
         first_write = _first_accesses(stream, at, places, True) if writes else never
         first_read = _first_accesses(stream, at, places, False) if reads else never
         vmas = mm.vmas_in(low, high)
-        return cls(system, mm, stream, tile, pages, at, vmas, first_write, first_read, writes, reads, [first_write])
+        return cls(
+            system, mm, stream, sorted(orders, reverse=True), tile, pages, at, vmas, first_write, first_read,
+            writes, reads, [first_write],
+        )  # fmt: skip
 
     @property
     def never(self) -> int:
@@ -135,11 +144,6 @@ class Window:
     def places(self) -> int:
         """How many pages it has."""
         return len(self.first_write)
-
-    @property
-    def orders(self) -> list[int]:
-        """Orders below PMD size that any first touch may use, largest first."""
-        return orders_anywhere(self.system, self.mm)
 
     @property
     def memory(self) -> Memory:
@@ -223,12 +227,3 @@ def _first_accesses(stream: Stream, at: Pages, places: int, wanted: bool) -> Tim
         # Of several values for one place the last one stays: backwards, that is the earliest.
         first[at[::-1]] = np.arange(count - 1, -1, -1, dtype=np.int32)
     return first
-
-
-# --- which orders -----------------------------------------------------------------------------------------------------
-
-
-def orders_anywhere(system: System, mm: Mm) -> list[int]:
-    """Orders below PMD size that a first touch may use in some mapping, largest first."""
-    found = {order for vma in mm.vmas for order in system.orders_of(mm, vma)}
-    return sorted(found - {PMD_ORDER}, reverse=True)
