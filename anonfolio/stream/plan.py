@@ -401,7 +401,7 @@ def plan_wp_single_pages(draft: Draft, places: Pages, frames: Index, folios: Num
     a sharer; a reuse changes nothing that a rule sees. So the first copies of a folio's pages go before, and once the
     rule says reuse it goes on saying so.
     """
-    memory, first_write = draft.memory, draft.window.first_write
+    memory = draft.memory
     reuse = rows_at(memory.anon_exclusive, frames)
     if not bool(reuse.all()):
         at = as_slice(folios)
@@ -409,26 +409,26 @@ def plan_wp_single_pages(draft: Draft, places: Pages, frames: Index, folios: Num
         asked = np.flatnonzero(large & ~reuse)
         if len(asked):
             some = as_slice(asked, rising=True)
-            reuse[some] = _reused(draft, first_write[places[some]], folios[some])
+            reuse[some] = _reused(draft, places[some], folios[some])
         draft.frees = _frees(draft, places, folios, large & ~reuse)
     _mark_reuses_and_copies(draft, places, reuse)
 
 
-def _reused(draft: Draft, times: Times, folios: Numbers) -> Mask:
+def _reused(draft: Draft, places: Pages, folios: Numbers) -> Mask:
     """Which of these unmarked pages of large folios are reused, after the copies that the rule wants to see first."""
-    rule, pages = draft.policy.rules.large_reuse, len(times)
-    starts = np.flatnonzero(np.diff(folios, prepend=-1))
-    copies = _decided(
-        draft, folios[starts], lambda folio: copies_before_reuse(rule, folio, min(1 << folio.order, pages)), 1
-    )
-    wanted = np.repeat(copies, np.diff(starts, append=pages))
-    reuse: Mask = wanted == 0
-    some = np.flatnonzero((wanted > 0) & (wanted < np.minimum(1 << draft.memory.order[folios].astype(np.intp), pages)))
-    if len(some):
-        some = some[np.lexsort((times[some], folios[some]))]
+    rule, pages = draft.policy.rules.large_reuse, len(places)
+    starts = np.concatenate((np.zeros(1, np.intp), np.flatnonzero(folios[1:] != folios[:-1]) + 1))
+    owners, sizes = folios[starts], np.diff(starts, append=pages)
+    most = np.minimum(np.left_shift(1, draft.memory.order[owners], dtype=np.intp), pages)
+    wanted = _decided(draft, owners, lambda folio: copies_before_reuse(rule, folio, min(1 << folio.order, pages)), 1)
+    reuse: Mask = np.repeat(wanted == 0, sizes)
+    between = (wanted > 0) & (wanted < most)
+    if bool(between.any()):
+        some = np.flatnonzero(np.repeat(between, sizes))
+        some = some[np.lexsort((draft.window.first_write[places[some]], folios[some]))]
         starts = np.flatnonzero(np.diff(folios[some], prepend=-1))
         rank = np.arange(len(some)) - np.repeat(starts, np.diff(starts, append=len(some)))
-        reuse[some] = rank >= wanted[some]
+        reuse[some] = rank >= np.repeat(wanted, sizes)[some]
     return reuse
 
 
@@ -453,13 +453,14 @@ def _mark_reuses_and_copies(draft: Draft, places: Pages, reuse: Mask) -> None:
     scanned = 0 if draft.policy.rules.reuse_extent is one_page else 1
     first_write = draft.window.first_write
     if bool(reuse.all()):
-        draft.reusing, copying = places, places[:0]
+        draft.reusing, draft.copying = places, places[:0]
+    elif not bool(reuse.any()):
+        draft.reusing, draft.copying = places[:0], places
     else:
-        draft.reusing, copying = places[reuse], places[~reuse]
-    for code, chosen, entries in ((REUSE, draft.reusing, scanned), (COW_COPY, copying, 0)):
+        draft.reusing, draft.copying = places[reuse], places[~reuse]
+    for code, chosen, entries in ((REUSE, draft.reusing, scanned), (COW_COPY, draft.copying, 0)):
         if len(chosen):
             draft.mark(first_write[as_slice(chosen, rising=True)], code, entries)
-    draft.copying = copying
 
 
 def _frees(draft: Draft, places: Pages, folios: Numbers, copied: Mask) -> list[tuple[int, int]]:
