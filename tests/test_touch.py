@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from contextlib import ExitStack
 from typing import Any
 from unittest.mock import patch
@@ -783,6 +785,17 @@ def test_ranges_slices_and_arrays_are_the_same_stream() -> None:
         assert process.touch(stream, value=9).faults == {"first touch": 3}
         states.append(state_of(machine))
     assert states.count(states[0]) == len(states)
+
+
+def test_importing_changes_nothing_in_the_process_and_the_first_stream_does_once() -> None:
+    program = (
+        "import anonfolio as af; from anonfolio.stream.run import keep_temporaries as told\n"
+        "process = af.Machine().spawn(); process.mmap(4); seen = [told.cache_info().misses]\n"
+        "for _ in range(2): process.touch([1]); seen.append(told.cache_info().misses)\n"
+        "print(seen)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[0, 1, 1]\n"
 
 
 def test_an_empty_stream_does_nothing() -> None:
