@@ -17,6 +17,8 @@ WRITTEN = 24
 """How many programs at the head of a file were written for the purpose."""
 
 NOTICED = [
+    ("min-6.17.13", {"moved_keeps_anon_vma": True}),
+    ("min-6.18.9", {"moved_keeps_anon_vma": False}),
     ("various-6.1.192", {"mprotect_needs_dirty": False}),
     ("various-6.1.192", {"split_keeps_dirty": True}),
     ("various-6.1.192", {"merges_into_unfaulted": True}),

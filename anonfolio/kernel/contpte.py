@@ -233,7 +233,8 @@ def change_ptes(mm: Mm, start: int, end: int, writable: Mask) -> None:
     """Mprotect of one page table's [start, end) by batches (`change_pte_range`, cac1db8c3aad, 6.17).
 
     A batch is cleared as a whole, so that its entries share accessed and dirty from then on, whatever the architecture
-    (`modify_prot_start_ptes`), and set by one call, or one for each run that becomes `writable` or not.
+    (`modify_prot_start_ptes`), and set by one call. The kernel's calls end where `writable` changes, too: no block that
+    such an end lies in is alike, so that none would fold.
     """
     vpns, bits, firsts = folio_pte_batches(mm, start, end, PTE_WRITE)
     contpte_try_unfold_partial(mm, start, end)
@@ -241,7 +242,7 @@ def change_ptes(mm: Mm, start: int, end: int, writable: Mask) -> None:
     writes = writable[vpns - start]
     mm.pte[vpns] = _together(bits, firsts) & (0xFF ^ PTE_WRITE) | writes * np.uint8(PTE_WRITE)
     if mm.policy.cont_pte_order:
-        _set_by_calls(mm, vpns, np.union1d(firsts, np.flatnonzero(np.diff(writes)) + 1))
+        _set_by_calls(mm, vpns, firsts)
 
 
 def move_ptes(mm: Mm, start: int, end: int, new_start: int) -> None:

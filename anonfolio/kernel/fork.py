@@ -50,7 +50,7 @@ def dup_mmap(mm: Mm, child: Mm, *, fail_at: Vma | None = None, fail_after_pages:
         Fail when this VMA's turn comes, as `security_vm_enough_memory_mm` does.
     fail_after_pages : int, optional
         Fault injection: fail after that many entries were copied, wherever that is. No kernel since 6.9 fails
-        inside a run of equal entries of one folio.
+        inside a run of equal entries of one folio, but of one that may be pinned: its pages are copied singly.
 
     Raises
     ------

@@ -261,8 +261,8 @@ def mprotect_fixup(mm: Mm, vma: Vma, start: int, end: int, flags: int) -> int:
 def change_protection(mm: Mm, start: int, end: int, *, writable: bool) -> None:
     """Write-protect entries, or make those of exclusive pages writable at once (`change_pte_range`, `change_huge_pmd`).
 
-    `can_change_private_pte_writable` (6.12) asks only for PageAnonExclusive; `can_change_pte_writable` (6.1) also
-    for a dirty entry, and 6.1 never makes a PMD writable here.
+    `can_change_pte_writable` asks for PageAnonExclusive (6.12; `can_change_private_pte_writable` from 6.17 on), in 6.1
+    also for a dirty entry, and 6.1 never makes a PMD writable here.
     """
     for first, stop in mm.pmd_ranges(start, end):
         if mm.pmd[first >> 9] == PMD_NONE:
