@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import anonfolio.hardware.lru
 from anonfolio.hardware.lru import Lru, hits_by_place, lru_by_steps, miss_curve, stack_distances
+from anonfolio.stream.run import keep_temporaries
 
 
 @st.composite
@@ -167,3 +168,10 @@ def test_sizes_that_are_none_are_told() -> None:
         miss_curve([1, 2], [1.5])
     with pytest.raises(ValueError, match=r"ways=1\.5"):
         hits_by_place([1, 2], 1, 1.5)  # type: ignore[arg-type]
+
+
+def test_a_trace_keeps_the_memory_of_its_temporaries() -> None:
+    """Without that a TLB over a long trace takes a fifth longer, for fresh pages."""
+    keep_temporaries.cache_clear()
+    Lru(4).access([1, 2])
+    assert keep_temporaries.cache_info().currsize == 1

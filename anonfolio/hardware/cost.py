@@ -33,7 +33,7 @@ from ..kernel.sizes import PMD_ORDER
 from ..machine.machine import Machine, Process
 from ..program.formats import DATA, read_json
 from .tlb import NEOVERSE_N1, UNMAPPED, Coalescing, Contiguous, Core, PageTable, page_table
-from .trace import Replay
+from .trace import Replay, size_names
 
 FORMAT = "anonfolio-costs/1"
 DATA_DIR = DATA / "costs"
@@ -107,7 +107,7 @@ class Table:
     def __str__(self) -> str:
         names = [name for name in MEASURED if any(name in row for row in self.measured.values())]
         lines = [f"{self.machine}, Linux {self.kernel}, {self.date}, {self.compiler}", "", "ns per 4K page, medians:"]
-        lines.append(f"{'':14}" + "".join(f"{_size(order):>9}" for order in sorted(self.measured)))
+        lines.append(f"{'':14}" + "".join(f"{size_names((order,)):>9}" for order in sorted(self.measured)))
         for name in names:
             cells = [_cell(self.measured[order].get(name)) for order in sorted(self.measured)]
             lines.append(f"{name:14}" + "".join(cells))
@@ -116,10 +116,6 @@ class Table:
 
 def _cell(rounds: Sequence[float] | None) -> str:
     return f"{statistics.median(rounds):9,.1f}" if rounds else f"{'':9}"
-
-
-def _size(order: int) -> str:
-    return f"{4 << order}K" if order < 8 else f"{1 << (order - 8)}M"
 
 
 def tables() -> tuple[str, ...]:
@@ -234,7 +230,9 @@ class Fitted:
         lines += ["", "what they miss by, fitted against measured:"]
         for name in names:
             mine = [each for each in self.residuals if each.name == name]
-            lines.append(f"{name:14}" + ", ".join(f"{_size(each.order)} {100 * each.part:+.0f} %" for each in mine))
+            lines.append(
+                f"{name:14}" + ", ".join(f"{size_names((each.order,))} {100 * each.part:+.0f} %" for each in mine)
+            )
         return "\n".join(lines)
 
 

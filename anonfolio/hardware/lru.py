@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..stream.run import keep_temporaries
 from .checks import whole, whole_row
 
 Keys = npt.NDArray[np.int64]
@@ -498,6 +499,7 @@ def _checked(keys: npt.ArrayLike) -> Keys:
 
 def _checked_and_low(keys: npt.ArrayLike) -> tuple[Keys, Narrow, int]:
     """The keys as an array, their lowest 16 bits, and all bits that any key has, from reading them once."""
+    keep_temporaries()
     array = whole_row("keys", keys)
     low, bits = np.empty(len(array), np.uint16), 0
     for start in range(0, len(array), READ):
