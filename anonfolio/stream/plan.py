@@ -99,12 +99,14 @@ class Draft:
                 self.scanned = np.zeros(len(self.codes), np.int32)
             self.scanned[times] = scanned
 
-    def step_pages(self, places: Mask, why: str) -> None:
-        """Let every access to these pages go through the ordinary path."""
+    def step_pages(self, places: Mask | slice, why: str) -> None:
+        """Let every access to these pages go through the ordinary path; `why` is the field of the policy."""
         if self.stepping is None:
             self.stepping = np.zeros(self.window.places, np.uint8)
-        self.reasons.append(f"{self.policy.name}: {why}")
-        self.stepping[places] = len(self.reasons)
+        reason = f"{self.policy.name}: {why}"
+        if reason not in self.reasons:
+            self.reasons.append(reason)
+        self.stepping[places] = self.reasons.index(reason) + 1
 
     def read_only(self) -> Mask:
         """Pages that are mapped, not the zero page, and may not be written without a fault."""
@@ -161,7 +163,7 @@ def maximal_blocks(usable: Mask, allowed: dict[int, Mask]) -> tuple[list[tuple[i
 def set_huge_aside(draft: Draft) -> None:
     """2 MiB that are mapped by PMD, or will be, are stepped once: after that, none of their pages faults.
 
-    `run.is_settled` checks that it came so.
+    `run.is_settled` checks that it came so. Where it hangs on a reader's choice, all their accesses are stepped.
     """
     window = draft.window
     low, end = window.span
@@ -181,6 +183,9 @@ def set_huge_aside(draft: Draft) -> None:
         if not special[pmd - (low >> 9)] or not (huge or _may_be_huge(window, pmd << 9)):
             continue
         draft.none[at:stop] = draft.zero[at:stop] = False
+        if not huge and draft.policy.rules.chosen_order is not largest:
+            draft.step_pages(slice(at, stop), "chosen_order")
+            continue
         writable = bool(draft.writable[at])
         draft.writable[at:stop] = True
         if huge:
