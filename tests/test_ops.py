@@ -159,6 +159,18 @@ def test_a_new_operation_is_drawn_by_its_arguments(monkeypatch: pytest.MonkeyPat
     assert ops.said(("populate", 0, 1, 2)) == "Process 0 populates pages 1–2"
 
 
+def test_the_lowest_free_number_is_drawn() -> None:
+    generator = random_programs._Generator(1, "mixed", frozenset((2,)))
+    process = generator.machine.process(0)
+    process.write(generator.base)
+    for number in range(3):
+        process.ref(generator.base, number)
+    process.unref(1)
+    generator.random.seed(0)
+    generator._draw("ref", process)
+    assert [step[:2] + step[3:] for step in generator.steps] == [("ref", 0, 1)]
+
+
 def test_a_seed_names_the_same_program_for_good() -> None:
     """Whoever reports a difference names kind and seed."""
     programs = [random_scenario(seed, kind).text() for kind in KINDS for seed in range(12)]
