@@ -160,16 +160,17 @@ def _check_seen(seen: Any, pages: int, where: str) -> None:
 
 
 def _are_numbers(row: Any, count: int) -> bool:
-    return (
-        isinstance(row, list) and len(row) == count and all(type(part) is int and 0 <= part < 1 << 62 for part in row)
-    )
+    if not isinstance(row, list) or len(row) != count or {*map(type, row)} != {int}:
+        return False
+    return bool(min(row) >= 0 and max(row) < 1 << 62)
 
 
 def _is_cell(cell: Any) -> bool:
     """Whether it is a page of a folio of 1 to 512 pages, a power of two."""
-    if not _are_numbers(cell, 4):
-        return False
-    offset, size, once = map(int, cell[1:])
+    return _are_numbers(cell, 4) and _is_place(*cell[1:])
+
+
+def _is_place(offset: int, size: int, once: int) -> bool:
     return offset < size <= PTRS_PER_PMD and size & size - 1 == 0 and once < 2
 
 
