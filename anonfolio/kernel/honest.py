@@ -91,7 +91,7 @@ def check_reuse(rule: Reuse) -> None:
             asked.append((what, bool(outcome)))
             return bool(outcome)
 
-        said = _guarded(rule, repr(folio), folio, ask)
+        said = _guarded(rule, folio, folio, ask)
         if not isinstance(said, bool | np.bool_):
             raise ValueError(f"returns {said!r} for {folio!r}; a rule returns True (reuse) or False (copy)")
         for what, outcome in asked:
@@ -130,7 +130,7 @@ def check_allowed_orders(rule: AllowedOrders) -> None:
     ):
         for knobs in (dict.fromkeys(ANON_ORDERS, said), {}):
             where = Where(advice, pages, knobs, thp, prctl)
-            orders_of(_guarded(rule, str(where), where), where)
+            orders_of(_guarded(rule, where, where), where)
 
 
 def orders_of(found: Any, where: Where) -> frozenset[int]:
@@ -158,8 +158,7 @@ def check_extent(rule: Extent, *, block: bool) -> None:
     """Raise ValueError unless a rule takes (around, ask) and returns a range that a fault can act on."""
     _check_call(rule, "around", "ask")
     for around in _arounds():
-        case = f"page {around.at} of a folio of order {around.order} at {around.folio.start}, mapping {around.vma}"
-        check_range(around, _guarded(rule, case, around, silently), block=block)
+        check_range(around, _guarded(rule, around, around, silently), block=block)
 
 
 def check_range(around: Around, found: Any, *, block: bool) -> None:
@@ -213,7 +212,7 @@ def _check_call(rule: Callable[..., Any], *names: str) -> None:
         raise ValueError(f"{takes}; it is called with ({', '.join(names)})") from None
 
 
-def _guarded(call: Callable[..., Any], case: str, *arguments: Any) -> Any:
+def _guarded(call: Callable[..., Any], case: object, *arguments: Any) -> Any:
     """Call a rule; what it raises becomes the one line of a refusal."""
     try:
         return call(*arguments)

@@ -147,15 +147,15 @@ class Policy:
     cont_pte_order: int = 0
 
     def __post_init__(self) -> None:
+        names = self._names
         for field in fields(self):
             try:
-                self._check(field.name, getattr(self, field.name), str(field.type))
+                self._check(field.name, getattr(self, field.name), str(field.type), names.get(field.name, {}))
             except ValueError as error:
                 raise ValueError(f"policy {self.name!r}: {field.name}{error}") from error.__cause__
 
-    def _check(self, field: str, value: Any, kind: str) -> None:
-        if field in Rules._fields:
-            named = self._names[field]
+    def _check(self, field: str, value: Any, kind: str, named: Mapping[str, Callable[..., Any]]) -> None:
+        if named:
             if callable(value):
                 for name, rule in named.items():
                     if value is rule:

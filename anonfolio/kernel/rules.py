@@ -278,6 +278,9 @@ class Around:
         self.vma = range(max(0, mapping.start - self.first), min(PTRS_PER_PMD, mapping.stop - self.first))
         self.reach = range(max(self.vma.start, start), min(self.vma.stop, self.folio.stop))
 
+    def __repr__(self) -> str:
+        return f"page {self.at} of a folio of order {self.order} at {self.folio.start}, mapping {self.vma}"
+
     @cached_property
     def same_folio(self) -> Mask:
         """Shape (512,): does the entry map the page of the folio that lies as far from the faulting one?"""
