@@ -45,6 +45,8 @@ TESTS = (
     "test_microsteps.py",
     "test_scene.py",
     "test_touch.py",
+    "test_commands.py",
+    "test_systems.py",
 )  # fmt: skip
 
 
