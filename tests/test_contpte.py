@@ -175,6 +175,16 @@ def test_what_is_not_folded_moves_one_by_one_and_folds_with_its_last_entry(polic
     assert folded(process, 512) == [512]
 
 
+@pytest.mark.parametrize(("policy", "accessed"), [(ARM64_OLD, 16), (ARM64, 32)], ids=lambda value: str(value)[:24])
+def test_what_is_folded_moves_by_batches_that_share_accessed_from_6_17_on(policy: af.Policy, accessed: int) -> None:
+    """Two folded blocks of one folio are one batch (`mremap_folio_pte_batch`); one by one each keeps its own."""
+    process = written(policy, pages=32, orders=(5,))
+    process.mm.pte[16:32] &= 0xFF ^ PTE_YOUNG
+    process.mremap(0, 32, 512)
+    assert folded(process, 512, 32) == [512, 528]
+    assert np.count_nonzero(process.mm.pte[512:544] & PTE_YOUNG) == accessed
+
+
 def test_a_page_table_that_moves_whole_folds_nothing() -> None:
     """The range begins its mapping and ends its page table: both go down to the table's start (`try_realign_addr`)."""
     process = af.Machine(ARM64).spawn()
