@@ -501,8 +501,10 @@ def create_huge_pmd(vmf: VmFault) -> bool:
 
     A read maps the huge zero page, and prepares the anon_vma all the same. Returns False to fall back to PTEs.
     """
+    if vmf.mm.pmd.item(vmf.vpn >> 9) != PMD_NONE:
+        return False
     orders = vmf.system.orders_of(vmf.mm, vmf.vma)
-    if PMD_ORDER not in orders or vmf.mm.pmd[vmf.vpn >> 9] != PMD_NONE:
+    if PMD_ORDER not in orders:
         return False
     if not vmf.check("pmd_none", True) or not thp_vma_suitable_order(vmf, PMD_ORDER):
         return False
