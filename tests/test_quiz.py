@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import copy
 import importlib
 import inspect
@@ -10,6 +11,9 @@ import itertools
 import math
 import pkgutil
 import re
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from html.parser import HTMLParser
@@ -530,6 +534,45 @@ def test_a_function_may_return_anything(kind: str) -> None:
 
 def test_a_function_that_ends_the_program_does_not() -> None:
     assert "SystemExit" in first_touch.order.check(lambda **of: exit(3)).lines[1]
+
+
+def never(x: int) -> int:
+    while x:
+        pass
+    return x
+
+
+def stubborn(x: int) -> int:
+    while x:
+        with contextlib.suppress(Exception):
+            while x:
+                pass
+    return x
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer here, so no limit")
+@pytest.mark.parametrize("endless", [never, stubborn])
+def test_a_function_without_end_is_stopped_and_shown_where(endless: Callable[[int], int]) -> None:
+    same = Function(
+        name="q.f", prompt="?", truth=lambda x: x, case=lambda source: {"x": source.randint(0, 1)}, worked=lambda x: x,
+        seconds=0.2,
+    )  # fmt: skip
+    began, handler = time.monotonic(), signal.getsignal(signal.SIGALRM)
+    said = same.check(endless)
+    at = next(at for at, (case, _) in enumerate(same.cases, 1) if case["x"])
+    assert said.head == f"It is stopped on case {at} of 300."
+    assert "after 0.2 seconds" in said.lines[1]
+    assert time.monotonic() - began < 20
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    assert signal.getsignal(signal.SIGALRM) is handler
+
+
+def test_a_function_is_judged_on_another_thread_too() -> None:
+    said: list[Note] = []
+    thread = threading.Thread(target=lambda: said.append(first_touch.order.check(first_touch.choose_order)))
+    thread.start()
+    thread.join()
+    assert said[0].kind == "right"
 
 
 def test_an_unwritten_function_is_no_error() -> None:

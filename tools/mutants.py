@@ -47,6 +47,8 @@ TESTS = (
     "test_touch.py",
     "test_commands.py",
     "test_systems.py",
+    "test_words.py",
+    "test_quiz.py",
 )  # fmt: skip
 
 

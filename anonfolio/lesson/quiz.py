@@ -26,6 +26,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from ..program.scenario import Scenario, ScenarioError, Step, Timeline
+from .patience import TooLong, within
 
 if TYPE_CHECKING:
     from ..kernel.policy import Policy
@@ -491,6 +492,8 @@ class Function(Asked):
         Functions that are wrong in a known way, by what to say of it.
     picture : callable, optional
         The picture of a case.
+    seconds : float
+        How long a reader's function may take for all cases together.
     """
 
     truth: Callable[..., Any]
@@ -500,6 +503,7 @@ class Function(Asked):
     picture: Callable[..., Shown] | None = None
     count: int = 300
     seed: int = 1
+    seconds: float = 20
 
     @cached_property
     def cases(self) -> list[tuple[Mapping[str, Any], Any]]:
@@ -518,18 +522,26 @@ class Function(Asked):
             return Note("wrong", "That asks the library, which yours is compared with. Write one of your own.")
         by_position = _other_names(function, self.cases[0][0])
         answers: list[Any] = []
-        for case, right in self.cases:
-            mine = deepcopy(case)
-            try:
-                answers.append(function(*mine.values()) if by_position else function(**mine))
-            except (Exception, SystemExit) as error:  # Whatever a reader's function raises is part of her answer.
-                raised = f"Your function raised {type(error).__name__}: {shown(error, str)}."
-                told = (self._called(case), f"The library says {right}. {raised}")
-                head = f"It fails on case {len(answers) + 1} of {self.count}."
-                return Note("wrong", head, told, picture=self._picture(case))
+        try:
+            with within(self.seconds):
+                for case, _ in self.cases:
+                    mine = deepcopy(case)
+                    answers.append(function(*mine.values()) if by_position else function(**mine))
+        except (Exception, SystemExit, TooLong) as error:  # Whatever a reader's function does is part of her answer.
+            return self._failed(len(answers), error)
         if all(map(is_open, answers)):
             return self._asked(f"Not written yet: your function returns nothing. {GOES_ON}")
         return self._unfit(answers) or self._compared(answers)
+
+    def _failed(self, at: int, error: BaseException) -> Note:
+        case, right = self.cases[at]
+        head = f"It fails on case {at + 1} of {self.count}."
+        did = f"Your function raised {type(error).__name__}: {shown(error, str)}."
+        if isinstance(error, TooLong):
+            head = f"It is stopped on case {at + 1} of {self.count}."
+            did = f"Your function had not said anything after {self.seconds:g} seconds for all cases."
+        told = (self._called(case), f"The library says {right}. {did}")
+        return Note("wrong", head, told, picture=self._picture(case))
 
     def _unfit(self, answers: list[Any]) -> Note | None:
         """What to say when the answers are not of the kind that is asked for; by default they may be of any."""
