@@ -20,8 +20,6 @@ from copy import copy as shallow
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from ..kernel.faults import (
     READ,
     WRITE,
@@ -34,7 +32,7 @@ from ..kernel.faults import (
 )
 from ..kernel.index import Numbers
 from ..kernel.mm import Mm
-from ..kernel.pagetable import PTE_DIRTY, PTE_PRESENT, PTE_WRITE, PTE_YOUNG
+from ..kernel.pagetable import PTE_PRESENT, PTE_WRITE
 from ..kernel.policy import LINUX_6_15, RFC_V2, Policy
 from ..kernel.record import COW_COPY, FIRST_TOUCH, ZERO_COPY, Effect, Fault
 from ..kernel.sizes import NO_FOLIO, ZERO_PFN
@@ -163,8 +161,6 @@ class State:
         What the fault that it is handling holds.
     over : str
         Why nothing of that fault's copy is left to be done, or empty.
-    unforked : ndarray of uint8
-        While a fork has write-protected and not yet shared: the parent's entries as they were.
     """
 
     def __init__(self, race: Race) -> None:
@@ -176,7 +172,6 @@ class State:
         self.done = 0
         self.copying: Copying | None = None
         self.over = ""
-        self.unforked = np.zeros(0, np.uint8)
         for step in race.start.steps:
             self._start(step)
         self._know_what_is_mapped()
@@ -234,7 +229,7 @@ class State:
         tlb = tuple(tuple(sorted(entries.items())) for entries in self.tlb)
         flight = (copying.folio, copying.source, copying.seen) if copying else ()
         known = frozenset(stores.known.items()), tuple(sorted(stores.forks.items())), tuple(stores.done)
-        return self.done, self.over, flight, self.unforked.tobytes(), tables, folios, frames, tlb, known
+        return self.done, self.over, flight, tables, folios, frames, tlb, known
 
     # --- where CPU 0 stands -------------------------------------------------------------------------------------
 
@@ -422,7 +417,6 @@ class State:
 
     def _fork_step(self, step: str) -> str:
         parent = self.process(0)
-        pte = parent.mm.pte
         if step == "flush":
             dropped = self._flush(parent.number)
             return f"CPU 0 flushes: every CPU that runs P{parent.number} drops all it holds ({dropped})."
@@ -430,12 +424,9 @@ class State:
             # Which entries those are, a fork of a copy of the machine says.
             twin = self.machine.copy().processes[parent.number]
             twin.fork()
-            self.unforked = pte.copy()
-            pte[:] = twin.mm.pte
+            parent.mm.pte[:] = twin.mm.pte
             return f"CPU 0 forks: it takes the write bit from every entry of P{parent.number}."
-        # The fork itself, on the entries as it found them; what processors marked meanwhile stays.
-        pte[:] = self.unforked | pte & (PTE_DIRTY | PTE_YOUNG)
-        self.unforked = np.zeros(0, np.uint8)
+        # The fork itself, which finds nothing left to write-protect.
         return f"CPU 0 gives P{parent.fork().number} the same entries; every page is maybe shared now."
 
     def _copy_step(self, work: Write, step: str) -> str:
