@@ -38,7 +38,8 @@ def _freeze(thing: Any, seen: dict[int, int]) -> Any:
         return ("list", tuple(_freeze(item, seen) for item in thing))
     if isinstance(thing, random.Random):
         return ("random", thing.getstate())
-    if thing is None or isinstance(thing, (int, float, str, bool, range, np.generic)):
+    if thing is None or isinstance(thing, (int, float, str, bool, range, np.generic, af.Policy)):
+        # A policy is a value: what it has worked out of its fields is no state.
         return thing
     if id(thing) in seen:
         return ("again", seen[id(thing)])
