@@ -48,9 +48,9 @@ if TYPE_CHECKING:
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
-def policy_of(chosen: Namespace, kernel: str) -> Policy:
-    """The policy that --policy and --set name; without --policy the one that models `kernel`."""
-    policy = policy_for_kernel(kernel) if chosen.policy is None else policy_named(chosen.policy)
+def policy_of(chosen: Namespace, kernel: str, arch: str = "x86-64") -> Policy:
+    """The policy that --policy and --set name; without --policy the one that models `kernel` on that architecture."""
+    policy = policy_for_kernel(kernel, arch) if chosen.policy is None else policy_named(chosen.policy)
     if not chosen.set:
         return policy
     changes = [_setting(text, policy) for text in chosen.set]
@@ -114,7 +114,7 @@ def run(chosen: Namespace) -> int:
 def replay(chosen: Namespace) -> int:
     """Hold the model against a recording."""
     recording = read_recording(chosen.file)
-    found = replay_recording(recording, policy_of(chosen, recording.kernel))
+    found = replay_recording(recording, policy_of(chosen, recording.kernel, recording.arch))
     print(found)
     return 1 if found.mismatches else 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -91,9 +92,9 @@ def test_the_proposal_stands_on_the_release_that_it_was_posted_on() -> None:
     assert not af.RFC_V2.mprotect_needs_dirty
 
 
-@pytest.mark.parametrize("version", ["", "six", "6", "v6.12", "6.x"])
-def test_an_unreadable_release_is_one_line_with_what_would_be_right(version: str) -> None:
-    with pytest.raises(ValueError, match=r"^cannot read '.*' as a kernel version; name a policy, .* '6\.12'$"):
+@pytest.mark.parametrize("version", ["", "six", "6", "v6.12", "6.x", "६.१", "9" * 5000 + ".1", 6.10, None, b"6.12"])
+def test_an_unreadable_release_is_one_line_with_what_would_be_right(version: Any) -> None:
+    with pytest.raises(ValueError, match=r"^cannot read .{,60} as a kernel version; name a policy, .* '6\.12'$"):
         af.Policy.at(version)
 
 
@@ -102,8 +103,10 @@ def test_a_release_before_the_first_and_another_architecture_are_refused() -> No
         ValueError, match=r"^kernel 5\.10\.223 is older than any that was checked \(6\.1\); name a policy"
     ):
         af.Policy.at("5.10.223")
-    with pytest.raises(ValueError, match=r"^arch='riscv': .* x86-64, .*arm64"):
-        af.Policy.at("6.12", arch="riscv")
+    arch: Any
+    for arch in ("riscv", None, ["arm64"]):
+        with pytest.raises(ValueError, match=r"^arch=.*(riscv|None|arm64).*: .* x86-64, .*arm64"):
+            af.Policy.at("6.12", arch=arch)
 
 
 SEEN = [

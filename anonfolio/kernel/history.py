@@ -81,15 +81,16 @@ NEWEST = 1 << 16
 
 def kernel_number(version: str, unsaid: int = 0) -> tuple[int, int, int]:
     """A version's numbers, whatever follows: (6, 8, `unsaid`) for ``"6.8-rc1"``, (6, 8, 9) for ``"6.8.9-x"``."""
-    match = re.match(r"(\d+)\.(\d+)(?!\d)(?:\.(\d+))?", str(version))
+    # Text, for as a number 6.10 is 6.1; nine digits, for longer ones are no version and Python reads no such number.
+    match = isinstance(version, str) and re.match(r"(\d{1,9})\.(\d{1,9})(?!\d)(?:\.(\d{1,9}))?", version, re.ASCII)
     if not match:
-        raise ValueError(f"cannot read {version!r} as a kernel version; name a policy, or a release such as '6.12'")
+        raise ValueError(f"cannot read {version!r:.60} as a kernel version; name a policy, or a release such as '6.12'")
     return int(match[1]), int(match[2]), int(match[3] or unsaid)
 
 
 def changes_up_to(version: str, arch: str) -> Iterator[Change]:
     """The changes that a release has; ValueError for one that is older than the first, or of another architecture."""
-    if arch not in ARCHITECTURES:
+    if not isinstance(arch, str) or arch not in ARCHITECTURES:
         raise ValueError(f"arch={arch!r}: nothing is known of it; there are {', '.join(ARCHITECTURES)}")
     number = kernel_number(version, NEWEST)
     first = HISTORY[0].release
