@@ -14,7 +14,7 @@ from . import commands
 from .console import make_readable
 from .kernel.policy import POLICIES
 from .program.random_programs import ANY, KINDS
-from .program.search import EXTRA_OPERATIONS, OPERATIONS
+from .program.search import EXTRA_OPERATIONS, MEMORY_MIB, OPERATIONS
 
 EQUAL, DIFFERENT, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: it looked and found nothing; a difference or a bug; what was asked makes no sense; Ctrl-C."""
@@ -160,6 +160,10 @@ COMMANDS = (
             _option("--steps", type=_count, default=6, help="longest program (default 6)"),
             _option("--orders", type=int, nargs="*", default=[2], help="enabled sizes (default 2)"),
             _option("--processes", type=_count, default=2, help="how many alive at once (default 2)"),
+            _option(
+                "--memory", type=_count, default=MEMORY_MIB, metavar="MIB",
+                help=f"stop when it keeps more than so much (default {MEMORY_MIB})",
+            ),
             _option(
                 "--operations", nargs="+", default=list(OPERATIONS),
                 help=f"from {', '.join(OPERATIONS + EXTRA_OPERATIONS)}; forkfail_after is fault injection",

@@ -32,7 +32,7 @@ from .hardware.trace import replay as replay_trace
 from .kernel.policy import POLICIES, Policy, policy_for_kernel, policy_named
 from .program.random_programs import random_scenario
 from .program.scenario import Scenario, scenario_names
-from .program.search import Exhausted, counterexample
+from .program.search import CTRL_C, Exhausted, counterexample
 from .witness.comparing import Recorded
 from .witness.here import NotLive, need_linux
 from .witness.recording import read_recording, write_recording
@@ -128,11 +128,14 @@ def search(chosen: Namespace) -> int:
         orders=tuple(chosen.orders),
         processes=chosen.processes,
         operations=tuple(chosen.operations),
+        memory_mib=chosen.memory,
         progress=_tell_search,
     )
     print(found)
     if isinstance(found, Exhausted) and found.interrupted:
-        raise KeyboardInterrupt
+        if found.why == CTRL_C:
+            raise KeyboardInterrupt
+        raise ValueError(f"the search stopped early ({found.why}); --memory gives it more")
     return 1 if found else 0
 
 

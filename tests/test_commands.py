@@ -15,7 +15,7 @@ import anonfolio as af
 from anonfolio import commands
 from anonfolio.__main__ import COMMANDS, CUT_OFF, DIFFERENT, EQUAL, INTERRUPTED, WRONG_INPUT, main
 from anonfolio.commands import policy_of
-from anonfolio.program.search import Exhausted
+from anonfolio.program.search import CTRL_C, Exhausted
 from anonfolio.witness.recording import DATA_DIR
 
 DIFFERS = ("replay", str(DATA_DIR / "named-6.1.json.gz"), "--policy", "linux-6.15")
@@ -141,12 +141,21 @@ def test_a_recording_without_programs_shows_nothing(tmp_path: Path, capsys: pyte
 def test_a_search_that_is_stopped_says_what_it_knows_and_ends_with_130(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stopped = Exhausted("rfc-v2", 4, 3, ("write",), 12, 34, interrupted=True)
+    stopped = Exhausted("rfc-v2", 4, 3, ("write",), 12, 34, interrupted=True, why=CTRL_C)
     monkeypatch.setattr(commands, "counterexample", lambda *_, **__: stopped)
     assert main(["search"]) == INTERRUPTED
     out, err = capsys.readouterr()
-    assert "stopped early" in out
+    assert "stopped early (Ctrl-C)" in out
     assert err == "anonfolio: stopped\n"
+
+
+def test_a_search_without_room_says_what_it_knows_and_that_it_could_not_look(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["search", "--policy", "linux-6.15", "--memory", "1"]) == WRONG_INPUT
+    out, err = capsys.readouterr()
+    assert out.startswith("linux-6.15: stopped early (1 MiB of memory are used): nothing found in ")
+    assert err == "anonfolio: the search stopped early (1 MiB of memory are used); --memory gives it more\n"
 
 
 STOPPED_AT = """

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
 
 import pytest
 
 import anonfolio as af
 from anonfolio.machine.invariants import INVARIANTS
-from anonfolio.program.search import SHOWN_BYTE, Counterexample, Exhausted, counterexample, packed, possible_steps
+from anonfolio.program.search import (
+    SHOWN_BYTE,
+    Counterexample,
+    Exhausted,
+    bytes_of,
+    counterexample,
+    packed,
+    possible_steps,
+)
 
 CORRECT = [policy for policy in af.POLICIES if policy != "rfc-v2"]
 
@@ -130,7 +139,42 @@ def test_ctrl_c_ends_a_search_with_what_is_known(monkeypatch: pytest.MonkeyPatch
     assert isinstance(result, Exhausted)
     assert result.interrupted
     assert told == [1]
-    assert "stopped early" in str(result)
+    assert "stopped early (Ctrl-C)" in str(result)
+    # Not one step was tried to its end.
+    assert (result.steps, result.states) == (0, 1)
+
+
+PROGRAMS: list[tuple[af.Step, ...]] = [
+    (),
+    (("write", 0, 0, 1), ("fork", 0), ("pin", 0, 0, 1, 0)),
+    (("write", 0, 0, 1), ("fork", 0), ("fork", 0), ("fork", 1), ("pin", 0, 0, 1, 0), ("madvise", 1, 0, 2, "dontfork")),
+]
+
+
+@pytest.mark.parametrize("pages", [4, 64])
+@pytest.mark.parametrize("program", PROGRAMS, ids=len)
+def test_what_a_machine_takes_is_counted_well(program: tuple[af.Step, ...], pages: int) -> None:
+    machine = af.Scenario(pages, program, (2,)).end("rfc-v2", frames=32 * pages)
+    tracemalloc.start()
+    copies = [machine.copy() for _ in range(50)]
+    took = tracemalloc.get_traced_memory()[0] / len(copies)
+    tracemalloc.stop()
+    assert 0.95 * took < bytes_of(machine) < 1.4 * took
+
+
+def test_a_search_ends_when_it_keeps_more_than_it_may() -> None:
+    """What is not counted: the machine at hand, and what is there whatever the bound."""
+    tracemalloc.start()
+    result = counterexample("linux-6.15", steps=6, memory_mib=6)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert isinstance(result, Exhausted)
+    assert (result.interrupted, result.why) == (True, "6 MiB of memory are used")
+    assert 5 < peak / (1 << 20) < 8
+    # What it knows: everything up to so many steps was tried.
+    whole = counterexample("linux-6.15", steps=result.steps)
+    assert isinstance(whole, Exhausted)
+    assert 10 < whole.states <= result.states
 
 
 @pytest.mark.parametrize(
@@ -139,6 +183,9 @@ def test_ctrl_c_ends_a_search_with_what_is_known(monkeypatch: pytest.MonkeyPatch
         ({"steps": 0}, "steps=0: the search needs at least one"),
         ({"pages": 0}, "pages=0: the search needs at least one"),
         ({"processes": 0}, "processes=0: the search needs at least one"),
+        ({"memory_mib": 0}, "memory_mib=0: the search needs at least one"),
+        ({"memory_mib": 1.5}, "memory_mib=1.5: the search needs at least one"),
+        ({"pages": 100_000}, "pages=100000: the search needs at least one and takes 512 at most"),
         ({"operations": ("write", "swap")}, "cannot search over 'swap'"),
         ({"orders": (1,)}, "there is no anonymous folio of order 1"),
     ],

@@ -6,11 +6,15 @@ differ only in the names of processes, frames and folios, or in bytes, are one s
 
 from __future__ import annotations
 
+import sys
 import time
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
+
+import numpy as np
 
 from ..kernel.pagetable import PTE_PRESENT, PTE_SPECIAL, PTE_WRITE
 from ..kernel.policy import Policy, policy_named
@@ -31,9 +35,13 @@ EXTRA_OPERATIONS = tuple(
 )
 """More that can be asked for. `forkfail_after` is fault injection: a fork that fails inside a folio."""
 
-MOST = {"pages": 512, "steps": 100, "processes": 6}
+MEMORY_MIB = 2048
+"""So much memory a search takes at most, unless told otherwise."""
+MOST = {"pages": 512, "steps": 100, "processes": 6, "memory_mib": 1 << 20}
 """Far beyond what can be searched; every renaming of processes is tried for each state."""
 SHOWN_BYTE = 0xDD
+CTRL_C = "Ctrl-C"
+"""What stops a search besides its bounds."""
 _FRAMES, _FRAMES_PER_PAGE = 128, 32
 _SEEN_BITS = PTE_PRESENT | PTE_WRITE | PTE_SPECIAL
 
@@ -85,7 +93,8 @@ class Counterexample:
 class Exhausted:
     """No program within the bound breaks an invariant; or the search was stopped before it could say so.
 
-    `after` is the number of steps of the program that the search went on from.
+    `interrupted` says that it was stopped, and `why` what stopped it; all programs of up to `steps` steps had been
+    tried by then. `after` is the number of steps of the program that the search went on from.
     """
 
     policy: str
@@ -96,12 +105,14 @@ class Exhausted:
     transitions: int
     interrupted: bool = False
     after: int = 0
+    why: str = ""
 
     def __bool__(self) -> bool:
         return False
 
     def __str__(self) -> str:
-        verdict = "stopped early: nothing found in" if self.interrupted else "nothing found; exhausted"
+        early = f"stopped early ({self.why})" if self.why else "stopped early"
+        verdict = f"{early}: nothing found in" if self.interrupted else "nothing found; exhausted"
         after = f" after the {self.after} of the program" if self.after else ""
         return (
             f"{self.policy}: {verdict} {self.states:,} distinct states, {self.transitions:,} transitions,"
@@ -126,6 +137,7 @@ def counterexample(
     progress: Progress | None = None,
     start: Scenario | None = None,
     seconds: float | None = None,
+    memory_mib: int = MEMORY_MIB,
 ) -> Counterexample | Exhausted:
     """Search all programs of up to `steps` steps, starting with one process and an untouched mapping.
 
@@ -148,6 +160,9 @@ def counterexample(
         `steps` counts what is added to it. Its skew must be 0.
     seconds : float, optional
         Stop after so long, as Ctrl-C does.
+    memory_mib : int
+        Stop when what the search keeps takes more than so many MiB, by its own count: the machines it has to go on
+        from, and the states it has seen.
 
     Returns
     -------
@@ -155,22 +170,21 @@ def counterexample(
         True or false in an ``if``. Ctrl-C ends the search with what is known so far.
     """
     policy = policy_named(policy) if isinstance(policy, str) else policy
-    _check_bound(operations, pages=pages, steps=steps, processes=processes)
+    _check_bound(operations, pages=pages, steps=steps, processes=processes, memory_mib=memory_mib)
     scenario = start or Scenario(pages, (), orders)
     if scenario.skew:
         raise ValueError(
             f"skew={scenario.skew}: the search names pages from 0, so a program that it goes on from has none"
         )
     frames = max(_FRAMES, _FRAMES_PER_PAGE * scenario.pages)
-    deadline = None if seconds is None else time.monotonic() + seconds
-    search = _Search(scenario, operations, processes, invariants, progress, deadline)
+    search = _Search(scenario, operations, processes, invariants, progress, seconds, memory_mib)
     bound = (policy.name, scenario.pages)
     try:
         found = search.run(scenario.end(policy, frames=frames), steps)
-    except (KeyboardInterrupt, _OutOfTime):
+    except (KeyboardInterrupt, _Stopped) as stop:
         return Exhausted(
-            *bound, search.depth, operations, search.states, search.transitions,
-            interrupted=True, after=len(scenario.steps),
+            *bound, max(0, search.depth - 1), operations, search.states, search.transitions,
+            interrupted=True, after=len(scenario.steps), why=str(stop) or CTRL_C,
         )  # fmt: skip
     if found is None:
         return Exhausted(
@@ -179,8 +193,8 @@ def counterexample(
     return _explain(policy, scenario, *found, search.states, search.transitions)
 
 
-class _OutOfTime(Exception):
-    """The search took longer than it may."""
+class _Stopped(Exception):
+    """The search took more than it may; the message says of what."""
 
 
 class _Search:
@@ -191,38 +205,43 @@ class _Search:
         processes: int,
         invariants: tuple[Invariant, ...],
         progress: Progress | None,
-        deadline: float | None,
+        seconds: float | None,
+        memory_mib: int,
     ) -> None:
         self.scenario, self.operations, self.processes = scenario, operations, processes
-        self.invariants, self.progress, self.deadline = invariants, progress, deadline
+        self.invariants, self.progress = invariants, progress
+        self.seconds, self.memory_mib = seconds, memory_mib
         self.states = 0
         self._names: set[bytes] = set()
         self.transitions = 0
         self.depth = 0
-        self._told = time.monotonic()
+        self._named_bytes = self._waiting_bytes = 0
+        self._begun = self._told = time.monotonic()
 
     def run(self, start: Machine, steps: int) -> tuple[tuple[Step, ...], Violation] | None:
-        frontier: list[tuple[Machine, tuple[Step, ...]]] = [(start, ())]
+        """Shortest programs first; a machine is kept until all that may follow it has been tried."""
         self._remember(start)
         broken = check(start, self.invariants)
         if broken:
             return (), broken[0]
-        for depth in range(1, steps + 1):
-            self.depth = depth
-            reached: list[tuple[Machine, tuple[Step, ...]]] = []
-            for machine, program in frontier:
-                for step in possible_steps(machine, self.scenario.pages, self.operations, self.processes):
-                    after = machine.copy()
-                    do_step(after, step)
-                    self._count()
-                    if not self._remember(after):
-                        continue
-                    broken = check(after, self.invariants)
-                    if broken:
-                        return (*program, step), broken[0]
-                    if depth < steps:
-                        reached.append((after, (*program, step)))
-            frontier = reached
+        waiting: deque[tuple[Machine, tuple[Step, ...], int]] = deque([(start, (), 0)])
+        while waiting:
+            machine, program, bytes_held = waiting.popleft()
+            self._waiting_bytes -= bytes_held
+            self.depth = len(program) + 1
+            for step in possible_steps(machine, self.scenario.pages, self.operations, self.processes):
+                after = machine.copy()
+                do_step(after, step)
+                self._count()
+                if not self._remember(after):
+                    continue
+                broken = check(after, self.invariants)
+                if broken:
+                    return (*program, step), broken[0]
+                if self.depth < steps:
+                    bytes_held = bytes_of(after)
+                    self._waiting_bytes += bytes_held
+                    waiting.append((after, (*program, step), bytes_held))
         return None
 
     def _remember(self, machine: Machine) -> bool:
@@ -231,17 +250,44 @@ class _Search:
         if packed(machine, live, self.scenario.pages) in self._names:
             return False
         self.states += 1
-        self._names.update(packed(machine, order, self.scenario.pages) for order in permutations(live))
+        for order in permutations(live):
+            name = packed(machine, order, self.scenario.pages)
+            if name not in self._names:
+                self._names.add(name)
+                self._named_bytes += sys.getsizeof(name) + _NAME_BYTES
         return True
 
     def _count(self) -> None:
         self.transitions += 1
         now = time.monotonic()
-        if self.deadline is not None and now > self.deadline:
-            raise _OutOfTime
+        if self.seconds is not None and now - self._begun > self.seconds:
+            raise _Stopped(f"{self.seconds:g} s are over")
+        if self._named_bytes + self._waiting_bytes > self.memory_mib << 20:
+            raise _Stopped(f"{self.memory_mib:,} MiB of memory are used")
         if self.progress and now - self._told > 1:
             self._told = now
             self.progress(self.depth, self.states, self.transitions)
+
+
+_NAME_BYTES = 64
+"""What a set takes for an entry: a set of n has up to 4 n places of 16 bytes."""
+_MACHINE_BYTES, _PROCESS_BYTES, _ARRAY_BYTES, _OBJECT_BYTES = 1800, 700, 144, 200
+"""What Python takes for a machine and a process themselves, for an array besides its numbers, for a VMA or a pin."""
+
+
+def bytes_of(machine: Machine) -> int:
+    """About how much memory a copy of a machine takes; frame numbers that are not its own it shares with others."""
+    memory = machine.memory
+    holders = [memory, memory.folio_of, *(process.mm for process in machine.processes)]
+    arrays = [held for holder in holders for held in vars(holder).values() if isinstance(held, np.ndarray)]
+    small = sum(len(process.mm.vmas) + len(process.mm.pins) for process in machine.processes)
+    return (
+        _MACHINE_BYTES
+        + _PROCESS_BYTES * len(machine.processes)
+        + sum(array.nbytes for array in arrays if array.flags.writeable)
+        + _ARRAY_BYTES * len(arrays)
+        + _OBJECT_BYTES * small
+    )
 
 
 def possible_steps(machine: Machine, pages: int, operations: tuple[str, ...], processes: int) -> Iterator[Step]:
@@ -328,7 +374,7 @@ def _explain(
 def _check_bound(operations: tuple[str, ...], **bound: int) -> None:
     for name, value in bound.items():
         if type(value) is not int or not 1 <= value <= MOST[name]:
-            raise ValueError(f"{name}={value!r:.60}: the search needs at least one and takes {MOST[name]} at most")
+            raise ValueError(f"{name}={value!r:.60}: the search needs at least one and takes {MOST[name]:,} at most")
     known = OPERATIONS + EXTRA_OPERATIONS
     for op in operations or ("nothing",):
         if op not in known:
