@@ -895,3 +895,25 @@ def test_out_of_memory_leaves_what_came_before(orders: tuple[int, ...]) -> None:
         process.touch(range(512), value=3)
     assert process.rss_pages > 250
     assert not difference(state_of(slow), state_of(machine))
+
+
+def copies_no_late_page(around: Any, ask: Any) -> range:
+    if around.order == 3 and around.at > 20:
+        raise LookupError("late")
+    return range(around.at, around.at + 1)
+
+
+@pytest.mark.parametrize(
+    "error, rule, frames", [(af.OutOfMemory, copies_16k, 100), (LookupError, copies_no_late_page, 400)]
+)
+def test_a_stepped_access_that_fails_leaves_what_was_planned_before_it(error: Any, rule: Any, frames: int) -> None:
+    machine, process = fresh(128, orders=(3,), frames=frames, policy=af.LINUX_6_15.but(name="mine", copy_extent=rule))
+    process.touch(range(64))
+    process.fork()
+    slow = machine.copy()
+    stream = [*range(64, 96), *range(64), *range(96, 128)]
+    with pytest.raises(error):
+        step_through(slow.process(0), stream, True, 3)
+    with pytest.raises(error):
+        process.touch(stream, value=3)
+    assert not difference(state_of(slow), state_of(machine))

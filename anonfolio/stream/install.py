@@ -30,11 +30,14 @@ class Allocated:
         Accesses that are done; fewer than the stretch has when the plan was cut.
     heads, folios : ndarray of shape (n,), int32
         First frame and number of the folio of each of the first n faults that need one.
+    stopped : Exception, optional
+        What the access at `end` raised when it was stepped.
     """
 
     end: int
     heads: Numbers
     folios: Numbers
+    stopped: Exception | None = None
 
 
 def install(window: Window, plan: Plan, done: Allocated) -> None:

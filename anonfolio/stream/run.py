@@ -195,6 +195,8 @@ def run(system: System, mm: Mm, step: Step, stretch: Stream, stepped: dict[str, 
     plan = Plan.of(window)
     done = _allocate(window, plan, step, stepped)
     install(window, plan, done)
+    if done.stopped:
+        raise done.stopped
     return done.end
 
 
@@ -208,6 +210,7 @@ def _allocate(window: Window, plan: Plan, step: Step, stepped: dict[str, int]) -
     times = plan.times[plan.allocates]
     handed = _Handed(window.memory, plan.codes[plan.allocates] & np.uint8(15))
     end, freed = window.never, False
+    stopped: Exception | None = None
     for time, rank, what in _events(window, plan, times):
         if not handed.upto(int(np.searchsorted(times, time, "right" if rank == FREE else "left"))):
             break
@@ -222,7 +225,11 @@ def _allocate(window: Window, plan: Plan, step: Step, stepped: dict[str, int]) -
             break
         else:
             vpn, access, value = window.stream.access(time)
-            step(vpn, access, value)
+            try:
+                step(vpn, access, value)
+            except Exception as error:  # out of memory, or a reader's rule: what comes before it is done all the same
+                end, stopped = time, error
+                break
             why = HUGE_PAGES if rank == HUGE else plan.reasons[what]
             stepped[why] = stepped.get(why, 0) + 1
             if rank == HUGE and not is_settled(window.mm, vpn, what <= time):
@@ -232,7 +239,7 @@ def _allocate(window: Window, plan: Plan, step: Step, stepped: dict[str, int]) -
         handed.upto(len(times))
     if handed.short:
         end = int(times[handed.count])
-    return Allocated(end, handed.heads, handed.folios)
+    return Allocated(end, handed.heads, handed.folios, stopped)
 
 
 class _Handed:
