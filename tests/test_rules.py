@@ -42,6 +42,13 @@ def last_page_too(folio: Folio, ask: Ask) -> bool:
     )
 
 
+def walks_the_rmap(folio: Folio, ask: Ask) -> bool:
+    """All mappings are this process's by a walk of the reverse map instead of mm_id slots."""
+    if not ask("all mappings are mine", folio.mine == folio.mappings, no="another process maps it"):
+        return False
+    return ask("mappings == references", folio.mappings == folio.refcount, yes="all of it is this process's")
+
+
 def sixteen_kib(around: Around, ask: Ask) -> range:
     """Copy 16 KiB at once where all of it is maybe shared."""
     block = around.block(2)
@@ -99,6 +106,60 @@ def test_a_last_page_is_reused_too_and_says_why() -> None:
         plain.write(page)
     child.exit()
     assert plain.write(0).code == "copy0"
+
+
+WALK = af.LINUX_6_15.but(name="walk", large_reuse=walks_the_rmap)
+
+
+def left_alone(policy: af.Policy) -> af.Process:
+    """The third process to map a folio, whose first page it has copied, when the other two are gone."""
+    parent = one_folio(policy)
+    other, third = parent.fork(), parent.fork()
+    third.write(0)
+    # In two mappings now, the upper one elsewhere: a walk finds all of them.
+    third.mremap(6, 2, 20)
+    parent.exit()
+    other.exit()
+    return third
+
+
+@pytest.mark.parametrize(("policy", "codes"), [(af.LINUX_6_15, ["copy0"] * 7), (WALK, ["reuse1"] * 7)])
+def test_a_walk_of_the_reverse_map_ends_the_third_process_s_copying(policy: af.Policy, codes: list[str]) -> None:
+    third, twin = left_alone(policy), left_alone(policy)
+    pages = [1, 2, 3, 4, 5, 20, 21]
+    faults = [third.write(page, 7) for page in pages]
+    assert [fault.code for fault in faults] == codes
+    if policy is WALK:
+        assert faults[0].decided_by is not None
+        assert faults[0].decided_by.words == "all of it is this process's"
+    assert twin.touch(pages, value=7).stepped == 0
+    third.machine.faults = twin.machine.faults = []
+    assert not difference(state_of(third.machine), state_of(twin.machine))
+
+
+def test_a_walk_of_the_reverse_map_counts_only_the_own_mappings() -> None:
+    parent = one_folio(WALK)
+    child = parent.fork()
+    parent.munmap(4, 4)
+    assert [parent.write(page).code for page in range(4)] == ["copy0"] * 4
+    assert [child.write(page).code for page in range(8)] == ["reuse1"] * 8
+
+
+def test_what_is_mine_is_less_by_each_copy() -> None:
+    def half(folio: Folio, ask: Ask) -> bool:
+        return ask("few are mine", folio.mine <= 3, f"{folio.mine}")
+
+    machines = []
+    for stream in (False, True):
+        parent = one_folio(af.LINUX_6_15.but(name="half", large_reuse=half))
+        parent.fork()
+        if stream:
+            assert parent.touch(range(8), value=5).faults == {"cow copy": 5, "exclusive reuse": 3}
+        else:
+            assert [parent.write(page, 5).code for page in range(8)] == ["copy0"] * 5 + ["reuse1"] * 3
+        parent.machine.faults = []
+        machines.append(parent.machine)
+    assert not difference(*map(state_of, machines))
 
 
 def test_a_copy_of_16_kib_stops_at_an_exclusive_page() -> None:
@@ -257,6 +318,8 @@ def test_a_copy_may_respect_the_knobs(knob: str, code: str) -> None:
     "changes",
     [
         {"large_reuse": last_page_too},
+        {"large_reuse": walks_the_rmap},
+        {"large_reuse": walks_the_rmap, "copy_extent": "source_order", "reuse_extent": "range"},
         {"copy_extent": sixteen_kib},
         {"allowed_orders": by_mapping},
         {"chosen_order": lambda fits, ask: fits[-1]},
@@ -281,8 +344,8 @@ def test_a_stream_does_what_single_faults_do(changes: dict[str, Any], seed: int)
         pages = np.concatenate((np.arange(160), np.arange(512, 552), np.arange(600, 624)))
         stream = random.choice(pages, 120)
         writes = random.random(120) < 0.7
-        machines[0].processes[number].touch(stream, writes, 3)
-        process = machines[1].processes[number]
+        machines[0].live()[number].touch(stream, writes, 3)
+        process = machines[1].live()[number]
         for page, write in zip(stream.tolist(), writes.tolist(), strict=True):
             if write:
                 process.write(page, 3)
@@ -292,7 +355,9 @@ def test_a_stream_does_what_single_faults_do(changes: dict[str, Any], seed: int)
         assert not difference(*map(state_of, machines))
         for machine in machines:
             if len(machine.live()) < 3:
-                machine.processes[number].fork()
+                machine.live()[number].fork()
+            else:
+                machine.live()[0].exit()
 
 
 # --- the search -----------------------------------------------------------------------------------------------------
@@ -430,6 +495,10 @@ def looks_at_the_run(folio: Folio, ask: Ask) -> bool:
     return folio.run > 1 and ask("not shared", not folio.shared)
 
 
+def looks_whose_it_is(folio: Folio, ask: Ask) -> bool:
+    return folio.mine > 1 and ask("not shared", not folio.shared)
+
+
 def no_end(folio: Folio, ask: Ask) -> bool:
     while not ask("again?", False):
         pass
@@ -451,9 +520,10 @@ def breaks(folio: Folio, ask: Ask) -> bool:
 @pytest.mark.parametrize(
     ("rule", "words"),
     [
-        (branches_unasked, ("large_reuse=branches_unasked", "order 2, 1 references", "'one reference'")),
+        (branches_unasked, ("large_reuse=branches_unasked", "order 2, 1 reference", "'one reference'")),
         (asks_and_looks_elsewhere, ("says", "references", "did not ask")),
-        (looks_at_the_run, ("pages in a row", "did not ask")),
+        (looks_at_the_run, ("in a row", "did not ask")),
+        (looks_whose_it_is, ("(1 of this process)", "did not ask")),
         (no_end, ("asks more than 12 questions", "come to an end")),
         (breaks, ("ZeroDivisionError", "order 2")),
         (lambda folio, ask: True, ("asks nothing", "ask(name, test)")),
@@ -589,7 +659,7 @@ def test_a_kernel_before_6_15_keeps_no_mm_ids() -> None:
 
 
 def test_after_copies_a_folio_has_fewer_mappings_and_references() -> None:
-    folio = Folio(3, 8, 8, False, lambda: 1, str)
+    folio = Folio(3, 8, 8, False, lambda: 1, str, lambda: 8)
     assert rules.copies_before_reuse(rules.refcount_one, folio, 8) == 7
     assert rules.copies_before_reuse(rules.mm_id, folio, 8) == 0
     assert rules.copies_before_reuse(rules.never, folio, 8) == 8

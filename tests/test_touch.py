@@ -54,6 +54,11 @@ def second_largest(fits: tuple[int, ...], ask: Any) -> int:
     return fits[1] if len(fits) > 1 else fits[0]
 
 
+def walks_the_rmap(folio: Any, ask: Any) -> bool:
+    """Whatever is left of a folio is its last process's, whether a slot names it or not."""
+    return ask("all mine", folio.mine == folio.mappings) and ask("all mappings", folio.mappings == folio.refcount)
+
+
 def by_mapping(where: Any) -> set[int]:
     """Large orders where advised, small ones elsewhere, none at all in short mappings."""
     return ({4, 3} if where.advice == "hugepage" else {2}) if where.pages > 16 else set()
@@ -64,6 +69,8 @@ READERS = {
     "few references": af.LINUX_6_9.but(name="few references", large_reuse=few_references, cont_pte_order=4),
     "looks if alone": af.RFC_V2_FIXED.but(name="looks if alone", large_reuse=looks_if_alone),
     "last page too, copy large": af.RFC_V2.but(name="last page too, copy large", large_reuse=last_page_too),
+    "walks the rmap": af.LINUX_6_15.but(name="walks the rmap", large_reuse=walks_the_rmap),
+    "walks the rmap, range": af.RFC_V2_FIXED.but(name="walks the rmap, range", large_reuse=walks_the_rmap),
     "copies 16K": af.LINUX_6_15.but(name="copies 16K", copy_extent=copies_16k),
     "reuses a run": af.LINUX_6_15.but(name="reuses a run", reuse_extent=two_around),
     "second largest": af.RFC_V2.but(name="second largest", chosen_order=second_largest),

@@ -297,7 +297,7 @@ def _by_rules(large: Reuse = mm_id, small: Reuse = refcount_one, ask: Ask = sile
     """What somebody says who asks one rule of large folios and one of small ones; `ask` may mishear an answer."""
 
     def says(page: Met) -> str:
-        folio = Folio(page.order, page.references, page.mappings, page.maybe_shared, int, str)
+        folio = Folio(page.order, page.references, page.mappings, page.maybe_shared, int, str, int)
         return _says(page.exclusive or (large if page.order else small)(folio, ask))
 
     return says

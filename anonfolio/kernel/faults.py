@@ -426,6 +426,7 @@ def wp_can_reuse_anon_folio(vmf: VmFault) -> range:
     facts = Folio(
         memory.order.item(folio), memory.refcount.item(folio), memory.large_mapcount.item(folio),
         memory.maybe_mapped_shared.item(folio), run, lambda: _seen_slots(memory, folio),
+        lambda: vmf.mm.mappings_of(np.array([folio])).item(0),
     )  # fmt: skip
     rule = vmf.policy.rules.large_reuse if facts.order else refcount_one
     if not rule(facts, vmf.check):
@@ -566,7 +567,7 @@ def _wp_huge_folio(vmf: VmFault, start: int, end: int) -> bool:
     marked = bool(vmf.memory.anon_exclusive[head])
     saw = "the head's stands for all 512"
     if not vmf.check("PageAnonExclusive", marked, saw, yes="the page is exclusive to it"):
-        facts = Folio(PMD_ORDER, int(vmf.memory.refcount[folio]), 1, False, int, str)
+        facts = Folio(PMD_ORDER, int(vmf.memory.refcount[folio]), 1, False, int, str, int)
         if not refcount_one(facts, vmf.check):
             vmf.mm.split_huge_pmd(vmf.vpn)
             return False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain, combinations, product
 from typing import Any, NamedTuple
 
@@ -68,7 +69,7 @@ def tree(rule: Reuse, script: tuple[bool, ...] = ()) -> Node | bool:
     if len(script) > MOST_QUESTIONS:
         raise _Endless(f"asks more than {MOST_QUESTIONS} questions one after the other; a rule has to come to an end")
     try:
-        return bool(rule(Folio(2, 4, 4, False, run, str), ask))
+        return bool(rule(Folio(2, 4, 4, False, run, str, lambda: 4), ask))
     except _Open:
         return Node(*asked[-1], tuple(looked), tree(rule, (*script, True)), tree(rule, (*script, False)))
 
@@ -118,8 +119,9 @@ def _folios() -> Iterator[Folio]:
         counts = sorted({1, 2, 3, 4, 5, size - 1, size, size + 1, 2 * size})
         for refcount, mappings, shared in product(counts, counts, (False, True)):
             if mappings <= refcount:
-                for pages in {1, min(size, mappings)}:
-                    yield Folio(order, refcount, mappings, shared, lambda pages=pages: pages, str)  # type: ignore[misc]
+                most = min(size, mappings)
+                for run, mine in {(1, 1), (1, most), (most, most)}:
+                    yield Folio(order, refcount, mappings, shared, partial(int, run), str, partial(int, mine))
 
 
 def check_allowed_orders(rule: AllowedOrders) -> None:

@@ -322,6 +322,12 @@ class Mm:
         pages = np.flatnonzero((entries & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT)
         return self.pfn[start:end][pages], start + pages
 
+    def mappings_of(self, folios: npt.NDArray[np.integer]) -> npt.NDArray[np.intp]:
+        """How many entries of this process map pages of each of these folios, whichever VMAs they are in."""
+        mapped = [self.memory.folio_of[self.present_pfns(vma.start, vma.end)[0]] for vma in self.vmas]
+        counts: npt.NDArray[np.intp] = np.bincount(np.concatenate(mapped), minlength=int(folios.max()) + 1)[folios]
+        return counts
+
     def frames_in(self, start: int, end: int) -> Iterator[Index]:
         """The frames that [start, end) maps, zero page aside, by stretches that fit the processor's cache.
 

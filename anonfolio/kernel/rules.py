@@ -59,18 +59,26 @@ class Folio:
         Whether another process may map it (`folio_test_large_maybe_mapped_shared`, mm_id slots).
     """
 
-    __slots__ = ("_pages", "_run", "_slots", "looked", "mappings", "order", "refcount", "shared")
+    __slots__ = ("_mine", "_pages", "_run", "_slots", "looked", "mappings", "order", "refcount", "shared")
 
     def __init__(
-        self, order: int, refcount: int, mappings: int, shared: bool, run: Callable[[], int], slots: Callable[[], str]
+        self,
+        order: int,
+        refcount: int,
+        mappings: int,
+        shared: bool,
+        run: Callable[[], int],
+        slots: Callable[[], str],
+        mine: Callable[[], int],
     ) -> None:
         self.order, self.refcount, self.mappings, self.shared = order, refcount, mappings, shared
-        self._run, self._slots, self._pages, self.looked = run, slots, 0, False
+        self._run, self._slots, self._mine, self._pages, self.looked = run, slots, mine, 0, False
 
     def __repr__(self) -> str:
         shared = "maybe" if self.shared else "not"
-        counts = f"{self.refcount} references, {self.mappings} mappings"
-        return f"a folio of order {self.order}, {counts}, {shared} mapped by others, {self._run()} pages in a row"
+        counts = f"{_many(self.refcount, 'reference')}, {_many(self.mappings, 'mapping')} ({self.mine} of this process)"
+        run = _many(self._run(), "page")
+        return f"a folio of order {self.order}, {counts}, {shared} mapped by others, {run} in a row"
 
     @property
     def run(self) -> int:
@@ -84,9 +92,28 @@ class Folio:
         """Which processes its two mm_id slots track, in words."""
         return self._slots()
 
+    @property
+    def mine(self) -> int:
+        """How many of its mappings are the faulting process's, over all its VMAs: a walk of the reverse map finds them.
+
+        No kernel does that here, for it takes locks and time (`rmap_walk_anon`); `Fault.scanned` leaves the walk out.
+        """
+        return self._mine()
+
     def after(self, copies: int) -> Folio:
-        """The folio when so many of its pages were copied away: each took one mapping and one reference."""
-        return Folio(self.order, self.refcount - copies, self.mappings - copies, self.shared, self._run, self._slots)
+        """The folio when so many of its pages were copied away: each took one mapping and one reference.
+
+        The mapping was the faulting process's; that of the page it writes now is left.
+        """
+        refcount, mappings = self.refcount - copies, self.mappings - copies
+        mine = self._mine
+        return Folio(
+            self.order, refcount, mappings, self.shared, self._run, self._slots, lambda: max(1, mine() - copies)
+        )
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 Reuse = Callable[[Folio, Ask], bool]
@@ -164,7 +191,7 @@ def silently(what: str, outcome: bool, saw: str = "", *, asks: str = "", yes: st
 
 def copies_before_reuse(rule: Reuse, folio: Folio, pages: int) -> int:
     """A copy takes one mapping and one reference: after how many of them the rule says reuse; `pages` for never."""
-    for copied in range(pages):
+    for copied in range(min(pages, folio.mappings)):
         if answers(rule, folio.after(copied)):
             return copied
     return pages

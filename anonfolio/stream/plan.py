@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -440,18 +441,31 @@ def _reused(draft: Draft, places: Pages, folios: Numbers) -> Mask:
 def _decided(draft: Draft, folios: Numbers, decide: Callable[[Folio], int], run: int) -> npt.NDArray[np.intp]:
     """What is decided for each of these folios, asked once for all that a rule cannot tell apart.
 
-    `run` is how many pages a reuse would reach. There are fewer than 2**27 mappings of one folio.
+    `run` is how many pages a reuse would reach. There are fewer than 2**27 mappings of one folio. Whose these are is
+    counted only if the rule looks: then it is asked again, once for each count.
     """
     memory, at = draft.memory, as_slice(folios)
     facts = rows_at(memory.large_mapcount, at).astype(np.int64) << 5 | rows_at(memory.order, at) << 1
     facts |= rows_at(memory.refcount, at).astype(np.int64) << 32 | rows_at(memory.maybe_mapped_shared, at)
     alike = bool((facts == facts[0]).all())
     rows = facts[:1] if alike else np.unique(facts)
-    decided = [
-        decide(Folio(row >> 1 & 15, row >> 32, row >> 5 & (1 << 27) - 1, bool(row & 1), lambda: run, str))
-        for row in rows.tolist()
-    ]
-    return np.array(decided, np.intp)[np.zeros(len(facts), np.intp) if alike else np.searchsorted(rows, facts)]
+    looks: list[None] = []
+
+    def look() -> int:
+        looks.append(None)
+        return 1
+
+    decided = [decide(_facts(row, run, look)) for row in rows.tolist()]
+    if not looks:
+        return np.array(decided, np.intp)[np.zeros(len(facts), np.intp) if alike else np.searchsorted(rows, facts)]
+    both = np.stack((facts, draft.window.mm.mappings_of(folios)))
+    pairs, of = np.unique(both, axis=1, return_inverse=True)
+    decided = [decide(_facts(row, run, partial(int, mine))) for row, mine in pairs.T.tolist()]
+    return np.array(decided, np.intp)[of.reshape(-1)]
+
+
+def _facts(row: int, run: int, mine: Callable[[], int]) -> Folio:
+    return Folio(row >> 1 & 15, row >> 32, row >> 5 & (1 << 27) - 1, bool(row & 1), partial(int, run), str, mine)
 
 
 def _mark_reuses_and_copies(draft: Draft, places: Pages, reuse: Mask) -> None:
