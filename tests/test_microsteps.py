@@ -393,6 +393,16 @@ def test_a_fork_shares_after_it_has_write_protected() -> None:
         Fork(("share", "write-protect", "flush"))
 
 
+def test_an_order_is_put_on_the_last_piece_of_work_of_its_kind() -> None:
+    race = dataclasses.replace(ms.THREADS, work=(Fork(), Write(0, 20), Fork(), Write(0, 21)))
+    late = ("allocate", "copy", "recheck", "set", "flush", "drop", "store")
+    assert [work.order for work in race.but_order(*late).work[1::2]] == [KERNEL_COPY, late]
+    assert [work.order for work in race.but_order("write-protect", "share").work[::2]] == [
+        ("write-protect", "share", "flush"),
+        ("write-protect", "share"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("race", "order", "told"),
     [
