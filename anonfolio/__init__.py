@@ -1,6 +1,6 @@
 """anonfolio: how Linux backs anonymous memory with large folios, as a small model checked against real kernels."""
 
-from . import draw, witness  # noqa: F401  (what shows, compares and recalls: filled in here)
+from . import draw, search, witness  # noqa: F401  (what shows, compares and recalls: filled in here)
 from .kernel.buddy import OutOfMemory
 from .kernel.policy import (
     LINUX_6_3,

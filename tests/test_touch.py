@@ -911,7 +911,7 @@ def copies_no_late_page(around: Any, ask: Any) -> range:
 
 
 @pytest.mark.parametrize(
-    "error, rule, frames", [(af.OutOfMemory, copies_16k, 100), (LookupError, copies_no_late_page, 400)]
+    ("error", "rule", "frames"), [(af.OutOfMemory, copies_16k, 100), (LookupError, copies_no_late_page, 400)]
 )
 def test_a_stepped_access_that_fails_leaves_what_was_planned_before_it(error: Any, rule: Any, frames: int) -> None:
     machine, process = fresh(128, orders=(3,), frames=frames, policy=af.LINUX_6_15.but(name="mine", copy_extent=rule))
