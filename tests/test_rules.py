@@ -513,6 +513,30 @@ class Unhashable:
         return ask("few references", folio.refcount <= self.limit)
 
 
+class EveryOther:
+    """Has a memory."""
+
+    asked = 0
+
+    def __call__(self, given: Any, ask: Any = None) -> Any:
+        self.asked += 1
+        if isinstance(given, Folio):
+            return ask("every other time", self.asked % 2 == 0)
+        if isinstance(given, Around):
+            return given.run(given.same_folio) if self.asked % 2 else given.page
+        return {2, 3, 4, *range(5, 5 + self.asked % 2)} if isinstance(given, Where) else given[-(self.asked % 2)]
+
+
+def goes_by_words(folio: Folio, ask: Ask) -> bool:
+    return ask("nobody else is tracked", folio.slots.count("process") < 2)
+
+
+def changes_what_it_is_told(around: Around, ask: Ask) -> range:
+    good = around.same_folio
+    good &= ~around.exclusive
+    return around.run(good)
+
+
 def breaks(folio: Folio, ask: Ask) -> bool:
     return ask("half", folio.mappings // (folio.refcount - folio.mappings) > 2)
 
@@ -533,6 +557,8 @@ def breaks(folio: Folio, ask: Ask) -> bool:
         (lambda folio, ask: ask("x", folio.shared) or None, ("returns None", "True (reuse) or False (copy)")),
         (lambda folio, ask: int("x"), ("ValueError", "invalid literal", "order 2")),
         (Unhashable(), ("Unhashable", "cannot be hashed", "give a function")),
+        (EveryOther(), ("answers differently", "asked again", "order 2", "not by words (slots), time, chance")),
+        (goes_by_words, ("answers differently", "asked again", "order 2", "not by words (slots)")),
         (7, ("large_reuse=7", "no function", "mm_id")),
     ],
 )  # fmt: skip
@@ -581,6 +607,12 @@ def test_a_range_too_far_that_no_trial_shows_is_refused_by_the_fault_and_changes
         ("allowed_orders", lambda where, ask: (), ("takes (where, ask)", "called with (where)")),
         ("allowed_orders", lambda where: where.knobs[2] and (), ("KeyError", "knobs={}")),
         ("allowed_orders", "sizes", ("allowed_orders='sizes'", "no function", "knobs")),
+        ("allowed_orders", lambda where: {4.0}, ("returns {4.0}", "such as {4}")),
+        ("allowed_orders", EveryOther(), ("and {2, 3, 4} when it is asked again", "chance")),
+        ("chosen_order", EveryOther(), ("returns 0 for fits=(9, 0)", "and 9 when it is asked again", "chance")),
+        ("reuse_extent", EveryOther(), ("returns range(0, 4)", "and range(0, 1) when it is asked again", "chance")),
+        ("reuse_extent", changes_what_it_is_told, ("ValueError", "read-only")),
+        ("chosen_order", lambda fits, ask: np.int64(fits[0]), ("np.int64(9)", "fits=(9, 0)", "a plain int")),
         ("chosen_order", lambda fits, ask: 3, ("returns 3", "fits=(9, 0)", "one of them")),
         ("chosen_order", lambda fits, ask: fits[2], ("IndexError", "fits=(9, 0)")),
         ("chosen_order", lambda fits, ask: fits, ("returns (9, 0)", "one of them")),
@@ -663,3 +695,11 @@ def test_after_copies_a_folio_has_fewer_mappings_and_references() -> None:
     assert rules.copies_before_reuse(rules.refcount_one, folio, 8) == 7
     assert rules.copies_before_reuse(rules.mm_id, folio, 8) == 0
     assert rules.copies_before_reuse(rules.never, folio, 8) == 8
+
+
+def test_orders_may_come_as_numpy_has_them() -> None:
+    machine = af.Machine(af.LINUX_6_15.but(name="mine", allowed_orders=lambda where: np.array([2, 4])), orders=())
+    process = machine.spawn()
+    process.mmap(16)
+    assert process.write(5).code == "alloc4"
+    assert type(machine.counters.zeroed) is int

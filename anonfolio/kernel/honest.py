@@ -7,6 +7,7 @@ is run over a grid of facts and compared with its own tree; the case that shows 
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain, combinations, product
@@ -83,18 +84,11 @@ def check_reuse(rule: Reuse) -> None:
     expected = _guarded(tree, "a folio of order 2, 4 references, 4 mappings, with every answer", rule)
     for folio in _folios():
         node: Node | bool = expected
-        asked: list[tuple[str, bool]] = []
-
-        def ask(
-            what: str, outcome: bool, saw: str = "", *, asks: str = "", yes: str = "", no: str = "",
-            asked: list[tuple[str, bool]] = asked,
-        ) -> bool:  # fmt: skip
-            asked.append((what, bool(outcome)))
-            return bool(outcome)
-
-        said = _guarded(rule, folio, folio, ask)
+        said, asked = _answered(rule, folio)
         if not isinstance(said, bool | np.bool_):
             raise ValueError(f"returns {said!r} for {folio!r}; a rule returns True (reuse) or False (copy)")
+        if _answered(rule, folio.told(SLOTS)) != (said, asked):
+            raise ValueError(f"answers differently when it is asked again for {folio!r}; {_BY_FACTS}")
         for what, outcome in asked:
             if not isinstance(node, Node) or node.what != what:
                 raise ValueError(_dishonest(folio, f"asks {what!r}", node))
@@ -103,6 +97,27 @@ def check_reuse(rule: Reuse) -> None:
             raise ValueError(_dishonest(folio, f"says {'reuse' if said else 'copy'}", node))
     if not isinstance(expected, Node):
         raise ValueError("asks nothing, so nobody can say why; put what it decides by into ask(name, test)")
+
+
+SLOTS = "tracked: process 0 4, process 1 2"
+"""Words for a picture, such as `Folio.slots` holds: a stream has none, and so no rule may go by them."""
+_BY_FACTS = "a rule decides by what it is given alone: not by words (slots), time, chance, or what it was asked before"
+
+
+def _answered(rule: Reuse, folio: Folio) -> tuple[Any, list[tuple[str, bool]]]:
+    """What a rule says of a folio, and what it asked before that, with the answers."""
+    asked: list[tuple[str, bool]] = []
+
+    def ask(what: str, outcome: bool, saw: str = "", *, asks: str = "", yes: str = "", no: str = "") -> bool:
+        asked.append((what, bool(outcome)))
+        return bool(outcome)
+
+    return _guarded(rule, folio, folio, ask), asked
+
+
+def _same_again(first: Any, again: Any, case: object) -> None:
+    if first != again:
+        raise ValueError(f"returns {first!r} for {case}, and {again!r} when it is asked again; {_BY_FACTS}")
 
 
 def _dishonest(folio: Folio, did: str, node: Node | bool) -> str:
@@ -132,13 +147,14 @@ def check_allowed_orders(rule: AllowedOrders) -> None:
     ):
         for knobs in (dict.fromkeys(ANON_ORDERS, said), {}):
             where = Where(advice, pages, knobs, thp, prctl)
-            orders_of(_guarded(rule, where, where), where)
+            first, again = (set(orders_of(_guarded(rule, where, where), where)) for _ in range(2))
+            _same_again(first, again, where)
 
 
 def orders_of(found: Any, where: Where) -> frozenset[int]:
     """What a rule returned, as a set; ValueError unless they are orders of anonymous folios."""
     try:
-        orders = frozenset(found)
+        orders = frozenset(map(operator.index, found))
     except TypeError:
         raise ValueError(f"returns {found!r} for {where}; it returns orders, such as {{4}}") from None
     if not orders <= frozenset(ANON_ORDERS):
@@ -151,16 +167,19 @@ def check_chosen_order(rule: ChosenOrder) -> None:
     _check_call(rule, "fits", "ask")
     for some in chain.from_iterable(combinations(ANY_ORDER, n) for n in range(1, len(ANY_ORDER) + 1)):
         fits = (*some, 0)
-        chosen = _guarded(rule, f"fits={fits}", fits, silently)
+        chosen, again = (_guarded(rule, f"fits={fits}", fits, silently) for _ in range(2))
         if type(chosen) is not int or chosen not in fits:
-            raise ValueError(f"returns {chosen!r} for fits={fits}; it returns one of them")
+            raise ValueError(f"returns {chosen!r} for fits={fits}; it returns one of them, a plain int")
+        _same_again(chosen, again, f"fits={fits}")
 
 
 def check_extent(rule: Extent, *, block: bool) -> None:
     """Raise ValueError unless a rule takes (around, ask) and returns a range that a fault can act on."""
     _check_call(rule, "around", "ask")
     for around in _arounds():
-        check_range(around, _guarded(rule, around, around, silently), block=block)
+        found, again = (_guarded(rule, around, around, silently) for _ in range(2))
+        check_range(around, found, block=block)
+        _same_again(found, again, around)
 
 
 def check_range(around: Around, found: Any, *, block: bool) -> None:

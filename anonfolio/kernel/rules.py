@@ -100,6 +100,10 @@ class Folio:
         """
         return self._mine()
 
+    def told(self, slots: str) -> Folio:
+        """The same folio with other words for its slots."""
+        return Folio(self.order, self.refcount, self.mappings, self.shared, self._run, lambda: slots, self._mine)
+
     def after(self, copies: int) -> Folio:
         """The folio when so many of its pages were copied away: each took one mapping and one reference.
 
@@ -316,7 +320,7 @@ class Around:
         good = np.zeros(PTRS_PER_PMD, np.bool_)
         good[inside] = (self._bits[inside] & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT
         good[inside] &= self._pfns[inside] == np.arange(low, low + len(self.reach))
-        return good
+        return _to_read(good)
 
     @cached_property
     def exclusive(self) -> Mask:
@@ -324,12 +328,12 @@ class Around:
         low = int(self._pfns[self.at]) - self.at + self.reach.start
         marked = np.zeros(PTRS_PER_PMD, np.bool_)
         marked[self.reach.start : self.reach.stop] = self._marked[low : low + len(self.reach)]
-        return marked & self.same_folio
+        return _to_read(marked & self.same_folio)
 
     @cached_property
     def writable(self) -> Mask:
         """Shape (512,): may the entry be written without a fault?"""
-        return (self._bits & PTE_WRITE) > 0
+        return _to_read((self._bits & PTE_WRITE) > 0)
 
     @property
     def page(self) -> range:
@@ -364,6 +368,12 @@ class Around:
         stop = int(above[0]) if len(above) else self.reach.stop
         self.looked += stop - start + (len(below) > 0) + (len(above) > 0)
         return range(start, stop)
+
+
+def _to_read(facts: Mask) -> Mask:
+    """A rule that changed what it is told (``good &= …``) would change what its range is checked by."""
+    facts.flags.writeable = False
+    return facts
 
 
 Extent = Callable[[Around, Ask], range]
