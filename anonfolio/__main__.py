@@ -112,7 +112,10 @@ def _option(*names: str, **how: Any) -> Option:
 
 def _policy(default: str, name: str | None = None) -> tuple[Option, Option]:
     return (
-        _option("--policy", default=name, help=f"one of {', '.join(POLICIES)} (default: {default})"),
+        _option(
+            "--policy", default=name,
+            help=f"one of {', '.join(POLICIES)}, or a release such as 6.14 (default: {default})",
+        ),
         _option(
             "--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE",
             help="change fields of it, such as copy_requires_ro=true",

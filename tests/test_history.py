@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import anonfolio as af
-from anonfolio.kernel.history import HISTORY, kernel_number
+from anonfolio.kernel.history import ARCHITECTURES, HISTORY, changes_between, kernel_number
 from anonfolio.witness.recording import DATA_DIR
 
 FIELDS = {field.name for field in fields(af.Policy)}
@@ -71,6 +71,23 @@ def test_what_changed_when(field: str, since: tuple[str, str], before: object, a
     assert [getattr(af.Policy.at(version), field) for version in since] == [before, after]
 
 
+def test_a_release_is_named_like_a_policy() -> None:
+    assert af.policy_named("6.14") == af.Machine("6.14").policy == af.Policy.at("6.14")
+    assert af.policy_named("6.9") != af.policy_named("linux-6.9") == af.Policy.at("6.12")
+    with pytest.raises(ValueError, match="cannot read '6' as a kernel version"):
+        af.policy_named("6")
+
+
+def test_what_changed_between_two_releases_is_listed_with_its_evidence() -> None:
+    rows = changes_between("6.12", "6.14")
+    assert [(row.release, *row.fields) for row in rows] == [
+        ("6.13", "huge_zero_write"), ("6.14", "reclaims_page_tables"),
+    ]  # fmt: skip
+    assert all(row.commit and row.evidence for row in rows)
+    assert [row.release for row in changes_between("6.12", "6.14", "arm64")] == ["6.13"]
+    assert changes_between("6.14", "6.12") == changes_between("6.14", "6.14") == []
+
+
 def test_two_numbers_name_the_series_as_its_newest_release_is() -> None:
     assert af.Policy.at("6.18") is af.LINUX_6_15
     assert af.Policy.at("6.18.0") == af.Policy.at("6.17") == af.Policy.at("6.18.7")
@@ -124,6 +141,19 @@ def test_a_recording_tells_its_release_from_its_neighbour(file: str, wrong: str)
     recording = af.read_recording(DATA_DIR / f"{file}.json.gz")
     policy = af.Policy.at(wrong, recording.arch)
     assert any(program.replay(policy) for program in recording.programs)
+
+
+def test_a_change_that_is_called_recorded_is_told_by_a_recording() -> None:
+    """One of `SEEN` is of a release with it and is held against one without, or the other way round."""
+    pairs = []
+    for file, wrong in SEEN:
+        recording = af.read_recording(DATA_DIR / f"{file}.json.gz")
+        releases = sorted((kernel_number(recording.kernel), kernel_number(wrong, 1 << 16)))
+        pairs.append((releases, ARCHITECTURES[recording.arch]))
+    for row in HISTORY[1:]:
+        if row.evidence.startswith("recorded:"):
+            released = kernel_number(row.release)
+            assert any(old < released <= new and row.arch in ("", arch) for (old, new), arch in pairs), row
 
 
 def test_the_loss_of_a_write_on_5_10_is_kept_and_has_no_policy() -> None:

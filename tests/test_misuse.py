@@ -31,13 +31,13 @@ def expect_refusal(
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: af.Machine("linux-7"), ("'linux-7'", "linux-6.15", "rfc-v2-fixed")),
-        (lambda: af.Machine(orders=(4, 1)), ("order 1", "2 to 9")),
+        (lambda: af.Machine("linux-7"), ("'linux-7'", "linux-6.15", "rfc-v2-fixed", "a release such as 6.14")),
+        (lambda: af.Machine(orders=(4, 1)), ("order 1", "2 to 9 (16 KiB to 2 MiB)")),
         (lambda: af.Machine(orders=(0,)), ("order 0", "2 to 9")),
         (lambda: af.Machine(orders=(10,)), ("order 10", "2 to 9")),
         (lambda: af.Machine(orders="4"), ("'4'", "2 to 9")),
         (lambda: af.Machine(orders=(4.0,)), ("4.0",)),
-        (lambda: af.Machine(thp="never"), ("'never'", "'always'", "'madvise'")),
+        (lambda: af.Machine(thp="never"), ("'never'", "'always'", "'madvise'", "orders=()", "knobs={4: 'always'}")),
         (lambda: af.Machine(frames=1), ("frames=1",)),
         (lambda: af.Machine(frames=0), ("frames=0",)),
         (lambda: af.Machine(frames=2.5), ("2.5",)),  # type: ignore[arg-type]

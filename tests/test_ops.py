@@ -138,6 +138,12 @@ def test_the_search_tries_what_the_table_says() -> None:
     assert [step for step in possible_steps(machine, 4, ("pin", "unpin"), 2) if step[1] == 0] == [("unpin", 0, 0)]
 
 
+def test_what_the_search_or_random_programs_leave_out_is_named_here() -> None:
+    untried = {"mremap", "ref", "unref", "dma_write", "dma_read", "forkfail"}
+    assert {name for name, op in TABLE.items() if not op.tries} == untried
+    assert {name for name, op in TABLE.items() if not op.drawn} == {"pin_ro", "forkfail_after"}
+
+
 def test_a_new_operation_is_drawn_by_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     """One entry is enough: random programs draw it, scenarios read it, it runs, and it is said."""
     asked: list[tuple[int, int]] = []

@@ -47,6 +47,29 @@ def test_code_runs_as_printed() -> None:
     assert not scenario.run(af.LINUX_6_15).compare(scenario.recorded("6.18"))
 
 
+def test_the_code_for_a_kernel_of_your_own_does_what_it_says() -> None:
+    code = re.findall(r"```python\n(.*?)```", README, re.S)[1]
+    names: dict[str, object] = {"af": af}
+    exec(code, names)
+    mine, machine, changes = names["mine"], names["machine"], names["changes"]
+    assert isinstance(mine, af.Policy)
+    assert isinstance(machine, af.Machine)
+    assert isinstance(changes, list)
+    assert [row.release for row in changes] == ["6.13", "6.14"]
+    orders = []
+    for advice in (None, "hugepage"):
+        process = machine.spawn()
+        process.mmap(1024, advice=advice)
+        orders.append(process.write(5).order)
+    assert orders == [4, 9]
+    assert not names["found"]
+
+
+def test_each_notebook_is_in_the_table() -> None:
+    for book in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        assert f"\n| [{book.stem}](notebooks/{book.name}) | " in README, book.name
+
+
 def test_policies_commands_and_modules_are_all_named() -> None:
     for policy in af.POLICIES:
         assert f"`{policy}`" in README

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 import anonfolio as af
-from anonfolio.kernel import fork, mm, mmap
+from anonfolio.kernel import fork, mm, mmap, rules
 from anonfolio.kernel.buddy import Buddy
 from anonfolio.kernel.pagetable import PTE_DIRTY, PTE_YOUNG
 from anonfolio.kernel.vma import VM_WRITE
@@ -307,6 +307,12 @@ def property_test(policy: af.Policy, huge: bool, count: int) -> Any:
         check_equal(machine, process.number, vpns, write, value)
 
     return test
+
+
+def test_every_rule_that_has_a_name_is_held_against_single_faults() -> None:
+    kinds = {"large_reuse": rules.REUSES, "allowed_orders": rules.ALLOWED_ORDERS, "chosen_order": rules.CHOSEN_ORDERS}
+    for field, named in kinds.items():
+        assert set(named) == {getattr(policy, field) for policy in POLICIES.values()}, f"POLICIES leaves out a {field}"
 
 
 for _name, _policy in POLICIES.items():

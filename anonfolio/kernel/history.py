@@ -97,3 +97,9 @@ def changes_up_to(version: str, arch: str) -> Iterator[Change]:
     if number < kernel_number(first):
         raise ValueError(f"kernel {version} is older than any that was checked ({first}); name a policy instead")
     return (row for row in HISTORY if kernel_number(row.release) <= number and row.arch in ("", ARCHITECTURES[arch]))
+
+
+def changes_between(older: str, newer: str, arch: str = "x86-64") -> list[Change]:
+    """What `newer` has and `older` has not, oldest first; versions as `Policy.at` takes them. ValueError as there."""
+    had = list(changes_up_to(older, arch))
+    return [row for row in changes_up_to(newer, arch) if row not in had]

@@ -41,6 +41,8 @@ class Rules(NamedTuple):
 class Policy:
     """How one kernel backs anonymous memory. Make your own with ``LINUX_6_15.but(name="mine", …)``.
 
+    What a function of yours is handed (folio, where, around, ask) is described in `anonfolio.kernel.rules`.
+
     Parameters
     ----------
     name : str
@@ -203,7 +205,7 @@ class Policy:
 
     @classmethod
     def at(cls, version: str, arch: str = "x86-64") -> Policy:
-        """What a release does: the sum of the changes up to it.
+        """What a release does: the sum of the changes up to it (`anonfolio.kernel.history.changes_between` lists some).
 
         Parameters
         ----------
@@ -258,7 +260,8 @@ def check_orders(orders: tuple[int, ...], whose: str) -> None:
     """Raise ValueError unless every order is one that an anonymous folio can have."""
     for order in orders:
         if type(order) is not int or order not in ANON_ORDERS:
-            raise ValueError(f"{whose}: there is no anonymous folio of order {order!r}; orders are 2 to 9")
+            sizes = "orders are 2 to 9 (16 KiB to 2 MiB)"
+            raise ValueError(f"{whose}: there is no anonymous folio of order {order!r}; {sizes}")
 
 
 def _sum(version: str, arch: str = "x86-64") -> Policy:
@@ -311,9 +314,11 @@ POLICIES: dict[str, Policy] = {
 
 
 def policy_named(name: str) -> Policy:
-    """The policy of that name; ValueError lists the names there are."""
+    """The policy of that name, or that of a release such as ``"6.14"`` (`Policy.at`); ValueError lists the names."""
+    if name[:1].isdigit():
+        return Policy.at(name)
     if name not in POLICIES:
-        raise ValueError(f"there is no policy {name!r}; there are {', '.join(POLICIES)}")
+        raise ValueError(f"there is no policy {name!r}; there are {', '.join(POLICIES)}, or a release such as 6.14")
     return POLICIES[name]
 
 

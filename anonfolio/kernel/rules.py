@@ -57,6 +57,10 @@ class Folio:
         References to it, and how many page-table entries map pages of it, of all processes.
     shared : bool
         Whether another process may map it (`folio_test_large_maybe_mapped_shared`, mm_id slots).
+    run, mine : int
+        Pages of it that a reuse would reach around the one that faulted, and mappings that are this process's.
+    slots : str
+        Which processes its mm_id slots track, in words: for a question's `saw`.
     """
 
     __slots__ = ("_mine", "_pages", "_run", "_slots", "looked", "mappings", "order", "refcount", "shared")

@@ -570,7 +570,8 @@ def _knobs(orders: Iterable[int], thp: str) -> dict[int, str]:
     enabled = tuple(orders)
     check_orders(enabled, "orders")
     if thp not in ("always", "madvise"):
-        raise ValueError(f"thp={thp!r} is neither 'always' nor 'madvise'")
+        instead = "orders=() has no large folios, knobs={4: 'always'} says it per size"
+        raise ValueError(f"thp={thp!r} is neither 'always' nor 'madvise'; {instead}")
     return dict.fromkeys(enabled, "inherit")
 
 
