@@ -103,7 +103,11 @@ def _seconds(text: str) -> float:
 
 def _seed(text: str) -> int:
     """A seed, or one that nobody has chosen; it is printed."""
-    return random.SystemRandom().randrange(10**6) * 1000 if text == "fresh" else int(text)
+    if text == "fresh":
+        return random.SystemRandom().randrange(10**6) * 1000
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is neither a number from 0 on nor 'fresh'")
+    return int(text)
 
 
 def _option(*names: str, **how: Any) -> Option:

@@ -131,6 +131,12 @@ def test_what_cannot_be_looked_at_is_wrong_input(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("seed", ["x", "-1", "1.5", "", "²", "9" * 5000])
+def test_a_seed_that_is_none_is_refused_with_what_would_be_one(seed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("compare", f"--seed={seed}") == WRONG_INPUT
+    assert "neither a number from 0 on nor 'fresh'" in capsys.readouterr().err
+
+
 def test_a_recording_without_programs_shows_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "none.json"
     path.write_text(json.dumps({"format": "anonfolio-recording/1", "kernel": "6.18.44", "programs": []}))

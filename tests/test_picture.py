@@ -16,7 +16,7 @@ from anonfolio.draw.drawing import WIDTH, lean, measure, wrap
 from anonfolio.draw.picture import Picture, pictures
 from anonfolio.draw.scene import folio_numbers
 from anonfolio.draw.table import FOLD_ROWS, letter, spans
-from anonfolio.draw.words import sentence
+from anonfolio.draw.words import sentence, state_sentence
 from anonfolio.kernel.policy import LINUX_6_9, POLICIES
 from anonfolio.machine.machine import Machine
 from anonfolio.program.scenario import Scenario, Timeline
@@ -324,6 +324,12 @@ SENTENCES = [
 @pytest.mark.parametrize(("scenario", "policy", "step", "words"), SENTENCES)
 def test_sentences(scenario: Scenario, policy: str, step: int, words: str) -> None:
     assert words in sentence(scenario.run(policy)[step])
+
+
+def test_one_page_is_not_told_as_many() -> None:
+    timeline = Scenario(1, (("write", 0, 0, 1), ("fork", 0)), orders=()).run()
+    assert "makes process 1: 1 page is shared, read-only" in sentence(timeline[1])
+    assert state_sentence(timeline[1].snapshot) == "2 processes; 1 folio holds 1 page."
 
 
 def test_a_refusal_says_why() -> None:

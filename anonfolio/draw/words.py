@@ -91,9 +91,8 @@ def _fork_outcome(result: Result) -> str:
     parent, child = (_frames(result.snapshot.processes[number]) for number in (result.step[1], -1))
     shared = int(np.isin(child, parent).sum())
     copied = len(child) - shared
-    told = (
-        [f"{shared} pages are shared, read-only in both and no longer exclusive"] if shared else ["no page is shared"]
-    )
+    many = "1 page is" if shared == 1 else f"{shared} pages are"
+    told = [f"{many} shared, read-only in both and no longer exclusive"] if shared else ["no page is shared"]
     told += (
         [f"{copied} {'page of a pinned folio is' if copied == 1 else 'pages of a pinned folio are'} copied"]
         if copied
@@ -158,7 +157,8 @@ def state_sentence(snapshot: Snapshot) -> str:
         return "No process is alive."
     mapped = any(view.present.any() for process in snapshot.processes for view in process.mappings)
     folios, held = len(snapshot.folios), snapshot.held_pages
-    holds = f"1 folio holds {held} pages" if folios == 1 else f"{folios} folios hold {held} pages"
+    pages = f"{held} page{'' if held == 1 else 's'}"
+    holds = f"1 folio holds {pages}" if folios == 1 else f"{folios} folios hold {pages}"
     what = holds if mapped else "nothing is mapped yet"
     return f"{live} process{'es' if live > 1 else ''}; {what}."
 

@@ -4,5 +4,5 @@ Holds sizes, policies and their rules, frames and folios, the buddy allocator, r
 paths, fork, GUP, mmap and its kin, the contiguous bit, the record of a fault.
 Imports numpy and the standard library.
 Guarded by test_worked_scenarios, test_records, test_memory, test_mappings, test_fork_and_pins, test_mm_ids,
-test_contpte, test_rules.
+test_contpte, test_rules, test_history.
 """

@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from .frames import FolioOf
 from .mm import Mm
-from .pagetable import PTE_CONT, PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG
+from .pagetable import MKOLD, PTE_CONT, PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG, WRPROTECT
 
 Entries = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -238,9 +238,9 @@ def change_ptes(mm: Mm, start: int, end: int, writable: Mask) -> None:
     """
     vpns, bits, firsts = folio_pte_batches(mm, start, end, PTE_WRITE)
     contpte_try_unfold_partial(mm, start, end)
-    mm.pte[start:end] &= 0xFF ^ PTE_WRITE
+    mm.pte[start:end] &= WRPROTECT
     writes = writable[vpns - start]
-    mm.pte[vpns] = _together(bits, firsts) & (0xFF ^ PTE_WRITE) | writes * np.uint8(PTE_WRITE)
+    mm.pte[vpns] = _together(bits, firsts) & WRPROTECT | writes * np.uint8(PTE_WRITE)
     if mm.policy.cont_pte_order:
         _set_by_calls(mm, vpns, firsts)
 
@@ -271,7 +271,7 @@ def copy_ptes(mm: Mm, child: Mm, start: int, end: int) -> None:
     call a batch, get it.
     """
     zero = np.flatnonzero(mm.pte[start:end] & PTE_SPECIAL)
-    child.pte[start:end][zero] = mm.pte[start:end][zero] & (0xFF ^ PTE_YOUNG)
+    child.pte[start:end][zero] = mm.pte[start:end][zero] & MKOLD
     vpns, bits, firsts = folio_pte_batches(mm, start, end, PTE_DIRTY)
     if not len(vpns):
         return
@@ -282,6 +282,6 @@ def copy_ptes(mm: Mm, child: Mm, start: int, end: int) -> None:
         first = int(vpns[firsts[batch]])
         if writable[batch]:
             contpte_try_unfold_partial(mm, first, first + int(sizes[batch]))
-    mm.pte[vpns] &= 0xFF ^ PTE_WRITE
-    child.pte[vpns] = bits & (0xFF ^ (PTE_WRITE | PTE_YOUNG | PTE_CONT))
+    mm.pte[vpns] &= WRPROTECT
+    child.pte[vpns] = bits & WRPROTECT & MKOLD & NONCONT
     _set_by_calls(child, vpns, firsts)

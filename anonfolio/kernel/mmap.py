@@ -325,7 +325,8 @@ def madvise_vma_behavior(mm: Mm, vma: Vma, start: int, end: int, advice: str) ->
 def madvise_dontneed(mm: Mm, start: int, end: int) -> None:
     """Drop the pages, keep the mapping (`madvise_dontneed_single_vma`).
 
-    Since 6.14 a page table that this leaves empty over its whole 2 MiB goes too (PT_RECLAIM, `try_get_and_clear_pmd`).
+    A page table that this leaves empty over its whole 2 MiB goes too (PT_RECLAIM, `try_get_and_clear_pmd`; from 6.14 on
+    x86-64, from 7.0 on arm64).
     """
     zap_page_range(mm, start, end)
     if not mm.policy.reclaims_page_tables:

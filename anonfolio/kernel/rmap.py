@@ -14,9 +14,7 @@ import numpy.typing as npt
 
 from .frames import GROUP_ORDER, Memory
 from .index import Index, Numbers, Scalar, as_slice, blocks_of, is_forward, numbers_of, rows_at
-from .sizes import PMD_ORDER
-
-PTRS_PER_PMD = 1 << PMD_ORDER
+from .sizes import PTRS_PER_PMD
 
 
 def folio_add_new_anon_rmap(memory: Memory, folio: int, mm_id: int, *, pmd: bool = False) -> None:

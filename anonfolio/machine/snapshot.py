@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..kernel.frames import Memory
 from ..kernel.mm import Mm
-from ..kernel.pagetable import PTE_PRESENT, PTE_SPECIAL, PTE_WRITE
+from ..kernel.pagetable import PMD_HUGE, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE
 from ..kernel.pin import Pin
 from ..kernel.record import Counters
 from ..kernel.system import System
@@ -26,7 +26,7 @@ class MappingView:
     start, end : int
         Page numbers, `end` excluded.
     flags : int
-        The VM_* bits of `anonfolio.kernel.mm`.
+        The VM_* bits of `anonfolio.kernel.vma`.
     pte : ndarray of shape (end - start,), uint8
         Entry bits, 0 for none.
     pfn : ndarray of shape (end - start,), int32
@@ -195,7 +195,7 @@ def _mappings(mm: Mm) -> tuple[MappingView, ...]:
     return tuple(
         MappingView(
             vma.start, vma.end, vma.flags, mm.pte[vma.start : vma.end].copy(), mm.pfn[vma.start : vma.end].copy(),
-            mm.pmd[np.arange(vma.start, vma.end) >> 9] == 2,
+            mm.pmd[np.arange(vma.start, vma.end) >> 9] == PMD_HUGE,
         )
         for vma in mm.vmas
     )  # fmt: skip

@@ -2,5 +2,5 @@
 
 Holds scenarios and their operations, random programs, the search for a counterexample, stored files.
 Imports kernel, stream, machine.
-Guarded by test_worked_scenarios, test_search, test_properties.
+Guarded by test_ops, test_worked_scenarios, test_search, test_properties.
 """
