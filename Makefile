@@ -23,7 +23,7 @@ BOOKS   = $(wildcard notebooks/*.ipynb)
 LAB_FLAGS ?= $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test live lint format notebooks site mutants search bench lock clean
+.PHONY: help lab test live lint format notebooks site mutants fuzz search bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -67,6 +67,9 @@ site: $(LAB) ## the notebooks as web pages that need no network, in site/
 
 mutants: $(TEST) ## break the model on purpose, one way at a time: each must fail a test
 	$(BIN)/python tools/mutants.py
+
+fuzz: $(TEST) ## new examples, thousands for each reader and for the command, for some minutes
+	HYPOTHESIS_PROFILE=explore $(BIN)/pytest -q tests/test_fuzz.py
 
 # One step beyond the six in which RFC v2 loses a pinned page; minutes, so not in every test run.
 search: $(LAB) ## look for a program that breaks a promise of the kernel, under every policy

@@ -8,7 +8,7 @@ import os
 import random
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from . import commands
 from .console import make_readable
@@ -54,9 +54,26 @@ def main(arguments: list[str] | None = None) -> int:
     return code
 
 
+LONGEST = 1000
+"""What is wrong is said in so many characters at most, whatever a file is called or holds."""
+
+
+def _line(what: str) -> str:
+    """One line for a terminal: what is no character to see, line ends among it, as an escape."""
+    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in what[: 2 * LONGEST])
+    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]} …"
+
+
 def _told(what: str, code: int) -> int:
-    print(f"anonfolio: {what}", file=sys.stderr)
+    print(f"anonfolio: {_line(what)}", file=sys.stderr)
     return code
+
+
+class _Parser(argparse.ArgumentParser):
+    """One that says in one line what is wrong with an option."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(WRONG_INPUT, f"anonfolio: {_line(message)}; see {self.prog} --help\n")
 
 
 def _forget(stream: Any) -> None:
@@ -67,8 +84,8 @@ def _forget(stream: Any) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="anonfolio", description=__doc__)
+def _parser() -> _Parser:
+    parser = _Parser(prog="anonfolio", description=__doc__)
     groups = {"": parser.add_subparsers(dest="command", required=True)}
     for group, help in GROUPS.items():
         groups[group] = groups[""].add_parser(group, help=help).add_subparsers(dest="action", required=True)

@@ -295,7 +295,7 @@ def trace_record(chosen: Namespace) -> int:
 
 def trace_replay(chosen: Namespace) -> int:
     """Predict a trace's faults under other sizes."""
-    path = Path(chosen.file) if chosen.file else next(iter(sorted(DATA_DIR.glob("*.npz"))), DATA_DIR)
+    path = Path(chosen.file) if chosen.file is not None else next(iter(sorted(DATA_DIR.glob("*.npz"))), DATA_DIR)
     trace = read_trace(path)
     policy = policy_of(chosen, trace.kernel)
     _print_left_out(trace)
@@ -387,7 +387,7 @@ def _progress_line() -> Iterator[Callable[[str], None]]:
 
 def cost_show(chosen: Namespace) -> int:
     """A stored table, or what tables there are."""
-    print(read_table(chosen.table) if chosen.table else "\n".join(tables()))
+    print(read_table(chosen.table) if chosen.table is not None else "\n".join(tables()))
     return 0
 
 

@@ -390,6 +390,12 @@ def test_a_missing_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "none.npz: No such file" in capsys.readouterr().err
 
 
+def header(**changes: Any) -> bytes:
+    right: dict[str, Any] = {"format": "anonfolio-trace/1", "kernel": "6.18.44", "about": {}}
+    right |= {"processes": [{}], "kernel_faults": 2, "left_out": {}}
+    return json.dumps(right | changes).encode()
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -406,6 +412,18 @@ def test_a_missing_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
         ({"calls": np.array([[2, 0, 0, 0, 0, 0], [1, 2, 0, 0, 4, 3]])}, "not in the order"),
         ({"calls": np.array([[3, 0, 0, 0, 0, 0]])}, "not in the order"),
         ({"calls": np.array([[0, 2, 0, 1 << 28, 4, 3]])}, "a call has pages outside"),
+        ({"calls": np.array([[0, 2, 0, 8 * 512, 4, 3]])}, "pages outside the 8 blocks"),
+        ({"calls": np.array([[0, 1, 0, 0, 1 << 17, 0]]), "blocks": np.arange(512)}, "exec populates 131,072 pages"),
+        ({"calls": np.array([[0, 6, 0, 0, 4, 7]])}, "advise of process 0 cannot have 7"),
+        ({"calls": np.array([[0, 7, 0, 0, 0, 256]])}, "fork of process 0 cannot have 256"),
+        ({"calls": np.zeros((500_001, 6), np.int64)}, "500,001 calls; a trace has 500,000 at most"),
+        ({"blocks": np.zeros(1 << 16, np.int64)}, "65,536 blocks; a trace has 32,768 at most"),
+        ({"blocks": np.zeros((2, 2), np.int64)}, "blocks has shape"),
+        ({"steps": np.zeros(2)}, "steps has shape"),
+        ({"header": header(kernel=6.18)}, "kernel in the header is 6.18, no str"),
+        ({"header": header(processes={})}, "processes in the header is {}, no list"),
+        ({"header": header(processes=[1])}, "processes in the header are not at most 256 objects"),
+        ({"header": header(left_out={"brk": "x"})}, "left_out in the header"),
     ],
 )
 def test_what_is_wrong_inside_is_said(tmp_path: Path, change: dict[str, Any], says: str) -> None:
@@ -416,6 +434,23 @@ def test_what_is_wrong_inside_is_said(tmp_path: Path, change: dict[str, Any], sa
     np.savez_compressed(tmp_path / "bad.npz", **{name: array for name, array in arrays.items() if array is not None})
     with pytest.raises(TraceError, match=says):
         read_trace(tmp_path / "bad.npz")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"orders": [1]}, "order 1"), ({"orders": 2}, "not iterable"), ({"faults": 2}, "faults is 2"),
+        ({"faults": []}, "not one count a round"), ({"traced": [1.5]}, r"traced is \[1.5\]"),
+        ({"faults": [0]}, "a round without a fault"), ({"anonymous": [-1]}, "anonymous is"),
+        ({"fallbacks": None}, "fallbacks is None"),
+    ],
+)  # fmt: skip
+def test_a_measurement_that_is_none_is_refused(tmp_path: Path, change: dict[str, Any], says: str) -> None:
+    content = json.loads(MEASURED.read_text())
+    content["settings"][1].update(change)
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    with pytest.raises(TraceError, match=rf"x\.json: a setting is not whole: .*{says}"):
+        read_measured(tmp_path / "x.json")
 
 
 def test_measured_counts_read_back(tmp_path: Path) -> None:

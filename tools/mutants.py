@@ -46,6 +46,7 @@ TESTS = (
     "test_scene.py",
     "test_touch.py",
     "test_commands.py",
+    "test_fuzz.py",
     "test_systems.py",
     "test_words.py",
     "test_quiz.py",

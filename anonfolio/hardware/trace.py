@@ -17,7 +17,10 @@ program (MAP_POPULATE, mlock, GUP). Calls of that kind are counted in `Trace.lef
 
 from __future__ import annotations
 
+import io
 import json
+import math
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,12 +31,12 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
-from ..kernel.policy import Policy, policy_for_kernel
+from ..kernel.policy import Policy, check_orders, policy_for_kernel
 from ..kernel.record import PF_WRITE
 from ..kernel.sizes import MAX_VPN, PTRS_PER_PMD
 from ..kernel.vma import VM_READ, VM_WRITE, Vma
 from ..machine.machine import Machine, Outcome, Process, SegmentationFault
-from ..program.formats import DATA, of_format, read_json
+from ..program.formats import DATA, MOST_BYTES, of_format, read_json
 
 FORMAT = "anonfolio-trace/1"
 MEASURED_FORMAT = "anonfolio-trace-measured/1"
@@ -49,6 +52,11 @@ READ_ONLY, READ_WRITE, NO_HUGE, ALONE = 1, 3, 4, 8
 RELEASING = ("unmap", "move", "advise", "exit", "end")
 """Calls before which memory in use may be at its peak; ``end`` stands for the end of the trace."""
 LEAST_FRAMES = 1 << 20
+MOST_PROCESSES = 256
+"""A trace has one byte for whose an access is."""
+MOST_CALLS, MOST_BLOCKS, MOST_POPULATED = 500_000, 1 << 15, 1 << 16
+"""Calls of a trace, 2 MiB blocks of its pages (64 GiB), pages that exec populates at once: far more than the recorder
+makes, and little enough that no small file makes much work."""
 
 
 class TraceError(ValueError):
@@ -337,6 +345,7 @@ def _mappings(process: Process) -> tuple[tuple[int, int], ...]:
 
 # --- files ------------------------------------------------------------------------------------------------------------
 
+_HEADER = {"kernel": str, "about": dict, "processes": list, "kernel_faults": int, "left_out": dict}
 _ARRAYS = ("steps", "process", "code", "calls", "blocks")
 
 
@@ -367,14 +376,14 @@ def read_trace(path: str | Path) -> Trace:
     """Read a trace; TraceError says in one line what is wrong with it."""
     path = Path(path)
     try:
-        # Opened here, because numpy leaves the file open when it finds it broken.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+        arrays = _read_arrays(path)
+    except TraceError:
+        raise
     except (zipfile.BadZipFile, zlib.error, EOFError):
         raise TraceError(f"{path}: the file is damaged or cut off; fetch it again") from None
     except OSError as error:
         raise TraceError(f"{path}: {error.strerror or error}") from None
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RuntimeError, LookupError, SyntaxError, OverflowError, struct.error):
         raise TraceError(f"{path}: not a trace ({FORMAT} is a numpy .npz file)") from None
     header = _header(path, arrays)
     missing = [name for name in _ARRAYS if name not in arrays]
@@ -385,35 +394,76 @@ def read_trace(path: str | Path) -> Trace:
     return trace
 
 
+def _read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of an .npz file. What they would take is asked before any is unpacked: it may be a thousand times as
+    much as the file."""
+    with path.open("rb") as file:
+        if file.read(2) != b"PK":
+            raise ValueError("no archive")
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            unpacked = sum(member.file_size for member in members)
+            if unpacked > MOST_BYTES:
+                raise TraceError(f"{path}: holds {unpacked:,} bytes; a trace has {MOST_BYTES:,} at most")
+            # No member gives more than it promises: zipfile stops there.
+            return {member.filename.removesuffix(".npy"): _array(archive.read(member)) for member in members}
+
+
+def _array(raw: bytes) -> npt.NDArray[Any]:
+    """The array in an .npy file; what its head promises must be there, before numpy makes room for it."""
+    file = io.BytesIO(raw)
+    version = np.lib.format.read_magic(file)
+    read_head = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    try:
+        shape, by_columns, dtype = read_head(file)
+    except Exception as error:  # The head is Python source: whatever its tokens and literals raise.
+        raise ValueError("no head of an array") from error
+    left = memoryview(raw)[file.tell() :]
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(left):
+        raise ValueError("not the numbers that the head promises")
+    return np.frombuffer(left, dtype).reshape(shape, order="F" if by_columns else "C")
+
+
 def _header(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
     try:
         header = json.loads(arrays["header"].tobytes())
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, RecursionError):
         raise TraceError(f"{path}: not a trace ({FORMAT} begins with a header)") from None
-    return of_format(header, path, FORMAT, TraceError)
+    header = of_format(header, path, FORMAT, TraceError)
+    for key, kind in _HEADER.items():
+        if key not in header:
+            raise TraceError(f"{path}: the header has no {key!r}")
+        if type(header[key]) is not kind:
+            raise TraceError(f"{path}: {key} in the header is {header[key]!r:.60}, no {kind.__name__}")
+    if len(header["processes"]) > MOST_PROCESSES or not all(isinstance(each, dict) for each in header["processes"]):
+        raise TraceError(f"{path}: processes in the header are not at most {MOST_PROCESSES} objects")
+    if not all(type(times) is int for times in header["left_out"].values()):
+        raise TraceError(f"{path}: left_out in the header is {header['left_out']!r:.60}, not numbers by name")
+    return header
 
 
 def _trace(path: Path, header: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Trace:
     rows = arrays["calls"]
     if rows.ndim != 2 or rows.shape[1] != len(Call._fields) or rows.dtype.kind != "i":
         raise TraceError(f"{path}: calls has shape {rows.shape}; a call is {len(Call._fields)} whole numbers")
+    if len(rows) > MOST_CALLS:
+        raise TraceError(f"{path}: {len(rows):,} calls; a trace has {MOST_CALLS:,} at most")
     if len(rows) and not 0 <= rows[:, 1].min() <= rows[:, 1].max() < len(CALLS):
         raise TraceError(f"{path}: calls beyond {CALLS[-1]!r}; made by a newer version?")
-    try:
-        return Trace(
-            kernel=header["kernel"],
-            about=header["about"],
-            vpn=np.cumsum(arrays["steps"], dtype=np.int64),
-            process=arrays["process"],
-            code=arrays["code"],
-            calls=tuple(Call(at, CALLS[name], *rest) for at, name, *rest in rows.tolist()),
-            blocks=arrays["blocks"],
-            processes=tuple(header["processes"]),
-            kernel_faults=header["kernel_faults"],
-            left_out=header["left_out"],
-        )
-    except KeyError as missing:
-        raise TraceError(f"{path}: the header has no {missing}") from None
+    for name in ("steps", "blocks"):
+        if arrays[name].ndim != 1 or arrays[name].dtype.kind != "i":
+            raise TraceError(
+                f"{path}: {name} has shape {arrays[name].shape}, dtype {arrays[name].dtype}; wanted numbers"
+            )
+    return Trace(
+        vpn=np.cumsum(arrays["steps"], dtype=np.int64),
+        process=arrays["process"],
+        code=arrays["code"],
+        calls=tuple(Call(at, CALLS[name], *rest) for at, name, *rest in rows.tolist()),
+        blocks=arrays["blocks"],
+        processes=tuple(header["processes"]),
+        **{key: header[key] for key in ("kernel", "about", "kernel_faults", "left_out")},
+    )
 
 
 def _check(path: Path, trace: Trace) -> None:
@@ -426,6 +476,13 @@ def _check(path: Path, trace: Trace) -> None:
         raise TraceError(f"{path}: pages outside 0..{MAX_VPN - 1}")
     if any(call.vpn < 0 or call.pages < 0 or call.vpn + call.pages > MAX_VPN for call in trace.calls):
         raise TraceError(f"{path}: a call has pages outside 0..{MAX_VPN - 1}")
+    if len(trace.blocks) > MOST_BLOCKS:
+        raise TraceError(f"{path}: {len(trace.blocks):,} blocks; a trace has {MOST_BLOCKS:,} at most")
+    most = len(trace.blocks) * PTRS_PER_PMD
+    if any(call.vpn + call.pages > most for call in trace.calls) or (accesses and int(trace.vpn.max()) >= most):
+        raise TraceError(f"{path}: pages outside the {len(trace.blocks)} blocks")
+    for call in trace.calls:
+        _check_argument(path, call, most)
     places = [call.at for call in trace.calls]
     if places != sorted(places) or (places and not 0 <= places[0] <= places[-1] <= accesses):
         raise TraceError(f"{path}: the calls are not in the order of the accesses")
@@ -433,6 +490,15 @@ def _check(path: Path, trace: Trace) -> None:
     unknown = set(np.unique(trace.process).tolist()) | {call.process for call in trace.calls}
     if unknown - started:
         raise TraceError(f"{path}: process {min(unknown - started)} is never started")
+
+
+def _check_argument(path: Path, call: Call, most: int) -> None:
+    """What a call of its name cannot have."""
+    highest = {"fork": MOST_PROCESSES, "advise": len(ADVICE), "move": most - call.pages + 1}.get(call.name, 1 << 31)
+    if not 0 <= call.argument < highest or not 0 <= call.process < MOST_PROCESSES:
+        raise TraceError(f"{path}: {call.name} of process {call.process} cannot have {call.argument}")
+    if call.name == "populate" and call.pages > MOST_POPULATED:
+        raise TraceError(f"{path}: exec populates {call.pages:,} pages; {MOST_POPULATED:,} at most")
 
 
 def _starts(call: Call) -> bool:
@@ -494,11 +560,21 @@ def read_measured(path: str | Path) -> list[Setting]:
     """Read what was measured together with a trace; TraceError when it is something else."""
     content = read_json(path, MEASURED_FORMAT, TraceError)
     try:
-        return [
-            Setting(tuple(row["orders"]), *(row[name] for name in Setting._fields[1:])) for row in content["settings"]
-        ]
-    except (KeyError, TypeError) as error:
-        raise TraceError(f"{path}: a setting is not whole: {error}") from None
+        return [_setting(row) for row in content["settings"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise TraceError(f"{path}: a setting is not whole: {error!s:.160}") from None
+
+
+def _setting(row: dict[str, Any]) -> Setting:
+    orders = tuple(row["orders"])
+    check_orders(orders, "orders")
+    for name in Setting._fields[1:]:
+        counts = row[name]
+        if type(counts) is not list or not counts or not all(type(each) is int and each >= 0 for each in counts):
+            raise ValueError(f"{name} is {counts!r:.60}, not one count a round")
+    if not min(row["faults"]):
+        raise ValueError("a round without a fault")
+    return Setting(orders, *(row[name] for name in Setting._fields[1:]))
 
 
 def write_measured(path: str | Path, settings: Sequence[Setting], **notes: Any) -> None:

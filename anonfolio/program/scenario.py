@@ -98,7 +98,7 @@ class Timeline:
 
     def show(self, step: int | None = -1) -> Shown:
         """The picture after a step (the last by default; None for the state before the first), changes marked."""
-        return show(self, step)
+        return show(self, step if self.results else None)
 
     def compare(self, other: Timeline | Witnessed) -> list[Difference]:
         """Where another witness of the same scenario differs, step by step; empty when it agrees."""

@@ -32,7 +32,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...hardware.trace import ADVICE, ALL_SIZES, ALONE, CALLS, NO_HUGE, READ_ONLY, READ_WRITE, Call, Setting, Trace
+from ...hardware.trace import (
+    ADVICE,
+    ALL_SIZES,
+    ALONE,
+    CALLS,
+    MOST_PROCESSES,
+    NO_HUGE,
+    READ_ONLY,
+    READ_WRITE,
+    Call,
+    Setting,
+    Trace,
+)
 from ...kernel.record import PF_USER, PF_WRITE
 from ...kernel.sizes import PTRS_PER_PMD
 from ...program.formats import DATA
@@ -45,8 +57,6 @@ BUFFER_KIB = 65536
 STACK_LIMIT_PAGES = (8 << 20) // PAGE
 """How far a fault may be below the stack to make it grow (RLIMIT_STACK, which the recorder sets)."""
 PM_PRESENT = 1 << 63
-MOST_PROCESSES = 256
-"""A trace has one byte for whose an access is."""
 
 # x86-64 system calls.
 FOLLOWED = {9: "mmap", 10: "mprotect", 11: "munmap", 12: "brk", 25: "mremap", 28: "madvise"}
