@@ -95,9 +95,8 @@ def handle_mm_fault(system: System, mm: Mm, vma: Vma, vpn: int, access: str, *, 
         handle_pte_fault(vmf)
     did = vmf.effect
     fault = Fault(
-        process=mm.id - 1, vpn=vpn, access=access, path=did.path, error_code=error_code, order=did.order,
-        pages=did.pages, checks=tuple(vmf.check), folio=_or_none(did.folio), old_folio=_or_none(did.old_folio),
-        zeroed=did.zeroed, copied=did.copied, scanned=did.scanned, flushed=did.flushed, user=user,
+        mm.id - 1, vpn, access, did.path, error_code, did.order, did.pages, tuple(vmf.check), _or_none(did.folio),
+        _or_none(did.old_folio), did.zeroed, did.copied, did.scanned, did.flushed, user,
     )  # fmt: skip
     system.counters.add(fault)
     return fault

@@ -203,6 +203,11 @@ class Policy:
         held = {field: getattr(self, field) for field in Rules._fields}
         return Rules(**{field: rule if callable(rule) else self._names[field][rule] for field, rule in held.items()})
 
+    @cached_property
+    def told(self) -> dict[tuple[int, ...], int]:
+        """What a rule told a stream, by what it saw: nothing else decides what it says, so it is asked once."""
+        return {}
+
     @classmethod
     def at(cls, version: str, arch: str = "x86-64") -> Policy:
         """What a release does: the sum of the changes up to it (`anonfolio.kernel.history.changes_between` lists some).

@@ -50,13 +50,14 @@ class System:
         Decided once for all mappings that are alike, by `Policy.allowed_orders`.
         """
         key = (vma.flags & (VM_HUGEPAGE | VM_NOHUGEPAGE), vma.end - vma.start, mm.thp_disabled)
-        if key not in self._orders:
+        orders = self._orders.get(key)
+        if orders is None:
             advice, pages, prctl = key
             knobs = MappingProxyType(self.knobs)
             where = Where(ADVISED[advice], pages, knobs, self.thp, prctl, self.policy.fixed_orders)
             rule = self.policy.rules.allowed_orders
-            self._orders[key] = tuple(sorted(honest.orders_of(rule(where), where), reverse=True))
-        return self._orders[key]
+            orders = self._orders[key] = tuple(sorted(honest.orders_of(rule(where), where), reverse=True))
+        return orders
 
     @property
     def may_map_huge(self) -> bool:

@@ -19,13 +19,14 @@ from ..kernel import gup, mmap
 from ..kernel.buddy import OutOfMemory
 from ..kernel.faults import MOST_FAULTS, READ, WRITE, handle_mm_fault
 from ..kernel.frames import Memory
+from ..kernel.index import blocks_of
 from ..kernel.mm import Mm
 from ..kernel.pagetable import PTE_DIRTY, PTE_PRESENT, PTE_WRITE, PTE_YOUNG
 from ..kernel.pin import Pin
 from ..kernel.policy import LINUX_6_15, Policy, check_orders, policy_named
 from ..kernel.record import NO_FAULT, PF_PROT, PF_USER, PF_WRITE, SIGSEGV, Counters, Fault, Trail
 from ..kernel.rules import KNOBS
-from ..kernel.sizes import MAX_VPN, PTRS_PER_PMD
+from ..kernel.sizes import MAX_VPN, PMD_ORDER, PTRS_PER_PMD
 from ..kernel.system import System
 from ..kernel.vma import VM_DONTCOPY, VM_READ, VM_UNACCOUNTED, VM_WRITE, Vma
 from ..stream.run import Touched, touch_stream
@@ -470,8 +471,13 @@ class Process:
 
     def _mark(self, vpn: int, bits: int) -> None:
         # What the hardware sets in the entry that it goes by; under a PMD there is one for the whole block.
-        touched = slice(*self.mm.block_of(vpn)) if self.mm.is_huge(vpn) else slice(vpn, vpn + 1)
-        self.mm.pte[touched] |= bits
+        pte, old = self.mm.pte, self.mm.pte.item(vpn)
+        if old & bits == bits:
+            return
+        if self.mm.is_huge(vpn):
+            blocks_of(pte, PMD_ORDER)[vpn >> PMD_ORDER] |= bits
+        else:
+            pte[vpn] = old | bits
 
     def step(self, vpn: int, access: str, value: int) -> None:
         """One access of a stream, taken the ordinary way: as `read` or `write`, without a record."""

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from ..kernel.contpte import unfold_blocks
 from ..kernel.faults import ZERO_BITS
-from ..kernel.index import Index, Numbers, as_run, as_slice, blocks_of, count_up, is_forward, rows_at
+from ..kernel.index import Index, Numbers, as_run, as_slice, blocks_of, count_up, is_forward, places_of, rows_at
 from ..kernel.mm import Mm
 from ..kernel.pagetable import PMD_NONE, PMD_TABLE, PTE_CONT, PTE_DIRTY, PTE_PRESENT, PTE_WRITE, PTE_YOUNG
 from ..kernel.policy import Policy
 from ..kernel.rmap import folios_add_new_anon_rmap, folios_remove_rmap_ptes, mapped_folios
 from ..kernel.sizes import PTRS_PER_PMD, ZERO_PFN
 from .plan import Plan
-from .window import COW_COPY, PATHS, REUSE, ZERO_READ, Bytes, Codes, Pages, Window
+from .window import COW_COPY, PATHS, REUSE, ZERO_COPY, ZERO_READ, Bytes, Codes, Pages, Window
 
 _WRITTEN = PTE_PRESENT | PTE_YOUNG | PTE_DIRTY | PTE_WRITE
 
 
-@dataclass(frozen=True, slots=True)
-class Allocated:
+class Allocated(NamedTuple):
     """How far a plan can be carried out, and the folios for its faults.
 
     Attributes
@@ -46,8 +45,16 @@ def install(window: Window, plan: Plan, done: Allocated) -> None:
     Zero pages come first, for a later write may have replaced them; then what copies leave behind, since a folio that
     they free may be handed out again.
     """
+    if len(plan.times):
+        _install_faults(window, plan, done)
+    _mark_hits(window, plan, done.end)
+    if window.writes:
+        _write_contents(window, plan, done.end)
+
+
+def _install_faults(window: Window, plan: Plan, done: Allocated) -> None:
     cut = done.end < window.never
-    count = int(np.searchsorted(plan.times, done.end)) if cut else len(plan.times)
+    count = int(plan.times.searchsorted(done.end)) if cut else len(plan.times)
     times, codes = plan.times[:count], plan.codes[:count]
     kinds = _by_code(codes)
     if ZERO_READ in kinds:
@@ -60,10 +67,8 @@ def install(window: Window, plan: Plan, done: Allocated) -> None:
         if code >= REUSE:
             together = code == REUSE and len(plan.reusing) == len(times[chosen]) and not cut
             _install_reuses(window, times[chosen], code & 15, plan.reusing if together else None)
-    _make_page_tables(window)
-    _mark_hits(window, plan, done.end)
-    if window.writes:
-        _write_contents(window, plan, done.end)
+    if min(kinds, default=ZERO_COPY) < ZERO_COPY:
+        _make_page_tables(window)
     counters = window.system.counters
     for code, chosen in kinds.items():
         counters.add_many(PATHS[code >> 4], code & 15, len(times[chosen]))
@@ -77,7 +82,7 @@ def _by_code(codes: Codes) -> dict[int, Index]:
         return {}
     if codes.min() == codes.max():
         return {int(codes[0]): slice(None)}
-    return {code: np.flatnonzero(codes == code) for code in np.flatnonzero(np.bincount(codes)).tolist()}
+    return {code: places_of(codes == code) for code in places_of(np.bincount(codes)).tolist()}
 
 
 def _unfold_blocks(window: Window, times: Pages, codes: Codes) -> None:
@@ -195,10 +200,10 @@ def _mark_hits(window: Window, plan: Plan, end: int) -> None:
     """What the hardware sets in the entries that accesses find: a fault's own are accessed already."""
     pte = window.mm.pte
     if window.reads:
-        pte[window.pages] |= (window.first_read < end) * np.uint8(PTE_YOUNG)
-    old = plan.writable & (window.first_write < end)
-    if bool(old.any()):
-        pte[window.vpn_of(np.flatnonzero(old))] |= PTE_DIRTY | PTE_YOUNG
+        pte[window.pages] |= (window.first_read < end).view(np.uint8) * np.uint8(PTE_YOUNG)
+    if window.writes:
+        found = window.vpn_of(places_of(plan.writable & (window.first_write < end)))
+        pte[as_slice(found, rising=True)] |= PTE_DIRTY | PTE_YOUNG
     for time, start, bits in plan.huge_hits:
         if time < end:
             pte[start : start + PTRS_PER_PMD] |= bits
@@ -212,15 +217,15 @@ def _write_contents(window: Window, plan: Plan, end: int) -> None:
         # Which comes first does not matter.
         written: Index = slice(vpns[0], vpns[0] + end)
         if not window.in_step:
-            written = as_slice(window.vpn_of(np.flatnonzero(window.first_write < end)), rising=True)
+            written = as_slice(window.vpn_of(places_of(window.first_write < end)), rising=True)
         content[as_run(rows_at(pfn, written))] = value
         return
     chosen: Index = slice(0, end)
     if plan.stepping is not None or isinstance(write, np.ndarray):
-        wanted = np.broadcast_to(np.asarray(write), window.never)[:end]
+        wanted = write[:end] if isinstance(write, np.ndarray) else np.full(end, write)
         if plan.stepping is not None:
             wanted = wanted & (plan.stepping[window.at[:end]] == 0)
-        chosen = np.flatnonzero(wanted)
+        chosen = places_of(wanted)
     # Of several bytes for one page the last one stays.
     pages = vpns[chosen] if isinstance(vpns, np.ndarray) else window.vpn_of(window.at[chosen])
     content[as_slice(pfn[as_slice(pages)])] = value if isinstance(value, int) else value[:end][chosen]

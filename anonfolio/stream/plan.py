@@ -6,13 +6,13 @@ Each function decides for all pages of one path together, and is named for it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from ..kernel.index import Index, Numbers, as_run, as_slice, blocks_of, is_forward, rows_at
+from ..kernel.index import Index, Numbers, as_run, as_slice, blocks_of, is_forward, places_of, rows_at
 from ..kernel.pagetable import PMD_HUGE, PMD_NONE, PTE_DIRTY, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG
 from ..kernel.rules import Folio, Run, SourceOrder, answers, copies_before_reuse, largest, one_page
 from ..kernel.sizes import PMD_ORDER, PTRS_PER_PMD
@@ -21,8 +21,7 @@ from .window import COW_COPY, FIRST_TOUCH, REUSE, ZERO_COPY, ZERO_READ, Codes, M
 # --- a plan -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """What was decided for a window. Places and times are the window's.
 
     Attributes
@@ -116,12 +115,12 @@ class Draft:
 
     def done(self) -> Plan:
         """The plan."""
-        times = np.arange(len(self.codes)) if bool(self.codes.all()) else np.flatnonzero(self.codes)
+        times = np.arange(len(self.codes)) if bool(self.codes.all()) else places_of(self.codes)
         at = as_slice(times, rising=True)
         codes = self.codes[at]
         allocates = (codes >= FIRST_TOUCH) & (codes < REUSE)
         return Plan(
-            times, codes, slice(None) if bool(allocates.all()) else np.flatnonzero(allocates),
+            times, codes, slice(None) if bool(allocates.all()) else places_of(allocates),
             None if self.scanned is None else self.scanned[at], self.stepping, tuple(self.reasons),
             self.copying, self.reusing, self.writable, tuple(self.frees), tuple(self.huge_steps), tuple(self.huge_hits),
         )  # fmt: skip
@@ -151,7 +150,7 @@ def maximal_blocks(usable: Mask, allowed: dict[int, Mask]) -> tuple[list[tuple[i
     left = usable.copy()
     blocks = []
     for order, good in allowed.items():
-        found = np.flatnonzero(all_of(left, order) & good)
+        found = places_of(all_of(left, order) & good)
         if len(found):
             blocks_of(left, order)[as_slice(found, rising=True)] = False
             blocks.append((order, found))
@@ -175,7 +174,7 @@ def set_huge_aside(draft: Draft) -> None:
     if not special.any():
         return
     pmds = window.vpn_of(np.arange(window.places)) >> 9
-    starts = np.flatnonzero(np.diff(pmds, prepend=-1))
+    starts = places_of(np.diff(pmds, prepend=-1))
     reads = np.minimum.reduceat(window.first_read, starts).tolist()
     writes = np.minimum.reduceat(window.first_write, starts).tolist()
     ends = [*starts[1:].tolist(), window.places]
@@ -234,7 +233,7 @@ def plan_anonymous_pages(draft: Draft) -> None:
         blocks_of(mapped_at, order)[at] = times[:, None]
         touched = times < window.never
         faults.append((order, block[touched], times[touched]))
-    place = np.flatnonzero(singles & (window.first_write < window.first_read))
+    place = places_of(singles & (window.first_write < window.first_read))
     if len(place):
         at = as_slice(place, rising=True)
         times = window.first_write[at]
@@ -277,11 +276,11 @@ def _step_entangled_tiles(draft: Draft) -> None:
     window, policy = draft.window, draft.policy
     if not window.orders or not window.writes:
         return
-    written = window.first_write < window.never
-    tile = window.orders[0]
     if policy.rules.chosen_order is not largest:
+        written = window.first_write < window.never
         _step_tiles(draft, (draft.none | draft.zero) & written, np.bool_(True), "chosen_order")
     if policy.zero_page_write == "first_touch":
+        written, tile = window.first_write < window.never, window.orders[0]
         zero = draft.zero | (draft.none & (window.first_read < window.first_write))
         torn: Mask | np.bool_ = np.bool_(True)
         if policy.zero_neighbours != "none_only":
@@ -312,7 +311,7 @@ def _scanned_to_fit(
     scanned: npt.NDArray[np.integer] | int = own
     for wider in larger:
         outer = block >> (wider - order)
-        tried = np.flatnonzero(allowed[wider][outer])
+        tried = places_of(allowed[wider][outer])
         if not len(tried):
             continue
         if isinstance(scanned, int):
@@ -349,7 +348,7 @@ def plan_zero_page_copies(draft: Draft) -> None:
 def plan_wp_pages(draft: Draft) -> None:
     """A write meets a read-only page: reuse it or copy it (`do_wp_page`)."""
     window, memory, rules = draft.window, draft.memory, draft.policy.rules
-    places = np.flatnonzero(draft.read_only() & (window.first_write < window.never))
+    places = places_of(draft.read_only() & (window.first_write < window.never))
     if not len(places):
         return
     pfns = rows_at(window.mm.pfn[window.pages], as_slice(places, rising=True))
@@ -372,14 +371,14 @@ def plan_wp_pages(draft: Draft) -> None:
         plan_wp_single_pages(draft, places, frames, folios, large)
         return
     plan_wp_whole_folios(draft, folios[large])
-    small = np.flatnonzero(~large)
+    small = places_of(~large)
     if len(small):
         plan_wp_small_folios(draft, places[small], pfns[small], pfns[small].astype(np.intp), folios[small])
 
 
 def _step_folios(draft: Draft, folios: Numbers, why: str) -> None:
     """Step every page of the window that maps one of these folios."""
-    mapped = np.flatnonzero(~(draft.none | draft.zero))
+    mapped = places_of(~(draft.none | draft.zero))
     places = np.zeros(draft.window.places, np.bool_)
     owners = draft.memory.folio_of[draft.window.mm.pfn[draft.window.pages][mapped]]
     places[mapped[np.isin(owners, folios)]] = True
@@ -410,43 +409,48 @@ def plan_wp_single_pages(draft: Draft, places: Pages, frames: Index, folios: Num
     memory = draft.memory
     reuse = rows_at(memory.anon_exclusive, frames)
     if not bool(reuse.all()):
-        at = as_slice(folios)
-        reuse = reuse | (~large & (rows_at(memory.refcount, at) == 1))
-        asked = np.flatnonzero(large & ~reuse)
+        reuse = reuse | (~large & (rows_at(memory.refcount, as_slice(folios)) == 1))
+        asked = places_of(large & ~reuse)
         if len(asked):
             some = as_slice(asked, rising=True)
             reuse[some] = _reused(draft, places[some], folios[some])
-        draft.frees = _frees(draft, places, folios, large & ~reuse)
+        copied = large & ~reuse
+        if bool(copied.any()):
+            draft.frees = _frees(draft, places, folios, copied)
     _mark_reuses_and_copies(draft, places, reuse)
 
 
 def _reused(draft: Draft, places: Pages, folios: Numbers) -> Mask:
     """Which of these unmarked pages of large folios are reused, after the copies that the rule wants to see first."""
     rule, pages = draft.policy.rules.large_reuse, len(places)
-    starts = np.concatenate((np.zeros(1, np.intp), np.flatnonzero(folios[1:] != folios[:-1]) + 1))
-    owners, sizes = folios[starts], np.diff(starts, append=pages)
-    most = np.minimum(np.left_shift(1, draft.memory.order[owners], dtype=np.intp), pages)
-    wanted = _decided(draft, owners, lambda folio: copies_before_reuse(rule, folio, min(1 << folio.order, pages)), 1)
+    starts = np.concatenate((np.zeros(1, np.intp), places_of(folios[1:] != folios[:-1]) + 1))
+    owners = folios[starts]
+    most = min(pages, PTRS_PER_PMD)
+    wanted = _decided(draft, owners, lambda folio: copies_before_reuse(rule, folio, most), (1, most))
+    if int(wanted.min()) >= pages or not bool(wanted.any()):
+        return np.full(pages, not wanted[0])
+    sizes = np.diff(starts, append=pages)
     reuse: Mask = np.repeat(wanted == 0, sizes)
-    between = (wanted > 0) & (wanted < most)
+    between = (wanted > 0) & (wanted < pages)
     if bool(between.any()):
-        some = np.flatnonzero(np.repeat(between, sizes))
+        some = places_of(np.repeat(between, sizes))
         some = some[np.lexsort((draft.window.first_write[places[some]], folios[some]))]
-        starts = np.flatnonzero(np.diff(folios[some], prepend=-1))
+        starts = places_of(np.diff(folios[some], prepend=-1))
         rank = np.arange(len(some)) - np.repeat(starts, np.diff(starts, append=len(some)))
         reuse[some] = rank >= np.repeat(wanted, sizes)[some]
     return reuse
 
 
-def _decided(draft: Draft, folios: Numbers, decide: Callable[[Folio], int], run: int) -> npt.NDArray[np.intp]:
+def _decided(draft: Draft, folios: Numbers, decide: Callable[[Folio], int], near: tuple[int, int]) -> Pages:
     """What is decided for each of these folios, asked once for all that a rule cannot tell apart.
 
-    `run` is how many pages a reuse would reach. There are fewer than 2**27 mappings of one folio. Whose these are is
-    counted only if the rule looks: then it is asked again, once for each count.
+    `near` is how many pages a reuse would reach, and what else `decide` hangs on. There are fewer than 2**27 mappings
+    of one folio. Whose these are is counted only if the rule looks: then it is asked again, once for each count.
     """
     memory, at = draft.memory, as_slice(folios)
-    facts = rows_at(memory.large_mapcount, at).astype(np.int64) << 5 | rows_at(memory.order, at) << 1
-    facts |= rows_at(memory.refcount, at).astype(np.int64) << 32 | rows_at(memory.maybe_mapped_shared, at)
+    facts = np.left_shift(rows_at(memory.refcount, at), 32, dtype=np.int64)
+    facts |= np.left_shift(rows_at(memory.large_mapcount, at), 5, dtype=np.int64)
+    facts |= rows_at(memory.order, at) << 1 | rows_at(memory.maybe_mapped_shared, at)
     alike = bool((facts == facts[0]).all())
     rows = facts[:1] if alike else np.unique(facts)
     looks: list[None] = []
@@ -455,13 +459,22 @@ def _decided(draft: Draft, folios: Numbers, decide: Callable[[Folio], int], run:
         looks.append(None)
         return 1
 
-    decided = [decide(_facts(row, run, look)) for row in rows.tolist()]
-    if not looks:
-        return np.array(decided, np.intp)[np.zeros(len(facts), np.intp) if alike else np.searchsorted(rows, facts)]
+    told, said = draft.policy.told, []
+    for row in rows.tolist():
+        key = (row, *near)
+        if key not in told:
+            answer = decide(_facts(row, near[0], look))
+            if looks:
+                break
+            told[key] = answer
+        said.append(told[key])
+    else:
+        decided = np.array(said, np.intp)
+        return decided.repeat(len(facts)) if alike else decided[rows.searchsorted(facts)]
     both = np.stack((facts, draft.window.mm.mappings_of(folios)))
     pairs, of = np.unique(both, axis=1, return_inverse=True)
-    decided = [decide(_facts(row, run, partial(int, mine))) for row, mine in pairs.T.tolist()]
-    return np.array(decided, np.intp)[of.reshape(-1)]
+    said = [decide(_facts(row, near[0], partial(int, mine))) for row, mine in pairs.T.tolist()]
+    return np.array(said, np.intp)[of.reshape(-1)]
 
 
 def _facts(row: int, run: int, mine: Callable[[], int]) -> Folio:
@@ -487,7 +500,7 @@ def _frees(draft: Draft, places: Pages, folios: Numbers, copied: Mask) -> list[t
     memory = draft.memory
     at = as_slice(folios)
     copied &= rows_at(memory.refcount, at) <= np.int32(1) << rows_at(memory.order, at)
-    may_go = np.flatnonzero(copied)
+    may_go = places_of(copied)
     if not len(may_go):
         return []
     owner, copies_of = np.unique(folios[may_go], return_inverse=True)
@@ -507,7 +520,7 @@ def plan_wp_whole_folios(draft: Draft, folios: Numbers) -> None:
     reuses_all = rules.reuse_extent is not one_page
     max_order = rules.copy_extent.max_order if isinstance(rules.copy_extent, SourceOrder) else 0
     planned = [folios[:0]]
-    for order in np.flatnonzero(np.bincount(memory.order[folios])).tolist():
+    for order in places_of(np.bincount(memory.order[folios])).tolist():
         if order > window.tile:
             continue
         size = 1 << order
@@ -516,9 +529,8 @@ def plan_wp_whole_folios(draft: Draft, folios: Numbers) -> None:
             continue
         times = window.earliest_write(order)[block]
         # Twice the answer, and whether the rule looked for the range.
-        said = _decided(
-            draft, owner, lambda folio: 2 * answers(rules.large_reuse, folio) + folio.looked, size if reuses_all else 1
-        )
+        near = (size if reuses_all else 1, 0)
+        said = _decided(draft, owner, lambda folio: 2 * answers(rules.large_reuse, folio) + folio.looked, near)
         sole = exclusive | (said > 1)
         # As for a reuse, the scan that finds another owner has read the folio's entries too.
         looked = np.where(sole | (said & 1 > 0), size if reuses_all else 0, 0)
@@ -550,7 +562,7 @@ def _whole_folios(draft: Draft, order: int) -> tuple[Pages, Numbers, Mask]:
     rows = blocks_of(window.mm.pfn[window.pages], order)
     good = all_of(draft.read_only(), order) & window.inside(order, window.vmas) & (rows[:, 0] & (size - 1) == 0)
     good &= window.earliest_write(order) < window.never
-    block = np.flatnonzero(good)
+    block = places_of(good)
     heads = rows[block, 0]
     owner = memory.folio_of[heads]
     marked = blocks_of(memory.anon_exclusive, order)[heads >> order]

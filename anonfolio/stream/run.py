@@ -26,7 +26,7 @@ import numpy as np
 
 from ..kernel.faults import ZERO_BITS
 from ..kernel.frames import Memory
-from ..kernel.index import Numbers
+from ..kernel.index import Numbers, blocks_of, places_of
 from ..kernel.mm import Mm
 from ..kernel.pagetable import PMD_HUGE, PMD_NONE, PMD_TABLE, PTE_WRITE, PTE_YOUNG
 from ..kernel.record import FIRST_TOUCH, ZERO_READ
@@ -102,7 +102,7 @@ def touch_stream(
             fresh = touch_by_reads(system, mm, stream.part(done, done + longest))
         done += fresh
         if not fresh:
-            stretch = stream.part(done, done + length)
+            stretch = stream.part(done, min(done + length, total))
             end = run(system, mm, step, stretch, stepped)
             done += end
             length = min(2 * length, longest)
@@ -158,25 +158,28 @@ def touch_by_reads(system: System, mm: Mm, stream: Stream) -> int:
     """
     pages = stream.vpns
     low, last = stream.span()
-    high = last + 1
     tables = mm.pmd[low >> 9 : (last >> 9) + 1]
-    if high - low > max(PTRS_PER_PMD, 4 * len(pages)) or (system.may_map_huge and not bool(tables.all())):
+    if last - low >= max(PTRS_PER_PMD, 4 * len(pages)) or (system.may_map_huge and not bool(tables.all())):
         return 0
-    read = np.zeros(high - low, np.bool_)
-    read[slice(None, None, abs(pages.step)) if isinstance(pages, range) else pages - low] = True
-    entries = mm.pte[low:high]
-    bits = read * np.uint8(PTE_YOUNG)
-    read &= entries == 0
-    found = int(np.count_nonzero(read))
+    entries = mm.pte[low : last + 1]
+    if isinstance(pages, range):
+        entries[:: abs(pages.step)] |= PTE_YOUNG
+    else:
+        bits = np.zeros(len(entries), np.uint8)
+        bits[pages - low] = PTE_YOUNG
+        entries |= bits
+    # Whatever is mapped has other bits too.
+    none = entries == PTE_YOUNG
+    found = int(np.count_nonzero(none))
     if found:
-        np.copyto(entries, np.uint8(ZERO_BITS), where=read)
-        np.copyto(mm.own_pfns()[low:high], np.int32(ZERO_PFN), where=read)
-        make_page_tables(mm, low, high)
+        np.copyto(entries, np.uint8(ZERO_BITS), where=none)
+        np.copyto(mm.own_pfns()[low : last + 1], np.int32(ZERO_PFN), where=none)
+        make_page_tables(mm, low, last + 1)
         system.counters.add_many(ZERO_READ, 0, found)
-    entries |= bits
-    for start in ((np.flatnonzero(tables == PMD_HUGE) + (low >> 9)) << 9).tolist():
-        if bits[max(start - low, 0) : start + PTRS_PER_PMD - low].any():
-            mm.pte[start : start + PTRS_PER_PMD] |= PTE_YOUNG
+    for pmd in places_of(tables == PMD_HUGE).tolist():
+        # There is one entry for all 512: if one of them is accessed now, all are.
+        block = blocks_of(mm.pte, PMD_ORDER)[(low >> 9) + pmd]
+        block |= block.max() & PTE_YOUNG
     return len(pages)
 
 
@@ -212,7 +215,7 @@ def _allocate(window: Window, plan: Plan, step: Step, stepped: dict[str, int]) -
     end, freed = window.never, False
     stopped: Exception | None = None
     for time, rank, what in _events(window, plan, times):
-        if not handed.upto(int(np.searchsorted(times, time, "right" if rank == FREE else "left"))):
+        if not handed.upto(int(times.searchsorted(time, "right" if rank == FREE else "left"))):
             break
         if rank == PREPARE:
             window.mm.anon_vma_prepare(window.vmas[what])
@@ -252,9 +255,10 @@ class _Handed:
 
     def upto(self, count: int) -> bool:
         """Hand out for the faults up to that one; false, and the plan cut, when an order is not to be had."""
+        if count <= self.count:
+            return not self.short
         orders = self.orders[self.count : count]
-        cuts = (np.flatnonzero(orders[1:] != orders[:-1]) + 1 + self.count).tolist()
-        for stop in [*cuts, count] if len(orders) else []:
+        for stop in [*(places_of(orders[1:] != orders[:-1]) + 1 + self.count).tolist(), count]:
             heads = self.memory.buddy.alloc_many(int(self.orders[self.count]), stop - self.count)
             self._heads.append(heads)
             self._folios.append(self.memory.take_folios(len(heads)))
@@ -276,7 +280,9 @@ class _Handed:
 
 
 def _joined(parts: list[Numbers]) -> Numbers:
-    return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, np.int32), *parts])
+    if len(parts) < 2:
+        return parts[0] if parts else np.zeros(0, np.int32)
+    return np.concatenate(parts)
 
 
 def _events(window: Window, plan: Plan, times: Pages) -> list[tuple[int, int, int]]:
@@ -289,7 +295,7 @@ def _events(window: Window, plan: Plan, times: Pages) -> list[tuple[int, int, in
     events += [(time, HUGE, write) for time, write in plan.huge_steps]
     if plan.stepping is not None:
         reasons = plan.stepping[window.at]
-        stepped = np.flatnonzero(reasons)
+        stepped = places_of(reasons)
         events += zip(stepped.tolist(), [STEP] * len(stepped), (reasons[stepped] - 1).tolist(), strict=True)
     events += [(time, FREE, folio) for time, folio in plan.frees]
     return sorted(events)

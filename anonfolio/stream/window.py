@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from ..kernel import record
 from ..kernel.faults import READ, WRITE
 from ..kernel.frames import Memory
-from ..kernel.index import as_slice
+from ..kernel.index import as_slice, places_of
 from ..kernel.mm import Mm
 from ..kernel.policy import Policy
 from ..kernel.rules import SourceOrder
@@ -53,6 +54,8 @@ class Stream:
 
     def part(self, first: int, stop: int) -> Stream:
         """The accesses from `first` on, before `stop`."""
+        if first == 0 and stop >= len(self):
+            return self
         part = slice(first, stop)
         return Stream(
             self.vpns[part],
@@ -73,8 +76,7 @@ class Stream:
         return int(self.vpns.min()), int(self.vpns.max())
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(NamedTuple):
     """What a plan sees: a stretch of a stream, and whole aligned blocks of the largest order a fault can act on.
 
     Pages are numbered by their place in the window. Times are positions in the stretch; its length stands for never.
@@ -90,11 +92,13 @@ class Window:
     at : ndarray of shape (accesses,), intp
         Place of each access.
     vmas : list of Vma
-        What is mapped there.
+        What is mapped there, and in the rest of its first and last 2 MiB.
     first_write, first_read : ndarray of shape (places,), int32
         When each page is first written and first read.
     writes, reads : bool
         Whether any access is one.
+    earliest_writes : list of ndarray
+        What `earliest_write` found so far, by order.
     """
 
     system: System
@@ -109,27 +113,25 @@ class Window:
     first_read: Times
     writes: bool
     reads: bool
-    _earliest_writes: list[Times] = field(default_factory=list)
+    earliest_writes: list[Times]
 
     @classmethod
     def of(cls, system: System, mm: Mm, stream: Stream) -> Window:
         """The window of a stretch that is not empty."""
         low, last = stream.span()
-        near = mm.vmas_in(low & -PTRS_PER_PMD, (last | (PTRS_PER_PMD - 1)) + 1)
-        orders = {order for vma in near for order in system.orders_of(mm, vma)} - {PMD_ORDER}
+        vmas = mm.vmas_in(low & -PTRS_PER_PMD, (last | (PTRS_PER_PMD - 1)) + 1)
+        orders = {order for vma in vmas for order in system.orders_of(mm, vma)} - {PMD_ORDER}
         copies = system.policy.rules.copy_extent
         tile = max(0, *orders, copies.max_order if isinstance(copies, SourceOrder) else 0)
         if isinstance(stream.vpns, range) and stream.vpns.step != 1:
-            stream = replace(stream, vpns=np.arange(stream.vpns.start, stream.vpns.stop, stream.vpns.step))
-        pages, at = _pages_around(stream, tile)
+            vpns = np.arange(stream.vpns.start, stream.vpns.stop, stream.vpns.step)
+            stream = Stream(vpns, stream.write, stream.value)
+        pages, at = _pages_around(stream, tile, low, last)
         places = pages.stop - pages.start if isinstance(pages, slice) else len(pages)
-        low, high = (pages.start, pages.stop) if isinstance(pages, slice) else (int(pages[0]), int(pages[-1]) + 1)
         write = stream.write
         writes, reads = (bool(write.any()), not write.all()) if isinstance(write, np.ndarray) else (write, not write)
-        never = np.broadcast_to(np.int32(len(stream)), places)
-        first_write = _first_accesses(stream, at, places, True) if writes else never
-        first_read = _first_accesses(stream, at, places, False) if reads else never
-        vmas = mm.vmas_in(low, high)
+        first_write = _first_accesses(stream, at, places, True) if writes else _never(at, places)
+        first_read = _first_accesses(stream, at, places, False) if reads else _never(at, places)
         return cls(
             system, mm, stream, sorted(orders, reverse=True), tile, pages, at, vmas, first_write, first_read,
             writes, reads, [first_write],
@@ -178,10 +180,10 @@ class Window:
 
     def earliest_write(self, order: int) -> Times:
         """Per aligned block of 2**order places: the earliest of their first writes."""
-        while len(self._earliest_writes) <= order:
-            times = self._earliest_writes[-1]
-            self._earliest_writes.append(np.minimum(times[0::2], times[1::2]))
-        return self._earliest_writes[order]
+        while len(self.earliest_writes) <= order:
+            times = self.earliest_writes[-1]
+            self.earliest_writes.append(np.minimum(times[0::2], times[1::2]))
+        return self.earliest_writes[order]
 
     def inside(self, order: int, vmas: Sequence[Vma]) -> Mask:
         """Which aligned blocks of 2**order places lie inside one of these mappings, which are in order."""
@@ -201,17 +203,21 @@ class Window:
         return self.inside(order, [vma for vma in self.vmas if order in self.system.orders_of(self.mm, vma)])
 
 
-def _pages_around(stream: Stream, tile: int) -> tuple[slice | Pages, Pages]:
-    """The pages of a window, and the place in it of each access."""
+def _pages_around(stream: Stream, tile: int, low: int, last: int) -> tuple[slice | Pages, Pages]:
+    """The pages of a window, and the place in it of each access, which lie from `low` to `last`."""
     size = 1 << tile
-    low, high = stream.span()
-    first, end = low & -size, (high | (size - 1)) + 1
+    first, end = low & -size, (last | (size - 1)) + 1
     if isinstance(stream.vpns, range):
-        return slice(first, end), np.arange(low - first, high + 1 - first)
+        return slice(first, end), np.arange(low - first, last + 1 - first)
     if end - first <= max(4 * len(stream), PTRS_PER_PMD):
         return slice(first, end), stream.vpns - first
     tiles, tile_of = np.unique(stream.vpns >> tile, return_inverse=True)
     return ((tiles << tile)[:, None] + np.arange(size)).reshape(-1), (tile_of << tile) + (stream.vpns & (size - 1))
+
+
+def _never(at: Pages, places: int) -> Times:
+    """No access to any place: one number stands for all (as `np.broadcast_to`, which takes ten times as long)."""
+    return np.ndarray(places, np.int32, np.array([len(at)], np.int32), strides=(0,))
 
 
 def _first_accesses(stream: Stream, at: Pages, places: int, wanted: bool) -> Times:
@@ -219,7 +225,7 @@ def _first_accesses(stream: Stream, at: Pages, places: int, wanted: bool) -> Tim
     count = len(at)
     first = np.full(places, count, np.int32)
     if isinstance(stream.write, np.ndarray):
-        times = np.flatnonzero(stream.write == wanted)
+        times = places_of(stream.write == wanted)
         first[at[times][::-1]] = times[::-1]
     elif isinstance(stream.vpns, range):
         first[at[0] : at[0] + count] = np.arange(count, dtype=np.int32)
