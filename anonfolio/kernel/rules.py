@@ -197,16 +197,12 @@ def silently(what: str, outcome: bool, saw: str = "", *, asks: str = "", yes: st
     return bool(outcome)
 
 
-NEVER = 1 << 30
-"""More copies than any folio has pages."""
-
-
 def copies_before_reuse(rule: Reuse, folio: Folio, pages: int) -> int:
-    """A copy takes one mapping and one reference: after how many of them, of `pages`, the rule says reuse, or NEVER."""
-    for copied in range(min(pages, folio.mappings)):
+    """A copy takes one mapping and one reference: after how many of them the rule says reuse; `pages` for never."""
+    for copied in range(min(pages, 1 << folio.order, folio.mappings)):
         if answers(rule, folio.after(copied)):
             return copied
-    return NEVER
+    return pages
 
 
 # --- which orders a mapping may use ---------------------------------------------------------------------------------

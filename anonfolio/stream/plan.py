@@ -427,11 +427,11 @@ def _reused(draft: Draft, places: Pages, folios: Numbers) -> Mask:
     owners = folios[starts]
     most = min(pages, PTRS_PER_PMD)
     wanted = _decided(draft, owners, lambda folio: copies_before_reuse(rule, folio, most), (1, most))
-    if int(wanted.min()) >= pages or not bool(wanted.any()):
+    if int(wanted.min()) == most or not bool(wanted.any()):
         return np.full(pages, not wanted[0])
     sizes = np.diff(starts, append=pages)
     reuse: Mask = np.repeat(wanted == 0, sizes)
-    between = (wanted > 0) & (wanted < pages)
+    between = (wanted > 0) & (wanted < most)
     if bool(between.any()):
         some = places_of(np.repeat(between, sizes))
         some = some[np.lexsort((draft.window.first_write[places[some]], folios[some]))]
