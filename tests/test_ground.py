@@ -221,7 +221,8 @@ def test_make_alone_lists_every_target() -> None:
 PLACES = "|".join(re.escape(str(place)) for place in (ROOT, Path(sys.base_prefix)) if len(place.parts) > 2)
 HOMES = r"(?<![\w.~])/(?:home|root|Users|work)/\w"
 HOSTS = r"\bpy" + r"pi\.org|python" + r"hosted\."
-MARKS = [str(ROOT), sys.base_prefix, *["/home/", "/root/", "/Users/", "/work/"], "py" + "pi.org", "python" + "hosted."]
+FOLDERS = [f"/{name}/" for name in ("home", "root", "Users", "work")]
+MARKS = [str(ROOT), sys.base_prefix, *FOLDERS, "py" + "pi.org", "python" + "hosted."]
 MACHINE = re.compile("|".join(filter(None, (PLACES, HOMES, HOSTS))))
 
 
