@@ -70,12 +70,6 @@ exclusive_is_writable = Invariant(
     _exclusive_but_read_only,
 )
 
-_GONE = {
-    "a": "no fault: the child is gone, and mprotect made the entries writable again",
-    "b": "copy: the page is maybe shared",
-    "c": "reuse of page 3 alone",
-    "d": "reuse of all 16 pages",
-}
 _LETTERS = {(NO_FAULT, 0): "a", (COW_COPY, 1): "b", (REUSE, 1): "c", (REUSE, 16): "d"}
 
 

@@ -80,12 +80,6 @@ def _path(timeline: Timeline, step: int = -1) -> str:
     return faults[-1].path if faults else NO_FAULT
 
 
-LAST_OPTIONS = {
-    "a": "no fault: the child is gone, so the page is writable again",
-    "b": "copy: the page was shared, so it is copied",
-    "c": "reuse: a fault, but no copy",
-    "d": "first touch: the kernel hands out a fresh page",
-}
 _LETTERS = {NO_FAULT: "a", COW_COPY: "b", REUSE: "c", FIRST_TOUCH: "d"}
 
 last = Choice(

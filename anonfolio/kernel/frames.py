@@ -237,11 +237,6 @@ class Memory:
             return bool(self.pincount[folio] > 0)
         return bool(self.refcount[folio] >= GUP_PIN_COUNTING_BIAS)
 
-    def total_mapcount(self, pfn: int) -> int:
-        """Mappings of one frame, PMD mappings included (`folio_precise_page_mapcount`)."""
-        folio = self.folio_of[pfn]
-        return int(self.mapcount[pfn]) + (int(self.entire_mapcount[folio]) if folio >= 0 else 0)
-
     def make_room_for_mms(self, mms: int) -> None:
         """Each process maps a frame at most once: the counts are as wide as there are processes."""
         if mms > np.iinfo(self.mapcount.dtype).max:
