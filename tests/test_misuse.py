@@ -21,6 +21,7 @@ def expect_refusal(
     message = str(raised.value)
     assert message
     assert "\n" not in message
+    assert len(message) < 1000
     for word in words:
         assert word in message, f"{word!r} is not in {message!r}"
 
@@ -41,6 +42,14 @@ def expect_refusal(
         (lambda: af.Machine(frames=1), ("frames=1",)),
         (lambda: af.Machine(frames=0), ("frames=0",)),
         (lambda: af.Machine(frames=2.5), ("2.5",)),  # type: ignore[arg-type]
+        (lambda: af.Machine(frames=1 << 70), ("frames", "71 bits", "at most 63")),
+        (lambda: af.Machine(frames=10**5000), ("frames", "at most 63")),
+        (lambda: af.Machine(orders=4), ("orders=4", "(2, 4)")),  # type: ignore[arg-type]
+        (lambda: af.Machine(knobs=4), ("knobs=4", "dict")),  # type: ignore[arg-type]
+        (lambda: af.Machine(use_zero_page="no"), ("use_zero_page='no'", "True nor False")),  # type: ignore[arg-type]
+        (lambda: af.Machine(use_zero_page=1), ("use_zero_page=1",)),  # type: ignore[arg-type]
+        (lambda: af.Machine(None), ("policy=None",)),  # type: ignore[arg-type]
+        (lambda: af.Machine().process("0"), ("process='0'",)),  # type: ignore[arg-type]
         (lambda: af.Machine().process(0), ("no process 0", "there are 0")),
         (lambda: machine_with_folio()[0].process(1), ("no process 1", "there are 1")),
         (lambda: machine_with_folio()[0].process(-1), ("no process -1",)),
@@ -63,6 +72,13 @@ def prepared() -> tuple[af.Machine, af.Process]:
     return machine, process
 
 
+class Raising:
+    """Says that it is a whole number, and is none."""
+
+    def __index__(self) -> int:
+        raise RuntimeError("not today")
+
+
 VALUE_ERRORS: dict[str, tuple[Callable[[af.Process], object], tuple[str, ...]]] = {
     "mmap no pages": (lambda p: p.mmap(0), ("pages=0", "at least one")),
     "mmap fewer": (lambda p: p.mmap(-4), ("pages=-4",)),
@@ -80,6 +96,16 @@ VALUE_ERRORS: dict[str, tuple[Callable[[af.Process], object], tuple[str, ...]]] 
     "mremap to": (lambda p: p.mremap(0, 2, -1), ("-1..0",)),
     "mremap beyond": (lambda p: p.mremap(0, 2, MAX_VPN - 1), (f"{MAX_VPN - 1}..{MAX_VPN}",)),
     "mprotect prot": (lambda p: p.mprotect(0, 1, 2), ("prot=2", "1 (read)", "3 (read and write)")),
+    "mprotect list": (lambda p: p.mprotect(0, 1, [1]), ("prot=[1]", "1 (read)")),
+    "mprotect True": (lambda p: p.mprotect(0, 1, True), ("prot=True",)),
+    "write 71 bits": (lambda p: p.write(1 << 70), ("page", "71 bits", "at most 63")),
+    "write 5,000 digits": (lambda p: p.write(10**5000), ("at most 63",)),
+    "munmap 71 bits": (lambda p: p.munmap(0, 1 << 70), ("pages", "71 bits")),
+    "touch 71 bits": (lambda p: p.touch(range(1 << 70)), ("vpns.stop", "71 bits")),
+    "touch slice of 71 bits": (lambda p: p.touch(slice(0, 1 << 70)), ("vpns.stop", "71 bits")),
+    "touch slice of words": (lambda p: p.touch(slice("a", "b")), ("vpns.start='a'",)),
+    "pin id list": (lambda p: p.pin(0, 1, id=[]), ("id=[]",)),
+    "an index that raises": (lambda p: p.write(Raising()), ("page is a Raising", "whole number")),
     "mprotect none": (lambda p: p.mprotect(0, 1, 0), ("prot=0",)),
     "mprotect pages": (lambda p: p.mprotect(0, 0, 1), ("pages=0",)),
     "madvise advice": (lambda p: p.madvise(0, 1, "free"), ("'free'", "dontneed", "wipeonfork")),
@@ -200,6 +226,8 @@ def test_what_the_kernel_refuses_is_a_false_outcome_with_its_errno() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"x" * 5000: 1}, ("no field 'xxx",)),
+        ({"copy_extent": "x" * 5000}, ("copy_extent='xxx", "source_order")),
         ({"larg_reuse": "never"}, ("'larg_reuse'", "large_reuse")),
         ({"large_reuse": "sometimes"}, ("large_reuse='sometimes'", "refcount_one", "never", "mm_id", "scan")),
         ({"reuse_extent": "folio"}, ("reuse_extent='folio'", "page", "range")),
@@ -291,6 +319,7 @@ def test_processes_that_exited_or_are_yet_to_come_do_nothing() -> None:
         ({"pages": 4, "skew": -1}, ("skew=-1",)),
         ({"pages": 4, "orders": (1,)}, ("order 1", "2 to 9")),
         ({"pages": 4, "orders": (4.0,)}, ("4.0",)),
+        ({"pages": 4, "orders": 5}, ("orders=5 is no tuple",)),
     ],
 )
 def test_a_scenario_that_cannot_be(fields: dict[str, Any], words: tuple[str, ...]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import signal
 import socket
@@ -159,6 +160,40 @@ def _one_by_one(trace: Trace) -> list[tuple[int, Call]]:
 def test_source_is_the_one_that_was_compiled(compile_trace: Trace, tmp_path: Path) -> None:
     subprocess.run([sys.executable, GENERATOR, tmp_path / "program.c"], check=True)
     assert hashlib.sha256((tmp_path / "program.c").read_bytes()).hexdigest() in compile_trace.about["source"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the recorder needs Linux")
+@pytest.mark.parametrize(
+    ("compiler", "says"),
+    [
+        ("echo 'cc1: no space left' >&2; exit 4", "ended with 4 and said: cc1: no space left"),
+        ("exit 0", "ended with 0 and said: nothing"),
+    ],
+)
+def test_what_the_compiler_says_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiler: str, says: str
+) -> None:
+    from anonfolio.witness.here import LiveError
+    from anonfolio.witness.live.trace import COMPILE, write_program
+
+    program = tmp_path / COMPILE[0]
+    program.write_text(f"#!/bin/sh\n{compiler}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(LiveError, match=says):
+        write_program(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the recorder needs Linux")
+def test_a_32_bit_program_is_refused(tmp_path: Path) -> None:
+    from anonfolio.witness.here import LiveError
+    from anonfolio.witness.live.trace import check_64_bit
+
+    check_64_bit(Path("/proc/self/exe"))
+    program = tmp_path / "old"
+    program.write_bytes(b"\x7fELF\x01\x01\x01" + bytes(45))
+    with pytest.raises(LiveError, match=r"old is no 64-bit program"):
+        check_64_bit(program)
 
 
 def test_data_is_compact() -> None:

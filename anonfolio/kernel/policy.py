@@ -165,20 +165,20 @@ class Policy:
                         return
                 _check_rule(field, value)
             elif type(value) is not str or value not in named:
-                raise ValueError(f"={value!r} is no function and none of {', '.join(named)}")
+                raise ValueError(f"={value!r:.100} is no function and none of {', '.join(named)}")
         elif field in _CHOICES and value not in _CHOICES[field]:
-            raise ValueError(f"={value!r} is none of {', '.join(_CHOICES[field])}")
+            raise ValueError(f"={value!r:.100} is none of {', '.join(_CHOICES[field])}")
         elif field == "cont_pte_order" and (type(value) is not int or value not in (0, 4)):
-            raise ValueError(f"={value!r} is neither 0 nor 4")
+            raise ValueError(f"={value!r:.100} is neither 0 nor 4")
         elif kind == "bool" and type(value) is not bool:
-            raise ValueError(f"={value!r} is neither True nor False")
+            raise ValueError(f"={value!r:.100} is neither True nor False")
         elif kind == "str" and type(value) is not str:
-            raise ValueError(f"={value!r} is no text")
+            raise ValueError(f"={value!r:.100} is no text")
         elif kind == "int" and (type(value) is not int or value not in (0, *ANON_ORDERS)):
-            raise ValueError(f"={value!r} is no order: 0, or 2 to 9")
+            raise ValueError(f"={value!r:.100} is no order: 0, or 2 to 9")
         elif kind.startswith("tuple"):
             if type(value) is not tuple:
-                raise ValueError(f"={value!r} is no tuple of orders, such as (2, 4)")
+                raise ValueError(f"={value!r:.100} is no tuple of orders, such as (2, 4)")
             check_orders(value, "")
 
     @property
@@ -238,7 +238,7 @@ class Policy:
         known = {field.name for field in fields(self)}
         for field in changes:
             if field not in known:
-                raise ValueError(f"a policy has no field {field!r}; it has {', '.join(sorted(known))}")
+                raise ValueError(f"a policy has no field {field!r:.60}; it has {', '.join(sorted(known))}")
         return replace(self, **changes)
 
 
@@ -322,8 +322,8 @@ def policy_named(name: str) -> Policy:
     """The policy of that name, or that of a release such as ``"6.14"`` (`Policy.at`); ValueError lists the names."""
     if name[:1].isdigit():
         return Policy.at(name)
-    if name not in POLICIES:
-        raise ValueError(f"there is no policy {name!r}; there are {', '.join(POLICIES)}, or a release such as 6.14")
+    if not isinstance(name, str) or name not in POLICIES:
+        raise ValueError(f"there is no policy {name!r:.60}; there are {', '.join(POLICIES)}, or a release such as 6.14")
     return POLICIES[name]
 
 

@@ -99,6 +99,10 @@ class Machine(System):
         frames: int = 1 << 20,
     ) -> None:
         self.policy = policy_named(policy) if isinstance(policy, str) else policy
+        if not isinstance(self.policy, Policy):
+            raise ValueError(f"policy={policy!r:.60} is neither a Policy nor the name of one")
+        if type(use_zero_page) is not bool:
+            raise ValueError(f"use_zero_page={use_zero_page!r:.60} is neither True nor False")
         enabled = _knobs(orders, thp) if knobs is None else _checked_knobs(knobs, thp)
         self.orders = tuple(sorted(order for order, said in enabled.items() if said != "never"))
         self.knobs = {order: said for order, said in enabled.items() if order in self.policy.knob_orders}
@@ -120,8 +124,8 @@ class Machine(System):
 
     def process(self, number: int) -> Process:
         """The process of that number; ValueError when there is none."""
-        if not 0 <= number < len(self.processes):
-            raise ValueError(f"there is no process {number}; there are {len(self.processes)}, numbered from 0")
+        if not 0 <= _whole("process", number) < len(self.processes):
+            raise ValueError(f"there is no process {number!s:.60}; there are {len(self.processes)}, numbered from 0")
         return self.processes[number]
 
     def live(self) -> list[Process]:
@@ -235,7 +239,7 @@ class Process:
         """Allow reading only (``prot=1``) or reading and writing (``prot=3``)."""
         self._begin()
         vpn, pages = self._checked_range(vpn, pages)
-        if prot not in PROTECTIONS:
+        if type(prot) is not int or prot not in PROTECTIONS:
             raise ValueError(f"prot={prot!r} is neither 1 (read) nor 3 (read and write)")
         return _outcome(mmap.do_mprotect, self.mm, vpn, vpn + pages, PROTECTIONS[prot])
 
@@ -545,7 +549,7 @@ class Process:
         raise AssertionError("a fork that was to fail did not")
 
     def _check_free(self, kind: str, id: int) -> None:
-        if (kind, id) in self._held:
+        if (kind, _whole("id", id)) in self._held:
             raise ValueError(f"process {self.number} holds {kind} {id} already; choose another id or let go first")
 
     def _hold(self, kind: str, id: int, held: Pin) -> None:
@@ -573,6 +577,8 @@ class Process:
 
 
 def _knobs(orders: Iterable[int], thp: str) -> dict[int, str]:
+    if not isinstance(orders, Iterable):
+        raise ValueError(f"orders={orders!r:.60} is not a tuple of orders, such as (2, 4)")
     enabled = tuple(orders)
     check_orders(enabled, "orders")
     if thp not in ("always", "madvise"):
@@ -582,6 +588,8 @@ def _knobs(orders: Iterable[int], thp: str) -> dict[int, str]:
 
 
 def _checked_knobs(knobs: Mapping[int, str], thp: str) -> dict[int, str]:
+    if not isinstance(knobs, Mapping):
+        raise ValueError(f"knobs={knobs!r:.60} is no dict of orders, such as {{4: 'always'}}")
     check_orders(tuple(knobs), "knobs")
     for order, said in knobs.items():
         if said not in KNOBS:
@@ -592,10 +600,16 @@ def _checked_knobs(knobs: Mapping[int, str], thp: str) -> dict[int, str]:
 
 
 def _whole(name: str, value: int) -> int:
+    """The value as an int of 63 bits; an index of anybody's own may raise whatever it likes."""
     try:
-        return operator.index(value)
+        number = operator.index(value)
     except TypeError:
-        raise ValueError(f"{name}={value!r} is not a whole number") from None
+        raise ValueError(f"{name}={value!r:.60} is not a whole number") from None
+    except Exception as error:
+        raise ValueError(f"{name} is a {type(value).__name__} that is not a whole number") from error
+    if number.bit_length() > 63:
+        raise ValueError(f"{name} is a number of {number.bit_length()} bits; at most 63")
+    return number
 
 
 def _byte(value: int) -> int:
@@ -608,8 +622,11 @@ def _pages(vpns: npt.ArrayLike | range | slice) -> Pages | range:
     if isinstance(vpns, slice):
         if vpns.start is None or vpns.stop is None:
             raise ValueError(f"{vpns} is open: a stream needs a first page and an end")
-        vpns = range(vpns.start, vpns.stop, 1 if vpns.step is None else vpns.step)
+        step = 1 if vpns.step is None else _whole("vpns.step", vpns.step)
+        vpns = range(_whole("vpns.start", vpns.start), _whole("vpns.stop", vpns.stop), step)
     if isinstance(vpns, range):
+        for name in ("start", "stop", "step"):
+            _whole(f"vpns.{name}", getattr(vpns, name))
         return vpns
     pages = np.asarray(vpns)
     if pages.ndim != 1 or (pages.size and pages.dtype.kind not in "iu"):

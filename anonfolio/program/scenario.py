@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -131,6 +131,9 @@ class Scenario:
     about: str = ""
 
     def __post_init__(self) -> None:
+        for field in ("steps", "orders"):
+            if not isinstance(getattr(self, field), Iterable):
+                raise ScenarioError(f"{field}={getattr(self, field)!r:.60} is no tuple")
         object.__setattr__(self, "steps", tuple(tuple(step) for step in self.steps))
         object.__setattr__(self, "orders", tuple(self.orders))
         _check_scenario(self)

@@ -332,7 +332,18 @@ def _resume(pid: int, number: int) -> None:
         _ptrace(PTRACE_CONT, pid, number)
 
 
+ELF_64 = b"\x7fELF\x02"
+
+
+def check_64_bit(program: Path) -> None:
+    """Raise LiveError for a 32-bit program: its system calls have other numbers, and would be taken for others."""
+    with program.open("rb") as file:
+        if file.read(len(ELF_64)) != ELF_64:
+            raise LiveError(f"{program.resolve()} is no 64-bit program; a trace knows the system calls of x86-64 alone")
+
+
 def _image(pid: int) -> Image:
+    check_64_bit(PROC / f"{pid}/exe")
     anonymous, stack, _ = _anonymous(pid)
     with open(PROC / f"{pid}/pagemap", "rb", buffering=0) as pagemap:
         present = [span for start, end in anonymous for span in _present(pagemap.fileno(), start, end)]
@@ -780,9 +791,16 @@ def write_program(folder: Path) -> dict[str, Any]:
     program = folder / "program.c"
     subprocess.run([sys.executable, str(GENERATOR), str(program)], check=True)
     try:
-        version = subprocess.run([COMPILE[0], "--version"], check=True, capture_output=True, text=True).stdout
+        asked = subprocess.run([COMPILE[0], "--version"], check=False, capture_output=True, text=True, errors="replace")
     except OSError as error:
         raise LiveError(f"the compile needs {COMPILE[0]}: {error.strerror}") from None
+    version = asked.stdout.strip()
+    if asked.returncode or not version:
+        says = " ".join(asked.stderr.split()) or "nothing"
+        raise LiveError(
+            f"the compile needs {COMPILE[0]}; asked for its version it ended with {asked.returncode} "
+            f"and said: {says:.300}"
+        )
     text = program.read_bytes()
     return {
         "command": " ".join(COMPILE),
