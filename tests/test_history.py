@@ -109,6 +109,12 @@ def test_the_proposal_stands_on_the_release_that_it_was_posted_on() -> None:
     assert not af.RFC_V2.mprotect_needs_dirty
 
 
+def test_a_release_tells_all_that_changed_there() -> None:
+    about = af.Policy.at("6.17").about
+    assert "moves_many_vmas (d23cb648e365)" in about
+    assert "batches_ptes (cac1db8c3aad, f822a9a81a31)" in about
+
+
 @pytest.mark.parametrize("version", ["", "six", "6", "v6.12", "6.x", "६.१", "9" * 5000 + ".1", 6.10, None, b"6.12"])
 def test_an_unreadable_release_is_one_line_with_what_would_be_right(version: Any) -> None:
     with pytest.raises(ValueError, match=r"^cannot read .{,60} as a kernel version; name a policy, .* '6\.12'$"):

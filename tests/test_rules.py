@@ -653,6 +653,10 @@ def test_every_field_of_a_policy_has_a_type(changes: dict[str, Any], words: tupl
     ("make", "words"),
     [
         (lambda: af.Machine(knobs={1: "always"}), ("knobs", "order 1", "2 to 9")),
+        (lambda: af.Machine(orders=4), ("orders=4", "such as (2, 4)")),
+        (lambda: af.Machine(knobs=[4]), ("knobs=[4]", "{4: 'always'}")),
+        (lambda: af.Machine(6.12), ("6.12", "neither a Policy nor")),
+        (lambda: counterexample(6.12), ("6.12", "neither a Policy nor")),
         (lambda: af.Machine(knobs={4: "on"}), ("order 4 is 'on'", "always, madvise, inherit, never")),
         (lambda: af.Machine(knobs={4: "always"}, thp="off"), ("thp='off'", "'never'")),
     ],

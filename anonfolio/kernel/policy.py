@@ -277,7 +277,9 @@ def _sum(version: str, arch: str = "x86-64") -> Policy:
     name = f"linux-{last.release}" + (", arm64" if where == "arm64" else "")
     # Two well-known names stand for what was run under them: 6.12, and the newest.
     name += ".0" if name in ("linux-6.9", "linux-6.15") else ""
-    about = f"Linux from {last.release} on ({where}); what changed there: {', '.join(last.fields)} ({last.commit})."
+    there = [row for row in rows if row.release == last.release]
+    changed = "; ".join(f"{', '.join(row.fields)} ({row.commit})" for row in there)
+    about = f"Linux from {last.release} on ({where}); what changed there: {changed}."
     return Policy(name=name, about=about, **made)
 
 
@@ -320,6 +322,8 @@ POLICIES: dict[str, Policy] = {
 
 def policy_named(name: str) -> Policy:
     """The policy of that name, or that of a release such as ``"6.14"`` (`Policy.at`); ValueError lists the names."""
+    if not isinstance(name, str):
+        raise ValueError(f"{name!r:.60} is neither a Policy nor a name; a name is text, such as 'linux-6.15' or '6.14'")
     if name[:1].isdigit():
         return Policy.at(name)
     if not isinstance(name, str) or name not in POLICIES:

@@ -169,7 +169,7 @@ def counterexample(
     Counterexample or Exhausted
         True or false in an ``if``. Ctrl-C ends the search with what is known so far.
     """
-    policy = policy_named(policy) if isinstance(policy, str) else policy
+    policy = policy if isinstance(policy, Policy) else policy_named(policy)
     _check_bound(operations, pages=pages, steps=steps, processes=processes, memory_mib=memory_mib)
     scenario = start or Scenario(pages, (), orders)
     if scenario.skew:
