@@ -35,6 +35,8 @@ class Command(NamedTuple):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code (see `EQUAL`, `DIFFERENT`, `WRONG_INPUT`, `INTERRUPTED`, `CUT_OFF`)."""
+    if sys.stdout is None:
+        return _told("standard output is closed; nobody would see the answer", WRONG_INPUT)
     make_readable(sys.stdout, sys.stderr)
     chosen = _parser().parse_args(arguments)
     code = CUT_OFF

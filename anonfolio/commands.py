@@ -9,6 +9,7 @@ from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from itertools import chain, islice
 from itertools import count as count_from
 from pathlib import Path
@@ -67,7 +68,7 @@ def _setting(text: str, policy: Policy) -> tuple[str, Any]:
         raise ValueError(f"{text!r} is not FIELD=VALUE, such as copy_requires_ro=true")
     if field in ("name", "about"):
         raise ValueError(f"--set changes what a kernel does, and {field} is only what it is called")
-    held = getattr(policy, field, None)
+    held = getattr(policy, field) if field in {known.name for known in fields(policy)} else None
     if isinstance(held, bool):
         if value.lower() not in _WORDS:
             raise ValueError(f"{field}={value!r} is neither true nor false")

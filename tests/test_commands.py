@@ -69,6 +69,7 @@ def test_each_field_is_read_as_what_it_holds() -> None:
         ("fixed_orders=1", "no anonymous folio of order 1"),
         ("copy_extent=all", "copy_extent"),
         ("speed=9", "a policy has no field 'speed'"),
+        ("rules=mm_id", "a policy has no field 'rules'"),
         ("name=x", "is only what it is called"),
     ],
 )
@@ -205,6 +206,13 @@ def test_a_closed_pipe_makes_no_difference_equal() -> None:
     assert closed_early(*DIFFERS, unbuffered=False) == DIFFERENT
     assert closed_early(*DIFFERS, unbuffered=True) == CUT_OFF
     assert closed_early("replay", DIFFERS[1], unbuffered=False) == EQUAL
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes a file descriptor in a shell")
+def test_a_closed_output_is_said_in_one_line() -> None:
+    command = f'"{sys.executable}" -m anonfolio replay "{DIFFERS[1]}" >&-'
+    done = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (WRONG_INPUT, 1)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")

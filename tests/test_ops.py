@@ -410,6 +410,10 @@ RECORDING_ERRORS: dict[str, tuple[bytes, tuple[str, ...]]] = {
         b'{"format": "anonfolio-recording/1", "kernel": "6.18", "machine": ["x"], "programs": [0]}',
         ("machine is ['x']",),
     ),
+    "page": (
+        b'{"format": "anonfolio-recording/1", "kernel": "7.3", "machine": "aarch64", "page": 16384, "programs": [0]}',
+        ("page is 16384", "4096"),
+    ),
     "kernel": (json.dumps({"format": "anonfolio-recording/1", "kernel": ["x"] * 9999}).encode(), ("kernel is",)),
 }
 

@@ -107,6 +107,9 @@ def read_recording(path: str | Path) -> Recording:
     arch = content.get("machine", "x86-64")
     if not isinstance(arch, str) or arch not in ARCHITECTURES:
         raise RecordingError(f"{path}: machine is {arch!r:.60}, none of {', '.join(ARCHITECTURES)}")
+    page = content.get("page", 4096)
+    if page != 4096:
+        raise RecordingError(f"{path}: page is {page!r:.60}; what is modelled is kernels with base pages of 4096 bytes")
     recorded = (read_program(kernel, arch, program, f"{path}, program {at}") for at, program in enumerate(programs))
     return Recording(kernel, tuple(recorded), str(path), arch)
 
