@@ -792,19 +792,33 @@ class TestPuttingBack:
             assert leftovers() == []
 
     @pytest.mark.parametrize("seed", range(int(os.environ.get("ANONFOLIO_KILLS", "3"))))
-    def test_after_being_killed_at_a_random_moment(self, seed: int) -> None:
-        """Not only the settings: no process, no tracefs instance and no pinned page stays either."""
+    def test_after_being_killed_at_a_random_moment(self, seed: int, tmp_path: Path) -> None:
+        """Not only the settings: no process, no tracefs instance and no pinned page stays either.
+
+        Two are started at once, each with its own place for temporary files: one runs, the other is refused.
+        """
         moment = random.Random(seed)
         delay, number = moment.uniform(0.2, 4), moment.choice([*4 * [signal.SIGKILL], signal.SIGTERM, signal.SIGINT])
         command = [sys.executable, "-m", "anonfolio", "compare", "--programs", "100000", "--kind", "dma"]
         with live_kernel.only_run(PATIENCE_S):
             before, pinned = settings(), pinned_pages()
-        process = subprocess.Popen(
-            [*command, "--seed", str(1000 * seed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        command += ["--seed", str(1000 * seed)]
+        runs = []
+        for name in ("one", "other"):
+            (tmp_path / name).mkdir()
+            own = os.environ | {"TMPDIR": str(tmp_path / name)}
+            runs.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=own))
         time.sleep(delay)
-        process.send_signal(number)
-        assert process.wait(30) != 0
+        refused = [run.poll() for run in runs]
+        assert refused.count(None) >= 1
+        assert set(refused) <= {None, 2}
+        for run in runs:
+            run.send_signal(number)
+        for run in runs:
+            said = run.communicate(timeout=30)[1].decode()
+            assert run.returncode != 0
+            # Python itself tells of a Ctrl-C that comes before the command has begun.
+            assert "Traceback" not in said or number == signal.SIGINT
         with live_kernel.only_run(PATIENCE_S) as journal:
             changed = sum(settings()[path] != value for path, value in before.items())
             instances = sum(path.startswith("/sys/") for path in leftovers())
