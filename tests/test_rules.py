@@ -558,6 +558,8 @@ def breaks(folio: Folio, ask: Ask) -> bool:
         (lambda folio, ask: int("x"), ("ValueError", "invalid literal", "order 2")),
         (Unhashable(), ("Unhashable", "cannot be hashed", "give a function")),
         (EveryOther(), ("answers differently", "asked again", "order 2", "not by words (slots), time, chance")),
+        (lambda folio, ask: ask(5, folio.shared), ("TypeError", "ask(5, …) is text", "order 2")),
+        (lambda folio, ask: ask("x", folio.shared, None), ("TypeError", "ask('x', …) is text", "order 2")),
         (goes_by_words, ("answers differently", "asked again", "order 2", "not by words (slots)")),
         (7, ("large_reuse=7", "no function", "mm_id")),
     ],

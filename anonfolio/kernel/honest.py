@@ -109,6 +109,8 @@ def _answered(rule: Reuse, folio: Folio) -> tuple[Any, list[tuple[str, bool]]]:
     asked: list[tuple[str, bool]] = []
 
     def ask(what: str, outcome: bool, saw: str = "", *, asks: str = "", yes: str = "", no: str = "") -> bool:
+        if not all(isinstance(words, str) for words in (what, saw, asks, yes, no)):
+            raise TypeError(f"what is said in ask({what!r}, …) is text, all of it")
         asked.append((what, bool(outcome)))
         return bool(outcome)
 
