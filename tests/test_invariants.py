@@ -119,6 +119,10 @@ def rss_off(machine: af.Machine, process: af.Process) -> None:
     process.mm.rss_pages += 1
 
 
+def leaked(machine: af.Machine, process: af.Process) -> None:
+    machine.memory.buddy.alloc(2)
+
+
 BREAKS: list[tuple[str, Break]] = [
     ("pinned_page_stays", moved_under_the_pin),
     ("pinned_page_stays", unmapped_under_the_pin),
@@ -147,6 +151,7 @@ BREAKS: list[tuple[str, Break]] = [
     ("frames_are_accounted_for", not_aligned),
     ("frames_are_accounted_for", ghost),
     ("frames_are_accounted_for", owned_by_nobody),
+    ("frames_are_accounted_for", leaked),
     ("dead_hold_nothing", undead),
 ]
 

@@ -23,6 +23,7 @@ class Buddy:
     def __init__(self, frames: int) -> None:
         self.frames = frames
         self.untouched = 0
+        self.held_by_others = 0
         self._order_of: dict[int, int] = {}
         self._heaps: list[list[int]] = []
         self._fragmentation: tuple[int, float, int] | None = None
@@ -149,7 +150,7 @@ class Buddy:
     def copy(self) -> Self:
         """An independent allocator in the same state."""
         twin = object.__new__(type(self))
-        twin.frames, twin.untouched = self.frames, self.untouched
+        twin.frames, twin.untouched, twin.held_by_others = self.frames, self.untouched, self.held_by_others
         twin._order_of = self._order_of.copy()
         twin._heaps = []
         twin._fragmentation = self._fragmentation
@@ -236,6 +237,7 @@ class Buddy:
             # A number of its own for each place: copies of this allocator go on alike, without a generator to share.
             if zlib.crc32(f"{seed} {part}".encode()) < fraction * (1 << 32):
                 # One frame taken leaves a free block of each smaller order.
+                self.held_by_others += 1
                 for smaller in range(largest_order + 1):
                     self._push(part + (1 << smaller), smaller)
             else:

@@ -287,6 +287,10 @@ def _frames_are_accounted_for(machine: Machine) -> Iterator[_Where]:
             yield (f"folio {folio} does not own its frames",)
     if int(np.count_nonzero(memory.folio_of[:] >= 0)) != memory.held_pages():
         yield ("frames belong to folios that do not exist",)
+    # The zero page is nobody's; what `fragment` gave away is somebody else's.
+    lost = memory.buddy.frames - 1 - memory.buddy.held_by_others - memory.buddy.free_frames() - memory.held_pages()
+    if lost:
+        yield (f"{lost} frames are neither free nor in a folio",)
 
 
 @invariant
