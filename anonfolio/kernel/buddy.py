@@ -60,6 +60,8 @@ class Buddy:
             for size in range(order, MAX_BUDDY_ORDER + 1):
                 blocks = 1 << (size - order)
                 heads = self._pop_many(size, -(-count // blocks))
+                if not heads:
+                    continue
                 firsts += heads
                 counts += [blocks] * len(heads)
                 count -= blocks * len(heads)
@@ -68,6 +70,8 @@ class Buddy:
                     end = heads[-1] + (1 << size)
                     self._push_rest(end + (count << order), end)
                     count = 0
+                if not count:
+                    break
             if not count or not self._may_carve(order):
                 break
             whole = min(count >> (MAX_BUDDY_ORDER - order), (self.frames - self.untouched) >> MAX_BUDDY_ORDER)
@@ -178,6 +182,8 @@ class Buddy:
     def _pop_many(self, order: int, wanted: int) -> list[int]:
         """What up to `wanted` calls of `_pop` would return."""
         heap, order_of = self._heap(order), self._order_of
+        if not heap:
+            return []
         if 32 * wanted < len(heap):
             heads = [self._pop(order) for _ in range(wanted)]
             return [head for head in heads if head is not None]
