@@ -472,9 +472,15 @@ def test_a_small_folio_is_not_taken_for_a_large_one_that_is_asked_the_same() -> 
 
 def test_the_tree_of_a_scan_of_one_page_leaves_out_the_look() -> None:
     policy = af.RFC_V2.but(name="scan one", reuse_extent="page")
+    look, _ = honest.LOOKED
+    assert look in [question.what for question in Tree.of(af.RFC_V2).main]
     parent = one_folio(policy, 4, 2)
     parent.fork().exit()
-    Decision(parent.write(0), policy)
+    fault = parent.write(0)
+    assert look not in [check.what for check in fault.checks]
+    # Whoever walks the tree passes over what was not looked up; a record that is no walk raises.
+    drawn = Decision(fault, policy).svg()
+    assert "folio_ref_count == pages of the range" in drawn
 
 
 # --- refused --------------------------------------------------------------------------------------------------------
