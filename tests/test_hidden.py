@@ -1,0 +1,126 @@
+"""The kernel's own state: what is read, and where it is refused in one line instead of misread."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import struct
+import sys
+
+import numpy as np
+import pytest
+from live_support import needs_kernel
+
+if sys.platform != "linux":
+    pytest.skip("reads the memory of a Linux kernel", allow_module_level=True)
+
+from anonfolio.witness.hidden import bpf, look, reader
+from anonfolio.witness.hidden.bpf import NotHidden
+from anonfolio.witness.hidden.btf import Btf
+
+CPU = "flags\t\t: fpu vme lm nx\naddress sizes\t: 46 bits physical, 48 bits virtual\n"
+
+
+def btf(*structs: tuple[str, int, list[tuple[str, int, int]]]) -> bytes:
+    """BTF of some structs: (name, bytes, members as (name or "", type, bit))."""
+    names, types = b"\0", b""
+
+    def name(text: str) -> int:
+        nonlocal names
+        if not text:
+            return 0
+        names += text.encode() + b"\0"
+        return len(names) - len(text) - 1
+
+    for called, size, members in structs:
+        types += struct.pack("<III", name(called), 4 << 24 | len(members), size)
+        types += b"".join(struct.pack("<III", name(member), kind, bit) for member, kind, bit in members)
+    return struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(names)) + types + names
+
+
+TWO = btf(("", 16, [("inner", 0, 64)]), ("outer", 32, [("first", 0, 0), ("", 1, 64)]))
+
+
+def test_a_member_is_found_in_what_has_no_name() -> None:
+    assert (Btf(TWO).size("outer"), Btf(TWO).offset("outer", "first"), Btf(TWO).offset("outer", "inner")) == (32, 0, 16)
+
+
+def test_what_a_kernel_has_not_is_said() -> None:
+    assert Btf(TWO).has("outer", "third") is None
+    with pytest.raises(KeyError, match="struct outer has no third"):
+        Btf(TWO).offset("outer", "third")
+    with pytest.raises(KeyError, match="no struct folio"):
+        Btf(TWO).size("folio")
+
+
+@pytest.mark.parametrize("raw", [b"", TWO[:20], TWO[:30], b"\xeb\x9f" + TWO[2:]])
+def test_what_is_no_type_information_is_refused_in_one_line(raw: bytes) -> None:
+    with pytest.raises(NotHidden, match=r"BTF"):
+        Btf(raw).size("outer")
+
+
+def test_a_kernel_without_btf_is_refused_in_one_line(tmp_path) -> None:
+    with pytest.raises(NotHidden, match="CONFIG_DEBUG_INFO_BTF"):
+        Btf.of_this_kernel(tmp_path / "vmlinux")
+
+
+def test_a_machine_of_another_kind_is_refused() -> None:
+    assert not reader.refused(CPU, "linux", "x86_64")
+    assert "x86-64" in reader.refused(CPU, "linux", "aarch64")
+    assert "5-level" in reader.refused(CPU.replace("nx", "nx la57"), "linux", "x86_64")
+
+
+def test_how_wide_addresses_are() -> None:
+    assert reader.physical_bits(CPU) == 46
+    assert reader.physical_bits("") == 52
+
+
+def test_what_bpf_is_refused_for_is_said() -> None:
+    assert "root" in bpf._refused(PermissionError(1, ""))
+    assert "CONFIG_BPF_SYSCALL" in bpf._refused(OSError(38, ""))
+
+
+def test_frames_of_entries_that_prot_none_hides_are_inverted_and_those_of_a_pmd_go_on() -> None:
+    hidden = ~np.uint64(7 << 12) & np.uint64(look.FRAME) | np.uint64(look.PROTNONE)
+    entries = np.array([5 << 12 | look.PRESENT, 0, hidden, 512 << 12 | look.PRESENT | look.LEAF], np.uint64)
+    vma = look.VmaLook(600, 604, 0, 0, 0, (), 600, entries, np.array([False, False, False, True]))
+    assert vma.frames.tolist() == [5, -1, 7, 512 + 603 - 512]
+
+
+@needs_kernel
+@pytest.mark.live
+def test_what_is_read_of_a_process_is_what_proc_says_of_it() -> None:
+    with reader.Kernel() as kernel, mmap.mmap(-1, 4 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        for page in (0, 1, 5, 900):
+            memory[page << 12] = 1
+        byte = ctypes.c_char.from_buffer(memory)
+        first = ctypes.addressof(byte) >> 12
+        del byte
+        found = kernel.look(os.getpid(), first, first + 1024)
+        with open("/proc/self/pagemap", "rb") as pagemap, open("/proc/kpagecount", "rb") as counts:
+            pagemap.seek(first * 8)
+            entries = np.frombuffer(pagemap.read(8 * 1024), np.uint64)
+            frames = np.concatenate([vma.frames for vma in found.processes[os.getpid()].vmas])
+            there = entries >> np.uint64(63) > 0
+            assert np.array_equal(frames >= 0, there)
+            assert np.array_equal(frames[there], (entries[there] & np.uint64((1 << 55) - 1)).astype(np.int64))
+            at = found.folios.of(frames[there])
+            assert (at >= 0).all()
+            places = found.folios.first[at] + frames[there] - found.folios.head[at]
+            entire = found.folios.entire_mapcount
+            mapped = found.folios.mapcount[places] + (0 if entire is None else entire[at])
+            for frame, count in zip(frames[there].tolist(), mapped.tolist(), strict=True):
+                counts.seek(8 * frame)
+                assert int.from_bytes(counts.read(8), "little") == count == 1
+
+
+@needs_kernel
+@pytest.mark.live
+def test_the_program_is_gone_with_the_reader() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    kernel = reader.Kernel()
+    assert len(os.listdir("/proc/self/fd")) == before + 3
+    kernel.close()
+    kernel.close()
+    assert len(os.listdir("/proc/self/fd")) == before
