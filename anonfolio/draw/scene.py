@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ..kernel.record import COW_COPY, FIRST_TOUCH, PATHS, ZERO_COPY, Fault
 from ..kernel.sizes import GUP_PIN_COUNTING_BIAS
-from ..kernel.vma import VM_DONTCOPY, VM_NOHUGEPAGE, VM_WIPEONFORK, VM_WRITE
+from ..kernel.vma import VM_DONTCOPY, VM_NOHUGEPAGE, VM_READ, VM_WIPEONFORK, VM_WRITE
 from ..machine.show import Latest
 from ..machine.snapshot import FolioView, MappingView, PinView, ProcessView, Snapshot
 from ..program.scenario import Result, Timeline
@@ -359,7 +359,7 @@ _MAPPING_WORDS = ((VM_WIPEONFORK, "wipe-on-fork"), (VM_DONTCOPY, "dont-fork"), (
 
 
 def _mapping_words(view: MappingView) -> str:
-    words = [] if view.flags & VM_WRITE else ["read-only"]
+    words = [] if view.flags & VM_WRITE else ["read-only" if view.flags & VM_READ else "no access"]
     return " ".join(words + [word for flag, word in _MAPPING_WORDS if view.flags & flag])
 
 

@@ -41,7 +41,7 @@ SMALL = 104
 """Width of a folio of one page: five fit in a row."""
 DECIDES = "decides the path"
 """Said of the check that did; further ones decide how far a fault reaches."""
-SHORT_WORDS = {"read-only": "ro", "wipe-on-fork": "wipe", "dont-fork": "dont", "no-huge": "4K"}
+SHORT_WORDS = {"read-only": "ro", "wipe-on-fork": "wipe", "dont-fork": "dont", "no-huge": "4K", "no access": "none"}
 """What stands over a mapping that is too narrow for the words."""
 
 

@@ -80,7 +80,7 @@ def reason(result: Result) -> str:
 
 def _no_access(fault: Fault) -> str:
     check = fault.decided_by
-    return "no mapping contains it" if check and check.what == "vma_lookup" else "the mapping is read-only"
+    return check.saw if check and check.what != "vma_lookup" else "no mapping contains it"
 
 
 def _no_fault_because(result: Result) -> str:

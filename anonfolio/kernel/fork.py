@@ -61,7 +61,7 @@ def dup_mmap(mm: Mm, child: Mm, *, fail_at: Vma | None = None, fail_after_pages:
     # Ids count up from 1: there are at most as many processes.
     mm.memory.make_room_for_mms(child.id)
     child.map_as(mm)
-    child.thp_disabled = mm.thp_disabled
+    child.thp_disabled, child.arena = mm.thp_disabled, mm.arena
     for vma in mm.vmas:
         if vma.flags & VM_DONTCOPY:
             continue

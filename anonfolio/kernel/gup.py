@@ -123,7 +123,7 @@ def _fault_in(system: System, mm: Mm, vpn: int, *, write: bool, pin: bool, longt
     """Fault until the page may be taken (`__get_user_pages`, `faultin_page`); BadAddress where that cannot be."""
     vma = mm.find_vma(vpn)
     if vma is None or not vma.flags & (VM_WRITE if write else VM_READ):
-        raise BadAddress(f"page {vpn} of process {mm.id - 1} is {'read-only' if vma else 'not mapped'}")
+        raise BadAddress(f"page {vpn} of process {mm.id - 1} is {vma.access_word if vma else 'not mapped'}")
     faults: list[Fault] = []
     while True:
         bits = mm.pte[vpn]

@@ -35,6 +35,9 @@ from .rmap import folio_split_rmap_pmd
 from .sizes import PTRS_PER_PMD
 from .vma import Vma, anon_vma_compatible, can_vma_merge, dup_anon_vma, start_of
 
+ARENA = range(1 << 18)
+"""A GiB, unless a program says otherwise."""
+
 
 class Mm:
     """The memory of one process (struct mm_struct).
@@ -54,6 +57,8 @@ class Mm:
         The pins it holds.
     thp_disabled : {"", "disabled", "except_advised"}
         What the process said with prctl (MMF_DISABLE_THP); a fork child inherits it.
+    arena : range
+        Where a mapping goes that asks for no place: from the end downwards (mm->mmap_base).
     """
 
     def __init__(self, mm_id: int, memory: Memory, policy: Policy) -> None:
@@ -67,6 +72,7 @@ class Mm:
         self.has_pinned = False
         self.pins: list[Pin] = []
         self.thp_disabled = ""
+        self.arena = ARENA
         self.rss_pages = 0
         self._anon_vmas = 0
 
@@ -85,6 +91,15 @@ class Mm:
         """The VMAs before and after, adjacent or not."""
         at = self.vmas.index(vma)
         return self.vmas[at - 1] if at else None, self.vmas[at + 1] if at + 1 < len(self.vmas) else None
+
+    def highest_gap(self, pages: int) -> int | None:
+        """The first page of the topmost `pages` that no VMA has, in the arena (`unmapped_area_topdown`)."""
+        end = self.arena.stop
+        for vma in reversed(self.vmas_in(self.arena.start, end)):
+            if end - vma.end >= pages:
+                break
+            end = min(end, vma.start)
+        return end - pages if end - pages >= self.arena.start else None
 
     def insert_vma(self, vma: Vma) -> None:
         """Add a VMA that overlaps none."""

@@ -1,7 +1,7 @@
-"""munmap, mremap, mprotect, madvise, exit: what takes mappings away or changes them (mm/mmap.c and its neighbours).
+"""mmap, munmap, mremap, mprotect, madvise, exit: what makes, takes away or changes mappings (mm/mmap.c and neighbours).
 
-Each function is one system call, returns None when the kernel would return 0, and raises `Refused` with the errno
-otherwise; what it did before it was refused stays done, as in the kernel.
+Each function is one system call, returns None or a page when the kernel would succeed, and raises `Refused` with the
+errno otherwise; what it did before it was refused stays done, as in the kernel.
 """
 
 from __future__ import annotations
@@ -48,6 +48,41 @@ class Refused(Exception):
         super().__init__(f"{errno}: {why}")
         self.errno = errno
         self.why = why
+
+
+def do_mmap(mm: Mm, start: int | None, pages: int, flags: int, *, replace: bool) -> int:
+    """Map anonymous private memory; returns its first page (`do_mmap`, `mmap_region`).
+
+    `start` None is no hint; else what is there goes, or refuses where it may not be replaced (MAP_FIXED_NOREPLACE).
+    """
+    if start is None:
+        start = get_unmapped_area(mm, pages)
+    elif replace:
+        do_munmap(mm, start, start + pages)
+    elif mm.vmas_in(start, start + pages):
+        raise Refused("EEXIST", f"something of {start}..{start + pages - 1} is mapped already")
+    # What is not writable is not charged (`accountable_mapping`).
+    vma = Vma(start, start + pages, flags if flags & VM_WRITE else flags | VM_UNACCOUNTED, pgoff=start)
+    if mm.vma_merge_new_range(vma) is None:
+        mm.insert_vma(vma)
+    return start
+
+
+def get_unmapped_area(mm: Mm, pages: int) -> int:
+    """Where a mapping goes that asks for no place: to the end of the topmost gap that holds it (`__get_unmapped_area`).
+
+    What the policy aligns for large folios goes to a 2 MiB boundary, if there is room for as much more
+    (`thp_get_unmapped_area_vmflags`, 6.12; a place that is aligned as it is moves up by that).
+    """
+    aligned = mm.policy.thp_aligns_mmap
+    if (aligned == "larger" and pages >= PTRS_PER_PMD) or (aligned == "multiples" and pages % PTRS_PER_PMD == 0):
+        gap = mm.highest_gap(pages + PTRS_PER_PMD)
+        if gap is not None:
+            return gap + PTRS_PER_PMD - gap % PTRS_PER_PMD
+    found = mm.highest_gap(pages)
+    if found is None:
+        raise Refused("ENOMEM", f"no gap holds {pages} pages")
+    return found
 
 
 def zap_page_range(mm: Mm, start: int, end: int) -> None:

@@ -23,6 +23,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "zero_page_write": ("page", "first_touch"),
     "zero_neighbours": ("none_or_zero", "none_only"),
     "huge_zero_write": ("page", "huge"),
+    "thp_aligns_mmap": ("nothing", "larger", "multiples"),
 }
 
 
@@ -106,6 +107,9 @@ class Policy:
     mmap_asks_upper_first : bool
         Whether a new mapping that fills a gap joins the upper neighbour where it cannot have both, and the lower one
         must fit the upper one's anon_vma (`mmap_region`, up to 6.11).
+    thp_aligns_mmap : {"nothing", "larger", "multiples"}
+        Which mappings without a place of their own go to a 2 MiB boundary (`__get_unmapped_area`): those of 2 MiB and
+        more (6.7), multiples of 2 MiB alone (6.12), none before.
     unaccounts_read_only : bool
         Whether a mapping without an anon_vma that becomes read-only loses VM_ACCOUNT (`mprotect_fixup`, from 6.7
         on), and then merges with no neighbour that keeps it.
@@ -144,6 +148,7 @@ class Policy:
     merges_into_unfaulted: bool = True
     moved_keeps_anon_vma: bool = True
     mmap_asks_upper_first: bool = False
+    thp_aligns_mmap: str = "multiples"
     unaccounts_read_only: bool = True
     batches_ptes: bool = True
     cont_pte_order: int = 0

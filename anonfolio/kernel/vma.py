@@ -37,6 +37,11 @@ class Vma:
         return f"Vma({self.start}..{self.end - 1}, flags={self.flags:#x}, pgoff={self.pgoff}, anon_vma={self.anon_vma})"
 
     @property
+    def access_word(self) -> str:
+        """What may be done there, in a word."""
+        return "writable" if self.flags & VM_WRITE else "read-only" if self.flags & VM_READ else "inaccessible"
+
+    @property
     def is_fork_child(self) -> bool:
         """Whether it may hold pages of an ancestor (`vma_is_fork_child`, 6.18; `list_is_singular` before)."""
         return self.anon_vma != 0 and len(self.chain) != 1

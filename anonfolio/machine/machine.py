@@ -20,7 +20,7 @@ from ..kernel.buddy import OutOfMemory
 from ..kernel.faults import MOST_FAULTS, READ, WRITE, handle_mm_fault
 from ..kernel.frames import Memory
 from ..kernel.index import blocks_of
-from ..kernel.mm import Mm
+from ..kernel.mm import ARENA, Mm
 from ..kernel.pagetable import PTE_DIRTY, PTE_PRESENT, PTE_WRITE, PTE_YOUNG
 from ..kernel.pin import Pin
 from ..kernel.policy import LINUX_6_15, Policy, check_orders, policy_named
@@ -35,12 +35,12 @@ from .show import Latest, Shown, show
 from .snapshot import Snapshot, snapshot
 
 ADVICE = ("dontneed", *mmap.ADVICE)
-PROTECTIONS = {1: VM_READ, 3: VM_READ | VM_WRITE}
-"""mprotect's argument -> VMA access bits: PROT_READ, and PROT_READ | PROT_WRITE."""
+PROTECTIONS = {0: 0, 1: VM_READ, 3: VM_READ | VM_WRITE}
+"""mprotect's argument -> VMA access bits: PROT_NONE, PROT_READ, and PROT_READ | PROT_WRITE."""
 
 
 class SegmentationFault(Exception):
-    """The access hits a hole, or writes where the mapping is read-only: SIGSEGV. `fault` is its record."""
+    """The access hits a hole, or the mapping does not allow it: SIGSEGV. `fault` is its record."""
 
     def __init__(self, message: str, fault: Fault) -> None:
         super().__init__(message)
@@ -116,9 +116,12 @@ class Machine(System):
         self._operations = 0
         self._shown: tuple[int, Snapshot | None, Snapshot | None] = (-1, None, None)
 
-    def spawn(self) -> Process:
-        """A new process with an empty address space."""
+    def spawn(self, arena: range = ARENA) -> Process:
+        """A new process with an empty address space. `arena`: the pages for mappings that ask for no place."""
         process = Process(self, Mm(len(self.processes) + 1, self.memory, self.policy))
+        if type(arena) is not range or arena.step != 1 or not 0 <= arena.start < arena.stop <= MAX_VPN:
+            raise ValueError(f"arena={arena!r:.60} is no range of pages within 0..{MAX_VPN - 1}, such as range(512)")
+        process.mm.arena = arena
         self.processes.append(process)
         return process
 
@@ -199,15 +202,34 @@ class Process:
             at = -(-last // PTRS_PER_PMD) * PTRS_PER_PMD
         at, pages = self._checked_range(at, pages)
         if self.mm.vmas_in(at, at + pages):
-            raise ValueError(f"pages {at}..{at + pages - 1} overlap a mapping; mmap takes free addresses")
+            raise ValueError(f"pages {at}..{at + pages - 1} overlap a mapping; mmap takes free addresses, map does not")
         if advice not in (None, "hugepage", "nohugepage"):
             raise ValueError(f"advice={advice!r}: a new mapping takes 'hugepage', 'nohugepage' or None")
-        vma = Vma(at, at + pages, VM_READ | VM_WRITE, pgoff=at)
-        if self.mm.vma_merge_new_range(vma) is None:
-            self.mm.insert_vma(vma)
+        mmap.do_mmap(self.mm, at, pages, VM_READ | VM_WRITE, replace=False)
         if advice:
             mmap.do_madvise(self.mm, at, at + pages, advice)
         return range(at, at + pages)
+
+    def map(self, vpn: int | None, pages: int, prot: int = 3, *, replace: bool = True) -> int | Outcome:
+        """As mmap(2) maps: returns the first page, or an `Outcome` that says why not.
+
+        Parameters
+        ----------
+        vpn : int or None
+            The place, where what is there goes (MAP_FIXED); None is the kernel's choice, from the end of the arena
+            downwards (see `Machine.spawn`); refused with ENOMEM when no gap is large enough.
+        prot : {0, 1, 3}
+            As for `mprotect`.
+        replace : bool
+            False refuses with EEXIST where something is mapped (MAP_FIXED_NOREPLACE).
+        """
+        self._begin()
+        at, pages = self._checked_range(0 if vpn is None else vpn, pages)
+        _check_prot(prot)
+        try:
+            return mmap.do_mmap(self.mm, None if vpn is None else at, pages, PROTECTIONS[prot], replace=replace)
+        except mmap.Refused as refusal:
+            return Outcome(False, refusal.errno, refusal.why)
 
     def thp_disable(self, how: bool | str = True) -> Outcome:
         """prctl(PR_SET_THP_DISABLE): no large folios for this process from now on, and for children it forks.
@@ -236,11 +258,10 @@ class Process:
         return _outcome(mmap.do_mremap, self.mm, vpn, pages, new_vpn)
 
     def mprotect(self, vpn: int, pages: int, prot: int) -> Outcome:
-        """Allow reading only (``prot=1``) or reading and writing (``prot=3``)."""
+        """Allow nothing (``prot=0``), reading only (``prot=1``) or reading and writing (``prot=3``)."""
         self._begin()
         vpn, pages = self._checked_range(vpn, pages)
-        if type(prot) is not int or prot not in PROTECTIONS:
-            raise ValueError(f"prot={prot!r} is neither 1 (read) nor 3 (read and write)")
+        _check_prot(prot)
         return _outcome(mmap.do_mprotect, self.mm, vpn, vpn + pages, PROTECTIONS[prot])
 
     def madvise(self, vpn: int, pages: int, advice: str) -> Outcome:
@@ -460,7 +481,7 @@ class Process:
 
     def _access(self, vpn: int, access: str) -> Fault:
         vma = self.mm.find_vma(vpn)
-        if vma is None or (access == WRITE and not vma.flags & VM_WRITE):
+        if vma is None or not vma.flags & (VM_WRITE if access == WRITE else VM_READ):
             raise self._sigsegv(vpn, access, vma)
         wanted = PTE_WRITE if access == WRITE else PTE_PRESENT
         faults = self.machine.faults
@@ -526,16 +547,17 @@ class Process:
         )  # fmt: skip
 
     def _sigsegv(self, vpn: int, access: str, vma: Vma | None, which: str = "") -> SegmentationFault:
-        present = vma is not None and bool(self.mm.pte[vpn])
+        # The hardware finds nothing present under PROT_NONE (_PAGE_PROTNONE).
+        present = vma is not None and vma.flags & VM_READ and bool(self.mm.pte[vpn])
         code = PF_USER | (PF_WRITE if access == WRITE else 0) | (PF_PROT if present else 0)
         trail = Trail()
         trail("vma_lookup", vma is not None, "" if vma else "a hole")
         if vma is not None:
-            trail("VM_WRITE", False, "the mapping is read-only")
+            trail("VM_WRITE" if access == WRITE else "VM_READ", False, f"the mapping is {vma.access_word}")
         trail.decide()
         fault = Fault(self.number, vpn, access, SIGSEGV, code, pages=range(vpn, vpn), checks=tuple(trail))
         self.machine.faults.append(fault)
-        reason = "the mapping is read-only" if vma else "no mapping contains it"
+        reason = f"the mapping is {vma.access_word}" if vma else "no mapping contains it"
         return SegmentationFault(f"SIGSEGV: {which}process {self.number} {access}s page {vpn}: {reason}", fault)
 
     def _failing_fork(self, fail_at: Vma | None = None, fail_after_pages: int | None = None) -> Outcome:
@@ -612,6 +634,11 @@ def _whole(name: str, value: int) -> int:
     return number
 
 
+def _check_prot(prot: int) -> None:
+    if type(prot) is not int or prot not in PROTECTIONS:
+        raise ValueError(f"prot={prot!r:.60} is none of 0 (nothing), 1 (read) and 3 (read and write)")
+
+
 def _byte(value: int) -> int:
     if not 0 <= _whole("value", value) <= 255:
         raise ValueError(f"value={value} is not a byte (0..255)")
@@ -659,13 +686,13 @@ def _first_bad_access(mm: Mm, pages: Pages | range, writes: bool | npt.NDArray[n
         return 0
     starts = np.array([vma.start for vma in mm.vmas])
     ends = np.array([vma.end for vma in mm.vmas])
-    writable = np.array([bool(vma.flags & VM_WRITE) for vma in mm.vmas])
+    readable, writable = (np.array([bool(vma.flags & bit) for vma in mm.vmas]) for bit in (VM_READ, VM_WRITE))
     for first in range(0, len(pages), 1 << 20):
         part = pages[first : first + (1 << 20)]
         some = np.arange(part.start, part.stop, part.step) if isinstance(part, range) else part
         of = np.searchsorted(starts, some, "right") - 1
         wants = writes if isinstance(writes, bool) else writes[first : first + (1 << 20)]
-        bad = (of < 0) | (some >= ends[of]) | (~writable[of] & wants)
+        bad = (of < 0) | (some >= ends[of]) | ~np.where(wants, writable[of], readable[of])
         if bool(bad.any()):
             return first + int(bad.argmax())
     return None

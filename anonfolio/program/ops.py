@@ -23,11 +23,13 @@ Step = tuple[Any, ...]
 Answer = tuple[bool, int | None, str]
 """Whether a step was done, the value it returned, and why it was not."""
 
-PAGES = ("page", "newpage")
-"""Arguments that are a page: an index in the scenario's mapping, a page number for the machine."""
-WORDS: dict[str, tuple[str, ...]] = {"advice": ADVICE}
+PAGES = ("page", "newpage", "place")
+"""Arguments that are a page: an index in the scenario's arena, a page number for the machine."""
+ANYWHERE = "-"
+"""How a `place` is written that the kernel is to choose; in a recording it is null, in a step None."""
+WORDS: dict[str, tuple[str, ...]] = {"advice": ADVICE, "how": ("anywhere", "fixed", "noreplace")}
 """Arguments that are words, and which."""
-PROTECTION_WORDS = {1: "read-only", 3: "readable and writable"}
+PROTECTION_WORDS = {0: "inaccessible", 1: "read-only", 3: "readable and writable"}
 MOST = (1 << 31) - 1
 """The largest number that an argument may be."""
 MOST_STEPS = 100_000
@@ -90,6 +92,8 @@ class Op:
         Whether it is one instruction that reads or writes a page.
     returns : bool
         Whether every witness tells the byte that it returned; of a device's read a recorder may or may not keep one.
+    places : bool
+        Whether it returns where a mapping is: a page, told as all page arguments are.
     gup : bool
         Whether the kernel takes pages for it (`get_user_pages`, mm/gup.c).
     not_live : str
@@ -108,6 +112,7 @@ class Op:
     drawn: Mapping[str, int] = field(default_factory=dict)
     access: bool = False
     returns: bool = False
+    places: bool = False
     gup: bool = False
     not_live: str = ""
     recorded: bool = True
@@ -115,10 +120,14 @@ class Op:
     def absolute(self, arguments: Sequence[Any], base: int) -> list[Any]:
         """The arguments with page numbers for indices in the mapping, which starts at page `base`."""
         pairs = zip(self.arguments, arguments, strict=True)
-        return [value + base if name in PAGES else value for name, value in pairs]
+        return [value + base if name in PAGES and value is not None else value for name, value in pairs]
 
 
 # --- what they do ---------------------------------------------------------------------------------------------------
+
+
+def _mmap(process: Process, place: int | None, n: int, prot: int, how: str) -> int | Outcome:
+    return process.map(place, n, prot, replace=how != "noreplace")
 
 
 def _answer(returned: Any) -> Answer:
@@ -197,34 +206,42 @@ _OPS = (
        # Where a page is writable already, nothing but its byte would change.
        tries=lambda at: ((page, 1) for page in range(at.pages) if not at.entries[page] & PTE_WRITE),
        drawn={"mixed": 40, "populate": 50, "refused": 25, "merge": 30, "huge": 26, "dma": 28, "forkfail": 36,
-              "segv": 30}),
+              "segv": 30, "mappings": 34}),
     Op("read", ("page",), Process.read, "{who} reads page {page}", access=True, returns=True,
        tries=lambda at: ((page,) for page in range(at.pages) if not at.entries[page]),
-       drawn={"mixed": 7, "populate": 2, "refused": 5, "merge": 3, "huge": 14, "dma": 12, "forkfail": 3, "segv": 12}),
+       drawn={"mixed": 7, "populate": 2, "refused": 5, "merge": 3, "huge": 14, "dma": 12, "forkfail": 3, "segv": 12,
+              "mappings": 8}),
     Op("fork", (), Process.fork, "{who} forks, which makes process {child}",
        tries=lambda at: [()] if at.room else [],
-       drawn={"mixed": 12, "populate": 18, "refused": 4, "merge": 8, "huge": 14, "dma": 12, "forkfail": 8, "segv": 8}),
+       drawn={"mixed": 12, "populate": 18, "refused": 4, "merge": 8, "huge": 14, "dma": 12, "forkfail": 8, "segv": 8,
+              "mappings": 6}),
     Op("exit", (), Process.exit, "{who} exits: its mappings, pins and references are gone",
        tries=lambda at: [()] if at.others else [],
-       drawn={"mixed": 9, "populate": 12, "refused": 2, "merge": 4, "huge": 7, "dma": 7, "forkfail": 5, "segv": 4}),
+       drawn={"mixed": 9, "populate": 12, "refused": 2, "merge": 4, "huge": 7, "dma": 7, "forkfail": 5, "segv": 4,
+              "mappings": 4}),
     Op("munmap", ("page", "n"), Process.munmap, "{who} unmaps {where}", tries=_each_half,
-       drawn={"mixed": 6, "populate": 2, "refused": 12, "merge": 4, "huge": 8, "dma": 3, "forkfail": 5, "segv": 10}),
+       drawn={"mixed": 6, "populate": 2, "refused": 12, "merge": 4, "huge": 8, "dma": 3, "forkfail": 5, "segv": 10,
+              "mappings": 8}),
+    Op("mmap", ("place", "n", "prot", "how"), _mmap, "{who} maps {where}, {prot} ({how})", returns=True, places=True,
+       tries=lambda at: ((start, n, prot, "fixed") for start, n in _each_half(at) for prot in PROTECTIONS),
+       drawn={"mappings": 24}),
     Op("mremap", ("page", "n", "newpage"), Process.mremap, "{who} moves {where} to page {newpage}",
-       drawn={"mixed": 6, "refused": 16, "merge": 14, "huge": 8, "dma": 2, "forkfail": 8, "segv": 4}),
+       drawn={"mixed": 6, "refused": 16, "merge": 14, "huge": 8, "dma": 2, "forkfail": 8, "segv": 4, "mappings": 10}),
     Op("mprotect", ("page", "n", "prot"), Process.mprotect, "{who} makes {where} {prot} (mprotect)",
-       tries=lambda at: ((*half, prot) for half in _each_half(at) for prot in PROTECTIONS),
-       drawn={"mixed": 8, "refused": 16, "merge": 20, "huge": 8, "dma": 2, "forkfail": 10, "segv": 14}),
+       tries=lambda at: ((*half, prot) for half in _each_half(at) for prot in PROTECTIONS if prot),
+       drawn={"mixed": 8, "refused": 16, "merge": 20, "huge": 8, "dma": 2, "forkfail": 10, "segv": 14, "mappings": 16}),
     Op("madvise", ("page", "n", "advice"), Process.madvise, "{who} advises {advice} for {where}", tries=_advised,
-       drawn={"mixed": 12, "populate": 1, "refused": 14, "merge": 20, "huge": 12, "dma": 4, "forkfail": 12, "segv": 6}),
+       drawn={"mixed": 12, "populate": 1, "refused": 14, "merge": 20, "huge": 12, "dma": 4, "forkfail": 12, "segv": 6,
+              "mappings": 12}),
     Op("pin", ("page", "n", "id"), _pin, "{who} pins {where} for a device (pin {id})",
        makes="pin", tries=_unpinned, gup=True,
-       drawn={"mixed": 4, "refused": 12, "merge": 1, "huge": 4, "dma": 12, "forkfail": 3, "segv": 1}),
+       drawn={"mixed": 4, "refused": 12, "merge": 1, "huge": 4, "dma": 12, "forkfail": 3, "segv": 1, "mappings": 2}),
     Op("unpin", ("id",), Process.unpin, "{who} lets go of pin {id}",
        uses="pin", tries=lambda at: [(0,)] if at.process.pins() else [],
-       drawn={"mixed": 3, "refused": 5, "merge": 1, "huge": 3, "dma": 5, "forkfail": 2, "segv": 1}),
+       drawn={"mixed": 3, "refused": 5, "merge": 1, "huge": 3, "dma": 5, "forkfail": 2, "segv": 1, "mappings": 2}),
     Op("gup", ("page",), _gup, "{who} has page {page} read through a short pin", tries=_each_page,
        gup=True, returns=True,
-       drawn={"mixed": 4, "populate": 1, "refused": 10, "huge": 4, "dma": 2, "forkfail": 2, "segv": 3}),
+       drawn={"mixed": 4, "populate": 1, "refused": 10, "huge": 4, "dma": 2, "forkfail": 2, "segv": 3, "mappings": 2}),
     Op("ref", ("page", "id"), _ref, "{who} takes a plain reference to page {page} (reference {id})",
        makes="reference", gup=True, drawn={"mixed": 2, "refused": 5, "huge": 1, "dma": 1}),
     Op("unref", ("id",), Process.unref, "{who} lets go of reference {id}",
@@ -256,7 +273,8 @@ def do_step(machine: Machine, step: Step, base: int = 0) -> Answer:
     op = TABLE[name]
     process = machine.process(number)
     try:
-        return _answer(op.run(process, *(op.absolute(arguments, base) if base else arguments)))
+        ok, value, why = _answer(op.run(process, *(op.absolute(arguments, base) if base else arguments)))
+        return ok, value - base if op.places and value is not None else value, why
     except SegmentationFault as fault:
         return False, None, str(fault)
 
@@ -268,8 +286,8 @@ def said(step: Step, base: int = 0, child: int | None = None) -> str:
     values = dict(zip(op.arguments, op.absolute(arguments, base), strict=True))
     if "prot" in values:
         values["prot"] = PROTECTION_WORDS[values["prot"]]
-    first = values.get("page", 0)
-    where = pages_in_words(range(first, first + values.get("n", 1)))
+    first, n = values.get("page", values.get("place", 0)), values.get("n", 1)
+    where = f"{n} pages where the kernel likes" if first is None else pages_in_words(range(first, first + n))
     return op.says.format(who=f"Process {number}", process=number, child=child, where=where, **values)
 
 
@@ -296,9 +314,11 @@ def check_step(step: Step, pages: int, alive: list[bool]) -> None:
     arguments = dict(zip(names, step[2:], strict=True))
     for kind, value in arguments.items():
         _check_argument(kind, value)
+    if "place" in arguments and (arguments["place"] is None) != (arguments["how"] == "anywhere"):
+        raise ScenarioError("a mapping without a place is made anywhere, and one with a place is not")
     n = arguments.get("n", 1)
     for start in PAGES:
-        if start in arguments and arguments[start] + n > pages:
+        if arguments.get(start) is not None and arguments[start] + n > pages:
             last = arguments[start] + n - 1
             raise ScenarioError(f"page {last} is outside the mapping, which has pages 0..{pages - 1}")
     if name == "fork":
@@ -319,7 +339,9 @@ def _check_argument(kind: str, value: Any) -> None:
             raise ScenarioError(f"there is no {kind} {value!r:.60}; there are {', '.join(WORDS[kind])}")
     elif kind == "prot":
         if not _is_count(value) or value not in PROTECTIONS:
-            raise ScenarioError(f"prot {value!r:.60} is neither 1 (read) nor 3 (read and write)")
+            raise ScenarioError(f"prot {value!r:.60} is none of 0 (nothing), 1 (read) and 3 (read and write)")
+    elif kind == "place" and value is None:
+        return
     elif not _is_count(value):
         raise ScenarioError(f"{kind} is {value!r:.60}, not a number from 0 to {MOST}")
     elif kind == "byte" and value > 255:
@@ -352,7 +374,18 @@ def parse_step(words: Sequence[str], pages: int) -> list[Step]:
     if len(rest) != len(names):
         raise ScenarioError(f"{name} takes {', '.join(names)}")
     pairs = zip(names, rest, strict=True)
-    return [(name, *(word if kind in WORDS else parse_number(word, kind) for kind, word in pairs))]
+    return [(name, *(_parse_word(word, kind) for kind, word in pairs))]
+
+
+def _parse_word(word: str, kind: str) -> int | str | None:
+    if kind in WORDS:
+        return word
+    return None if kind == "place" and word == ANYWHERE else parse_number(word, kind)
+
+
+def in_text(argument: int | str | None) -> str:
+    """An element of a step as a word of a scenario file."""
+    return ANYWHERE if argument is None else str(argument)
 
 
 def parse_number(word: str, what: str) -> int:

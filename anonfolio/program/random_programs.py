@@ -24,13 +24,14 @@ MERGING_ADVICE = ("dontneed", "wipeonfork", *2 * ("keeponfork",), "dontfork", *2
 
 KINDS: dict[str, dict[str, int]] = {
     kind: {op.name: op.drawn[kind] for op in TABLE.values() if kind in op.drawn}
-    for kind in ("mixed", "populate", "refused", "merge", "huge", "dma", "forkfail", "segv")
+    for kind in ("mixed", "populate", "refused", "merge", "huge", "dma", "forkfail", "segv", "mappings")
 }
 """What programs may be about, with how often they do what.
 
 ``mixed`` wanders through everything; ``populate`` writes, forks and exits; ``refused`` asks for what is not there;
 ``merge`` cuts mappings up so that they merge again; ``huge`` has 2 MiB; ``dma`` has a device; ``forkfail`` has forks
-that fail (each makes other programs' forks fail for a moment, when it is run live); ``segv`` touches holes.
+that fail (each makes other programs' forks fail for a moment, when it is run live); ``segv`` touches holes;
+``mappings`` makes many, accessible or not, where it likes or where the kernel does.
 """
 
 
@@ -71,23 +72,27 @@ class _Generator:
         self.byte = 0
         self.pinned: dict[tuple[int, int], tuple[int, int]] = {}
         self.undo: list[Step] = []
+        self.placed = 0
         self.moves_back: list[Step] = []
 
     def _choose_shape(self, sizes: frozenset[int]) -> None:
         choose, huge = self.random.choice, self.kind == "huge"
         sets = PMD_ORDER_SETS if huge else ORDER_SETS
-        if self.kind in ("mixed", "populate"):
+        if self.kind in ("mixed", "populate", "mappings"):
             sets += ((4, 9), (9,))
         self.orders = choose([orders for orders in sets if sizes.issuperset(orders)] or [()])
         if huge:
             self.pages = choose([520, 520, 530, 600, 700, 1030, 1100])
             self.skew = choose([0, 0, 0, 3, 4, 8, 16, 200, 256, 500, 511])
+        elif self.kind == "mappings":
+            self.pages = choose([600, 1100, 1700] if PMD_ORDER in self.orders else [32, 48, 64, 96])
+            self.skew = choose([0, 0, 0, 4, 8, 13, 500])
         else:
             self.pages = choose([40, 520, 520] if PMD_ORDER in self.orders else [16, 16, 24, 40, 40, 48])
             self.skew = choose([0, 0, 0, 3, 4, 5, 8, 11, 12, 16, 500])
         self.large = self.pages > 100
         # A live run waits for each process, and a large mapping takes long to look at.
-        self.max_steps = self.random.randint(6, 18 if self.large else 30)
+        self.max_steps = self.random.randint(6, 18 if self.large else 30) + (20 if self.kind == "mappings" else 0)
         self.max_live = 3 if self.large else 5
 
     def _choose_cuts(self) -> list[int]:
@@ -130,6 +135,11 @@ class _Generator:
                 self._do("read", first, page)
             else:
                 self._write_at(first, page)
+        elif self.kind == "mappings":
+            if chance < 0.8:
+                self._do("munmap", first, 0, self.pages)
+            for _ in range(self.random.randint(1, 4)):
+                self._mmap(first)
         if self.kind in ("populate", "mixed") or chance < 0.7:
             for _ in range(self.random.randint(1, 3)):
                 self._write(first)
@@ -175,6 +185,9 @@ class _Generator:
         if self.kind == "merge" and chance < 0.75:
             start, end = sorted(self.random.sample(self.cuts, 2))
             return start, end - start
+        if self.kind == "mappings" and chance < 0.6:
+            start, end = sorted(self.random.sample(self._bounds(), 2))
+            return start, end - start
         if self.large:
             n = choose([1, 1, 2, 8, 16, 100, 256, 300, 511, 512, 512, 513, self.pages])
             bound = self._pmd_bound()
@@ -189,14 +202,26 @@ class _Generator:
         n = min(n, self.pages)
         return max(0, min(start, self.pages - n)), n
 
+    def _bounds(self) -> list[int]:
+        """Where mappings of some process begin and end, and what else cuts."""
+        vmas = self._vmas(self.random.choice(self.machine.live()))
+        return sorted({*self.cuts, *(end - self.base for vma in vmas for end in (vma.start, vma.end))})
+
+    def _has_hole(self, process: Process, start: int, n: int) -> bool:
+        first, end = self.base + start, self.base + start + n
+        return sum(min(vma.end, end) - max(vma.start, first) for vma in process.mm.vmas_in(first, end)) < n
+
     # --- doing --------------------------------------------------------------------------------------------------
 
-    def _do(self, operation: str, process: Process, *arguments: int | str) -> bool:
+    def _do(self, operation: str, process: Process, *arguments: int | str | None) -> bool:
         step = (operation, process.number, *arguments)
         self.steps.append(step)
         if TABLE[operation].arguments[:1] == ("page",):
-            self.recent = [*self.recent[-5:], int(arguments[0])]
-        return do_step(self.machine, step, self.base)[0]
+            self.recent = [*self.recent[-5:], int(arguments[0] or 0)]
+        ok, value, _ = do_step(self.machine, step, self.base)
+        if TABLE[operation].places and value is not None:
+            self.placed = value
+        return ok
 
     def _do_if_alive(self, step: Step) -> None:
         operation, number, *arguments = step
@@ -262,10 +287,32 @@ class _Generator:
         if n < self.pages - 2 or self.random.random() < 0.2:
             self._do("munmap", process, start, n)
 
+    def _mmap(self, process: Process) -> None:
+        """Then, often, what makes it fit its neighbours: the sizes' advice."""
+        start, n = self._range()
+        how = self.random.choice(["anywhere", "anywhere", "anywhere", "fixed", "fixed", "noreplace"])
+        if how == "anywhere":
+            n = self.random.choice(
+                [1, 2, 3, 4, 4, 5, 8, 8, 12, 16, *(3 * [100, 512, 512, 520, 1024] if self.large else [])]
+            )
+            n = min(n, self.pages)
+        prot = self.random.choice([0, 0, 1, 3, 3, 3, 3])
+        if how == "fixed" and n > self.pages // 2 and self.random.random() < 0.7:
+            return
+        if not self._do("mmap", process, None if how == "anywhere" else start, n, prot, how):
+            return
+        if self.orders and self.random.random() < 0.7:
+            self._do("madvise", process, self.placed, n, "hugepage")
+        if self.random.random() < 0.3 and prot != 3:
+            self._do("mprotect", process, self.placed, n, 3)
+
     def _mprotect(self, process: Process) -> None:
         start, n = self._range()
         access = self._access(process)[start : start + n]
-        if 0 in access and not self._loose():
+        if self._has_hole(process, start, n) and not self._loose():
+            return
+        if self.kind == "mappings":
+            self._do("mprotect", process, start, n, self.random.choice([0, 0, 1, 3, 3, 3]))
             return
         undo = VM_READ in access and self.random.random() < 0.75
         self._do("mprotect", process, start, n, 3 if undo else self.random.choice([1, 1, 3]))
@@ -274,9 +321,9 @@ class _Generator:
         if self.undo and self.random.random() < 0.4:
             return self._do_if_alive(self.undo.pop(self.random.randrange(len(self.undo))))
         start, n = self._range()
-        if 0 in self._access(process)[start : start + n] and not self._loose():
+        if self._has_hole(process, start, n) and not self._loose():
             return
-        choices = MERGING_ADVICE if self.kind in ("merge", "forkfail") else MIXED_ADVICE
+        choices = MERGING_ADVICE if self.kind in ("merge", "forkfail", "mappings") else MIXED_ADVICE
         advice = self.random.choice([advice for advice in choices if advice != "hugepage" or self.orders])
         self._do("madvise", process, start, n, advice)
         if advice in UNDO and (UNDO[advice] != "hugepage" or self.orders):
@@ -309,7 +356,7 @@ class _Generator:
         """Whether the move makes sense: mostly within one mapping, holes only where refusals are wanted."""
         if self.kind == "merge" or self._loose():
             return True
-        if 0 in self._access(process)[start : start + n]:
+        if self._has_hole(process, start, n):
             return False
         first, end = self.base + start, self.base + start + n
         inside = any(vma.start <= first and end <= vma.end for vma in self._vmas(process))

@@ -21,7 +21,7 @@ from ..machine.machine import Machine
 from ..machine.show import Shown, show
 from ..machine.snapshot import Snapshot
 from .formats import is_file, read_text
-from .ops import TABLE, ScenarioError, Step, check_count, check_step, do_step, parse_number, parse_step
+from .ops import TABLE, ScenarioError, Step, check_count, check_step, do_step, in_text, parse_number, parse_step
 from .witnesses import Difference, Witnessed, compare, live_run, recorded_run
 
 __all__ = [
@@ -152,7 +152,8 @@ class Scenario:
     def machine(self, policy: Policy | str = LINUX_6_15, *, frames: int = 1 << 20) -> Machine:
         """A machine as the scenario finds it: one process with the mapping, nothing touched."""
         machine = Machine(policy, orders=self.orders, thp="madvise", frames=frames)
-        machine.spawn().mmap(self.pages, at=self.first_vpn, advice="hugepage" if self.orders else "nohugepage")
+        first = machine.spawn(range(self.first_vpn, self.first_vpn + self.pages))
+        first.mmap(self.pages, at=self.first_vpn, advice="hugepage" if self.orders else "nohugepage")
         return machine
 
     def end(self, policy: Policy | str = LINUX_6_15, *, frames: int = 1 << 20) -> Machine:
@@ -202,7 +203,7 @@ class Scenario:
         head.append(" ".join(map(str, ("orders", *self.orders))))
         if self.skew:
             head.append(f"skew {self.skew}")
-        return "\n".join([*head, "", *(" ".join(map(str, step)) for step in self.steps)]) + "\n"
+        return "\n".join([*head, "", *(" ".join(map(in_text, step)) for step in self.steps)]) + "\n"
 
     @classmethod
     def parse(cls, text: str, source: str = "scenario") -> Scenario:

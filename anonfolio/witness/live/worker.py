@@ -15,7 +15,8 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 PAGE = 4096
@@ -25,7 +26,12 @@ MESSAGE_BYTES = 1 << 16
 
 PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
 MAP_SHARED, MAP_POPULATE = 0x01, 0x8000
-MAP_ANONYMOUS_PRIVATE, MAP_FIXED_NOREPLACE = 0x22, 0x10_0000
+MAP_ANONYMOUS_PRIVATE, MAP_FIXED, MAP_NORESERVE, MAP_FIXED_NOREPLACE = 0x22, 0x10, 0x4000, 0x10_0000
+MAP_FAILED = (1 << 64) - 1
+LOWEST, HIGHEST = 0x1_0000, 0x7FFF_FFFF_F000
+"""The addresses of a process's memory on x86-64: above vm.mmap_min_addr, below TASK_SIZE."""
+STACK_GUARD = 1 << 20
+"""Below a stack the kernel places nothing (stack_guard_gap)."""
 MREMAP_MAYMOVE_FIXED = 3
 ADVICE = {
     "dontneed": 4, "dontfork": 10, "dofork": 11, "hugepage": 14, "nohugepage": 15, "wipeonfork": 18, "keeponfork": 19,
@@ -41,7 +47,20 @@ VMSTAT = ("pgreuse",)
 """Counters that are lines of /proc/vmstat; every other one is a file with one number."""
 ACCESSES = ("write", "read")
 COUNTED = frozenset(
-    (*ACCESSES, "munmap", "mremap", "mprotect", "madvise", "pin", "unpin", "ref", "unref", "dma_write", "dma_read")
+    (
+        *ACCESSES,
+        "mmap",
+        "munmap",
+        "mremap",
+        "mprotect",
+        "madvise",
+        "pin",
+        "unpin",
+        "ref",
+        "unref",
+        "dma_write",
+        "dma_read",
+    )
 )
 
 Answer = dict[str, Any]
@@ -232,7 +251,7 @@ class Worker:
         self.sock = sock
         self.load, self.store, self.between = byte_access()
         self.usage = ctypes.create_string_buffer(RUSAGE_BYTES), ctypes.create_string_buffer(RUSAGE_BYTES)
-        self.base = 0
+        self.base = self.end = 0
         self.scratch: int = libc.mmap(None, PAGE, PROT_READ | PROT_WRITE, MAP_ANONYMOUS_PRIVATE, -1, 0)
         self.counters: Counters | None = None
         self.rings: dict[int, Ring] = {}
@@ -293,6 +312,7 @@ class Worker:
 
     def do_map(self, pages: int, skew: int, huge: bool) -> Answer:
         self.base = WINDOW_START + skew * PAGE
+        self.end = self.base + pages * PAGE
         self._mmap_at(self.base, pages)
         return _result(libc.madvise(self.base, pages * PAGE, ADVICE["hugepage" if huge else "nohugepage"]))
 
@@ -375,6 +395,48 @@ class Worker:
     def do_read(self, page: int) -> Answer:
         value, faults = self.access(self.load, self._at(page))
         return {"ok": value >= 0, "value": value if value >= 0 else None, "minflt": faults}
+
+    def do_mmap(self, place: int | None, n: int, prot: int, how: str) -> Answer:
+        if place is None:
+            with self._arena_alone():
+                address = libc.mmap(None, n * PAGE, prot, MAP_ANONYMOUS_PRIVATE, -1, 0)
+        else:
+            flags = MAP_ANONYMOUS_PRIVATE | (MAP_FIXED_NOREPLACE if how == "noreplace" else MAP_FIXED)
+            address = libc.mmap(self._at(place), n * PAGE, prot, flags, -1, 0)
+        return self._placed(address)
+
+    def _placed(self, address: int) -> Answer:
+        if address == MAP_FAILED:
+            return {"ok": False, "errno": ctypes.get_errno()}
+        if not self.base <= address < self.end:
+            raise OSError(f"the kernel chose {address:#x}, outside the arena")
+        return {"ok": True, "value": (address - self.base) // PAGE}
+
+    @contextmanager
+    def _arena_alone(self) -> Iterator[None]:
+        """All addresses but the arena are taken meanwhile: where the kernel chooses, it chooses there.
+
+        By mappings that merge with none of a program's (they may be executed) and take no memory.
+        """
+        with open("/proc/self/maps", "rb") as maps:
+            rows = [line.split(maxsplit=5) for line in maps.read().splitlines()]
+        taken = [(self.base, self.end)]
+        for row in rows:
+            first, last = (int(address, 16) for address in row[0].split(b"-"))
+            if not self.base <= first < self.end:
+                taken.append((first - (STACK_GUARD if row[-1] == b"[stack]" else 0), last))
+        taken.sort()
+        bounds = zip([LOWEST, *(last for _, last in taken)], [*(first for first, _ in taken), HIGHEST], strict=True)
+        gaps = [(start, min(end, HIGHEST)) for start, end in bounds if start < min(end, HIGHEST)]
+        flags = MAP_ANONYMOUS_PRIVATE | MAP_FIXED_NOREPLACE | MAP_NORESERVE
+        try:
+            for start, end in gaps:
+                if libc.mmap(start, end - start, PROT_READ | PROT_EXEC, flags, -1, 0) != start:
+                    raise OSError(ctypes.get_errno(), f"{start:#x} to {end:#x} could not be taken")
+            yield
+        finally:
+            for start, end in gaps:
+                libc.munmap(start, end - start)
 
     def do_munmap(self, page: int, n: int) -> Answer:
         return _result(libc.munmap(self._at(page), n * PAGE))

@@ -1,0 +1,255 @@
+"""mmap as a program calls it: where the kernel puts what asks for no place, what it refuses, and PROT_NONE.
+
+Most programs here also ran on a kernel (6.18.44), which did the same.
+"""
+
+from __future__ import annotations
+
+import pytest
+from support import freeze, layout, vma_at
+
+import anonfolio as af
+from anonfolio.draw.words import reason
+from anonfolio.kernel.pagetable import PTE_PRESENT, PTE_WRITE
+from anonfolio.kernel.vma import VM_UNACCOUNTED
+from anonfolio.machine.invariants import check
+from anonfolio.program.random_programs import random_scenario
+
+
+def arena(pages: int = 64, policy: af.Policy | str = af.LINUX_6_15, start: int = 0) -> af.Process:
+    return af.Machine(policy, orders=(2, 4, 9)).spawn(range(start, start + pages))
+
+
+# --- where ----------------------------------------------------------------------------------------------------------
+
+
+def test_two_mappings_without_a_place_lie_side_by_side_and_merge() -> None:
+    process = arena()
+    assert [process.map(None, 16), process.map(None, 16)] == [48, 32]
+    assert layout(process) == [(32, 64)]
+
+
+def test_the_topmost_gap_that_is_large_enough_is_taken_at_its_end() -> None:
+    process = arena(start=100)
+    for at, pages in ((160, 2), (150, 4), (120, 10)):
+        process.map(at, pages)
+    assert [process.map(None, pages) for pages in (7, 6, 2, 16, 20)] == [143, 154, 162, 104, af.Outcome(
+        False, "ENOMEM", "no gap holds 20 pages"
+    )]  # fmt: skip
+
+
+def test_a_mapping_that_reaches_out_of_the_arena_bounds_its_gaps() -> None:
+    process = arena(start=10)
+    process.map(5, 10)
+    process.map(70, 10)
+    assert [process.map(None, pages) for pages in (54, 1)] == [16, 15]
+    assert not process.map(None, 1)
+
+
+@pytest.mark.parametrize(
+    ("version", "pages", "place"),
+    [
+        ("6.1", 512, 1448), ("6.1", 600, 1360),
+        ("6.8", 512, 1024), ("6.8", 600, 1024), ("6.8", 511, 1449),
+        ("6.12", 512, 1024), ("6.12", 600, 1360), ("6.12", 1024, 512), ("7.3", 512, 1024),
+    ],
+)  # fmt: skip
+def test_which_mappings_go_to_a_2_mib_boundary(version: str, pages: int, place: int) -> None:
+    """None (6.1), 2 MiB and more (6.7), multiples of 2 MiB (6.12): an arena of 1960 pages that ends 424 after one."""
+    assert arena(1960, af.Policy.at(version)).map(None, pages) == place
+
+
+def test_what_is_aligned_already_moves_up_by_what_was_left_for_it() -> None:
+    process = arena(2048)
+    assert process.map(None, 512) == 1536
+    # No room for 2 MiB more: wherever it fits.
+    assert process.map(None, 1024) == 512
+    assert process.map(None, 512) == 0
+
+
+def test_a_child_places_in_the_same_arena() -> None:
+    process = arena(start=64)
+    process.map(None, 4)
+    assert process.fork().map(None, 4) == 120
+
+
+# --- a place of its own ---------------------------------------------------------------------------------------------
+
+
+def test_a_fixed_mapping_takes_the_place_of_what_is_there() -> None:
+    process = arena()
+    process.map(0, 16)
+    process.write(0, 7)
+    process.write(8, 8)
+    assert process.map(4, 8, 1) == 4
+    assert layout(process) == [(0, 4), (4, 12), (12, 16)]
+    assert (process.read(0), process.read(8)) == (7, 0)
+    assert process.rss_pages == 8
+
+
+def test_a_fixed_mapping_may_cover_itself_and_merge_with_what_is_left() -> None:
+    process = arena()
+    process.map(0, 16)
+    process.write(1)
+    assert process.map(4, 8) == 4
+    assert layout(process) == [(0, 16)]
+
+
+def test_what_may_not_be_replaced_is_refused_and_nothing_changes() -> None:
+    process = arena()
+    process.map(8, 8)
+    process.write(9)
+    before = freeze(process.mm)
+    for at, pages in ((8, 1), (4, 5), (15, 4), (0, 64)):
+        answer = process.map(at, pages, replace=False)
+        assert isinstance(answer, af.Outcome)
+        assert answer.errno == "EEXIST"
+    assert freeze(process.mm) == before
+    assert process.map(4, 4, replace=False) == 4
+    assert layout(process) == [(4, 16)]
+
+
+# --- what is not writable is not charged, and merges with none that is ----------------------------------------------
+
+
+def test_what_was_reserved_and_then_made_writable_merges_with_what_was_writable_before() -> None:
+    process = arena()
+    process.map(0, 8, 3)
+    process.map(8, 8, 0)
+    assert process.mprotect(8, 8, 3)
+    assert layout(process) == [(0, 16)]
+    assert not vma_at(process, 8).flags & VM_UNACCOUNTED
+
+
+def test_a_written_mapping_that_becomes_read_only_stays_charged_and_merges_with_no_read_only_one() -> None:
+    process = arena()
+    process.map(0, 8, 3)
+    process.map(8, 8, 1)
+    process.write(0)
+    process.mprotect(0, 8, 1)
+    assert [bool(vma.flags & VM_UNACCOUNTED) for vma in process.mm.vmas] == [False, True]
+
+
+@pytest.mark.parametrize(("version", "mappings"), [("6.1", 2), ("6.7", 1), ("6.18", 1)])
+def test_an_unwritten_mapping_that_becomes_inaccessible_merges_with_what_was_so_from_6_7_on(
+    version: str, mappings: int
+) -> None:
+    process = arena(policy=af.Policy.at(version))
+    process.map(0, 8, 3)
+    process.map(8, 8, 0)
+    process.mprotect(0, 8, 0)
+    assert len(layout(process)) == mappings
+
+
+# --- PROT_NONE ------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_may_be_done_with_an_inaccessible_page_and_it_keeps_its_content() -> None:
+    process = arena()
+    process.map(0, 16)
+    process.write(3, 7)
+    process.mprotect(0, 16, 0)
+    for access in (lambda: process.read(3), lambda: process.write(3), lambda: process.touch([3], False)):
+        with pytest.raises(af.SegmentationFault, match="the mapping is inaccessible") as raised:
+            access()
+        # The hardware finds no entry: its present bit is not set (error codes 4 and 6, as 6.18.44 traces them).
+        assert raised.value.fault.error_code in (4, 6)
+    assert not process.pin(3)
+    assert not process.ref(3)
+    assert process.gup(3) is None
+    assert process.mm.pte[3] & PTE_PRESENT
+    assert not process.mm.pte[3] & PTE_WRITE
+    assert process.rss_pages == 16
+    process.mprotect(0, 16, 1)
+    assert process.read(3) == 7
+
+
+def test_a_page_that_is_this_process_s_alone_is_writable_at_once_when_access_comes_back() -> None:
+    process = arena()
+    process.map(0, 16)
+    process.write(3)
+    process.mprotect(0, 16, 0)
+    process.mprotect(0, 16, 3)
+    assert not process.write(3)
+    process.mprotect(0, 16, 0)
+    child = process.fork()
+    process.mprotect(0, 16, 3)
+    assert process.write(3).code == "copy0"
+    with pytest.raises(af.SegmentationFault):
+        child.read(3)
+    child.mprotect(0, 16, 3)
+    assert child.read(3) == 1
+
+
+def test_a_huge_mapping_becomes_inaccessible_whole_and_is_split_where_a_part_does() -> None:
+    process = arena(1024)
+    process.map(0, 1024)
+    process.write(0)
+    process.write(600)
+    process.mprotect(0, 512, 0)
+    assert process.mm.is_huge(0)
+    process.mprotect(600, 8, 0)
+    assert not process.mm.is_huge(600)
+    assert process.write(599).code == "nf"
+    process.mprotect(0, 512, 3)
+    assert process.write(5).code == "nf"
+    assert not check(process.machine)
+
+
+def test_the_zero_page_is_kept_too() -> None:
+    process = arena()
+    process.map(0, 4)
+    process.read(0)
+    process.mprotect(0, 4, 0)
+    process.mprotect(0, 4, 3)
+    assert process.write(0).code == "zero0"
+
+
+def test_a_stream_that_would_write_an_inaccessible_page_does_nothing() -> None:
+    process = arena()
+    process.map(0, 32)
+    process.mprotect(20, 4, 0)
+    with pytest.raises(af.SegmentationFault, match="access 20 of the stream"):
+        process.touch(range(32), False)
+    assert process.rss_pages == 0
+    assert not process.mm.pte.any()
+
+
+def test_what_is_said_of_an_inaccessible_page() -> None:
+    scenario = af.Scenario(8, (("mprotect", 0, 0, 8, 0), ("read", 0, 2), ("write", 0, 2, 1)))
+    run = scenario.run()
+    assert [reason(result) for result in run][1:] == 2 * ["the mapping is inaccessible"]
+    assert "no access" in str(run.show())
+
+
+# --- as operation of a program --------------------------------------------------------------------------------------
+
+
+def test_a_program_names_the_place_that_the_kernel_chose_as_a_page_of_the_arena() -> None:
+    scenario = af.Scenario.parse("pages 32\nskew 5\nmunmap 0 0 32\nmmap 0 - 8 3 anywhere\nmmap 0 4 2 0 fixed\n")
+    assert scenario.steps[1] == ("mmap", 0, None, 8, 3, "anywhere")
+    run = scenario.run()
+    assert [result.value for result in run] == [None, 24, 4]
+    assert [(view.start, view.end) for view in run[-1].snapshot.processes[0].mappings] == [(9, 11), (29, 37)]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("mmap 0 - 8 3 fixed", "without a place"),
+        ("mmap 0 4 8 3 anywhere", "without a place"),
+        ("mmap 0 30 8 3 fixed", "page 37 is outside"),
+        ("mmap 0 0 8 2 fixed", "prot 2"),
+        ("mmap 0 0 8 3 there", "no how 'there'"),
+        ("mmap 0 x 8 3 fixed", "place is 'x'"),
+    ],
+)
+def test_a_mapping_that_cannot_be_meant_is_no_scenario(line: str, words: str) -> None:
+    with pytest.raises(af.ScenarioError, match=words):
+        af.Scenario.parse(f"pages 32\n{line}\n")
+
+
+def test_many_mappings_break_no_invariant() -> None:
+    for seed in range(12):
+        machine = random_scenario(seed, "mappings").end(frames=1 << 14)
+        assert check(machine) == []
