@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from .frames import FolioOf
 from .mm import Mm
-from .pagetable import MKOLD, PTE_CONT, PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG, WRPROTECT
+from .pagetable import MKOLD, PTE_CONT, PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG, WRPROTECT, Run
 
 Entries = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -206,6 +206,16 @@ def folio_pte_batches(
     cut |= np.diff(bits & (alike | PTE_CONT)) != 0
     firsts = np.flatnonzero(np.concatenate((np.ones(min(len(pages), 1), np.bool_), cut)))
     return pages + start, bits, firsts
+
+
+def first_batch(mm: Mm, start: int, end: int) -> Run | None:
+    """The first batch of one page table's [start, end), however their bits differ; None where none maps a folio."""
+    vpns, _, firsts = folio_pte_batches(mm, start, end, 0)
+    if not len(vpns):
+        return None
+    pages = int(firsts[1]) if len(firsts) > 1 else len(vpns)
+    pfn = int(mm.pfn[vpns[0]])
+    return Run(int(vpns[0]), pfn, pages, int(mm.memory.folio_of[pfn]))
 
 
 def _set_by_calls(mm: Mm, vpns: npt.NDArray[np.intp], firsts: npt.NDArray[np.intp]) -> None:

@@ -127,6 +127,8 @@ _OF_FOLIOS: dict[str, tuple[Any, ...]] = {
     "mm_id_mapcount": (np.int16, 2),
     "maybe_mapped_shared": (np.bool_,),
     "partially_mapped": (np.bool_,),
+    "dirty": (np.bool_,),
+    "lazyfree": (np.bool_,),
 }
 """The columns: dtype, and how many numbers where an entry is not one. All but the first two are 0 in a freed folio."""
 _CLEARED = tuple(_OF_FOLIOS)[2:]
@@ -157,6 +159,10 @@ class Memory:
         The slots' shared bit.
     partially_mapped : ndarray of shape (folios,), bool
         Queued for the deferred split: some page lost its last mapping while another is still mapped.
+    dirty, lazyfree : ndarray of shape (folios,), bool
+        PG_dirty, which a split takes over from entries; not PG_swapbacked: MADV_FREE gave it up.
+    mms : list of Mm
+        The address spaces that may map its frames: what the kernel finds through the anon_vma.
     """
 
     buddy: Buddy
@@ -174,6 +180,8 @@ class Memory:
     mm_id: Numbers
     mm_id_mapcount: npt.NDArray[np.int16]
     maybe_mapped_shared: npt.NDArray[np.bool_]
+    dirty: npt.NDArray[np.bool_]
+    lazyfree: npt.NDArray[np.bool_]
     partially_mapped: npt.NDArray[np.bool_]
 
     def __init__(self, frames: int) -> None:
@@ -187,6 +195,7 @@ class Memory:
         self._free_folios = np.zeros(0, np.int32)
         self._free_count = 0
         self._folios_used = 0
+        self.mms: list[Any] = []
         zero = self.buddy.alloc(0)
         assert zero == ZERO_PFN
         self._grow_frames()
@@ -257,7 +266,7 @@ class Memory:
         state.update(self.__dict__)
         # The search copies machines by the million: no loop of Python's own over the columns.
         state.update(zip(_COLUMNS, map(np.ndarray.copy, _columns(self)), strict=True))
-        twin.buddy, twin.folio_of = self.buddy.copy(), self.folio_of.copy()
+        twin.buddy, twin.folio_of, twin.mms = self.buddy.copy(), self.folio_of.copy(), []
         return twin
 
     # --- many at once ---------------------------------------------------------------------------------------------
@@ -296,6 +305,24 @@ class Memory:
         self.head[at] = heads
         self.order[at] = order
         self.refcount[at] = 1 << order
+
+    def folio_split(self, folio: int, order: int) -> Numbers:
+        """Folios of 2**order in place of a larger one; what the pages map and hold stays (`__split_folio_to_order`).
+
+        Their references and counts are left to the caller.
+        """
+        frames, old_order = self.frames_of(folio), int(self.order[folio])
+        flags = self.dirty[folio], self.lazyfree[folio]
+        self.folio_of.set_block(frames.start >> old_order, old_order, NO_FOLIO)
+        for name in _CLEARED:
+            getattr(self, name)[folio] = 0
+        self.give_back_folio(folio)
+        heads = np.arange(frames.start, frames.stop, 1 << order, dtype=np.int32)
+        folios = self.take_folios(len(heads))
+        self.folios_alloc(folios, as_slice(folios), heads, as_slice(heads >> order), order)
+        self.dirty[folios], self.lazyfree[folios] = flags
+        self.anon_exclusive[frames] &= self.mapcount[frames] > 0
+        return folios
 
     def release_folios(self, folios: Numbers, heads: Numbers, orders: npt.NDArray[np.uint8]) -> None:
         """Free folios whose last reference went, in that order: their frames and numbers may be handed out again."""

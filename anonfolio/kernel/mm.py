@@ -21,6 +21,7 @@ from .pagetable import (
     PMD_NONE,
     PMD_TABLE,
     PTE_CONT,
+    PTE_DIRTY,
     PTE_PRESENT,
     PTE_SPECIAL,
     PTE_YOUNG,
@@ -75,6 +76,7 @@ class Mm:
         self.arena = ARENA
         self.rss_pages = 0
         self._anon_vmas = 0
+        memory.mms.append(self)
 
     # --- VMAs ---------------------------------------------------------------------------------------------------
 
@@ -287,7 +289,9 @@ class Mm:
             # Made anew from the VMA's bits, with *accessed* among them (`__split_huge_zero_page_pmd`, 6.1-7.3).
             self.pte[start:end] |= PTE_YOUNG
             return
-        folio_split_rmap_pmd(self.memory, int(self.memory.folio_of[self.pfn[start]]), self.id)
+        folio = int(self.memory.folio_of[self.pfn[start]])
+        folio_split_rmap_pmd(self.memory, folio, self.id)
+        self.memory.dirty[folio] |= self.pte[start] & PTE_DIRTY > 0
         if not self.policy.split_keeps_dirty:
             self.pte[start:end] &= MKCLEAN
         if self.policy.cont_pte_order:
@@ -372,6 +376,7 @@ class Mm:
         twin = object.__new__(type(self))
         twin.__dict__.update(self.__dict__)
         twin.memory = memory
+        memory.mms.append(twin)
         twin.vmas = [vma.copy() for vma in self.vmas]
         # What two processes share stays shared: whoever changes an entry first takes a copy (`own_pfns`).
         twin.pfn = self.pfn.copy() if self.pfn.flags.writeable else self.pfn

@@ -6,12 +6,15 @@ errno otherwise; what it did before it was refused stays done, as in the kernel.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
 from . import contpte
 from .gup import unpin_user_pages
 from .index import ascending
+from .lazyfree import madvise_cold, madvise_free
 from .mm import Mm
 from .pagetable import (
     MANY_PAGES,
@@ -157,6 +160,7 @@ def exit_mmap(mm: Mm) -> None:
     for pin in mm.pins:
         unpin_user_pages(mm.memory, pin)
     mm.pins.clear()
+    mm.memory.mms.remove(mm)
 
 
 def do_munmap(mm: Mm, start: int, end: int) -> None:
@@ -347,8 +351,8 @@ def do_madvise(mm: Mm, start: int, end: int, advice: str) -> None:
 
 def madvise_vma_behavior(mm: Mm, vma: Vma, start: int, end: int, advice: str) -> int:
     """Advise a part of one VMA; returns where to go on. Advice that changes nothing splits nothing."""
-    if advice == "dontneed":
-        madvise_dontneed(mm, start, end)
+    if advice in ACTING:
+        ACTING[advice](mm, start, end)
         return end
     on, off = ADVICE[advice]
     flags = vma.flags & ~off | on
@@ -369,3 +373,11 @@ def madvise_dontneed(mm: Mm, start: int, end: int) -> None:
     first = -(-start // PTRS_PER_PMD)
     last = end // PTRS_PER_PMD
     mm.pmd[first : max(first, last)] = PMD_NONE
+
+
+ACTING: dict[str, Callable[[Mm, int, int], None]] = {
+    "dontneed": madvise_dontneed,
+    "free": madvise_free,
+    "cold": madvise_cold,
+}
+"""Advice that acts on the pages of one mapping, and leaves the mapping as it is."""

@@ -116,6 +116,11 @@ class Policy:
     batches_ptes : bool
         Whether mprotect changes the entries of a large folio in batches, which then share accessed and dirty, and
         mremap moves what is folded so (`mprotect_folio_pte_batch`, `mremap_folio_pte_batch`, 6.17).
+    ages_whole_folios : bool
+        Whether MADV_FREE and MADV_COLD leave a large folio whole that lies in the range (dce7d10be4bb, 6.11); before,
+        each was split, or, where its first page was mapped more than once, ended the work on that page table.
+    split_maps_zero_page : bool
+        Whether a page that holds only zeros becomes the zero page when its folio is split (b1f202060afe, 6.12).
     cont_pte_order : int
         Blocks of so many entries, as a power of two, carry arm64's contiguous bit when they are alike
         (CONFIG_ARM64_CONTPTE, 6.9 and later): 4 with 4 KiB pages. Default 0, a machine without that bit, as the
@@ -151,6 +156,8 @@ class Policy:
     thp_aligns_mmap: str = "multiples"
     unaccounts_read_only: bool = True
     batches_ptes: bool = True
+    ages_whole_folios: bool = True
+    split_maps_zero_page: bool = True
     cont_pte_order: int = 0
 
     def __post_init__(self) -> None:

@@ -34,7 +34,7 @@ from ..stream.window import Pages, Stream
 from .show import Latest, Shown, show
 from .snapshot import Snapshot, snapshot
 
-ADVICE = ("dontneed", *mmap.ADVICE)
+ADVICE = (*mmap.ACTING, *mmap.ADVICE)
 PROTECTIONS = {0: 0, 1: VM_READ, 3: VM_READ | VM_WRITE}
 """mprotect's argument -> VMA access bits: PROT_NONE, PROT_READ, and PROT_READ | PROT_WRITE."""
 

@@ -20,18 +20,24 @@ ORDER_SETS: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (4,), (2, 4), (2, 3, 
 PMD_ORDER_SETS: tuple[tuple[int, ...], ...] = ((9,), (9,), (4, 9), (4, 9), (2, 3, 4, 9))
 UNDO = {"wipeonfork": "keeponfork", "dontfork": "dofork", "nohugepage": "hugepage"}
 MIXED_ADVICE = ("dontneed", "dontneed", "wipeonfork", "keeponfork", "dontfork", "dofork", "hugepage", "nohugepage")
+FREEING_ADVICE = (*8 * ("free",), *2 * ("cold",), *2 * ("dontneed",), "dontfork", "wipeonfork")
 MERGING_ADVICE = ("dontneed", "wipeonfork", *2 * ("keeponfork",), "dontfork", *2 * ("dofork", "hugepage"), "nohugepage")
 
+FREE = {
+    "write": 34, "read": 8, "fork": 12, "exit": 6, "munmap": 5, "mremap": 4, "mprotect": 8, "madvise": 30, "pin": 3,
+    "unpin": 2, "gup": 3, "ref": 1, "unref": 1,
+}  # fmt: skip
 KINDS: dict[str, dict[str, int]] = {
     kind: {op.name: op.drawn[kind] for op in TABLE.values() if kind in op.drawn}
     for kind in ("mixed", "populate", "refused", "merge", "huge", "dma", "forkfail", "segv", "mappings")
-}
+} | {"free": FREE}
 """What programs may be about, with how often they do what.
 
 ``mixed`` wanders through everything; ``populate`` writes, forks and exits; ``refused`` asks for what is not there;
 ``merge`` cuts mappings up so that they merge again; ``huge`` has 2 MiB; ``dma`` has a device; ``forkfail`` has forks
 that fail (each makes other programs' forks fail for a moment, when it is run live); ``segv`` touches holes;
-``mappings`` makes many, accessible or not, where it likes or where the kernel does.
+``mappings`` makes many, accessible or not, where it likes or where the kernel does;
+``free`` frees lazily, which splits folios.
 """
 
 
@@ -78,7 +84,7 @@ class _Generator:
     def _choose_shape(self, sizes: frozenset[int]) -> None:
         choose, huge = self.random.choice, self.kind == "huge"
         sets = PMD_ORDER_SETS if huge else ORDER_SETS
-        if self.kind in ("mixed", "populate", "mappings"):
+        if self.kind in ("mixed", "populate", "mappings", "free"):
             sets += ((4, 9), (9,))
         self.orders = choose([orders for orders in sets if sizes.issuperset(orders)] or [()])
         if huge:
@@ -323,7 +329,9 @@ class _Generator:
         start, n = self._range()
         if self._has_hole(process, start, n) and not self._loose():
             return
-        choices = MERGING_ADVICE if self.kind in ("merge", "forkfail", "mappings") else MIXED_ADVICE
+        choices: tuple[str, ...] = MERGING_ADVICE if self.kind in ("merge", "forkfail", "mappings") else MIXED_ADVICE
+        if self.kind == "free":
+            choices = FREEING_ADVICE
         advice = self.random.choice([advice for advice in choices if advice != "hugepage" or self.orders])
         self._do("madvise", process, start, n, advice)
         if advice in UNDO and (UNDO[advice] != "hugepage" or self.orders):

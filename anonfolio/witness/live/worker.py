@@ -34,7 +34,8 @@ STACK_GUARD = 1 << 20
 """Below a stack the kernel places nothing (stack_guard_gap)."""
 MREMAP_MAYMOVE_FIXED = 3
 ADVICE = {
-    "dontneed": 4, "dontfork": 10, "dofork": 11, "hugepage": 14, "nohugepage": 15, "wipeonfork": 18, "keeponfork": 19,
+    "dontneed": 4, "free": 8, "dontfork": 10, "dofork": 11, "hugepage": 14, "nohugepage": 15, "wipeonfork": 18,
+    "keeponfork": 19, "cold": 20,
 }  # fmt: skip
 SYS_IO_URING_SETUP, SYS_IO_URING_ENTER, SYS_IO_URING_REGISTER = 425, 426, 427
 REGISTER_BUFFERS, UNREGISTER_BUFFERS = 0, 1

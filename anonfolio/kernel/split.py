@@ -1,0 +1,77 @@
+"""Splitting a folio into smaller ones: what MADV_FREE, debugfs and the shrinker ask for (mm/huge_memory.c)."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from . import contpte
+from .frames import Memory
+from .mm import Mm
+from .pagetable import PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_YOUNG
+from .rmap import folio_add_large_mapcount
+from .sizes import ZERO_PFN
+
+
+def split_folio(memory: Memory, folio: int, order: int = 0) -> bool:
+    """Make folios of 2**order pages of a larger one; False (EAGAIN) when somebody holds a reference (`__folio_split`).
+
+    Every entry becomes a migration entry and comes back: write, accessed and dirty as they were, PageAnonExclusive,
+    too. Pages that nobody maps are freed. From 6.12 on (b1f202060afe) a page that holds only zeros comes back as the
+    zero page, if it is a folio of its own (`try_to_map_unused_to_zeropage`).
+    """
+    if memory.large_mapcount[folio] != memory.refcount[folio]:
+        return False
+    frames = memory.frames_of(folio)
+    mappers = [(mm, vpns) for mm in memory.mms if len(vpns := _unmap(mm, frames))]
+    memory.dirty[folio] |= any(bool((mm.pte[vpns] & PTE_DIRTY).any()) for mm, vpns in mappers)
+    # The walk goes by page offset, then by age: who comes first gets the slots of what stays large.
+    mappers.sort(key=lambda mapper: (_pgoff(*mapper), mapper[0].id))
+    folios = memory.folio_split(folio, order)
+    for mm, vpns in mappers:
+        _remap(mm, vpns, folios, frames.start, order)
+    mapped = memory.mapcount[frames].reshape(-1, 1 << order)
+    memory.refcount[folios] = mapped.sum(axis=1)
+    memory.nr_mapped[folios] = np.count_nonzero(mapped, axis=1)
+    gone = folios[memory.refcount[folios] == 0]
+    memory.release_folios(gone, memory.head[gone], memory.order[gone])
+    memory.clear_folios(gone)
+    return True
+
+
+def _unmap(mm: Mm, frames: slice) -> npt.NDArray[np.intp]:
+    """The pages that map any of these frames; by single entries from now on (`try_to_migrate`, TTU_SPLIT_HUGE_PMD)."""
+    vpns = np.flatnonzero((mm.pte & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT)
+    pfns = mm.pfn[vpns]
+    vpns = vpns[(pfns >= frames.start) & (pfns < frames.stop)]
+    if len(vpns) and mm.is_huge(int(vpns[0])):
+        first, end = mm.block_of(int(vpns[0]))
+        # Each entry takes the PMD's dirty bit with it, in 6.1 too (`freeze`).
+        dirty = mm.pte[first] & PTE_DIRTY
+        mm.split_huge_pmd(first)
+        mm.pte[first:end] |= dirty
+    if len(vpns):
+        contpte.contpte_try_unfold(mm, int(vpns[0]), int(vpns[-1]) + 1)
+    return vpns
+
+
+def _pgoff(mm: Mm, vpns: npt.NDArray[np.intp]) -> int:
+    vma = mm.find_vma(int(vpns[0]))
+    return vma.pgoff if vma else 0
+
+
+def _remap(mm: Mm, vpns: npt.NDArray[np.intp], folios: npt.NDArray[np.int32], head: int, order: int) -> None:
+    """Put entries back, one by one (`remove_migration_pte`)."""
+    memory = mm.memory
+    pfns = mm.pfn[vpns]
+    if order:
+        at, counts = np.unique((pfns - head) >> order, return_counts=True)
+        for folio, count in zip(folios[at].tolist(), counts.tolist(), strict=True):
+            folio_add_large_mapcount(memory, folio, mm.id, count)
+        contpte.contpte_try_fold(mm, int(vpns[0]), int(vpns[-1]) + 1)
+    elif mm.policy.split_maps_zero_page:
+        unused = memory.content[pfns] == 0
+        mm.own_pfns()[vpns[unused]] = ZERO_PFN
+        mm.pte[vpns[unused]] = PTE_PRESENT | PTE_YOUNG | PTE_SPECIAL
+        memory.mapcount[pfns[unused]] -= 1
+        mm.rss_pages -= int(np.count_nonzero(unused))
