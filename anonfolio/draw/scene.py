@@ -107,6 +107,7 @@ class Folio:
     mm_ids: tuple[tuple[int, int], ...] = ()
     maybe_shared: bool = False
     partially_mapped: bool = False
+    lazyfree: bool = False
 
     @property
     def name(self) -> str:
@@ -133,7 +134,8 @@ class Folio:
         if self.order and self.mm_ids:
             told.append("mm_id " + " ".join(f"P{process}:{count}" for process, count in self.mm_ids))
         told += ["maybe mapped shared"] if self.maybe_shared else []
-        return told + (["partly mapped"] if self.partially_mapped else [])
+        told += ["partly mapped"] if self.partially_mapped else []
+        return told + (["freed lazily"] if self.lazyfree else [])
 
     def roles(self) -> list[str]:
         """Per page what it is to who looks: new in this step, held but mapped by nobody, one process's alone, shared.
@@ -398,7 +400,7 @@ def _folio(
     return Folio(
         number, view.order, fresh, view.mapcount, before.mapcount if before else view.mapcount, changed,
         view.content, exclusive, pins, refs, Counts(*map(Count, now, was)),
-        view.mm_ids if slots else (), slots and view.maybe_mapped_shared, view.partially_mapped,
+        view.mm_ids if slots else (), slots and view.maybe_mapped_shared, view.partially_mapped, view.lazyfree,
     )  # fmt: skip
 
 

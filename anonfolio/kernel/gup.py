@@ -35,8 +35,8 @@ def pin_user_pages(
     try:
         for page in range(vpn, vpn + pages):
             faults.extend(_fault_in(system, mm, page, write=write, pin=True, longterm=longterm))
-            if mm.is_huge(page) and (faults or not longterm):
-                touch_pmd(mm, page, write=write)
+            if faults or not longterm:
+                touch_page(mm, page, write=write)
             pfn = int(mm.pfn[page])
             try_grab_folio(mm.memory, pfn)
             pin.frames.append(pfn)
@@ -73,15 +73,18 @@ def try_grab_folio(memory: Memory, pfn: int) -> None:
         memory.folio_get(folio, GUP_PIN_COUNTING_BIAS)
 
 
-def touch_pmd(mm: Mm, vpn: int, *, write: bool) -> None:
-    """The walk under the lock sets accessed in a PMD, and dirty for writing (`touch_pmd`, FOLL_TOUCH, 6.1-7.2).
+def touch_page(mm: Mm, vpn: int, *, write: bool) -> None:
+    """The walk under the lock sets accessed in a PMD, and dirty for writing (`touch_pmd`, FOLL_TOUCH, 6.1-7.3).
 
-    It never sets them in a PTE, only in the folio (`follow_page_pte`). Short-term pins of another process's memory go
-    that way (`pin_user_pages_remote`), long-term ones only after a fault: what is there, they take without the lock
-    (`pin_user_pages_fast`), and so do references; that sets nothing.
+    It never sets them in a PTE; a folio is marked dirty that is to be written under a clean one (`follow_page_pte`).
+    Short-term pins of another process's memory go that way (`pin_user_pages_remote`), long-term ones only after a
+    fault: what is there, they take without the lock (`pin_user_pages_fast`), and so do references; that sets nothing.
     """
-    start, end = mm.block_of(vpn)
-    mm.pte[start:end] |= PTE_YOUNG | (PTE_DIRTY if write else 0)
+    if mm.is_huge(vpn):
+        start, end = mm.block_of(vpn)
+        mm.pte[start:end] |= PTE_YOUNG | (PTE_DIRTY if write else 0)
+    elif write and not mm.pte[vpn] & PTE_DIRTY:
+        mm.memory.dirty[mm.memory.folio_of[mm.pfn[vpn]]] = True
 
 
 def unpin_user_pages(memory: Memory, pin: Pin) -> None:

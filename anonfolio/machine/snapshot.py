@@ -85,7 +85,7 @@ class FolioView:
 
     `mm_ids` lists the tracked (process, mappings) of the two slots, and `maybe_mapped_shared` is the bit beside them:
     both are kept under every policy, and are something a kernel has only where the snapshot says `has_mm_ids`.
-    `mapcount` counts PMD mappings on every page.
+    `mapcount` counts PMD mappings on every page; `lazyfree` says that MADV_FREE gave the folio up.
     """
 
     id: int
@@ -100,6 +100,7 @@ class FolioView:
     content: npt.NDArray[np.uint8]
     mapcount: npt.NDArray[np.int16]
     anon_exclusive: npt.NDArray[np.bool_]
+    lazyfree: bool = False
 
     @property
     def pages(self) -> int:
@@ -212,5 +213,5 @@ def _folio_view(memory: Memory, folio: int) -> FolioView:
         folio, frames.start, int(memory.order[folio]), int(memory.refcount[folio]), int(memory.large_mapcount[folio]),
         int(memory.pincount[folio]), tuple((mm - 1, count) for mm, count in slots if mm),
         bool(memory.maybe_mapped_shared[folio]), bool(memory.partially_mapped[folio]), memory.content[frames].copy(),
-        memory.mapcount[frames] + memory.entire_mapcount[folio], exclusive,
+        memory.mapcount[frames] + memory.entire_mapcount[folio], exclusive, bool(memory.lazyfree[folio]),
     )  # fmt: skip

@@ -159,10 +159,10 @@ class LiveRun:
     def _drain_lru(self) -> None:
         """Let go of the references that this CPU's batches for the LRU lists hold (`lru_add_drain`, in `madvise_cold`).
 
-        A page that is taken a second time is to become active (`mark_page_accessed`), one that MADV_FREE or MADV_COLD met
-        is to go first; until the batch is full it holds a reference. A write fault drains only for a page without the
-        LRU flag (`wp_can_reuse_anon_folio`), and such a page has it (but for kernels with 33dfe9204f29, in 6.11, taken
-        back in 6.17): it is copied, not reused.
+        A page that is taken a second time is to become active (`mark_page_accessed`), one that MADV_FREE or MADV_COLD
+        met is to go first; until the batch is full it holds a reference. A write fault drains only for a page without
+        the LRU flag (`wp_can_reuse_anon_folio`), and such a page has it (but for kernels with 33dfe9204f29, in 6.11,
+        taken back in 6.17): it is copied, not reused.
         """
         self._page.madvise(MADV_COLD)
 
