@@ -41,7 +41,7 @@ def split_folio(memory: Memory, folio: int, order: int = 0) -> bool:
 
 def _unmap(mm: Mm, frames: slice) -> npt.NDArray[np.intp]:
     """The pages that map any of these frames; by single entries from now on (`try_to_migrate`, TTU_SPLIT_HUGE_PMD)."""
-    vpns = np.flatnonzero((mm.pte & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT)
+    vpns: npt.NDArray[np.intp] = np.flatnonzero((mm.pte & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT)
     pfns = mm.pfn[vpns]
     vpns = vpns[(pfns >= frames.start) & (pfns < frames.stop)]
     if len(vpns) and mm.is_huge(int(vpns[0])):
