@@ -222,6 +222,14 @@ COMMANDS = (
         ),
     ),
     Command(
+        "selftest", commands.selftest, "the kernel's own selftests of private anonymous memory, on the model or live",
+        (
+            _option("names", nargs="*", metavar="NAME", help="a suite such as merge.c, or a part of cases' names"),
+            *_policy("7.3; with --live, which cases a kernel has, this machine's"),
+            _option("--live", action="store_true", help="ask this machine's kernel instead (root)"),
+        ),
+    ),
+    Command(
         "trace record", commands.trace_record, "run a program under the tracepoints (root), and write its trace",
         (
             _option("file", help="the trace to write (NAME.npz)"),

@@ -38,6 +38,7 @@ from .witness.comparing import Recorded
 from .witness.here import NotLive, need_linux
 from .witness.recording import read_recording, write_recording
 from .witness.recording import replay as replay_recording
+from .witness.suites import Problems, Suite, judged, row, suites_named, table
 
 if TYPE_CHECKING:
     from .witness.live.compare import Tally
@@ -142,6 +143,10 @@ def search(chosen: Namespace) -> int:
 
 def _tell_search(depth: int, states: int, transitions: int) -> None:
     print(f"  {depth} steps: {states:,} states, {transitions:,} transitions", file=sys.stderr)
+
+
+SELFTESTED = "7.3"
+"""Whose selftests they are, and the release that must pass them when no policy is named."""
 
 
 # --- the kernel of this machine -------------------------------------------------------------------------------------
@@ -252,6 +257,29 @@ def _show_smallest(scenario: Scenario, policy: Policy, chosen: Namespace) -> Non
         named = [] if chosen.policy is None else ["--policy", chosen.policy]
         again = [str(path), *named, *(["--set", *chosen.set] if chosen.set else [])]
         print(f"kept as {path}: anonfolio replay {' '.join(again)}")
+
+
+def selftest(chosen: Namespace) -> int:
+    """The kernel's selftests, on the model or on this machine's kernel: which fail, and a table."""
+    wanted = suites_named(chosen.names)
+    if not chosen.live:
+        return _judge(wanted, policy_of(chosen, SELFTESTED))
+    with _live_kernel() as kernel:
+        from .witness.live.selftests import problems_live
+
+        return _judge(wanted, policy_of(chosen, kernel.version), lambda case: problems_live(case, kernel))
+
+
+def _judge(wanted: list[Suite], policy: Policy, ask: Problems | None = None) -> int:
+    rows = []
+    for suite in wanted:
+        verdicts = list(judged(suite.cases, policy, ask))
+        for verdict in verdicts:
+            for problem in verdict.problems:
+                print(f"{suite.name}, {verdict.case.name}: {problem}")
+        rows.append(row(suite, verdicts))
+    print(table(rows))
+    return 0 if all(each.passed == each.run for each in rows) else 1
 
 
 def doctor(chosen: Namespace) -> int:

@@ -22,6 +22,8 @@ Step = tuple[Any, ...]
 
 Answer = tuple[bool, int | None, str]
 """Whether a step was done, the value it returned, and why it was not."""
+SEGV = "SIGSEGV"
+"""What stands for an errno where an access hits a hole, or writes where that is not allowed."""
 
 PAGES = ("page", "newpage", "place")
 """Arguments that are a page: an index in the scenario's arena, a page number for the machine."""
@@ -130,11 +132,11 @@ def _mmap(process: Process, place: int | None, n: int, prot: int, how: str) -> i
     return process.map(place, n, prot, replace=how != "noreplace")
 
 
-def _answer(returned: Any) -> Answer:
+def _answer(returned: Any) -> tuple[Answer, str]:
     """What came of a call, from what it returned: the kernel's word, a byte, or anything else that says it was done."""
     if isinstance(returned, Outcome):
-        return returned.ok, None, returned.why
-    return True, returned if isinstance(returned, int) else None, ""
+        return (returned.ok, None, returned.why), returned.errno
+    return (True, returned if isinstance(returned, int) else None, ""), ""
 
 
 def _pin(process: Process, page: int, n: int, id: int, *, write: bool = True) -> Outcome:
@@ -269,14 +271,19 @@ TABLE: dict[str, Op] = {op.name: op for op in _OPS}
 
 def do_step(machine: Machine, step: Step, base: int = 0) -> Answer:
     """Do one step; `base` is added to page arguments. What the kernel refuses is an answer, misuse an exception."""
+    return step_and_errno(machine, step, base)[0]
+
+
+def step_and_errno(machine: Machine, step: Step, base: int = 0) -> tuple[Answer, str]:
+    """The same, and the name of the errno with which the kernel refused it, `SEGV`, or nothing."""
     name, number, *arguments = step
     op = TABLE[name]
     process = machine.process(number)
     try:
-        ok, value, why = _answer(op.run(process, *(op.absolute(arguments, base) if base else arguments)))
-        return ok, value - base if op.places and value is not None else value, why
+        (ok, value, why), errno = _answer(op.run(process, *(op.absolute(arguments, base) if base else arguments)))
+        return (ok, value - base if op.places and value is not None else value, why), errno
     except SegmentationFault as fault:
-        return False, None, str(fault)
+        return (False, None, str(fault)), SEGV
 
 
 def said(step: Step, base: int = 0, child: int | None = None) -> str:

@@ -1,329 +1,245 @@
-"""The kernel's copy-on-write selftests (tools/testing/selftests/mm/cow.c) as scenarios, by their names.
+"""A selftest of the kernel as a value: a scenario, and what must hold on the way; asked of the model or of a kernel.
 
-A case is a short program over a range of pages, a backing says what those pages are beforehand; every case runs on
-every backing, as there. What a case asserts is a byte that some later step must return: a child must not see what its
-parent writes after fork, a device must see what its process writes. All of it concerns private anonymous memory: what
-needs swap, files, hugetlb or MADV_COLLAPSE is in `LEFT_OUT`, with the reason.
-
-Two things differ from the C program. Of a range of more than 16 pages a few are written and looked at (its ends, its
-middle, one between), not each. And there is no soft-dirty tracking, so that mprotect to read-only and back lets a page
-be written at once where cow.c makes it fault: what those cases assert holds either way.
+What a kernel's own test asserts is here a plain `Check`: what a step returns or with which errno it is refused, the
+bounds of a mapping, how many there are, what pages map. `ModelWitness` answers from the model's state,
+`anonfolio.witness.live.selftests` from /proc; both are asked by `problems`. `suites` holds the tests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
-from ..kernel.policy import Policy
-from ..kernel.sizes import ANON_ORDERS, PMD_ORDER
+import numpy as np
+
+from ..kernel import vma as flags
+from ..kernel.pagetable import PMD_HUGE, PTE_PRESENT, PTE_SPECIAL
+from ..kernel.policy import Policy, policy_named
 from ..machine.machine import Machine
-from ..program.scenario import Scenario, Step, do_step
-from .comparing import Recorded
+from ..program.ops import TABLE, Step, step_and_errno
+from ..program.scenario import Scenario
 
-OLD, NEW = 1, 255
-"""The byte that populates the range, and the one that is written later."""
-READ_ONLY, READ_WRITE = 1, 3
-NEEDS_GUP_TEST = "a long-term pin for reading needs the ioctl of CONFIG_GUP_TEST, which this witness does not use"
-LEFT_OUT = {
-    "... with swapped out base page, swapped-out THP": "swap is not modelled",
-    "... with hugetlb": "hugetlb is not modelled",
-    "... with memfd, tmpfile, memfd hugetlb": "memory of files is not modelled",
-    "Basic COW after fork() when collapsing before fork()": "MADV_COLLAPSE is not modelled",
-    "Basic COW after fork() when collapsing after fork() (fully, lower, upper shared)": "MADV_COLLAPSE is not modelled",
-}
-"""What else cow.c runs on private mappings, and why it is not here."""
+NOTHING, ZERO = 0, -1
+"""In the place of a folio's size: a page that maps nothing, and one that maps the zero page."""
+DONE = ""
+FLAG_WORDS = {
+    "rd": flags.VM_READ, "wr": flags.VM_WRITE, "wf": flags.VM_WIPEONFORK, "dc": flags.VM_DONTCOPY,
+    "hg": flags.VM_HUGEPAGE, "nh": flags.VM_NOHUGEPAGE,
+}  # fmt: skip
+"""Flags of a mapping as the VmFlags line of /proc/PID/smaps calls them."""
 
 
-@dataclass
-class Program:
-    """Steps that are being put together, and which of them must return which byte."""
+class Mapped(NamedTuple):
+    """One mapping: pages [first, end) of the arena, and its flags in the words of /proc/PID/smaps."""
 
-    steps: list[Step] = field(default_factory=list)
-    expected: list[tuple[int, int]] = field(default_factory=list)
-
-    def do(self, *step: Any) -> None:
-        """One more step."""
-        self.steps.append(step)
-
-    def expect(self, byte: int, *step: Any) -> None:
-        """One more step, which must return that byte."""
-        self.expected.append((len(self.steps), byte))
-        self.steps.append(step)
-
-    def each(self, operation: str, process: int, pages: Iterable[int], *rest: Any) -> None:
-        """The same with each page."""
-        for page in pages:
-            self.do(operation, process, page, *rest)
-
-    def expect_each(self, byte: int, process: int, pages: Iterable[int]) -> None:
-        """Each page read, and what must be in it."""
-        for page in pages:
-            self.expect(byte, "read", process, page)
-
-    def expect_device(self, byte: int, process: int, pages: Iterable[int]) -> None:
-        """Each page read by the device, through pin 0 of a range that starts at page 0."""
-        for page in pages:
-            self.expect(byte, "dma_read", process, 0, page)
-
-    def protect_and_back(self, process: int, first: int, n: int) -> None:
-        """mprotect to read-only, and back."""
-        self.do("mprotect", process, first, n, READ_ONLY)
-        self.do("mprotect", process, first, n, READ_WRITE)
+    first: int
+    end: int
+    words: frozenset[str]
 
 
-# --- cases: what is done with pages [0, n) --------------------------------------------------------------------------
+class Came(NamedTuple):
+    """What came of a step: the byte or page that it returned, and the errno (or SIGSEGV) that refused it, or `DONE`."""
+
+    value: int | None
+    refused: str
 
 
-def _parent_writes(program: Program, parent: int, child: int, n: int, *, protect: bool = False) -> None:
-    program.do("fork", parent)
-    program.expect_each(OLD, child, looked_at(n))
-    if protect:
-        program.protect_and_back(parent, 0, n)
-    program.each("write", parent, looked_at(n), NEW)
-    program.expect_each(OLD, child, looked_at(n))
-    program.expect_each(NEW, parent, looked_at(n))
+class Witness(Protocol):
+    """Who does steps and can be looked at: the model, or processes of a running kernel."""
 
+    def do(self, step: Step) -> Came:
+        """Do one step; of an unref the byte that the pipe held is the value."""
 
-def _vmsplice_in_child(program: Program, parent: int, child: int, n: int, *, protect: bool = False) -> None:
-    program.do("fork", parent)
-    for page in looked_at(n):
-        program.do("ref", child, page, page)
-    program.do("munmap", child, 0, n)
-    if protect:
-        program.protect_and_back(parent, 0, n)
-    program.each("write", parent, looked_at(n), NEW)
-    for page in looked_at(n):
-        program.expect(OLD, "unref", child, page)
+    def mappings(self, process: int) -> Sequence[Mapped]:
+        """What lies in the arena, in order."""
 
+    def sizes(self, process: int) -> Sequence[int]:
+        """Per page of the arena the pages of the folio that it maps, `NOTHING` or `ZERO`."""
 
-def _vmsplice_in_parent(program: Program, parent: int, child: int, n: int, *, before: bool) -> None:
-    if not before:
-        program.do("fork", parent)
-    for page in looked_at(n):
-        program.do("ref", parent, page, page)
-    if before:
-        program.do("fork", parent)
-    program.do("munmap", parent, 0, n)
-    program.each("write", child, looked_at(n), NEW)
-    for page in looked_at(n):
-        program.expect(OLD, "unref", parent, page)
-
-
-def _pinned_read_only(program: Program, parent: int, child: int, n: int) -> None:
-    program.do("pin", parent, 0, n, 0)
-    program.protect_and_back(parent, 0, n)
-    _device_sees(program, parent, n)
-
-
-def _pinned_and_forked(program: Program, parent: int, child: int, n: int) -> None:
-    program.do("pin", parent, 0, n, 0)
-    program.do("fork", parent)
-    _device_sees(program, parent, n)
-
-
-def _device_sees(program: Program, parent: int, n: int) -> None:
-    program.each("write", parent, looked_at(n), NEW)
-    program.expect_device(NEW, parent, looked_at(n))
-    program.expect_each(NEW, parent, looked_at(n))
-    program.do("unpin", parent, 0)
-
-
-def _read_pin(program: Program, parent: int, child: int, n: int, *, shared: bool, exits: bool = False) -> None:
-    if shared:
-        program.do("fork", parent)
-    else:
-        program.protect_and_back(parent, 0, n)
-    if exits:
-        program.do("exit", child)
-    program.do("pin_ro", parent, 0, n, 0)
-    _device_sees(program, parent, n)
+    def huge(self, process: int) -> int:
+        """How many folios a PMD maps."""
 
 
 @dataclass(frozen=True)
-class Case:
-    """One case of cow.c: its name, its program, and what it needs that a live run has not."""
+class Check:
+    """What must hold when `after` steps are done.
 
-    name: str
-    add: Callable[..., None]
-    arguments: tuple[tuple[str, bool], ...] = ()
-    needs: str = ""
+    `what` names a function of `CHECKS`, or ``"came"``: how the last step ended. `needed`: where it does not hold the
+    kernel's test skips, for a folio of some size could not be had.
+    """
 
-
-def _read_pin_cases() -> Iterator[Case]:
-    # The model has one kind of GUP, so that both names run the same program.
-    for gup in ("GUP", "GUP-fast"):
-        for what, arguments in (
-            ("shared", (("shared", True),)),
-            ("previously-shared", (("shared", True), ("exits", True))),
-            ("exclusive", (("shared", False),)),
-        ):
-            yield Case(f"R/O {gup} pin on R/O-mapped {what} page", _read_pin, arguments, NEEDS_GUP_TEST)
-
-
-CASES = (
-    Case("Basic COW after fork()", _parent_writes),
-    Case("Basic COW after fork() with mprotect() optimization", _parent_writes, (("protect", True),)),
-    Case("vmsplice() + unmap in child", _vmsplice_in_child),
-    Case("vmsplice() + unmap in child with mprotect() optimization", _vmsplice_in_child, (("protect", True),)),
-    Case("vmsplice() before fork(), unmap in parent after fork()", _vmsplice_in_parent, (("before", True),)),
-    Case("vmsplice() + unmap in parent after fork()", _vmsplice_in_parent, (("before", False),)),
-    Case("R/O-mapping a page registered as iouring fixed buffer", _pinned_read_only),
-    Case("fork() with an iouring fixed buffer", _pinned_and_forked),
-    *_read_pin_cases(),
-)
-
-
-# --- backings: what the pages are beforehand ------------------------------------------------------------------------
-
-
-def looked_at(n: int) -> list[int]:
-    """The pages of [0, n) that are written and read: all of up to 16, else some."""
-    if n <= 16:
-        return list(range(n))
-    return [0, 1, n // 4 + 1, n // 2 - 1, n // 2, n - 1]
-
-
-def _single_pte(program: Program, pages: int) -> int:
-    program.do("madvise", 0, 1, pages - 1, "dontneed")
-    return 1
-
-
-def _half_moved(program: Program, pages: int) -> int:
-    program.do("mremap", 0, pages // 2, pages // 2, pages)
-    return pages // 2
-
-
-def _partly_shared(program: Program, pages: int) -> int:
-    program.do("madvise", 0, 1, pages - 1, "dontfork")
-    program.do("fork", 0)
-    program.do("exit", 1)
-    program.do("madvise", 0, 1, pages - 1, "dofork")
-    return pages
-
-
-def _pte_mapped(program: Program, pages: int) -> int:
-    program.protect_and_back(0, 1, 1)
-    return pages
-
-
-BACKINGS: dict[str, Callable[[Program, int], int]] = {
-    "THP": lambda program, pages: pages,
-    "PTE-mapped THP": _pte_mapped,
-    "single PTE of THP": _single_pte,
-    "partially mremap()'ed THP": _half_moved,
-    "partially shared THP": _partly_shared,
-}
-"""Each changes a folio of so many pages and returns how many pages of it the case is about. "THP": PMD size only."""
+    after: int
+    what: str
+    arguments: tuple[Any, ...]
+    needed: bool = False
 
 
 @dataclass(frozen=True)
 class Selftest:
-    """One case on one backing.
+    """One case.
 
     Attributes
     ----------
-    name : str
-        As cow.c prints it.
+    suite, name : str
+        As the kernel calls the test program and the case.
     scenario : Scenario
-    expected : tuple of (int, int)
-        Which step must return which byte; of an unref it is the byte that was read from the pipe.
-    needs : str
-        What a live run lacks for it, or nothing.
-    order : int
-        Of the folio that the first write must give; where it does not, cow.c skips, and so should who runs this.
+    checks : tuple of Check
+        In order of `after`. A step of which nothing is said must be done.
+    needs : tuple of str
+        Fields of `Policy` that must be so: a kernel without them fails this case, which came with them.
     """
 
+    suite: str
     name: str
     scenario: Scenario
-    expected: tuple[tuple[int, int], ...]
-    needs: str = ""
-    order: int = 0
+    checks: tuple[Check, ...]
+    needs: tuple[str, ...] = ()
+
+    @property
+    def not_live(self) -> str:
+        """Why no running kernel can be asked, or nothing."""
+        reasons = (f"{step[0]}: {TABLE[step[0]].not_live}" for step in self.scenario.steps if TABLE[step[0]].not_live)
+        return next(reasons, "")
+
+    def lacks(self, policy: Policy) -> str:
+        """The first field that a kernel has not so, or nothing."""
+        return next((field for field in self.needs if not getattr(policy, field)), "")
 
     def on_model(self, policy: Policy | str) -> list[str]:
-        """What is wrong under a policy, in a sentence each; `NotBacked` when it has no folio of that size."""
-        machine = self.scenario.machine(policy)
-        returned: list[int | None] = []
-        for number, step in enumerate(self.scenario.steps):
-            held = _held_byte(machine, step)
-            done, value, why = do_step(machine, step, self.scenario.first_vpn)
-            if not done:
-                return [f"step {number + 1} {list(step)} was refused: {why}"]
-            returned.append(held if step[0] == "unref" else value)
-            if number == 0 and machine.faults[-1].order != self.order:
-                raise NotBacked(f"{self.name}: the first write got order {machine.faults[-1].order}")
-        return self._problems(returned)
-
-    def on_kernel(self, recorded: Recorded) -> list[str]:
-        """The same for a live run of the scenario."""
-        refused = [f"step {number} was refused" for number, step in enumerate(recorded.steps, 1) if not step["ok"]]
-        steps = zip(self.scenario.steps, recorded.steps, strict=True)
-        return refused or self._problems(
-            [seen["counted"]["held"] if step[0] == "unref" else seen["value"] for step, seen in steps]
-        )
-
-    def _problems(self, returned: list[int | None]) -> list[str]:
-        return [
-            f"step {number + 1} {list(self.scenario.steps[number])} returned {returned[number]}, not {byte}"
-            for number, byte in self.expected
-            if returned[number] != byte
-        ]
+        """What is wrong under a policy, in a sentence each; `NotBacked` when it has no folio of a size it takes."""
+        chosen = policy_named(policy) if isinstance(policy, str) else policy
+        return problems(self, ModelWitness(self.scenario, chosen))
 
 
 class NotBacked(ValueError):
-    """This kernel gives no folio of that size: cow.c skips the case ("Did not get a THP populated")."""
+    """This kernel gives no folio of that size: the kernel's own test skips such a case."""
 
 
-def _held_byte(machine: Machine, step: Step) -> int | None:
-    if step[0] != "unref":
-        return None
-    frame = machine.process(step[1]).pins()["reference", step[2]].frames[0]
-    return int(machine.memory.content[frame])
+def problems(selftest: Selftest, witness: Witness) -> list[str]:
+    """Do the steps and ask each check when it is due; what is wrong, in a sentence each."""
+    return list(_problems(selftest, witness))
 
 
-def cow_selftests(sizes: Iterable[int] = ANON_ORDERS) -> Iterator[Selftest]:
-    """Every case on every backing: a base page, and folios of the given orders."""
-    for case in CASES:
-        yield _selftest(case, "base page", 0, lambda program, pages: pages)
-        for order in sorted(sizes):
-            for backing, prepare in BACKINGS.items():
-                if order == PMD_ORDER or backing != "THP":
-                    yield _selftest(case, f"{backing} ({4 << order} kB)", order, prepare)
-    yield from _zero_page_selftests(PMD_ORDER in sizes)
+def _problems(selftest: Selftest, witness: Witness) -> Iterator[str]:
+    due: dict[int, list[Check]] = {}
+    for check in selftest.checks:
+        due.setdefault(check.after, []).append(check)
+    for number in range(len(selftest.scenario.steps) + 1):
+        step = selftest.scenario.steps[number - 1] if number else ()
+        checks = due.get(number, [])
+        if number:
+            came = witness.do(step)
+            expected = [check.arguments for check in checks if check.what == "came"]
+            refused, values = expected[0] if expected else (DONE, None)
+            if came.refused != refused:
+                yield f"step {number} {list(step)} {_how(came.refused)}, not {_how(refused)}"
+                # What follows would speak of another state.
+                return
+            if values is not None and came.value != values:
+                yield f"step {number} {list(step)} returned {came.value}, not {values}"
+        for check in checks:
+            found = "" if check.what == "came" else CHECKS[check.what](witness, *check.arguments)
+            if found and check.needed:
+                raise NotBacked(f"{selftest.name}: {found}")
+            if found:
+                yield f"after step {number} {list(step)}: {found}"
 
 
-def _selftest(case: Case, backing: str, order: int, prepare: Callable[[Program, int], int]) -> Selftest:
-    program, pages = Program(), 1 << order
-    # Some cases are about the lower half.
-    program.each("write", 0, sorted({*looked_at(pages), *looked_at(pages // 2)}), OLD)
-    n = prepare(program, pages)
-    child = 1 + sum(step[0] == "fork" for step in program.steps)
-    case.add(program, 0, child, n, **dict(case.arguments))
-    return _named(f"{case.name} ... with {backing}", program, pages + pages // 2, order, case.needs)
+def _how(refused: str) -> str:
+    return f"was refused ({refused})" if refused else "was done"
 
 
-def _zero_page_selftests(huge: bool) -> Iterator[Selftest]:
-    """Those of cow.c's cases that are not about anonymous pages but about the zero page in a private mapping.
-
-    Two mappings there are two halves of one here.
-    """
-    for backing, pages in (("shared zeropage", 1), ("huge zeropage", 512))[: 1 + huge]:
-        order = PMD_ORDER if pages > 1 else 0
-        program = Program()
-        program.expect(0, "read", 0, 0)
-        program.expect(0, "read", 0, pages)
-        program.each("write", 0, looked_at(pages), NEW)
-        program.expect_each(0, 0, [pages + page for page in looked_at(pages)])
-        yield _named(f"Basic COW ... with {backing}", program, 2 * pages, order)
-        for gup in ("GUP", "GUP-fast"):
-            program = Program()
-            program.expect(0, "read", 0, 0)
-            program.do("pin_ro", 0, 0, pages, 0)
-            _device_sees(program, 0, pages)
-            yield _named(f"R/O longterm {gup} pin ... with {backing}", program, 2 * pages, order, NEEDS_GUP_TEST)
+# --- what can be checked: each says what is wrong, or nothing -------------------------------------------------------
 
 
-def _named(name: str, program: Program, pages: int, order: int, needs: str = "") -> Selftest:
-    scenario = Scenario(pages, tuple(program.steps), (order,) if order else (), about=name)
-    return Selftest(name, scenario, tuple(program.expected), needs, order)
+def _vma(witness: Witness, process: int, page: int, pages: range) -> str:
+    """The mapping with that page spans exactly those pages; an empty range: there is none."""
+    found = next((range(at.first, at.end) for at in witness.mappings(process) if at.first <= page < at.end), range(0))
+    return "" if found == pages else f"the mapping of page {page} of process {process} is {found}, not {pages}"
+
+
+def _vmas(witness: Witness, process: int, count: int) -> str:
+    found = len(witness.mappings(process))
+    return "" if found == count else f"process {process} has {found} mappings, not {count}"
+
+
+def _maps(witness: Witness, process: int, pages: range, kind: str | int) -> str:
+    """Those pages map ``"nothing"``, the ``"zero"`` page, ``"something"``, or folios of an order."""
+    sizes = witness.sizes(process)
+    fits: Callable[[int], bool] = {
+        "nothing": lambda size: size == NOTHING, "zero": lambda size: size == ZERO,
+        "something": lambda size: size != NOTHING,
+    }.get(str(kind), lambda size: size == 1 << int(kind))  # fmt: skip
+    wrong = next((page for page in pages if not fits(sizes[page])), None)
+    if wrong is None:
+        return ""
+    names = {NOTHING: "nothing", ZERO: "the zero page"}
+    has = names.get(sizes[wrong], f"a folio of order {sizes[wrong].bit_length() - 1}")
+    wanted = f"a folio of order {kind}" if isinstance(kind, int) else kind
+    return f"page {wrong} of process {process} maps {has}, not {wanted}"
+
+
+def _huge(witness: Witness, process: int, count: int) -> str:
+    found = witness.huge(process)
+    return "" if found == count else f"PMDs of process {process} map {found} folios, not {count}"
+
+
+def _flags(witness: Witness, process: int, page: int, words: tuple[str, ...]) -> str:
+    """The mapping with that page has these flags, those after ``!`` it has not."""
+    has = next((at.words for at in witness.mappings(process) if at.first <= page < at.end), frozenset[str]())
+    wrong = [word for word in words if (word.lstrip("!") in has) == word.startswith("!")]
+    return f"the mapping of page {page} of process {process} has not {' '.join(wrong)}" if wrong else ""
+
+
+CHECKS: dict[str, Callable[..., str]] = {"vma": _vma, "vmas": _vmas, "maps": _maps, "huge": _huge, "flags": _flags}
+
+
+# --- the model ------------------------------------------------------------------------------------------------------
+
+
+class ModelWitness:
+    """A scenario on the model under a policy."""
+
+    def __init__(self, scenario: Scenario, policy: Policy) -> None:
+        self.machine: Machine = scenario.machine(policy)
+        self.base, self.pages = scenario.first_vpn, scenario.pages
+
+    def do(self, step: Step) -> Came:
+        """See `Witness`."""
+        held = self._held(step)
+        (done, value, why), errno = step_and_errno(self.machine, step, self.base)
+        return Came(value if held is None else held, DONE if done else errno or why)
+
+    def _held(self, step: Step) -> int | None:
+        if step[0] != "unref":
+            return None
+        frame = self.machine.process(step[1]).pins()["reference", step[2]].frames[0]
+        return int(self.machine.memory.content[frame])
+
+    def mappings(self, process: int) -> list[Mapped]:
+        """See `Witness`."""
+        return [
+            Mapped(
+                max(vma.start - self.base, 0), min(vma.end - self.base, self.pages),
+                frozenset(word for word, flag in FLAG_WORDS.items() if vma.flags & flag),
+            )
+            for vma in self.machine.process(process).mm.vmas_in(self.base, self.base + self.pages)
+        ]  # fmt: skip
+
+    def sizes(self, process: int) -> list[int]:
+        """See `Witness`."""
+        mm, memory = self.machine.process(process).mm, self.machine.memory
+        bits = mm.pte[self.base : self.base + self.pages]
+        zero = (bits & PTE_SPECIAL) > 0
+        mapped = np.flatnonzero((bits & PTE_PRESENT > 0) & ~zero)
+        found = np.full(self.pages, NOTHING)
+        found[np.flatnonzero(zero)] = ZERO
+        found[mapped] = 1 << memory.order[memory.folio_of[mm.pfn[self.base + mapped]]].astype(int)
+        sizes: list[int] = found.tolist()
+        return sizes
+
+    def huge(self, process: int) -> int:
+        """See `Witness`."""
+        mm = self.machine.process(process).mm
+        return sum(not mm.pte[at << 9] & PTE_SPECIAL for at, state in enumerate(mm.pmd) if state == PMD_HUGE)

@@ -153,7 +153,7 @@ class LiveRun:
         faults = self._faults(remote) if self.kernel.traces else _fault_count(operation, answer)
         view, mapcounts = self._view()
         counted = {**answer.get("counted", {}), "mapcount": mapcounts}
-        counted |= {key: answer[key] for key in ("minflt", "held") if key in answer}
+        counted |= {key: answer[key] for key in ("minflt", "held", "errno") if key in answer}
         return {"ok": answer["ok"], "value": value, "faults": faults, "view": view, "counted": counted}
 
     def _drain_lru(self) -> None:

@@ -513,7 +513,7 @@ class Worker:
 
 
 def _result(code: int) -> Answer:
-    return {"ok": code == 0}
+    return {"ok": True} if code == 0 else {"ok": False, "errno": ctypes.get_errno()}
 
 
 def _close(*descriptors: int) -> None:
