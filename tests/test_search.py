@@ -37,6 +37,17 @@ def test_rfc_v2_loses_a_pinned_page_within_six_steps(found: Counterexample) -> N
     assert found.read != found.written
 
 
+def test_before_pages_were_marked_exclusive_a_pinned_page_is_lost_by_mprotect_alone() -> None:
+    """5.10, where the recording `lost-write` shows it; 6.1 and later keep the page, whatever a program does."""
+    chosen = ("write", "pin", "mprotect")
+    found = counterexample(af.Policy.at("5.10"), pages=2, steps=4, orders=(), operations=chosen)
+    assert isinstance(found, Counterexample)
+    assert [step[0] for step in found.scenario.steps[:4]] == ["pin", "mprotect", "mprotect", "write"]
+    assert found.violation.invariant == "pinned_page_stays"
+    assert (found.written, found.read) == (SHOWN_BYTE, 1)
+    assert not counterexample(af.Policy.at("6.1"), pages=2, steps=4, orders=(), operations=chosen)
+
+
 def test_the_program_can_be_run_by_anyone(found: Counterexample) -> None:
     text = str(found)
     scenario = af.Scenario.parse(found.scenario.text())

@@ -92,6 +92,7 @@ POLICIES = {
     "never, range": af.RFC_V2_FIXED.but(name="never, range", large_reuse="never"),
     "contiguous": af.LINUX_6_15.but(name="contiguous", cont_pte_order=4),
     "scan, copy one": af.RFC_V2.but(name="scan, copy one", copy_extent="page"),
+    "5.10": af.Policy.at("5.10"),
     "contiguous, range": af.RFC_V2_FIXED.but(name="contiguous, range", cont_pte_order=4),
 }  # fmt: skip
 

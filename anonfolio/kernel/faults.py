@@ -36,7 +36,7 @@ from .record import (
     Trail,
 )
 from .rmap import folio_add_new_anon_rmap, folio_remove_rmap_ptes
-from .rules import ANY_ORDER, Around, Extent, Folio, one_page, refcount_one, suitable
+from .rules import ANY_ORDER, HUGE_REUSES, Around, Extent, Folio, one_page, refcount_one, suitable
 from .sizes import NO_FOLIO, PMD_ORDER, PTRS_PER_PMD, ZERO_PFN
 from .system import System
 from .vma import VM_WRITE, Vma
@@ -221,7 +221,7 @@ def do_wp_page(vmf: VmFault) -> None:
     reusable = wp_reusable(vmf)
     if reusable:
         first = vmf.mm.pfn.item(reusable.start)
-        vmf.memory.anon_exclusive[first : first + len(reusable)] = True
+        vmf.memory.anon_exclusive[first : first + len(reusable)] = vmf.memory.marks_exclusive
         wp_page_reuse(vmf, reusable)
         return
     for _ in wp_page_copy(Copying(vmf)):
@@ -239,7 +239,9 @@ def wp_reusable(vmf: VmFault) -> range:
     vmf.effect.old_folio = folio = int(memory.folio_of[pfn])
     where = f"page {pfn - memory.head.item(folio)} of a folio of order {memory.order.item(folio)}"
     vmf.check("vm_normal_page", True, where)
-    if vmf.check("PageAnonExclusive", memory.anon_exclusive.item(pfn), yes="the page is exclusive to it"):
+    if vmf.policy.marks_exclusive and vmf.check(
+        "PageAnonExclusive", memory.anon_exclusive.item(pfn), yes="the page is exclusive to it"
+    ):
         vmf.check.decide()
         return reuse_range(vmf)
     sole = wp_can_reuse_anon_folio(vmf)
@@ -565,12 +567,15 @@ def _wp_huge_folio(vmf: VmFault, start: int, end: int) -> bool:
     folio = vmf.effect.old_folio = int(vmf.memory.folio_of[head])
     marked = bool(vmf.memory.anon_exclusive[head])
     saw = "the head's stands for all 512"
-    if not vmf.check("PageAnonExclusive", marked, saw, yes="the page is exclusive to it"):
-        facts = Folio(PMD_ORDER, int(vmf.memory.refcount[folio]), 1, False, int, str, int)
-        if not refcount_one(facts, vmf.check):
+    if not (
+        vmf.policy.marks_exclusive and vmf.check("PageAnonExclusive", marked, saw, yes="the page is exclusive to it")
+    ):
+        refcount, mappings = vmf.memory.refcount.item(folio), vmf.memory.large_mapcount.item(folio)
+        facts = Folio(PMD_ORDER, refcount, mappings, False, int, str, int)
+        if not HUGE_REUSES[vmf.policy.huge_reuse](facts, vmf.check):
             vmf.mm.split_huge_pmd(vmf.vpn)
             return False
-        vmf.memory.anon_exclusive[head] = True
+        vmf.memory.anon_exclusive[head] = vmf.memory.marks_exclusive
     if vmf.unshare:
         vmf.effect.maps(folio, PMD_ORDER, vmf.effect.pages)
         vmf.done(UNSHARE_REUSE)

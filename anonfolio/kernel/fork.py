@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from . import contpte
 from .buddy import OutOfMemory
 from .frames import Memory
+from .index import Index
 from .mm import Mm
 from .pagetable import (
     MANY_PAGES,
@@ -141,8 +143,9 @@ def copy_huge_pmd(mm: Mm, child: Mm, start: int, end: int, budget: _Budget) -> b
         mm.split_huge_pmd(start)
         return False
     if not mm.pte[start] & PTE_SPECIAL:
-        folio = int(memory.folio_of[mm.pfn[start]])
-        if folio_needs_cow_for_dma(mm, folio) and memory.anon_exclusive[mm.pfn[start]]:
+        head = mm.pfn.item(start)
+        folio = int(memory.folio_of[head])
+        if folio_needs_cow_for_dma(mm, folio) and _cannot_be_shared(mm, slice(head, head + 1)).item(0):
             mm.split_huge_pmd(start)
             return False
         memory.folio_get(folio)
@@ -174,16 +177,22 @@ def copy_present_ptes(mm: Mm, child: Mm, vma: Vma, run: Run) -> None:
     The pin test is per folio: one pinned page makes the child copy every exclusive page of it. Pages that are
     maybe shared cannot be pinned, and are shared further.
     """
-    exclusive = mm.memory.anon_exclusive[run.pfn : run.pfn + run.pages]
-    if not (exclusive.any() and folio_needs_cow_for_dma(mm, run.folio)):
+    copied = _cannot_be_shared(mm, slice(run.pfn, run.pfn + run.pages))
+    if not (copied.any() and folio_needs_cow_for_dma(mm, run.folio)):
         _share_run(mm, child, run)
         return
-    for at, is_exclusive in enumerate(exclusive.tolist()):
+    for at, is_copied in enumerate(copied.tolist()):
         page = Run(run.vpn + at, run.pfn + at, 1, run.folio)
-        if is_exclusive:
+        if is_copied:
             copy_present_page(child, vma, page, mm.memory)
         else:
             _share_run(mm, child, page)
+
+
+def _cannot_be_shared(mm: Mm, pfns: Index) -> npt.NDArray[np.bool_]:
+    """Which pages fork copies if they may be pinned: exclusive ones; all of them where nothing says so (5.10)."""
+    exclusive = mm.memory.anon_exclusive[pfns]
+    return exclusive if mm.policy.marks_exclusive else np.ones_like(exclusive)
 
 
 def folio_needs_cow_for_dma(mm: Mm, folio: int) -> bool:

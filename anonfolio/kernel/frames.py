@@ -148,6 +148,8 @@ class Memory:
         `entire_mapcount` instead.
     anon_exclusive : ndarray of shape (frames,), bool
         PageAnonExclusive. Only the head's is meaningful while a PMD maps the folio.
+    marks_exclusive : bool
+        Whether the kernel has that mark (`Policy.marks_exclusive`); without it nothing ever sets it.
     folio_of : FolioOf
         The folio that owns the frame, or -1.
     head, order, refcount, large_mapcount, entire_mapcount, nr_mapped, pincount : ndarray of shape (folios,)
@@ -184,7 +186,8 @@ class Memory:
     lazyfree: npt.NDArray[np.bool_]
     partially_mapped: npt.NDArray[np.bool_]
 
-    def __init__(self, frames: int) -> None:
+    def __init__(self, frames: int, marks_exclusive: bool = True) -> None:
+        self.marks_exclusive = marks_exclusive
         if frames < 2:
             raise ValueError(f"frames={frames}: a machine needs the zero page and at least one frame more")
         self.buddy = Buddy(frames)

@@ -107,9 +107,10 @@ def unpin_user_pages(memory: Memory, pin: Pin) -> None:
 def gup_must_unshare(mm: Mm, pfn: int, *, write: bool, longterm: bool) -> bool:
     """Whether a read-only pin must first make the page exclusive (`gup_must_unshare`, 6.1-7.2).
 
-    An anonymous page unless it is exclusive; the zero page only for a long-term pin, and not in 6.1.
+    An anonymous page unless it is exclusive; the zero page only for a long-term pin, and not in 6.1. 5.10 has no such
+    question.
     """
-    if write:
+    if write or not mm.policy.marks_exclusive:
         return False
     if mm.memory.folio_of[pfn] < 0:
         return longterm and mm.policy.unshares_zero_page

@@ -182,11 +182,12 @@ def do_mremap(mm: Mm, start: int, pages: int, new_start: int) -> None:
     every VMA in it moves, keeping the gaps between them, each unmapping only its own target (`remap_move`).
     """
     hole = mm.find_vma(start) is None
-    # From 6.17 on places are looked at before mappings (`check_mremap_params`), before after (`mremap_to`).
+    # Places are looked at before mappings in 5.10 (`mremap_to`) and from 6.17 on (`check_mremap_params`), else after.
+    places_first = mm.policy.moves_many_vmas or not mm.policy.mremap_looks_first
     overlaps = start < new_start + pages and new_start < start + pages
-    if overlaps and (mm.policy.moves_many_vmas or not hole):
+    if overlaps and (places_first or not hole):
         raise Refused("EINVAL", f"the new place {new_start}..{new_start + pages - 1} overlaps the old one")
-    if hole:
+    if hole and mm.policy.mremap_looks_first:
         raise Refused("EFAULT", f"nothing is mapped at page {start}")
     end = start + pages
     if not mm.policy.moves_many_vmas:

@@ -24,6 +24,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "zero_neighbours": ("none_or_zero", "none_only"),
     "huge_zero_write": ("page", "huge"),
     "thp_aligns_mmap": ("nothing", "larger", "multiples"),
+    "huge_reuse": tuple(rules.HUGE_REUSES),
 }
 
 
@@ -80,10 +81,17 @@ class Policy:
         Open in the sources: how far an unshare (before a read-only pin) copies. Default one page, as mainline.
     unshares_zero_page : bool
         Whether a long-term pin for reading replaces the zero page first (`gup_must_unshare`; not in 6.1, from 6.2 on).
+    marks_exclusive : bool
+        Whether the kernel marks the pages that one process has for itself (PageAnonExclusive, 6c287605fd56, 5.19).
+        Without it a write asks for references alone (`do_wp_page`, 5.10), a pin unshares nothing, mprotect makes
+        nothing writable, and fork copies whatever may be pinned: a write can be lost.
     large_reuse : {"refcount_one", "never", "mm_id", "scan"} or function (folio, ask) -> bool
         When a page of a PTE-mapped large folio that is not marked exclusive may be reused all the same.
     reuse_extent : {"page", "range"} or function (around, ask) -> range
         How many pages one reuse makes writable: the faulting one, or the run around it.
+    huge_reuse : {"refcount_one", "mapped_once"}
+        When a whole PMD mapping that is not marked exclusive is reused: nobody else refers to the folio
+        (`do_huge_pmd_wp_page`, 6.1), or nobody else maps it (`reuse_swap_page`, 5.10).
     keeps_mm_ids : bool
         Whether the kernel tracks in a large folio which two processes map it (mm_id slots, 6.15).
     huge_zero_write : {"page", "huge"}
@@ -93,6 +101,8 @@ class Policy:
         Whether mprotect to writable skips clean PTEs, and huge mappings (`can_change_pte_writable`; up to 6.1).
     split_keeps_dirty : bool
         Whether a PMD split hands its dirty bit to the 512 PTEs (`__split_huge_pmd_locked`; from 6.4 on).
+    mremap_looks_first : bool
+        Whether mremap refuses to move a hole before it unmaps the target (6.1; `mremap_to` did it after, 5.10).
     reclaims_page_tables : bool
         Whether MADV_DONTNEED over a whole PMD range frees the page table too (PT_RECLAIM, 6.14 on x86-64,
         7.0 on arm64).
@@ -142,12 +152,15 @@ class Policy:
     copy_requires_ro: bool = False
     unshare_extent: str | Extent = "page"
     unshares_zero_page: bool = True
+    marks_exclusive: bool = True
     large_reuse: str | Reuse = "mm_id"
     reuse_extent: str | Extent = "page"
+    huge_reuse: str = "refcount_one"
     keeps_mm_ids: bool = True
     huge_zero_write: str = "huge"
     mprotect_needs_dirty: bool = False
     split_keeps_dirty: bool = True
+    mremap_looks_first: bool = True
     reclaims_page_tables: bool = True
     moves_many_vmas: bool = True
     merges_into_unfaulted: bool = True

@@ -25,17 +25,17 @@ def folio_add_new_anon_rmap(memory: Memory, folio: int, mm_id: int, *, pmd: bool
     if not memory.order[folio]:
         head = memory.head.item(folio)
         memory.mapcount[head] = 1
-        memory.anon_exclusive[head] = True
+        memory.anon_exclusive[head] = memory.marks_exclusive
         memory.nr_mapped[folio] = 1
         return
     frames = memory.frames_of(folio)
     pages = frames.stop - frames.start
     if pmd:
         memory.entire_mapcount[folio] = 1
-        memory.anon_exclusive[frames.start] = True
+        memory.anon_exclusive[frames.start] = memory.marks_exclusive
     else:
         memory.mapcount[frames] = 1
-        memory.anon_exclusive[frames] = True
+        memory.anon_exclusive[frames] = memory.marks_exclusive
         memory.nr_mapped[folio] = pages
     folio_set_large_mapcount(memory, folio, mm_id, 1 if pmd else pages)
 
@@ -258,7 +258,7 @@ def _whole_folios(memory: Memory, pfns: Numbers, order: int) -> Mapped | None:
 def folios_add_new_anon_rmap(memory: Memory, at: Index, block: Index, order: int, mm_id: int) -> None:
     """`folio_add_new_anon_rmap` for fresh folios of one order in these blocks of frames, each mapped whole."""
     blocks_of(memory.mapcount, order)[block] = 1
-    blocks_of(memory.anon_exclusive, order)[block] = True
+    blocks_of(memory.anon_exclusive, order)[block] = memory.marks_exclusive
     memory.nr_mapped[at] = 1 << order
     if order:
         memory.large_mapcount[at] = 1 << order

@@ -183,6 +183,16 @@ def scan(folio: Folio, ask: Ask) -> bool:
     )  # fmt: skip
 
 
+def mapped_once(folio: Folio, ask: Ask) -> bool:
+    """A PMD in 5.10 (`reuse_swap_page`): one mapping is all that the folio has; references are not asked for."""
+    return ask(
+        "reuse_swap_page", folio.mappings == 1, f"{folio.mappings} mappings", asks="is this its only mapping?",
+        yes="nobody else maps a page of the folio", no="the folio has other mappings",
+    )  # fmt: skip
+
+
+HUGE_REUSES: dict[str, Reuse] = {"refcount_one": refcount_one, "mapped_once": mapped_once}
+"""`Policy.huge_reuse` by name."""
 REUSES: dict[str, Reuse] = {"refcount_one": refcount_one, "never": never, "mm_id": mm_id, "scan": scan}
 """`Policy.large_reuse` by name."""
 

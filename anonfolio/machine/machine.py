@@ -109,7 +109,7 @@ class Machine(System):
         self.thp = thp
         self._orders = {}
         self.use_zero_page = use_zero_page
-        self.memory = Memory(_whole("frames", frames))
+        self.memory = Memory(_whole("frames", frames), self.policy.marks_exclusive)
         self.counters = Counters()
         self.processes: list[Process] = []
         self.faults: list[Fault] = []

@@ -192,7 +192,7 @@ def _install_reuses(window: Window, times: Pages, order: int, places: Pages | No
         block = as_slice(window.vpn_of(places), rising=True)
     sources = rows_at(blocks_of(window.mm.pfn, order), block)
     heads = sources[:, 0] >> order if order else sources
-    blocks_of(window.memory.anon_exclusive, order)[as_run(heads)] = True
+    blocks_of(window.memory.anon_exclusive, order)[as_run(heads)] = window.memory.marks_exclusive
     blocks_of(window.mm.pte, order)[block] = _written(window.policy, order)
 
 
