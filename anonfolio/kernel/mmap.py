@@ -31,7 +31,7 @@ from .pagetable import (
 )
 from .rmap import folio_remove_rmap_pmd, folio_remove_rmap_ptes, folios_remove_rmap_ptes, mapped_folios
 from .sizes import PTRS_PER_PMD
-from .vma import VM_ACCESS_FLAGS, VM_DONTCOPY, VM_HUGEPAGE, VM_NOHUGEPAGE, VM_UNACCOUNTED, VM_WIPEONFORK, VM_WRITE, Vma
+from .vma import VM_ACCESS_FLAGS, VM_DONTCOPY, VM_HUGEPAGE, VM_NOHUGEPAGE, VM_NORESERVE, VM_UNACCOUNTED, VM_WIPEONFORK, VM_WRITE, Vma
 
 ADVICE: dict[str, tuple[int, int]] = {
     "wipeonfork": (VM_WIPEONFORK, 0),
@@ -64,8 +64,9 @@ def do_mmap(mm: Mm, start: int | None, pages: int, flags: int, *, replace: bool)
         do_munmap(mm, start, start + pages)
     elif mm.vmas_in(start, start + pages):
         raise Refused("EEXIST", f"something of {start}..{start + pages - 1} is mapped already")
-    # What is not writable is not charged (`accountable_mapping`).
-    vma = Vma(start, start + pages, flags if flags & VM_WRITE else flags | VM_UNACCOUNTED, pgoff=start)
+    # What is not writable is not charged, nor what is mapped with MAP_NORESERVE (`accountable_mapping`).
+    charged = flags & VM_WRITE and not flags & VM_NORESERVE
+    vma = Vma(start, start + pages, flags if charged else flags | VM_UNACCOUNTED, pgoff=start)
     if mm.vma_merge_new_range(vma) is None:
         mm.insert_vma(vma)
     return start
@@ -289,7 +290,7 @@ def mprotect_fixup(mm: Mm, vma: Vma, start: int, end: int, flags: int) -> int:
     if vma.flags & VM_ACCESS_FLAGS == flags:
         return end
     changed = vma.flags & ~VM_ACCESS_FLAGS | flags
-    if flags & VM_WRITE:
+    if flags & VM_WRITE and not vma.flags & VM_NORESERVE:
         changed &= ~VM_UNACCOUNTED
     elif not vma.anon_vma and mm.policy.unaccounts_read_only:
         changed |= VM_UNACCOUNTED

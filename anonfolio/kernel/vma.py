@@ -10,7 +10,9 @@ VM_DONTCOPY = 8
 VM_HUGEPAGE = 16
 VM_NOHUGEPAGE = 32
 VM_UNACCOUNTED = 64
-"""Not VM_ACCOUNT: set where the kernel takes that flag away from a mapping that had it."""
+"""Not VM_ACCOUNT: set where the kernel takes that flag away from a mapping that had it, or never gave it."""
+VM_NORESERVE = 1 << 11
+"""Made with MAP_NORESERVE: never charged, whatever access it gets."""
 
 VM_ACCESS_FLAGS = VM_READ | VM_WRITE
 

@@ -28,7 +28,7 @@ from ..kernel.record import NO_FAULT, PF_PROT, PF_USER, PF_WRITE, SIGSEGV, Count
 from ..kernel.rules import KNOBS
 from ..kernel.sizes import MAX_VPN, PMD_ORDER, PTRS_PER_PMD
 from ..kernel.system import System
-from ..kernel.vma import VM_DONTCOPY, VM_READ, VM_UNACCOUNTED, VM_WRITE, Vma
+from ..kernel.vma import VM_DONTCOPY, VM_NORESERVE, VM_READ, VM_UNACCOUNTED, VM_WRITE, Vma
 from ..stream.run import Touched, touch_stream
 from ..stream.window import Pages, Stream
 from .show import Latest, Shown, show
@@ -210,7 +210,9 @@ class Process:
             mmap.do_madvise(self.mm, at, at + pages, advice)
         return range(at, at + pages)
 
-    def map(self, vpn: int | None, pages: int, prot: int = 3, *, replace: bool = True) -> int | Outcome:
+    def map(
+        self, vpn: int | None, pages: int, prot: int = 3, *, replace: bool = True, reserve: bool = True
+    ) -> int | Outcome:
         """As mmap(2) maps: returns the first page, or an `Outcome` that says why not.
 
         Parameters
@@ -222,12 +224,15 @@ class Process:
             As for `mprotect`.
         replace : bool
             False refuses with EEXIST where something is mapped (MAP_FIXED_NOREPLACE).
+        reserve : bool
+            False charges nothing for it, then and later (MAP_NORESERVE).
         """
         self._begin()
         at, pages = self._checked_range(0 if vpn is None else vpn, pages)
         _check_prot(prot)
         try:
-            return mmap.do_mmap(self.mm, None if vpn is None else at, pages, PROTECTIONS[prot], replace=replace)
+            flags = PROTECTIONS[prot] | (0 if reserve else VM_NORESERVE)
+            return mmap.do_mmap(self.mm, None if vpn is None else at, pages, flags, replace=replace)
         except mmap.Refused as refusal:
             return Outcome(False, refusal.errno, refusal.why)
 

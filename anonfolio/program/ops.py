@@ -29,7 +29,7 @@ PAGES = ("page", "newpage", "place")
 """Arguments that are a page: an index in the scenario's arena, a page number for the machine."""
 ANYWHERE = "-"
 """How a `place` is written that the kernel is to choose; in a recording it is null, in a step None."""
-WORDS: dict[str, tuple[str, ...]] = {"advice": ADVICE, "how": ("anywhere", "fixed", "noreplace")}
+WORDS: dict[str, tuple[str, ...]] = {"advice": ADVICE, "how": ("anywhere", "fixed", "noreplace", "noreserve")}
 """Arguments that are words, and which."""
 PROTECTION_WORDS = {0: "inaccessible", 1: "read-only", 3: "readable and writable"}
 MOST = (1 << 31) - 1
@@ -129,7 +129,7 @@ class Op:
 
 
 def _mmap(process: Process, place: int | None, n: int, prot: int, how: str) -> int | Outcome:
-    return process.map(place, n, prot, replace=how != "noreplace")
+    return process.map(place, n, prot, replace=how != "noreplace", reserve=how != "noreserve")
 
 
 def _answer(returned: Any) -> tuple[Answer, str]:

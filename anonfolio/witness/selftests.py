@@ -25,7 +25,7 @@ NOTHING, ZERO = 0, -1
 DONE = ""
 FLAG_WORDS = {
     "rd": flags.VM_READ, "wr": flags.VM_WRITE, "wf": flags.VM_WIPEONFORK, "dc": flags.VM_DONTCOPY,
-    "hg": flags.VM_HUGEPAGE, "nh": flags.VM_NOHUGEPAGE,
+    "hg": flags.VM_HUGEPAGE, "nh": flags.VM_NOHUGEPAGE, "nr": flags.VM_NORESERVE,
 }  # fmt: skip
 """Flags of a mapping as the VmFlags line of /proc/PID/smaps calls them."""
 

@@ -32,6 +32,8 @@ LOWEST, HIGHEST = 0x1_0000, 0x7FFF_FFFF_F000
 """The addresses of a process's memory on x86-64: above vm.mmap_min_addr, below TASK_SIZE."""
 STACK_GUARD = 1 << 20
 """Below a stack the kernel places nothing (stack_guard_gap)."""
+HOW = {"fixed": MAP_FIXED, "noreplace": MAP_FIXED_NOREPLACE, "noreserve": MAP_FIXED | MAP_NORESERVE}
+"""How a mapping is made at a place."""
 MREMAP_MAYMOVE_FIXED = 3
 ADVICE = {
     "dontneed": 4, "free": 8, "dontfork": 10, "dofork": 11, "hugepage": 14, "nohugepage": 15, "wipeonfork": 18,
@@ -402,7 +404,7 @@ class Worker:
             with self._arena_alone():
                 address = libc.mmap(None, n * PAGE, prot, MAP_ANONYMOUS_PRIVATE, -1, 0)
         else:
-            flags = MAP_ANONYMOUS_PRIVATE | (MAP_FIXED_NOREPLACE if how == "noreplace" else MAP_FIXED)
+            flags = MAP_ANONYMOUS_PRIVATE | HOW[how]
             address = libc.mmap(self._at(place), n * PAGE, prot, flags, -1, 0)
         return self._placed(address)
 
