@@ -253,3 +253,21 @@ def test_many_mappings_break_no_invariant() -> None:
     for seed in range(12):
         machine = random_scenario(seed, "mappings").end(frames=1 << 14)
         assert check(machine) == []
+
+
+def test_what_is_mapped_with_noreserve_is_never_charged_and_merges_whatever_access_it_had() -> None:
+    process = arena()
+    process.map(0, 10, reserve=False)
+    assert vma_at(process, 0).flags & VM_UNACCOUNTED
+    process.mprotect(0, 5, 1)
+    process.mprotect(0, 5, 3)
+    assert layout(process) == [(0, 10)]
+    assert not process.may_fork_fail_at(0)
+    # It merges with none that is charged.
+    process.map(10, 2)
+    assert layout(process) == [(0, 10), (10, 12)]
+    # Written first and then made read-only, or the other way round: both are never charged.
+    process.mprotect(0, 5, 1)
+    process.write(5)
+    process.mprotect(5, 5, 1)
+    assert layout(process)[0] == (0, 10)

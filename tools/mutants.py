@@ -46,6 +46,7 @@ TESTS = (
     "test_microsteps.py",
     "test_scene.py",
     "test_touch.py",
+    "test_selftests.py",
     "test_commands.py",
     "test_fuzz.py",
     "test_systems.py",

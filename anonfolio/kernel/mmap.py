@@ -31,7 +31,17 @@ from .pagetable import (
 )
 from .rmap import folio_remove_rmap_pmd, folio_remove_rmap_ptes, folios_remove_rmap_ptes, mapped_folios
 from .sizes import PTRS_PER_PMD
-from .vma import VM_ACCESS_FLAGS, VM_DONTCOPY, VM_HUGEPAGE, VM_NOHUGEPAGE, VM_NORESERVE, VM_UNACCOUNTED, VM_WIPEONFORK, VM_WRITE, Vma
+from .vma import (
+    VM_ACCESS_FLAGS,
+    VM_DONTCOPY,
+    VM_HUGEPAGE,
+    VM_NOHUGEPAGE,
+    VM_NORESERVE,
+    VM_UNACCOUNTED,
+    VM_WIPEONFORK,
+    VM_WRITE,
+    Vma,
+)
 
 ADVICE: dict[str, tuple[int, int]] = {
     "wipeonfork": (VM_WIPEONFORK, 0),
