@@ -19,7 +19,7 @@ from ..kernel.vma import VM_DONTCOPY, VM_NOHUGEPAGE, VM_READ, VM_WIPEONFORK, VM_
 from ..machine.show import Latest
 from ..machine.snapshot import FolioView, MappingView, PinView, ProcessView, Snapshot
 from ..program.scenario import Result, Timeline
-from ..witness.comparing import NONE, ZERO, PageView, Recorded
+from ..witness.comparing import GUARD, NONE, ZERO, PageView, Recorded
 from .table import NO_ENTRIES, Entries, Flags, Numbers, Table, letter, page_name, row_spans
 from .words import fault_sentence, forks, recorded_sentence, sentence, state_sentence
 
@@ -336,7 +336,7 @@ class _Frames:
     def _mapped(self, mapping: int, view: MappingView) -> Entries:
         vpn = np.arange(view.start, view.end)
         folio, offset, large = self.located(np.where(view.present & ~view.zero, view.pfn, -1))
-        folio = np.where(view.zero, ZERO, folio)
+        folio = np.where(view.zero, ZERO, np.where(view.guarded, GUARD, folio))
         return Entries(vpn, np.full(len(vpn), mapping), folio, offset, large, view.writable, view.huge)
 
     def holds(self, pin: PinView) -> str:

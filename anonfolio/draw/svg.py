@@ -130,7 +130,7 @@ class SceneSheet(Sheet):
         return "" if self.scene.tables_only else write_edge(x, CELL, width, cell.writable)
 
     def _cell_words(self, cell: Cell) -> str:
-        what = {"": "nothing mapped", "z": "the zero page, read-only"}.get(cell.name, cell.name)
+        what = {"": "nothing mapped", "z": "the zero page, read-only", "!": "a guard page"}.get(cell.name, cell.name)
         if cell.folio >= 0 and not self.scene.tables_only:
             what += ", writable" if cell.writable else ", read-only"
         return f"page {cell.vpn}: {what}"

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..kernel.sizes import PMD_ORDER
-from ..witness.comparing import NONE, ZERO
+from ..witness.comparing import GUARD, NONE, ZERO
 
 Flags = npt.NDArray[np.bool_]
 Numbers = npt.NDArray[np.int64]
@@ -44,7 +44,7 @@ class Entries(NamedTuple):
     mapping : ndarray of shape (pages,), int64
         Which of the process's mappings, in order.
     folio : ndarray of shape (pages,), int64
-        The folio's number; NONE, or ZERO for the zero page.
+        The folio's number; NONE, ZERO for the zero page, or GUARD for a guard page.
     offset : ndarray of shape (pages,), int64
         Which page of the folio.
     large, writable, huge : ndarray of shape (pages,), bool
@@ -152,7 +152,7 @@ def spans(index: Numbers, keys: Numbers, columns: int, *, fold: bool = True) -> 
 
 
 class Cell(NamedTuple):
-    """One page-table entry as drawn: ``name`` is A5, B, z, or empty; ``folio`` is NONE or ZERO where there is none."""
+    """One page-table entry as drawn: ``name`` is A5, B, z, ! or empty; ``folio`` is NONE, ZERO or GUARD where there is none."""
 
     vpn: int
     name: str
@@ -196,7 +196,7 @@ def rows(table: Table, columns: int, fold: bool = True) -> Iterator[Row]:
 def _cell(table: Table, at: int) -> Cell:
     entries = table.entries
     folio = int(entries.folio[at])
-    name = "z" if folio == ZERO else ""
+    name = {ZERO: "z", GUARD: "!"}.get(folio, "")
     if folio >= 0:
         name = page_name(folio, int(entries.offset[at]), bool(entries.large[at]))
     return Cell(

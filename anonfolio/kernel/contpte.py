@@ -27,7 +27,18 @@ import numpy.typing as npt
 
 from .frames import FolioOf
 from .mm import Mm
-from .pagetable import MKOLD, PTE_CONT, PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG, WRPROTECT, Run
+from .pagetable import (
+    MKOLD,
+    PTE_CONT,
+    PTE_DIRTY,
+    PTE_GUARD,
+    PTE_PRESENT,
+    PTE_SPECIAL,
+    PTE_WRITE,
+    PTE_YOUNG,
+    WRPROTECT,
+    Run,
+)
 
 Entries = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -280,8 +291,8 @@ def copy_ptes(mm: Mm, child: Mm, start: int, end: int) -> None:
     It goes by batches of entries that are equally dirty. Whole blocks keep their bit here, and the child's, set by one
     call a batch, get it.
     """
-    zero = np.flatnonzero(mm.pte[start:end] & PTE_SPECIAL)
-    child.pte[start:end][zero] = mm.pte[start:end][zero] & MKOLD
+    no_folio = np.flatnonzero(mm.pte[start:end] & (PTE_SPECIAL | PTE_GUARD))
+    child.pte[start:end][no_folio] = mm.pte[start:end][no_folio] & MKOLD
     vpns, bits, firsts = folio_pte_batches(mm, start, end, PTE_DIRTY)
     if not len(vpns):
         return

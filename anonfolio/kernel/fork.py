@@ -17,6 +17,7 @@ from .pagetable import (
     PMD_NONE,
     PMD_TABLE,
     PTE_DIRTY,
+    PTE_GUARD,
     PTE_PRESENT,
     PTE_SPECIAL,
     PTE_WRITE,
@@ -158,7 +159,7 @@ def copy_huge_pmd(mm: Mm, child: Mm, start: int, end: int, budget: _Budget) -> b
 
 
 def copy_pte_range(mm: Mm, child: Mm, vma: Vma, start: int, end: int, budget: _Budget) -> None:
-    """Share the entries of one page table: zero pages as they are, folios run by run (`copy_pte_range`)."""
+    """Share the entries of one page table: zero pages and markers as they are, folios run by run (`copy_pte_range`)."""
     if budget.pages is not None:
         mapped = [vpn for vpn in range(start, end) if mm.pte[vpn]]
         granted = budget.spend(len(mapped)) if mapped else 0
@@ -167,8 +168,8 @@ def copy_pte_range(mm: Mm, child: Mm, vma: Vma, start: int, end: int, budget: _B
             budget.fail()
     for run in mm.folio_runs(start, end):
         copy_present_ptes(mm, child, vma, run)
-    zero = (mm.pte[start:end] & PTE_SPECIAL) > 0
-    child.pte[start:end][zero] = mm.pte[start:end][zero] & MKOLD
+    no_folio = (mm.pte[start:end] & (PTE_SPECIAL | PTE_GUARD)) > 0
+    child.pte[start:end][no_folio] = mm.pte[start:end][no_folio] & MKOLD
 
 
 def copy_present_ptes(mm: Mm, child: Mm, vma: Vma, run: Run) -> None:

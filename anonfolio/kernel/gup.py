@@ -6,7 +6,7 @@ from .buddy import OutOfMemory
 from .faults import MOST_FAULTS, READ, UNSHARE, WRITE, handle_mm_fault
 from .frames import Memory
 from .mm import Mm
-from .pagetable import PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG
+from .pagetable import PTE_DIRTY, PTE_GUARD, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG
 from .pin import Pin
 from .record import Fault
 from .sizes import GUP_PIN_COUNTING_BIAS
@@ -129,6 +129,8 @@ def _fault_in(system: System, mm: Mm, vpn: int, *, write: bool, pin: bool, longt
     if vma is None or not vma.flags & (VM_WRITE if write else VM_READ):
         raise BadAddress(f"page {vpn} of process {mm.id - 1} is {vma.access_word if vma else 'not mapped'}")
     faults: list[Fault] = []
+    if mm.pte[vpn] & PTE_GUARD:
+        raise BadAddress(f"page {vpn} of process {mm.id - 1} is a guard page")
     while True:
         bits = mm.pte[vpn]
         if not bits & PTE_PRESENT or (write and not bits & PTE_WRITE):

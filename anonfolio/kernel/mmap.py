@@ -22,6 +22,7 @@ from .pagetable import (
     PMD_NONE,
     PMD_TABLE,
     PTE_DIRTY,
+    PTE_GUARD,
     PTE_PRESENT,
     PTE_SPECIAL,
     PTE_WRITE,
@@ -349,6 +350,8 @@ def _may_be_writable(mm: Mm, first: int, stop: int) -> npt.NDArray[np.bool_]:
 
 def do_madvise(mm: Mm, start: int, end: int, advice: str) -> None:
     """Advise every mapping in the range; holes are passed over and reported at the end (`madvise_walk_vmas`)."""
+    if advice.startswith("guard") and not mm.policy.has_guard_markers:
+        raise Refused("EINVAL", f"this kernel knows no advice {advice}")
     hole: int | None = None
     while start < end:
         vma = next(iter(mm.vmas_in(start, end)), None)
@@ -379,17 +382,41 @@ def madvise_dontneed(mm: Mm, start: int, end: int) -> None:
     A page table that this leaves empty over its whole 2 MiB goes too (PT_RECLAIM, `try_get_and_clear_pmd`; from 6.14 on
     x86-64, from 7.0 on arm64).
     """
-    zap_page_range(mm, start, end)
+    _zap_but_guards(mm, start, end)
     if not mm.policy.reclaims_page_tables:
         return
-    first = -(-start // PTRS_PER_PMD)
-    last = end // PTRS_PER_PMD
-    mm.pmd[first : max(first, last)] = PMD_NONE
+    for first, stop in mm.pmd_ranges(start, end):
+        if stop - first == PTRS_PER_PMD and not mm.pte[first:stop].any():
+            mm.pmd[first >> 9] = PMD_NONE
+
+
+def _zap_but_guards(mm: Mm, start: int, end: int) -> None:
+    """Zapping leaves guard markers, but where the mapping goes, too (`zap_drop_markers`)."""
+    guards = start + np.flatnonzero(mm.pte[start:end] & PTE_GUARD)
+    zap_page_range(mm, start, end)
+    mm.pte[guards] = PTE_GUARD
+
+
+def madvise_guard_install(mm: Mm, start: int, end: int) -> None:
+    """Drop the pages and leave markers, page tables and an anon_vma with them (`madvise_guard_install`, 6.13)."""
+    vma = mm.find_vma(start)
+    assert vma is not None
+    mm.anon_vma_prepare(vma)
+    zap_page_range(mm, start, end)
+    mm.pmd[start >> 9 : -(-end // PTRS_PER_PMD)] = PMD_TABLE
+    mm.pte[start:end] = PTE_GUARD
+
+
+def madvise_guard_remove(mm: Mm, start: int, end: int) -> None:
+    """Take the markers away and nothing else (`madvise_guard_remove`)."""
+    mm.pte[start:end] &= 0xFF ^ PTE_GUARD
 
 
 ACTING: dict[str, Callable[[Mm, int, int], None]] = {
     "dontneed": madvise_dontneed,
     "free": madvise_free,
     "cold": madvise_cold,
+    "guard_install": madvise_guard_install,
+    "guard_remove": madvise_guard_remove,
 }
 """Advice that acts on the pages of one mapping, and leaves the mapping as it is."""

@@ -16,6 +16,9 @@ PTE_SPECIAL = 16
 PTE_CONT = 32
 """arm64's contiguous bit (PTE_CONT, arch/arm64/include/asm/pgtable-hwdef.h): this entry may share one TLB entry."""
 
+PTE_GUARD = 128
+"""No mapping but a marker: whoever touches the page dies of it (PTE_MARKER_GUARD, 6.13). It is not pte_none either."""
+
 # Masks that take one bit out of entries (`pte_wrprotect`, `pte_mkold`, `pte_mkclean`).
 WRPROTECT = 0xFF ^ PTE_WRITE
 MKOLD = 0xFF ^ PTE_YOUNG

@@ -129,6 +129,8 @@ class Policy:
     ages_whole_folios : bool
         Whether MADV_FREE and MADV_COLD leave a large folio whole that lies in the range (dce7d10be4bb, 6.11); before,
         each was split, or, where its first page was mapped more than once, ended the work on that page table.
+    has_guard_markers : bool
+        Whether MADV_GUARD_INSTALL and MADV_GUARD_REMOVE are known (662df3e5c376, 6.13); else EINVAL.
     split_maps_zero_page : bool
         Whether a page that holds only zeros becomes the zero page when its folio is split (b1f202060afe, 6.12).
     cont_pte_order : int
@@ -171,6 +173,7 @@ class Policy:
     batches_ptes: bool = True
     ages_whole_folios: bool = True
     split_maps_zero_page: bool = True
+    has_guard_markers: bool = True
     cont_pte_order: int = 0
 
     def __post_init__(self) -> None:

@@ -21,7 +21,7 @@ from ..kernel.faults import MOST_FAULTS, READ, WRITE, handle_mm_fault
 from ..kernel.frames import Memory
 from ..kernel.index import blocks_of
 from ..kernel.mm import ARENA, Mm
-from ..kernel.pagetable import PTE_DIRTY, PTE_PRESENT, PTE_WRITE, PTE_YOUNG
+from ..kernel.pagetable import PTE_DIRTY, PTE_GUARD, PTE_PRESENT, PTE_WRITE, PTE_YOUNG
 from ..kernel.pin import Pin
 from ..kernel.policy import LINUX_6_15, Policy, check_orders, policy_named
 from ..kernel.record import NO_FAULT, PF_PROT, PF_USER, PF_WRITE, SIGSEGV, Counters, Fault, Trail
@@ -488,6 +488,8 @@ class Process:
         vma = self.mm.find_vma(vpn)
         if vma is None or not vma.flags & (VM_WRITE if access == WRITE else VM_READ):
             raise self._sigsegv(vpn, access, vma)
+        if self.mm.pte[vpn] & PTE_GUARD:
+            raise self._sigsegv(vpn, access, vma)
         wanted = PTE_WRITE if access == WRITE else PTE_PRESENT
         faults = self.machine.faults
         while not self.mm.pte[vpn] & wanted:
@@ -530,7 +532,8 @@ class Process:
             if isinstance(pages, range)
             else (int(pages.min()), int(pages.max()))
         )
-        if vma and vma.start <= low and high < vma.end and vma.flags & VM_WRITE:
+        guarded = np.bitwise_or.reduce(self.mm.pte[max(0, low) : high + 1], initial=0) & PTE_GUARD
+        if vma and vma.start <= low and high < vma.end and vma.flags & VM_WRITE and not guarded:
             return
         at = _first_bad_access(self.mm, pages, writes)
         if at is None:
@@ -553,16 +556,20 @@ class Process:
 
     def _sigsegv(self, vpn: int, access: str, vma: Vma | None, which: str = "") -> SegmentationFault:
         # The hardware finds nothing present under PROT_NONE (_PAGE_PROTNONE).
-        present = vma is not None and vma.flags & VM_READ and bool(self.mm.pte[vpn])
+        allowed = vma is not None and bool(vma.flags & (VM_WRITE if access == WRITE else VM_READ))
+        present = vma is not None and vma.flags & VM_READ and bool(self.mm.pte[vpn] & PTE_PRESENT)
         code = PF_USER | (PF_WRITE if access == WRITE else 0) | (PF_PROT if present else 0)
+        reason = f"the mapping is {vma.access_word}" if vma else "no mapping contains it"
         trail = Trail()
         trail("vma_lookup", vma is not None, "" if vma else "a hole")
-        if vma is not None:
-            trail("VM_WRITE" if access == WRITE else "VM_READ", False, f"the mapping is {vma.access_word}")
+        if allowed:
+            reason = "a guard marker is there"
+            trail("softleaf_is_guard_marker", True, reason)
+        elif vma is not None:
+            trail("VM_WRITE" if access == WRITE else "VM_READ", False, reason)
         trail.decide()
         fault = Fault(self.number, vpn, access, SIGSEGV, code, pages=range(vpn, vpn), checks=tuple(trail))
         self.machine.faults.append(fault)
-        reason = f"the mapping is {vma.access_word}" if vma else "no mapping contains it"
         return SegmentationFault(f"SIGSEGV: {which}process {self.number} {access}s page {vpn}: {reason}", fault)
 
     def _failing_fork(self, fail_at: Vma | None = None, fail_after_pages: int | None = None) -> Outcome:
@@ -698,6 +705,7 @@ def _first_bad_access(mm: Mm, pages: Pages | range, writes: bool | npt.NDArray[n
         of = np.searchsorted(starts, some, "right") - 1
         wants = writes if isinstance(writes, bool) else writes[first : first + (1 << 20)]
         bad = (of < 0) | (some >= ends[of]) | ~np.where(wants, writable[of], readable[of])
+        bad |= (mm.pte.take(some, mode="clip") & PTE_GUARD) > 0
         if bool(bad.any()):
             return first + int(bad.argmax())
     return None

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..kernel.frames import Memory
 from ..kernel.mm import Mm
-from ..kernel.pagetable import PMD_HUGE, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE
+from ..kernel.pagetable import PMD_HUGE, PTE_GUARD, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE
 from ..kernel.pin import Pin
 from ..kernel.record import Counters
 from ..kernel.system import System
@@ -51,6 +51,11 @@ class MappingView:
     def zero(self) -> npt.NDArray[np.bool_]:
         """Pages that map the zero page, small or huge."""
         return (self.pte & PTE_SPECIAL) > 0
+
+    @property
+    def guarded(self) -> npt.NDArray[np.bool_]:
+        """Guard pages: a marker in place of a mapping."""
+        return (self.pte & PTE_GUARD) > 0
 
     @property
     def writable(self) -> npt.NDArray[np.bool_]:

@@ -27,17 +27,26 @@ FREE = {
     "write": 34, "read": 8, "fork": 12, "exit": 6, "munmap": 5, "mremap": 4, "mprotect": 8, "madvise": 30, "pin": 3,
     "unpin": 2, "gup": 3, "ref": 1, "unref": 1,
 }  # fmt: skip
+GUARD = {
+    "write": 36, "read": 10, "fork": 10, "exit": 5, "munmap": 6, "mremap": 10, "mprotect": 10, "madvise": 34, "pin": 4,
+    "unpin": 2, "gup": 5, "ref": 2, "unref": 1,
+}  # fmt: skip
+GUARDING_ADVICE = (
+    *5 * ("guard_install",), *4 * ("guard_remove",), *2 * ("dontneed",), "free", "wipeonfork", "keeponfork", "dontfork",
+    "dofork",
+)  # fmt: skip
 KINDS: dict[str, dict[str, int]] = {
     kind: {op.name: op.drawn[kind] for op in TABLE.values() if kind in op.drawn}
     for kind in ("mixed", "populate", "refused", "merge", "huge", "dma", "forkfail", "segv", "mappings")
-} | {"free": FREE}
+} | {"free": FREE, "guard": GUARD}
 """What programs may be about, with how often they do what.
 
 ``mixed`` wanders through everything; ``populate`` writes, forks and exits; ``refused`` asks for what is not there;
 ``merge`` cuts mappings up so that they merge again; ``huge`` has 2 MiB; ``dma`` has a device; ``forkfail`` has forks
 that fail (each makes other programs' forks fail for a moment, when it is run live); ``segv`` touches holes;
 ``mappings`` makes many, accessible or not, where it likes or where the kernel does;
-``free`` frees lazily, which splits folios.
+``free`` frees lazily, which splits folios; ``guard`` puts guard
+pages among others, and touches them.
 """
 
 
@@ -84,7 +93,7 @@ class _Generator:
     def _choose_shape(self, sizes: frozenset[int]) -> None:
         choose, huge = self.random.choice, self.kind == "huge"
         sets = PMD_ORDER_SETS if huge else ORDER_SETS
-        if self.kind in ("mixed", "populate", "mappings", "free"):
+        if self.kind in ("mixed", "populate", "mappings", "free", "guard"):
             sets += ((4, 9), (9,))
         self.orders = choose([orders for orders in sets if sizes.issuperset(orders)] or [()])
         if huge:
@@ -332,6 +341,8 @@ class _Generator:
         choices: tuple[str, ...] = MERGING_ADVICE if self.kind in ("merge", "forkfail", "mappings") else MIXED_ADVICE
         if self.kind == "free":
             choices = FREEING_ADVICE
+        if self.kind == "guard":
+            choices = GUARDING_ADVICE
         advice = self.random.choice([advice for advice in choices if advice != "hugepage" or self.orders])
         self._do("madvise", process, start, n, advice)
         if advice in UNDO and (UNDO[advice] != "hugepage" or self.orders):

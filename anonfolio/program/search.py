@@ -16,7 +16,7 @@ from itertools import permutations
 
 import numpy as np
 
-from ..kernel.pagetable import PTE_PRESENT, PTE_SPECIAL, PTE_WRITE
+from ..kernel.pagetable import PTE_GUARD, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE
 from ..kernel.policy import Policy, policy_named
 from ..machine.invariants import KERNEL_PROMISES, Invariant, Violation, check
 from ..machine.machine import ADVICE, Machine, Process
@@ -43,7 +43,7 @@ SHOWN_BYTE = 0xDD
 CTRL_C = "Ctrl-C"
 """What stops a search besides its bounds."""
 _FRAMES, _FRAMES_PER_PAGE = 128, 32
-_SEEN_BITS = PTE_PRESENT | PTE_WRITE | PTE_SPECIAL
+_SEEN_BITS = PTE_PRESENT | PTE_WRITE | PTE_SPECIAL | PTE_GUARD
 
 
 @dataclass(frozen=True)

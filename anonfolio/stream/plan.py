@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..kernel.index import Index, Numbers, as_run, as_slice, blocks_of, is_forward, places_of, rows_at
-from ..kernel.pagetable import PMD_HUGE, PMD_NONE, PTE_DIRTY, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG
+from ..kernel.pagetable import PMD_HUGE, PMD_NONE, PTE_DIRTY, PTE_GUARD, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG
 from ..kernel.rules import Folio, Run, SourceOrder, answers, copies_before_reuse, largest, one_page
 from ..kernel.sizes import PMD_ORDER, PTRS_PER_PMD
 from .window import COW_COPY, FIRST_TOUCH, REUSE, ZERO_COPY, ZERO_READ, Codes, Mask, Pages, Times, Window
@@ -80,7 +80,8 @@ class Draft:
         bits = window.mm.pte[window.pages]
         self.window, self.memory, self.policy = window, window.memory, window.policy
         self.none = bits == 0
-        self.writable = (bits & PTE_WRITE) > 0
+        # Of a guard page only this counts, that it is not none: accesses to it were refused.
+        self.writable = (bits & (PTE_WRITE | PTE_GUARD)) > 0
         self.zero = (bits & PTE_SPECIAL) > 0
         self.codes = np.zeros(window.never, np.uint8)
         self.scanned: Times | None = None

@@ -24,7 +24,9 @@ from ..program.ops import TABLE, Step
 from ..program.scenario import Result, Scenario, Timeline
 from ..program.witnesses import Difference
 
-NONE, ZERO = -1, -2
+NONE, ZERO, GUARD = -1, -2, -3
+NO_FOLIO_CELLS: dict[int | str, int] = {0: NONE, "z": ZERO, "g": GUARD}
+"""A recording's cells of pages without a folio, and what stands for them here."""
 FAULTED = {4: "read, nothing there", 6: "write, nothing there", 7: "write, read-only there"}
 """x86 page-fault error codes in words."""
 
@@ -35,7 +37,7 @@ class PageView(NamedTuple):
     Parameters
     ----------
     folio : ndarray of shape (pages,), int64
-        A number that stands for the folio, NONE or ZERO.
+        A number that stands for the folio, NONE, ZERO, or GUARD for a guard marker.
     offset, size : ndarray of shape (pages,), int64
         Which page of the folio, and the folio's pages.
     once : ndarray of shape (pages,), bool
@@ -94,14 +96,14 @@ def seen_by_model(result: Result, base: int, pages: int) -> Seen:
 
 
 def mapped_frames(process: ProcessView, base: int, pages: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Of each page of [base, base + pages) the frame that it maps, ZERO or NONE; and whether a PMD maps it."""
+    """Of each page of [base, base + pages) the frame that it maps, ZERO, GUARD or NONE; and whether a PMD maps it."""
     frames, huge = np.full(pages, NONE, np.int64), np.zeros(pages, np.bool_)
     for mapping in process.mappings:
         lo, hi = max(mapping.start, base), min(mapping.end, base + pages)
         if lo < hi:
             here, there = slice(lo - base, hi - base), slice(lo - mapping.start, hi - mapping.start)
             mapped = np.where(mapping.present[there], mapping.pfn[there], NONE)
-            frames[here] = np.where(mapping.zero[there], ZERO, mapped)
+            frames[here] = np.where(mapping.zero[there], ZERO, np.where(mapping.guarded[there], GUARD, mapped))
             huge[here] = mapping.huge[there]
     return frames, huge
 
@@ -208,6 +210,7 @@ def _first_difference(
         for what, left, right in (
             ("present", here.folio != NONE, there.folio != NONE),
             ("zero page", here.folio == ZERO, there.folio == ZERO),
+            ("guard page", here.folio == GUARD, there.folio == GUARD),
             ("size of its folio", here.size, there.size),
             ("offset in its folio", here.offset, there.offset),
             ("mapped exactly once", once, there.once),
@@ -261,15 +264,16 @@ def _sharing_difference(mine: dict[int, PageView], theirs: dict[int, PageView]) 
 
 def page_view_of_cells(cells: list[Any]) -> PageView:
     """A recording's cells of one process as arrays."""
-    rows = [(NONE, 0, 0, 0) if cell == 0 else (ZERO, 0, 0, 0) if cell == "z" else cell for cell in cells]
+    rows = [(NO_FOLIO_CELLS[cell], 0, 0, 0) if isinstance(cell, int | str) else cell for cell in cells]
     table = np.array(rows, np.int64).reshape(len(rows), 4)
     return PageView(table[:, 0], table[:, 1], table[:, 2], table[:, 3] == 1, np.zeros(len(rows), np.bool_))
 
 
 def cells_of_page_view(view: PageView) -> list[Any]:
     """Arrays as a recording's cells."""
+    words = {number: cell for cell, number in NO_FOLIO_CELLS.items()}
     return [
-        0 if folio == NONE else "z" if folio == ZERO else [folio, offset, size, once]
+        words.get(folio, [folio, offset, size, once])
         for folio, offset, size, once in zip(
             view.folio.tolist(), view.offset.tolist(), view.size.tolist(), view.once.astype(int).tolist(), strict=True
         )

@@ -156,10 +156,9 @@ def _check_seen(seen: Any, pages: int, where: str) -> None:
         if not re.fullmatch(r"[0-9]{1,9}", number) or not isinstance(cells, list) or len(cells) != pages:
             raise RecordingError(f"{where}: the view of process {number!r:.40} is not a list of {pages} cells")
         for page, cell in enumerate(cells):
-            if cell != "z" and cell != 0 and not _is_cell(cell):
-                raise RecordingError(
-                    f"{where}: process {number} page {page} is {cell!r:.40}, not 0, 'z' or [folio, offset, size, once]"
-                )
+            if cell not in ("z", "g", 0) and not _is_cell(cell):
+                cells = "0, 'z', 'g' or [folio, offset, size, once]"
+                raise RecordingError(f"{where}: process {number} page {page} is {cell!r:.40}, not {cells}")
 
 
 def _are_numbers(row: Any, count: int) -> bool:

@@ -26,7 +26,7 @@ from .worker import PAGE, WINDOW_START, IoVec, libc
 
 T = TypeVar("T")
 ATTEMPTS = 4
-PM_SWAP = 62
+PM_SWAP, PM_GUARD_REGION = 62, 58
 HEAD, TAIL = FLAGS["head"], FLAGS["tail"]
 ENOMEM = 12
 MADV_COLD = 20
@@ -206,6 +206,8 @@ class LiveRun:
                     head, mapped = folio
                     place, mapcount = frame - head, mapped[frame - head]
                     cell = [self.folios.setdefault(head, len(self.folios)), place, len(mapped), entry >> ONCE & 1]
+            elif entry >> PM_GUARD_REGION & 1:
+                cell = "g"
             elif entry >> PM_SWAP & 1:
                 raise Disturbed("a page was swapped out")
             cells.append(cell)
