@@ -152,7 +152,7 @@ def spans(index: Numbers, keys: Numbers, columns: int, *, fold: bool = True) -> 
 
 
 class Cell(NamedTuple):
-    """One page-table entry as drawn: ``name`` is A5, B, z, ! or empty; ``folio`` is NONE, ZERO or GUARD where there is none."""
+    """One page-table entry as drawn: ``name`` is A5, B, z, !, or empty; `folio` is NONE, ZERO or GUARD without one."""
 
     vpn: int
     name: str

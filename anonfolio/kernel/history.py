@@ -73,7 +73,7 @@ HISTORY = (
     Change("6.12", {"mmap_asks_upper_first": False}, "cacded5e42b9", "recorded: 6.1.192 no, 6.12.117 yes"),
     Change("6.12", {"thp_aligns_mmap": "multiples"}, "d4148aeab412", "source of 6.1 and 6.12"),
     Change("6.13", {"huge_zero_write": "huge"}, "1ced09e0331f", "recorded: 6.12.117 no, 6.16.12 yes"),
-    Change("6.13", {"has_guard_markers": True}, "662df3e5c376", "recorded: 6.12.118 no, 6.16.12 yes"),
+    Change("6.13", {"has_guard_markers": True}, "662df3e5c376", "source of 6.12 and 7.3"),
     Change("6.14", {"reclaims_page_tables": True}, "6375e95f381e", "recorded: 6.12.117 no, 6.16.12 yes", arch="x86-64"),
     Change("6.15", {"large_reuse": "mm_id", "keeps_mm_ids": True}, "1da190f4d0a6", "recorded: 6.12.117 no, 6.16 yes"),
     Change(
