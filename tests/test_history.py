@@ -65,6 +65,9 @@ def test_sums_without_a_name_are_named_after_their_last_change_and_never_like_a_
         ("moved_keeps_anon_vma", ("6.18.7", "6.18.8"), False, True),
         ("mprotect_needs_dirty", ("6.1.200", "6.2"), True, False),
         ("mmap_asks_upper_first", ("6.11", "6.12"), True, False),
+        ("ages_whole_folios", ("6.10", "6.11"), False, True),
+        ("split_maps_zero_page", ("6.11", "6.12"), False, True),
+        ("has_guard_markers", ("6.12", "6.13"), False, True),
     ],
 )
 def test_what_changed_when(field: str, since: tuple[str, str], before: object, after: object) -> None:
@@ -81,10 +84,10 @@ def test_a_release_is_named_like_a_policy() -> None:
 def test_what_changed_between_two_releases_is_listed_with_its_evidence() -> None:
     rows = changes_between("6.12", "6.14")
     assert [(row.release, *row.fields) for row in rows] == [
-        ("6.13", "huge_zero_write"), ("6.14", "reclaims_page_tables"),
+        ("6.13", "huge_zero_write"), ("6.13", "has_guard_markers"), ("6.14", "reclaims_page_tables"),
     ]  # fmt: skip
     assert all(row.commit and row.evidence for row in rows)
-    assert [row.release for row in changes_between("6.12", "6.14", "arm64")] == ["6.13"]
+    assert [row.release for row in changes_between("6.12", "6.14", "arm64")] == ["6.13", "6.13"]
     assert changes_between("6.14", "6.12") == changes_between("6.14", "6.14") == []
 
 
@@ -141,7 +144,8 @@ SEEN = [
     ("accounted-6.12.117", "6.6"), ("named-6.12", "6.8"), ("various-6.12.117", "6.13"), ("various-6.12.117", "6.14"),
     ("named-6.12", "6.15"), ("min-6.17.13", "6.16.12"), ("min-6.17.13", "6.18.8"), ("min-6.18.5", "6.18.8"),
     ("min-6.18.9", "6.18.7"), ("various-6.18.44", "6.13"), ("named-6.18", "6.14"), ("various-6.18.44", "6.15"),
-    ("merge-6.18.44", "6.16"), ("arm64/reclaim6.17", "7.0"), ("arm64/reclaim7.0", "6.19.14"),
+    ("merge-6.18.44", "6.16"), ("free-6.12.118", "6.10"), ("free-6.12.118", "6.11"),
+    ("free-7.3.4", "6.14"), ("arm64/reclaim6.17", "7.0"), ("arm64/reclaim7.0", "6.19.14"),
 ]  # fmt: skip
 """A recording, and a release beside its own that it is not of."""
 

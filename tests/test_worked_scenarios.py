@@ -95,7 +95,10 @@ TABLE = [
     Row(39, "only-reads-then-fork", both("zeroread*2", "zeroread*2")),
     Row(39, "reads-one-write-then-fork", {A: "zeroread alloc3"}),
     Row(40, "huge-fork-write-exit-write", {A: "alloc9 copy0 reuse1*2"}, orders=(9,)),
-    Row(42, "guard-page", both("alloc2 alloc0 alloc3", "alloc4 nf*2", l3="alloc0*3", l8="alloc4 nf*2", l9="alloc4 nf*2")),
+    Row(
+        42, "guard-page",
+        both("alloc2 alloc0 alloc3", "alloc4 nf*2", l3="alloc0*3", l8="alloc4 nf*2", l9="alloc4 nf*2"),
+    ),
     Row(41, "lazy-free-part", both("alloc4 nf zero0", "alloc4 nf*2", l3="alloc0 nf alloc0", l8="alloc4 nf*2")),
     Row(40, "huge-child-gone-first", {A: "alloc9 reuse512 nf"}, orders=(9,)),
     # The huge zero page: C.4 and N.11.

@@ -67,9 +67,9 @@ HISTORY = (
     Change("6.9", {"cont_pte_order": 4}, "4602e5757bcc", "recorded on 6.12.118 and later", arch="arm64"),
     Change(
         "6.11", {"ages_whole_folios": True}, "3931b871c494 (MADV_COLD, in 6.10), dce7d10be4bb",
-        "source of 6.1 and 6.12",
+        "recorded: 6.1.192 no, 6.12.118 yes",
     ),
-    Change("6.12", {"split_maps_zero_page": True}, "b1f202060afe", "source of 6.12"),
+    Change("6.12", {"split_maps_zero_page": True}, "b1f202060afe", "recorded: 6.1.192 no, 6.12.118 yes"),
     Change("6.12", {"mmap_asks_upper_first": False}, "cacded5e42b9", "recorded: 6.1.192 no, 6.12.117 yes"),
     Change("6.12", {"thp_aligns_mmap": "multiples"}, "d4148aeab412", "source of 6.1 and 6.12"),
     Change("6.13", {"huge_zero_write": "huge"}, "1ced09e0331f", "recorded: 6.12.117 no, 6.16.12 yes"),
