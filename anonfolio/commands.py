@@ -41,6 +41,7 @@ from .witness.recording import replay as replay_recording
 from .witness.suites import Problems, Suite, judged, row, suites_named, table
 
 if TYPE_CHECKING:
+    from .program.witnesses import Difference
     from .witness.live.compare import Tally
     from .witness.live.kernel import LiveKernel
 
@@ -226,11 +227,26 @@ def compare(chosen: Namespace) -> int:
         if not tally.programs:
             raise ValueError(f"{tally}: none was compared")
         print(f"{tally}, 0 differences")
+        _print_hidden(tally)
         return 0
     scenario, difference = found
     print(f"{tally}, a difference in {scenario.name}: {difference}", flush=True)
+    _print_hidden(tally, difference)
     _show_smallest(scenario, policy, chosen)
     return 1
+
+
+def _print_hidden(tally: Tally, difference: Difference | None = None) -> None:
+    """What was compared of the kernel's own state."""
+    from .witness.hidden.state import FIELDS
+
+    if not tally.cells:
+        print("the kernel's own state was not compared: see doctor")
+        return
+    print(f"  {'own state of the kernel':28}{'cells':>12}  differences")
+    for field in FIELDS:
+        found = 0 if difference is None else int(difference.what.startswith(field))
+        print(f"  {field:28}{tally.cells[field]:>12,}  {found if tally.cells[field] else 'not on this kernel'}")
 
 
 def _tell_tally(tally: Tally) -> None:

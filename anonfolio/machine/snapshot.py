@@ -33,6 +33,8 @@ class MappingView:
         Frames; meaningless where `pte` is 0.
     huge : ndarray of shape (end - start,), bool
         Whether a PMD maps the page.
+    pgoff, anon_vma, chain : int, int, frozenset of int
+        What decides whether it may merge (`anonfolio.kernel.vma.Vma`).
     """
 
     start: int
@@ -41,6 +43,9 @@ class MappingView:
     pte: npt.NDArray[np.uint8]
     pfn: npt.NDArray[np.int32]
     huge: npt.NDArray[np.bool_]
+    pgoff: int
+    anon_vma: int
+    chain: frozenset[int]
 
     @property
     def present(self) -> npt.NDArray[np.bool_]:
@@ -75,22 +80,24 @@ class PinView:
 
 @dataclass(frozen=True, slots=True)
 class ProcessView:
-    """One process: its mappings in order, its resident pages, its pins."""
+    """One process: its mappings in order, its resident pages, its pins, and whether it ever pinned (MMF_HAS_PINNED)."""
 
     number: int
     alive: bool
     rss_pages: int
     mappings: tuple[MappingView, ...]
     pins: tuple[PinView, ...]
+    has_pinned: bool
 
 
 @dataclass(frozen=True, slots=True)
 class FolioView:
     """One folio: its counters, and per page content, mapcount and PageAnonExclusive.
 
-    `mm_ids` lists the tracked (process, mappings) of the two slots, and `maybe_mapped_shared` is the bit beside them:
-    both are kept under every policy, and are something a kernel has only where the snapshot says `has_mm_ids`.
-    `mapcount` counts PMD mappings on every page; `lazyfree` says that MADV_FREE gave the folio up.
+    `slots` are the two mm_id slots as they stand, (process + 1, mappings) or (0, 0), `mm_ids` lists the tracked
+    (process, mappings) in them, and `maybe_mapped_shared` is the bit beside them: they are kept under every policy, and
+    are something a kernel has only where the snapshot says `has_mm_ids`. `mapcount` counts PMD mappings on every page:
+    those are `entire_mapcount`; `nr_mapped` pages are mapped by PTEs. `lazyfree` says that MADV_FREE gave the folio up.
     """
 
     id: int
@@ -99,18 +106,25 @@ class FolioView:
     refcount: int
     large_mapcount: int
     pincount: int
-    mm_ids: tuple[tuple[int, int], ...]
+    slots: tuple[tuple[int, int], ...]
     maybe_mapped_shared: bool
     partially_mapped: bool
     content: npt.NDArray[np.uint8]
     mapcount: npt.NDArray[np.int16]
     anon_exclusive: npt.NDArray[np.bool_]
+    entire_mapcount: int
+    nr_mapped: int
     lazyfree: bool = False
 
     @property
     def pages(self) -> int:
         """Frames of the folio."""
         return 1 << self.order
+
+    @property
+    def mm_ids(self) -> tuple[tuple[int, int], ...]:
+        """The slots that are taken: (process, mappings) each."""
+        return tuple((mm - 1, count) for mm, count in self.slots if mm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +201,7 @@ def snapshot(system: System, processes: Sequence[Running]) -> Snapshot:
             ProcessView(
                 process.number, process.alive, process.mm.rss_pages, _mappings(process.mm),
                 tuple(PinView(kind, id, pin.writable, tuple(pin.frames)) for (kind, id), pin in process.pins().items()),
+                process.mm.has_pinned,
             )
             for process in processes
         ),
@@ -201,7 +216,7 @@ def _mappings(mm: Mm) -> tuple[MappingView, ...]:
     return tuple(
         MappingView(
             vma.start, vma.end, vma.flags, mm.pte[vma.start : vma.end].copy(), mm.pfn[vma.start : vma.end].copy(),
-            mm.pmd[np.arange(vma.start, vma.end) >> 9] == PMD_HUGE,
+            mm.pmd[np.arange(vma.start, vma.end) >> 9] == PMD_HUGE, vma.pgoff, vma.anon_vma, vma.chain,
         )
         for vma in mm.vmas
     )  # fmt: skip
@@ -216,7 +231,8 @@ def _folio_view(memory: Memory, folio: int) -> FolioView:
         exclusive[memory.mapcount[frames] == 0] = exclusive[0]
     return FolioView(
         folio, frames.start, int(memory.order[folio]), int(memory.refcount[folio]), int(memory.large_mapcount[folio]),
-        int(memory.pincount[folio]), tuple((mm - 1, count) for mm, count in slots if mm),
+        int(memory.pincount[folio]), tuple(slots),
         bool(memory.maybe_mapped_shared[folio]), bool(memory.partially_mapped[folio]), memory.content[frames].copy(),
-        memory.mapcount[frames] + memory.entire_mapcount[folio], exclusive, bool(memory.lazyfree[folio]),
+        memory.mapcount[frames] + memory.entire_mapcount[folio], exclusive, int(memory.entire_mapcount[folio]),
+        int(memory.nr_mapped[folio]), bool(memory.lazyfree[folio]),
     )  # fmt: skip

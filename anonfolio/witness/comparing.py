@@ -8,6 +8,7 @@ themselves mean nothing.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from ..program import witnesses
 from ..program.ops import TABLE, Step
 from ..program.scenario import Result, Scenario, Timeline
 from ..program.witnesses import Difference
+from .hidden.state import HiddenState, first_difference, state_of_snapshot
 
 NONE, ZERO, GUARD = -1, -2, -3
 NO_FOLIO_CELLS: dict[int | str, int] = {0: NONE, "z": ZERO, "g": GUARD}
@@ -64,7 +66,10 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True)
 class Recorded:
-    """One program that ran on a real kernel: the scenario, and per step what was seen (the format's dicts)."""
+    """One program that ran on a real kernel: the scenario, and per step what was seen (the format's dicts).
+
+    A step may have ``"hidden"``, a `HiddenState`, which a file holds as numbers.
+    """
 
     kernel: str
     scenario: Scenario
@@ -139,8 +144,10 @@ def compare(mine: Timeline, other: Timeline | Recorded) -> list[Difference]:
     return list(iter_differences(mine, other))
 
 
-def iter_differences(mine: Timeline, other: Timeline | Recorded) -> Iterator[Difference]:
-    """As `compare`, one at a time."""
+def iter_differences(
+    mine: Timeline, other: Timeline | Recorded, tally: Counter[str] | None = None
+) -> Iterator[Difference]:
+    """As `compare`, one at a time. `tally` counts the cells of hidden state that were compared, by field."""
     scenario = mine.scenario
     base = scenario.first_vpn
     kernel = other.kernel if isinstance(other, Recorded) else None
@@ -150,9 +157,23 @@ def iter_differences(mine: Timeline, other: Timeline | Recorded) -> Iterator[Dif
     for number, (result, theirs) in enumerate(zip(mine, theirs_all, strict=True)):
         seen = seen_by_model(result, base, scenario.pages)
         difference = _first_difference(result.step, seen, theirs, mine_before, theirs_before, kernel, base)
+        if isinstance(other, Recorded):
+            hidden = _hidden_difference(result.snapshot, other, number, tally)
+            difference = difference or hidden
         if difference:
             yield Difference(number, result.step, *difference)
         mine_before, theirs_before = seen.view, theirs.view
+
+
+def _hidden_difference(
+    snapshot: Snapshot, other: Recorded, number: int, tally: Counter[str] | None
+) -> tuple[str, str, str] | None:
+    """What differs in what the kernel shows to nobody, where that was read."""
+    theirs: HiddenState | None = other.steps[number].get("hidden")
+    if theirs is None:
+        return None
+    first, pages = other.scenario.first_vpn, other.scenario.pages
+    return first_difference(state_of_snapshot(snapshot, first, pages, other.kernel), theirs, tally)
 
 
 def _seen_steps(other: Timeline | Recorded) -> Iterator[Seen]:

@@ -20,6 +20,7 @@ from ..program.ops import TABLE, ScenarioError
 from ..program.scenario import Result, Scenario, Timeline
 from ..program.witnesses import Difference
 from .comparing import Recorded, cells_of_page_view, once_as_shown, seen_by_model
+from .hidden.state import NotAState, as_json, from_json
 
 FORMAT = "anonfolio-recording/1"
 DATA_DIR = DATA / "recordings"
@@ -139,7 +140,8 @@ def read_program(kernel: str, arch: str, program: Any, where: str) -> Recorded:
         raise RecordingError(f"{where}: {error}") from None
     for at, seen in enumerate(program["steps"]):
         _check_seen(seen, scenario.pages, f"{where}, step {at}")
-    return Recorded(kernel, scenario, tuple(program["steps"]), arch)
+    steps = (_with_hidden(seen, scenario.pages, f"{where}, step {at}") for at, seen in enumerate(program["steps"]))
+    return Recorded(kernel, scenario, tuple(steps), arch)
 
 
 def _check_seen(seen: Any, pages: int, where: str) -> None:
@@ -159,6 +161,19 @@ def _check_seen(seen: Any, pages: int, where: str) -> None:
             if cell not in ("z", "g", 0) and not _is_cell(cell):
                 cells = "0, 'z', 'g' or [folio, offset, size, once]"
                 raise RecordingError(f"{where}: process {number} page {page} is {cell!r:.40}, not {cells}")
+
+
+def _with_hidden(seen: dict[str, Any], pages: int, where: str) -> dict[str, Any]:
+    """The step with its hidden state, where it was kept, as what it means."""
+    if "hidden" not in seen:
+        return seen
+    try:
+        state = from_json(seen["hidden"], pages)
+    except NotAState as error:
+        raise RecordingError(f"{where}: hidden: {error}") from None
+    if {*map(str, state.processes)} != seen["view"].keys():
+        raise RecordingError(f"{where}: hidden: not of the processes that the view has")
+    return {**seen, "hidden": state}
 
 
 def _are_numbers(row: Any, count: int) -> bool:
@@ -223,8 +238,15 @@ def as_program(run: Timeline | Recorded, kernel: str) -> dict[str, Any]:
         "pages": scenario.pages,
         "skew": scenario.skew,
         "program": scenario.steps,
-        "steps": run.steps if isinstance(run, Recorded) else [_as_seen(result, scenario, kernel) for result in run],
+        "steps": [*map(_plain, run.steps)]
+        if isinstance(run, Recorded)
+        else [_as_seen(result, scenario, kernel) for result in run],
     }
+
+
+def _plain(seen: dict[str, Any]) -> dict[str, Any]:
+    """A step as JSON can hold it."""
+    return {**seen, "hidden": as_json(seen["hidden"])} if "hidden" in seen else seen
 
 
 def _as_seen(result: Result, scenario: Scenario, kernel: str) -> dict[str, Any]:

@@ -27,6 +27,8 @@ PROG_TYPE_RAW_TRACEPOINT, PROG_TYPE_SYSCALL, SLEEPABLE = 17, 31, 1 << 4
 GET_CURRENT_TASK, PROBE_READ_KERNEL = 35, 113
 PSEUDO_MAP_VALUE = 2
 ATTRIBUTES = 128
+NAME = b"anonfolio"
+"""What program and buffer are called (``bpftool prog``)."""
 SYSTEM_CALL = {"x86_64": 321, "aarch64": 280}
 
 
@@ -86,7 +88,9 @@ class KernelMemory:
 
     def __init__(self) -> None:
         try:
-            self._map = bpf(MAP_CREATE, struct.pack("<IIIII", MAP_TYPE_ARRAY, 4, ROOM + PAGE, 1, MMAPABLE))
+            # type, sizes of key and value, entries, flags, inner map, node, name
+            array = struct.pack("<7I16s", MAP_TYPE_ARRAY, 4, ROOM + PAGE, 1, MMAPABLE, 0, 0, NAME)
+            self._map = bpf(MAP_CREATE, array)
         except OSError as error:
             raise NotHidden(_refused(error)) from None
         try:
@@ -108,8 +112,8 @@ class KernelMemory:
         code, gpl = ctypes.create_string_buffer(program(self._map)), ctypes.create_string_buffer(b"GPL")
         places = ctypes.addressof(code), ctypes.addressof(gpl)
         for kind, flags in ((PROG_TYPE_SYSCALL, SLEEPABLE), (PROG_TYPE_RAW_TRACEPOINT, 0)):
-            # type, instructions and where they are, license, log level, size and place, version, flags
-            attributes = struct.pack("<IIQQIIQII", kind, (len(code) - 1) // 8, *places, 0, 0, 0, 0, flags)
+            # type, instructions and where they are, license, log level, size and place, version, flags, name
+            attributes = struct.pack("<IIQQIIQII16s", kind, (len(code) - 1) // 8, *places, 0, 0, 0, 0, flags, NAME)
             try:
                 return bpf(PROG_LOAD, attributes)
             except OSError as error:

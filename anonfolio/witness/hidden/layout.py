@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from .bpf import NotHidden
 from .btf import Btf
@@ -96,6 +97,12 @@ class Layout:
     chain_bytes: int
     chain_same_vma: int
     chain_anon_vma: int
+
+    @classmethod
+    @lru_cache(maxsize=1)
+    def of_this_kernel(cls) -> Layout:
+        """What this kernel's BTF says; it is read once. `NotHidden` as in `of`."""
+        return cls.of(Btf.of_this_kernel())
 
     @classmethod
     def of(cls, btf: Btf) -> Layout:

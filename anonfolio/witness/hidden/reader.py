@@ -26,7 +26,6 @@ import numpy as np
 import numpy.typing as npt
 
 from .bpf import PAGE, Fault, KernelMemory, NotHidden
-from .btf import Btf
 from .layout import MMF_HAS_PINNED, Layout
 from .look import FRAME, LEAF, PRESENT, PTRS_PER_PMD, Bools, Folios, Look, Numbers, ProcessLook, VmaLook, Words
 
@@ -76,8 +75,7 @@ class Kernel:
         if os.geteuid() != 0:
             raise NotHidden("run it as root: only root may read the kernel's memory")
         self._encrypted = FRAME & ~((1 << physical_bits(cpuinfo)) - 1)
-        btf = Btf.of_this_kernel()
-        self.layout = Layout.of(btf)
+        self.layout = Layout.of_this_kernel()
         self.memory = KernelMemory()
         try:
             with _own_page() as (address, pagemap, frame):

@@ -7,8 +7,9 @@ difference counts when two more runs of the program show one too; else the progr
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ...kernel.policy import Policy
 from ...program.random_programs import shrink
@@ -36,6 +37,7 @@ class Tally:
     steps: int = 0
     disturbed: int = 0
     left_out: int = 0
+    cells: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
         text = f"{self.programs} programs, {self.steps} steps"
@@ -46,17 +48,22 @@ class Tally:
         return text
 
 
-def live_difference(scenario: Scenario, kernel: LiveKernel, policy: Policy) -> Difference | None:
-    """The first step at which page tables, values, faults, mapcounts or counters differ, in one run."""
+def live_difference(
+    scenario: Scenario, kernel: LiveKernel, policy: Policy, cells: Counter[str] | None = None
+) -> Difference | None:
+    """The first step at which page tables, values, faults, hidden state or counters differ, in one run.
+
+    `cells` counts what was compared of the hidden state, by field.
+    """
     timeline, recorded = scenario.run(policy), live_run(scenario, kernel)
-    seen = next(iter_differences(timeline, recorded), None)
+    seen = next(iter_differences(timeline, recorded, cells), None)
     counted = next(iter_count_differences(timeline, recorded), None)
     return min(filter(None, (seen, counted)), key=lambda difference: difference.number, default=None)
 
 
 def repeated_difference(scenario: Scenario, kernel: LiveKernel, policy: Policy, tally: Tally) -> Difference | None:
     """A difference that shows in every one of several runs; what shows in some only is tallied as disturbed."""
-    found = live_difference(scenario, kernel, policy)
+    found = live_difference(scenario, kernel, policy, tally.cells)
     for _ in range(REPEATS if found else 0):
         found = live_difference(scenario, kernel, policy)
         if found is None:

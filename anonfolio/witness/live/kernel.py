@@ -29,11 +29,15 @@ from typing import Any, NamedTuple, Self
 
 from ...kernel.policy import policy_for_kernel
 from ..here import Disturbed, LiveError, NotLive
+from ..hidden.bpf import NotHidden
+from ..hidden.reader import Kernel as HiddenKernel
 from . import worker as live_worker
 from .worker import MESSAGE_BYTES, PAGE, WINDOW_START
 
 THP = Path("/sys/kernel/mm/transparent_hugepage")
 KSM = Path("/sys/kernel/mm/ksm/run")
+DAMON_STAT = Path("/sys/module/damon_stat/parameters/enabled")
+"""On by default in some kernels (6.17 on): it clears accessed bits."""
 PROC = Path("/proc")
 TRACEFS = Path("/sys/kernel/tracing")
 # One place for the machine, whatever TMPDIR says. /run belongs to root, as live runs do, and is empty after a boot,
@@ -111,6 +115,17 @@ def _further_abilities() -> Iterator[Ability]:
     yield _ability("pins (io_uring)", pins, "fixed buffers", f"echo 0 > {disabled}", needed=False)
     reason = _no_failing_fork()
     yield _ability("forks that fail", not reason, "by strict overcommit, for a moment", reason, needed=False)
+    try:
+        HiddenKernel().close()
+        reason = ""
+    except NotHidden as error:
+        reason = str(error)
+    yield _ability(
+        "the kernel's own state", not reason, "struct pages, page tables, VMAs by bpf(2)", reason, needed=False
+    )
+    looking = _damon()
+    advice = f"{looking} clears accessed bits at random: stop it"
+    yield _ability("DAMON off", not looking, "nobody else clears accessed bits", advice, needed=False)
     left = _left_behind()
     yield _ability("nothing left by a killed run", not left, "all knobs are as they were", left, needed=False)
 
@@ -157,6 +172,21 @@ def _no_fault_trace() -> str:
     if os.stat(PROC / "self/ns/pid").st_ino != FIRST_PID_NAMESPACE:
         return "not in the first pid namespace, whose process ids a trace has"
     return "" if _tracefs() else f"no such tracepoint in {TRACEFS}"
+
+
+def _damon() -> str:
+    """Who of DAMON looks at memory now and is not stopped for a live run; empty when nobody is."""
+    if _reads(DAMON_STAT) == "Y":
+        return ""
+    names = {_reads(path) for path in PROC.glob("[0-9]*/comm")}
+    return next((name for name in sorted(names) if name.startswith("kdamond")), "")
+
+
+def _reads(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return ""
 
 
 def _configured(option: str) -> bool:
@@ -295,7 +325,7 @@ def read_journal(fd: int) -> dict[str, str]:
     """What a run wrote down. Anything but kernel settings is not from us."""
     try:
         content = json.loads(os.pread(fd, 1 << 16, 0) or b"{}")
-        ours = re.compile(r"/(sys/kernel/mm|proc/sys)/[\w/-]+")
+        ours = re.compile(rf"/(sys/kernel/mm|proc/sys)/[\w/-]+|{DAMON_STAT}")
         return {path: value for path, value in content.items() if ours.fullmatch(path)}
     except (ValueError, AttributeError):
         return {}
@@ -425,12 +455,15 @@ class LiveKernel:
         Orders that can be enabled.
     traces : bool
         Whether it says where faults happen; else they are only counted.
+    hidden : Kernel or None
+        Reads its own state, where that can be read.
     """
 
     nursery: Remote
     knobs: Knobs
     sizes: tuple[int, ...]
     traces: bool
+    hidden: HiddenKernel | None
 
     def __init__(self, patience: float = PATIENCE) -> None:
         self.version = kernel_version()
@@ -480,6 +513,7 @@ class LiveKernel:
             self._open_trace()
         self._kpageflags = self._open(PROC / "kpageflags", os.O_RDONLY)
         self._kpagecount = self._open(PROC / "kpagecount", os.O_RDONLY)
+        self.hidden = self._open_hidden()
         self._start_nursery()
         self.nursery.call("watch", self._counter_files())
 
@@ -512,6 +546,7 @@ class LiveKernel:
             (THP / "shrink_underused", 0),
             (THP / "defrag", "madvise"),
             (THP / "enabled", "madvise"),
+            (DAMON_STAT, "N"),
         ]
         for path, value in wanted:
             if path.exists():
@@ -533,6 +568,14 @@ class LiveKernel:
         (event / "filter").write_text(f"address >= {WINDOW_START:#x} && address < {end:#x}")
         (event / "enable").write_text("1")
         self._trace = self._open(self._instance / "trace_pipe", os.O_RDONLY | os.O_NONBLOCK)
+
+    def _open_hidden(self) -> HiddenKernel | None:
+        try:
+            hidden = HiddenKernel()
+        except NotHidden:
+            return None
+        self._undo.callback(hidden.close)
+        return hidden
 
     def _start_nursery(self) -> None:
         mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -21,6 +21,9 @@ from ...program.scenario import Scenario
 from ..comparing import Recorded
 from ..fields import FLAGS, FRAME, ONCE, PRESENT
 from ..here import Disturbed, LiveError, NotLive, TooDisturbed
+from ..hidden.bpf import Fault
+from ..hidden.reader import Kernel as HiddenKernel
+from ..hidden.state import HiddenState, state_of_look
 from .kernel import PROC, WINDOW_PAGES, Knobs, LiveKernel, Remote, memory_info, smaps
 from .worker import PAGE, WINDOW_START, IoVec, libc
 
@@ -154,7 +157,8 @@ class LiveRun:
         view, mapcounts = self._view()
         counted = {**answer.get("counted", {}), "mapcount": mapcounts}
         counted |= {key: answer[key] for key in ("minflt", "held", "errno") if key in answer}
-        return {"ok": answer["ok"], "value": value, "faults": faults, "view": view, "counted": counted}
+        seen = {"ok": answer["ok"], "value": value, "faults": faults, "view": view, "counted": counted}
+        return seen if self.kernel.hidden is None else {**seen, "hidden": self._hidden(self.kernel.hidden)}
 
     def _drain_lru(self) -> None:
         """Let go of the references that this CPU's batches for the LRU lists hold (`lru_add_drain`, in `madvise_cold`).
@@ -190,6 +194,16 @@ class LiveRun:
         frames = Frames(self.kernel)
         seen = {str(number): self._cells(remote, frames) for number, remote in self.live.items()}
         return {name: cells for name, (cells, _) in seen.items()}, {name: counts for name, (_, counts) in seen.items()}
+
+    def _hidden(self, kernel: HiddenKernel) -> HiddenState:
+        """The kernel's own state. A small folio that is new waits in a batch of the LRU, which holds a reference."""
+        self._drain_lru()
+        first, pages = self.base // PAGE, self.scenario.pages
+        pagemaps = {number: remote.pagemap for number, remote in self.live.items()}
+        try:
+            return state_of_look(kernel.look_at(pagemaps, first, first + pages), first, pages)
+        except Fault as error:
+            raise Disturbed(f"the kernel's memory changed while it was read: {error.strerror}") from None
 
     def _cells(self, remote: Remote, frames: Frames) -> tuple[list[Cell], list[int]]:
         raw = os.pread(remote.pagemap, 8 * self.scenario.pages, self.base // PAGE * 8)
