@@ -2,7 +2,7 @@
 
 Holds recordings, comparing, what /proc shows, the kernel's selftests; `live` asks the kernel of this machine.
 Imports everything left of it: kernel to hardware.
-Guarded by test_replay, test_live, test_your_kernel, test_selftests.
+Guarded by test_replay, test_hidden, test_hidden_state, test_live, test_your_kernel, test_selftests.
 """
 
 from . import comparing, live, recording  # noqa: F401  (they register what compares, asks, recalls: `program.witnesses`)

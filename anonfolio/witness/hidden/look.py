@@ -107,6 +107,8 @@ class Folios:
         PTEs that map each page.
     exclusive : ndarray of shape (pages,), bool, or None
         PageAnonExclusive as it stands (6.0): where a PMD maps the folio only the head's means anything.
+    lazyfree : ndarray of shape (folios,), bool
+        Whether MADV_FREE gave the folio up (it is not PG_swapbacked).
     """
 
     head: Numbers
@@ -125,6 +127,7 @@ class Folios:
     first: Numbers
     mapcount: Numbers
     exclusive: Bools | None
+    lazyfree: Bools | None = None
 
     def __len__(self) -> int:
         return len(self.head)

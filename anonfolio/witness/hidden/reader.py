@@ -363,6 +363,7 @@ def _folios(pages: _StructPages, layout: Layout) -> Folios:
         heads, order, flags, pages.half(heads, at.refcount), count(at.large_mapcount, 1), count(at.entire_mapcount, 1),
         None if nr_mapped is None else nr_mapped & NR_MAPPED, count(at.pincount, 0), mm_id, mm_id_mapcount, shared,
         partially, deferred, first, _mapcounts(pages, frames, heads, order, layout), _exclusive(pages, frames, layout),
+        ~_bit(flags, at.bits["PG_swapbacked"]),
     )  # fmt: skip
 
 

@@ -47,7 +47,7 @@ VMA_FLAGS = {
 VMA_COLUMNS = ("start", "end", "flags", "page offset", "anon_vma", "anon_vma chain")
 FOLIO_COLUMNS = (
     "order", "refcount", "large mapcount", "entire mapcount", "mapped pages", "pins", "mm_id slot 0", "mm_id slot 1",
-    "mappings of slot 0", "mappings of slot 1", "shared bit", "partially mapped", "deferred",
+    "mappings of slot 0", "mappings of slot 1", "shared bit", "partially mapped", "deferred", "lazy free",
 )  # fmt: skip
 PAGE_COLUMNS = ("mapcount", "PageAnonExclusive")
 FIELDS = (
@@ -150,7 +150,7 @@ def _state_of_folios(
     columns = (
         folios.order, folios.refcount, folios.large_mapcount, folios.entire_mapcount, folios.nr_mapped, folios.pincount,
         *((None, None) if ids is None else ids.T), *((None, None) if counts is None else counts.T),
-        folios.maybe_mapped_shared, folios.partially_mapped, folios.deferred,
+        folios.maybe_mapped_shared, folios.partially_mapped, folios.deferred, folios.lazyfree,
     )  # fmt: skip
     lacks = {name for name, column in zip(FOLIO_COLUMNS, columns, strict=True) if column is None}
     table = np.stack([np.zeros(len(met), np.int64) if column is None else column[met] for column in columns], axis=1)
@@ -216,12 +216,13 @@ def _vmas_of_view(process: ProcessView, first: int, pages: int) -> Table:
 def _folio_row(folio: FolioView, dropped_pins: int) -> tuple[int, ...]:
     """`FOLIO_COLUMNS`; what only large folios have is 0 for the others."""
     if not folio.order:
-        return (0, folio.refcount, *(0,) * (len(FOLIO_COLUMNS) - 2))
+        return (0, folio.refcount, *(0,) * (len(FOLIO_COLUMNS) - 3), folio.lazyfree)
     (mm, mappings), (other, others) = folio.slots
     partially = folio.partially_mapped
     return (
         folio.order, folio.refcount - dropped_pins, folio.large_mapcount, folio.entire_mapcount, folio.nr_mapped,
         folio.pincount - dropped_pins, mm, other, mappings, others, folio.maybe_mapped_shared, partially, partially,
+        folio.lazyfree,
     )  # fmt: skip
 
 

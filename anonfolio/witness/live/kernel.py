@@ -115,14 +115,9 @@ def _further_abilities() -> Iterator[Ability]:
     yield _ability("pins (io_uring)", pins, "fixed buffers", f"echo 0 > {disabled}", needed=False)
     reason = _no_failing_fork()
     yield _ability("forks that fail", not reason, "by strict overcommit, for a moment", reason, needed=False)
-    try:
-        HiddenKernel().close()
-        reason = ""
-    except NotHidden as error:
-        reason = str(error)
-    yield _ability(
-        "the kernel's own state", not reason, "struct pages, page tables, VMAs by bpf(2)", reason, needed=False
-    )
+    reason = _no_hidden_state()
+    says = "struct pages, page tables, mappings, by bpf(2) and BTF"
+    yield _ability("the kernel's own state", not reason, says, reason, needed=False)
     looking = _damon()
     advice = f"{looking} clears accessed bits at random: stop it"
     yield _ability("DAMON off", not looking, "nobody else clears accessed bits", advice, needed=False)
@@ -172,6 +167,15 @@ def _no_fault_trace() -> str:
     if os.stat(PROC / "self/ns/pid").st_ino != FIRST_PID_NAMESPACE:
         return "not in the first pid namespace, whose process ids a trace has"
     return "" if _tracefs() else f"no such tracepoint in {TRACEFS}"
+
+
+def _no_hidden_state() -> str:
+    """Why the kernel's own state cannot be read here; empty when it can."""
+    try:
+        HiddenKernel().close()
+    except NotHidden as error:
+        return str(error)
+    return ""
 
 
 def _damon() -> str:
