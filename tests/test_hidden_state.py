@@ -1,4 +1,4 @@
-"""Hidden state: model and kernel agree, a break that user space cannot see is seen, and files that hold it are checked."""
+"""Hidden state: model and kernel agree, a break that user space cannot see is seen, files that hold it are checked."""
 
 from __future__ import annotations
 
