@@ -87,7 +87,7 @@ class Selftest:
     checks : tuple of Check
         In order of `after`. A step of which nothing is said must be done.
     needs : tuple of str
-        Fields of `Policy` that must be so: a kernel without them fails this case, which came with them.
+        Fields of `Policy` that must be so (with ``!`` not so): another kernel fails this case, which came later.
     """
 
     suite: str
@@ -104,7 +104,9 @@ class Selftest:
 
     def lacks(self, policy: Policy) -> str:
         """The first field that a kernel has not so, or nothing."""
-        return next((field for field in self.needs if not getattr(policy, field)), "")
+        return next(
+            (need for need in self.needs if bool(getattr(policy, need.lstrip("!"))) == need.startswith("!")), ""
+        )
 
     def on_model(self, policy: Policy | str) -> list[str]:
         """What is wrong under a policy, in a sentence each; `NotBacked` when it has no folio of a size it takes."""
