@@ -5,8 +5,8 @@ Those of `cow.c` are made (`cow`); all others are files in ``anonfolio/selftests
     suite merge.c                   what follows are cases of tools/testing/selftests/mm/merge.c
     pages 16                        fields of a scenario; here they hold for all cases, in a case for it alone
     case NAME                       a case begins; its steps are written as in scenario files
-    each K 2 3 4                    it is as many cases: with 2, 3 and 4 where its name and lines say $K (each K,N 2,3 4,5
-                                    says two at once)
+    each K 2 3 4                    it is as many cases: with 2, 3 and 4 where its name and lines say $K
+    each K,N 2,3 4,5                the same with two at once
     needs FIELD !FIELD …            fields of a policy: kernels where they are not so are older than the case
     write 0 0..3 7                  a span of pages is as many accesses; without a byte it is the page's number + 1
     read 0 2 -> 7                   the step returns 7; -> 1..4 for the span 0..3: 1, 2, 3 and 4
