@@ -27,6 +27,11 @@ FREE = {
     "write": 34, "read": 8, "fork": 12, "exit": 6, "munmap": 5, "mremap": 4, "mprotect": 8, "madvise": 30, "pin": 3,
     "unpin": 2, "gup": 3, "ref": 1, "unref": 1,
 }  # fmt: skip
+MOVED = {
+    "move_away_and_back": 20, "fork_and_look": 14, "protect_and_back": 14, "write": 24, "read": 6, "fork": 3, "exit": 8,
+    "munmap": 3, "mremap": 6, "mprotect": 4, "madvise": 8, "pin": 2, "unpin": 2, "gup": 2,
+}  # fmt: skip
+"""With several steps in a row that each alone would hardly ever follow the other."""
 GUARD = {
     "write": 36, "read": 10, "fork": 10, "exit": 5, "munmap": 6, "mremap": 10, "mprotect": 10, "madvise": 34, "pin": 4,
     "unpin": 2, "gup": 5, "ref": 2, "unref": 1,
@@ -38,15 +43,15 @@ GUARDING_ADVICE = (
 KINDS: dict[str, dict[str, int]] = {
     kind: {op.name: op.drawn[kind] for op in TABLE.values() if kind in op.drawn}
     for kind in ("mixed", "populate", "refused", "merge", "huge", "dma", "forkfail", "segv", "mappings")
-} | {"free": FREE, "guard": GUARD}
+} | {"free": FREE, "guard": GUARD, "moved": MOVED}
 """What programs may be about, with how often they do what.
 
 ``mixed`` wanders through everything; ``populate`` writes, forks and exits; ``refused`` asks for what is not there;
 ``merge`` cuts mappings up so that they merge again; ``huge`` has 2 MiB; ``dma`` has a device; ``forkfail`` has forks
 that fail (each makes other programs' forks fail for a moment, when it is run live); ``segv`` touches holes;
 ``mappings`` makes many, accessible or not, where it likes or where the kernel does;
-``free`` frees lazily, which splits folios; ``guard`` puts guard
-pages among others, and touches them.
+``free`` frees lazily, which splits folios; ``guard`` puts guard pages among others, and touches them; ``moved`` moves
+away and back beside neighbours that have become alike, reads after fork, and protects and unprotects whole blocks.
 """
 
 
@@ -362,6 +367,53 @@ class _Generator:
             return
         self._do("mremap", process, start, n, to)
         self.moves_back.append(("mremap", process.number, to, n, start))
+
+    def _block(self) -> tuple[list[int], int]:
+        """Where the blocks of a size begin that lie whole in the window, and that size."""
+        n = min(self.random.choice([4, 8, 16]), self.pages // 3)
+        return list(range(-self.skew % n, self.pages - n + 1, n)), n
+
+    def _move_away_and_back(self, process: Process) -> None:
+        """Away from a neighbour with other flags, which then loses them: what comes back may merge with it."""
+        starts, n = self._block()
+        if len(starts) < 3:
+            return
+        at = self.random.randrange(len(starts) - 1)
+        start, beside = self.random.sample(starts[at : at + 2], 2)
+        away = self.random.choice([other for other in starts if other not in (start, beside)])
+        advice = self.random.choice([on for on, off in UNDO.items() if off != "hugepage" or self.orders])
+        apart = self.random.random() < 0.8
+        if apart:
+            self._do("madvise", process, beside, n, advice)
+        if self.random.random() < 0.85:
+            self._write_at(process, start + self.random.randrange(n))
+        self._do("mremap", process, start, n, away)
+        if apart:
+            self._do("madvise", process, beside, n, UNDO[advice])
+        self._do("mremap", process, away, n, start)
+        if self.random.random() < 0.6:
+            self._fork_and_look(process)
+
+    def _fork_and_look(self, process: Process) -> None:
+        """Some pages near one that something was done with, read by parent and child."""
+        self._fork(process)
+        for reader in (self.machine.processes[-1], process):
+            for _ in range(self.random.randint(0, 2)):
+                if reader.alive:
+                    self._read(reader)
+
+    def _protect_and_back(self, process: Process) -> None:
+        """A whole block, read-only and back, with a look or a write between; then a write shows what was kept."""
+        starts, n = self._block()
+        start = self.random.choice(starts)
+        if self.random.random() < 0.6:
+            self._write_at(process, start + self.random.randrange(n))
+        for prot in (1, 3):
+            self._do("mprotect", process, start, n, prot)
+            if self.random.random() < 0.4:
+                self._read(process)
+        if self.random.random() < 0.8:
+            self._write_at(process, start + self.random.randrange(n))
 
     def _destination(self, start: int, n: int) -> int:
         choose = self.random.choice
