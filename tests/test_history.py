@@ -61,6 +61,7 @@ def test_sums_without_a_name_are_named_after_their_last_change_and_never_like_a_
         ("large_reuse", ("6.14.11", "6.15"), "never", "mm_id"),
         ("merges_into_unfaulted", ("6.15", "6.16"), False, True),
         ("moves_many_vmas", ("6.16.12", "6.17"), False, True),
+        ("thp_disable_except_advised", ("6.17.13", "6.18.0"), False, True),
         ("moved_keeps_anon_vma", ("6.15.9", "6.16"), True, False),
         ("moved_keeps_anon_vma", ("6.18.7", "6.18.8"), False, True),
         ("mprotect_needs_dirty", ("6.1.200", "6.2"), True, False),
@@ -93,7 +94,7 @@ def test_what_changed_between_two_releases_is_listed_with_its_evidence() -> None
 
 def test_two_numbers_name_the_series_as_its_newest_release_is() -> None:
     assert af.Policy.at("6.18") is af.LINUX_6_15
-    assert af.Policy.at("6.18.0") == af.Policy.at("6.17") == af.Policy.at("6.18.7")
+    assert af.Policy.at("6.18.0") == af.Policy.at("6.18.7") != af.LINUX_6_15
 
 
 def test_arm64_has_its_own_dates() -> None:
@@ -146,6 +147,7 @@ SEEN = [
     ("min-6.18.9", "6.18.7"), ("various-6.18.44", "6.13"), ("named-6.18", "6.14"), ("various-6.18.44", "6.15"),
     ("merge-6.18.44", "6.16"), ("free-6.12.118", "6.10"), ("free-6.12.118", "6.11"),
     ("free-7.3.4", "6.14"), ("arm64/reclaim6.17", "7.0"), ("arm64/reclaim7.0", "6.19.14"),
+    ("knobs-6.18.44", "6.17"), ("knobs-6.17.13", "6.18.0"),
 ]  # fmt: skip
 """A recording, and a release beside its own that it is not of."""
 

@@ -24,10 +24,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import anonfolio as af
+from anonfolio.kernel.rules import KNOBS
 from anonfolio.machine.machine import ADVICE, PROTECTIONS
 from anonfolio.program import formats, ops, random_programs
 from anonfolio.program.ops import TABLE, Op, Step
 from anonfolio.program.random_programs import KINDS, random_scenario
+from anonfolio.program.scenario import ADVISED, THP
 from anonfolio.program.search import EXTRA_OPERATIONS, OPERATIONS, counterexample, possible_steps
 from anonfolio.witness.live import worker
 
@@ -48,6 +50,7 @@ SAID = {
     ): ("Process 0 maps 16 pages where the kernel likes, readable and writable (anywhere)"),
     ("mremap", 0, 4, 1, 9): "Process 0 moves page 7 to page 12",
     ("mprotect", 0, 0, 2, 1): "Process 0 makes pages 3–4 read-only (mprotect)",
+    ("thp_disable", 1, "except_advised"): "Process 1 has huge pages disabled: except_advised (prctl)",
     ("mprotect", 0, 0, 2, 3): "Process 0 makes pages 3–4 readable and writable (mprotect)",
     ("madvise", 0, 0, 2, "dontneed"): "Process 0 advises dontneed for pages 3–4",
     ("pin", 0, 1, 2, 7): "Process 0 pins pages 4–5 for a device (pin 7)",
@@ -150,7 +153,7 @@ def test_the_search_tries_what_the_table_says() -> None:
 def test_what_the_search_or_random_programs_leave_out_is_named_here() -> None:
     untried = {"mremap", "ref", "unref", "dma_write", "dma_read", "forkfail"}
     assert {name for name, op in TABLE.items() if not op.tries} == untried
-    assert {name for name, op in TABLE.items() if not op.drawn} == {"pin_ro", "forkfail_after"}
+    assert set(TABLE) - {name for kind in KINDS.values() for name in kind} == {"pin_ro", "forkfail_after"}
 
 
 def test_a_new_operation_is_drawn_by_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +204,12 @@ def test_what_moves_away_and_back_reaches_the_merge_that_loses_an_anon_vma() -> 
     assert any(program.run(early).compare(program.run(late)) for program in programs)
 
 
-LATER = {"free": "ef3a4d228582fd0f", "guard": "a2e9da39ea6413d1", "moved": "1a886c8f998d9aad"}
+LATER = {
+    "free": "ef3a4d228582fd0f",
+    "guard": "a2e9da39ea6413d1",
+    "moved": "1a886c8f998d9aad",
+    "knobs": "f4b05712bb55f795",
+}
 """Kinds that came later, each with what its first seeds name."""
 
 
@@ -224,6 +232,7 @@ def draw_step(draw: Callable[[Any], Any], pages: int, alive: list[bool]) -> Step
     kinds = {
         "page": st.integers(0, pages - n), "newpage": st.integers(0, pages - n), "n": st.just(n),
         "byte": st.integers(0, 255), "prot": st.sampled_from(list(PROTECTIONS)), "advice": st.sampled_from(ADVICE),
+        "disabled": st.sampled_from(list(ops.THP_DISABLED)),
         "id": st.integers(0, 3), "k": st.integers(0, 3), "how": st.just(how),
         "place": st.none() if how == "anywhere" else st.integers(0, pages - n),
     }  # fmt: skip
@@ -239,7 +248,11 @@ def scenarios(draw: Callable[[Any], Any]) -> af.Scenario:
     steps = [draw_step(draw, pages, alive) for _ in range(draw(st.integers(0, 12)))]
     text = st.text(st.characters(exclude_categories=("Cs",)), max_size=30)
     orders = tuple(draw(st.lists(st.integers(2, 9), max_size=3)))
-    return af.Scenario(pages, tuple(steps), orders, draw(st.integers(0, 511)), draw(text), draw(text))
+    return af.Scenario(
+        pages, tuple(steps), orders, draw(st.integers(0, 511)), draw(text), draw(text),
+        draw(st.dictionaries(st.integers(2, 9), st.sampled_from(KNOBS), max_size=3)),
+        draw(st.sampled_from(THP)), draw(st.sampled_from(ADVISED)),
+    )  # fmt: skip
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -338,6 +351,10 @@ READ_ERRORS: dict[str, tuple[str, tuple[str, ...]]] = {
     "quotes": ('scenario "no end\npages 4\n', ("line 1",)),
     "no string": ('scenario "\\x"\npages 4\n', ("line 1", "JSON string")),
     "skew": ("pages 4\nskew 512\n", ("line 2", "skew=512")),
+    "knobs": ("pages 4\nknobs 4:always\n", ("line 2", "4=always 9=inherit")),
+    "knobs twice": ("pages 4\nknobs 4=always 4=never\n", ("line 2", "once a size")),
+    "knobs and orders": ("pages 4\norders 4\nknobs 4=always\n", ("orders and knobs",)),
+    "thp": ("pages 4\nthp sometimes\n", ("thp='sometimes'", "'madvise'")),
 }
 
 
@@ -376,6 +393,13 @@ def test_spans_together_have_a_bound_too(monkeypatch: pytest.MonkeyPatch) -> Non
         ({"steps": (("x" * 5000, 0),)}, ("there is no operation",)),
         ({"steps": (("fork", 0),) * 100_001}, ("100,001 steps", "100,000")),
         ({"orders": ("4" * 5000,)}, ("order '444",)),
+        ({"knobs": {4: "on"}}, ("knobs={4: 'on'}", "order 4", "always, madvise, inherit, never")),
+        ({"knobs": {1: "always"}}, ("order 1", "2 to 9")),
+        ({"knobs": 4}, ("knobs=4",)),
+        ({"knobs": ((4, "always", 0),)}, ("knobs=",)),
+        ({"thp": "inherit"}, ("thp='inherit'", "'never'")),
+        ({"advice": "dontneed"}, ("advice='dontneed'", "'nohugepage'")),
+        ({"steps": (("thp_disable", 0, "maybe"),)}, ("no disabled 'maybe'", "yes, no, except_advised")),
         ({"name": 7}, ("7", "no text")),
         ({"name": None}, ("None", "no text")),
         ({"name": "\ud800"}, ("no text",)),
@@ -460,6 +484,10 @@ def test_a_recording_that_is_none_is_one_line_that_names_the_file(which: str, tm
         (lambda p: p["program"].__setitem__(0, ["mprotect", 0, 0, 1, 3.0]), ("prot 3.0",)),
         (lambda p: p["program"].__setitem__(0, ["mprotect", 0, 0, 1, [3]]), ("prot [3]",)),
         (lambda p: p.update(name=["a"]), ("no text",)),
+        (lambda p: p.update(knobs=[4]), ("knobs is [4]", "{'4': 'always'}")),
+        (lambda p: p.update(knobs={"x": "always"}), ("knobs is",)),
+        (lambda p: p.update(knobs={"4": ["always"]}), ("order 4",)),
+        (lambda p: p.update(thp=3), ("thp=3",)),
         (lambda p: p["steps"][0].update(value=True), ("'value'", "True")),
         (lambda p: p["steps"][0]["view"]["0"].__setitem__(1, [0, 0, 1 << 61, 1]), ("page 1", str(1 << 61))),
         (lambda p: p["steps"][0]["view"]["0"].__setitem__(1, [0, 0, 3, 1]), ("page 1", "[0, 0, 3, 1]")),

@@ -18,6 +18,7 @@ WRITTEN = 24
 
 NOTICED = [
     ("min-6.17.13", {"moved_keeps_anon_vma": True}),
+    ("knobs-6.18.44", {"thp_disable_except_advised": False}),
     ("min-6.18.9", {"moved_keeps_anon_vma": False}),
     ("various-6.1.192", {"mprotect_needs_dirty": False}),
     ("various-6.1.192", {"split_keeps_dirty": True}),

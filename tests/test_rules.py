@@ -256,6 +256,22 @@ def test_per_size_knobs_say_always_madvise_inherit_never() -> None:
     }
 
 
+def test_a_scenario_says_what_the_knobs_say_and_what_its_mapping_was_given() -> None:
+    program = (("write", 0, 0, 1), ("write", 0, 16, 1), ("thp_disable", 0, "yes"), ("fork", 0), ("write", 1, 36, 1))
+    knobs = {4: "madvise", 3: "inherit", 2: "always"}
+    cases = {("always", ""): "alloc4 alloc4", ("always", "none"): "alloc3 alloc3", ("madvise", "none"): "alloc2 alloc2",
+             ("madvise", "nohugepage"): "alloc0 alloc0", ("never", "hugepage"): "alloc4 alloc4"}  # fmt: skip
+    for (thp, advice), codes in cases.items():
+        scenario = af.Scenario(40, program, knobs=knobs, thp=thp, advice=advice)
+        assert scenario.orders == (2, 3, 4)
+        assert scenario.knobs == ((2, "always"), (3, "inherit"), (4, "madvise"))
+        assert scenario.run().codes() == [*codes.split(), "alloc0"]
+    assert af.Scenario(16, (), knobs={4: "never"}).advised == af.Scenario(16, (), ()).advised == "nohugepage"
+    inherit = af.Scenario(16, (("write", 0, 0, 1),), (4,), thp="never")
+    assert inherit.run().codes() == ["alloc0"]
+    assert inherit.but(thp="always", advice="none").run().codes() == ["alloc4"]
+
+
 def test_a_kernel_before_6_8_has_no_such_knobs() -> None:
     process = af.Machine("linux-6.3", knobs={4: "always", 9: "inherit"}).spawn()
     process.mmap(512, at=512)
@@ -267,6 +283,10 @@ def test_prctl_turns_large_folios_off_for_a_process_and_its_children() -> None:
     process = af.Machine(orders=(2,)).spawn()
     process.mmap(16, at=0)
     process.mmap(16, at=64, advice="hugepage")
+    older = af.Machine("6.17", orders=(2,)).spawn()
+    assert older.thp_disable("except_advised").errno == "EINVAL"
+    assert older.mm.thp_disabled == ""
+    assert older.thp_disable()
     assert process.thp_disable()
     assert [process.write(page).code for page in (0, 64)] == ["alloc0", "alloc0"]
     child = process.fork()

@@ -49,6 +49,7 @@ FIRST_KERNEL: dict[str, Any] = {
     "split_maps_zero_page": False,
     "has_guard_markers": False,
     "unaccounts_read_only": False,
+    "thp_disable_except_advised": False,
 }
 
 HISTORY = (
@@ -82,6 +83,7 @@ HISTORY = (
     ),
     Change("6.17", {"moves_many_vmas": True}, "d23cb648e365", "recorded: 6.16.12 no, 6.17.13 yes"),
     Change("6.17", {"batches_ptes": True}, "cac1db8c3aad, f822a9a81a31", "recorded on arm64: 6.16.12 no, 6.17.13 yes"),
+    Change("6.18", {"thp_disable_except_advised": True}, "9dc21bbd62ed", "recorded: 6.17.13 no, 6.18.44 yes"),
     Change(
         "6.18.8", {"moved_keeps_anon_vma": True}, "a4d9dbfc1bab (61f67c230a5e), 5b0caf3913e7 (3b617fd3d317)",
         "recorded: 6.18.5 no, 6.18.9 yes; the stable release's list of changes",

@@ -120,6 +120,8 @@ class Policy:
     thp_aligns_mmap : {"nothing", "larger", "multiples"}
         Which mappings without a place of their own go to a 2 MiB boundary (`__get_unmapped_area`): those of 2 MiB and
         more (6.7), multiples of 2 MiB alone (6.12), none before.
+    thp_disable_except_advised : bool
+        Whether PR_SET_THP_DISABLE knows PR_THP_DISABLE_EXCEPT_ADVISED (`prctl_set_thp_disable`, 6.18); else EINVAL.
     unaccounts_read_only : bool
         Whether a mapping without an anon_vma that becomes read-only loses VM_ACCOUNT (`mprotect_fixup`, from 6.7
         on), and then merges with no neighbour that keeps it.
@@ -170,6 +172,7 @@ class Policy:
     mmap_asks_upper_first: bool = False
     thp_aligns_mmap: str = "multiples"
     unaccounts_read_only: bool = True
+    thp_disable_except_advised: bool = True
     batches_ptes: bool = True
     ages_whole_folios: bool = True
     split_maps_zero_page: bool = True

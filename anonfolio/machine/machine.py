@@ -103,7 +103,7 @@ class Machine(System):
             raise ValueError(f"policy={policy!r:.60} is neither a Policy nor the name of one")
         if type(use_zero_page) is not bool:
             raise ValueError(f"use_zero_page={use_zero_page!r:.60} is neither True nor False")
-        enabled = _knobs(orders, thp) if knobs is None else _checked_knobs(knobs, thp)
+        enabled = _knobs(orders, thp) if knobs is None else check_knobs(knobs, thp)
         self.orders = tuple(sorted(order for order, said in enabled.items() if said != "never"))
         self.knobs = {order: said for order, said in enabled.items() if order in self.policy.knob_orders}
         self.thp = thp
@@ -239,12 +239,14 @@ class Process:
     def thp_disable(self, how: bool | str = True) -> Outcome:
         """prctl(PR_SET_THP_DISABLE): no large folios for this process from now on, and for children it forks.
 
-        ``"except_advised"`` spares mappings with MADV_HUGEPAGE (PR_THP_DISABLE_EXCEPT_ADVISED, 6.18); False allows all
-        again. RFC v2's fixed orders ask nobody.
+        ``"except_advised"`` spares mappings with MADV_HUGEPAGE (PR_THP_DISABLE_EXCEPT_ADVISED, 6.18; EINVAL before);
+        False allows all again. RFC v2's fixed orders ask nobody.
         """
         self._begin()
         if how not in (True, False, "except_advised"):
             raise ValueError(f"how={how!r} is neither True, False nor 'except_advised'")
+        if isinstance(how, str) and not self.machine.policy.thp_disable_except_advised:
+            return Outcome(False, "EINVAL", "EINVAL: this kernel has no PR_THP_DISABLE_EXCEPT_ADVISED")
         self.mm.thp_disabled = how if isinstance(how, str) else "disabled" if how else ""
         return Outcome()
 
@@ -621,7 +623,8 @@ def _knobs(orders: Iterable[int], thp: str) -> dict[int, str]:
     return dict.fromkeys(enabled, "inherit")
 
 
-def _checked_knobs(knobs: Mapping[int, str], thp: str) -> dict[int, str]:
+def check_knobs(knobs: Mapping[int, str], thp: str) -> dict[int, str]:
+    """The knobs as a dict; ValueError unless each is one that a size or the global one can be set to."""
     if not isinstance(knobs, Mapping):
         raise ValueError(f"knobs={knobs!r:.60} is no dict of orders, such as {{4: 'always'}}")
     check_orders(tuple(knobs), "knobs")

@@ -29,7 +29,13 @@ PAGES = ("page", "newpage", "place")
 """Arguments that are a page: an index in the scenario's arena, a page number for the machine."""
 ANYWHERE = "-"
 """How a `place` is written that the kernel is to choose; in a recording it is null, in a step None."""
-WORDS: dict[str, tuple[str, ...]] = {"advice": ADVICE, "how": ("anywhere", "fixed", "noreplace", "noreserve")}
+THP_DISABLED: dict[str, bool | str] = {"yes": True, "no": False, "except_advised": "except_advised"}
+"""What PR_SET_THP_DISABLE is told, in words -> what `Process.thp_disable` is."""
+WORDS: dict[str, tuple[str, ...]] = {
+    "advice": ADVICE,
+    "how": ("anywhere", "fixed", "noreplace", "noreserve"),
+    "disabled": tuple(THP_DISABLED),
+}
 """Arguments that are words, and which."""
 PROTECTION_WORDS = {0: "inaccessible", 1: "read-only", 3: "readable and writable"}
 MOST = (1 << 31) - 1
@@ -89,7 +95,7 @@ class Op:
     tries : callable, optional
         What of it the search tries in a situation; None for what is not searched.
     drawn : mapping of str to int
-        How often it is drawn, by the kind of random program.
+        How often it is drawn, by the kind of random program (`random_programs.KINDS` has more).
     access : bool
         Whether it is one instruction that reads or writes a page.
     returns : bool
@@ -162,6 +168,10 @@ def _gup(process: Process, page: int) -> int | Outcome:
     return Outcome(False, "EFAULT", "EFAULT") if value is None else value
 
 
+def _thp_disable(process: Process, disabled: str) -> Outcome:
+    return process.thp_disable(THP_DISABLED[disabled])
+
+
 def _dma_write(process: Process, id: int, k: int, byte: int) -> Outcome | None:
     pin = process.pins().get(("pin", id))
     if pin is None or not pin.writable or k >= len(pin.frames):
@@ -195,6 +205,10 @@ def _advised(at: Situation) -> Iterable[tuple[Any, ...]]:
         vmas = at.process.mm.vmas_in(start, start + n)
         if at.word not in FLAGS_OF_ADVICE or any(vma.flags & ~off | on != vma.flags for vma in vmas):
             yield start, n, at.word
+
+
+def _disabled(at: Situation) -> Iterable[tuple[Any, ...]]:
+    return (("no",),) if at.process.mm.thp_disabled else (("yes",), ("except_advised",))
 
 
 def _unpinned(at: Situation) -> Iterable[tuple[Any, ...]]:
@@ -235,6 +249,8 @@ _OPS = (
     Op("madvise", ("page", "n", "advice"), Process.madvise, "{who} advises {advice} for {where}", tries=_advised,
        drawn={"mixed": 12, "populate": 1, "refused": 14, "merge": 20, "huge": 12, "dma": 4, "forkfail": 12, "segv": 6,
               "mappings": 12}),
+    Op("thp_disable", ("disabled",), _thp_disable, "{who} has huge pages disabled: {disabled} (prctl)",
+       tries=_disabled),
     Op("pin", ("page", "n", "id"), _pin, "{who} pins {where} for a device (pin {id})",
        makes="pin", tries=_unpinned, gup=True,
        drawn={"mixed": 4, "refused": 12, "merge": 1, "huge": 4, "dma": 12, "forkfail": 3, "segv": 1, "mappings": 2}),

@@ -8,12 +8,14 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any
 
+from ..kernel.rules import KNOBS
 from ..kernel.sizes import ANON_ORDERS, PMD_ORDER, PTRS_PER_PMD
 from ..kernel.vma import VM_DONTCOPY, VM_READ, VM_WRITE, Vma
 from ..machine.machine import Machine, Process
 from .ops import TABLE, Step, do_step
-from .scenario import Scenario
+from .scenario import THP, Scenario
 
 FRAMES = 1 << 14
 ORDER_SETS: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (4,), (2, 4), (2, 3, 4), (4, 5), (2, 3, 4, 5, 6))
@@ -40,10 +42,14 @@ GUARDING_ADVICE = (
     *5 * ("guard_install",), *4 * ("guard_remove",), *2 * ("dontneed",), "free", "wipeonfork", "keeponfork", "dontfork",
     "dofork",
 )  # fmt: skip
+KNOBS_KIND = {
+    "write": 36, "read": 10, "fork": 9, "exit": 5, "munmap": 5, "mremap": 3, "mprotect": 3, "madvise": 22,
+    "thp_disable": 10,
+}  # fmt: skip
 KINDS: dict[str, dict[str, int]] = {
     kind: {op.name: op.drawn[kind] for op in TABLE.values() if kind in op.drawn}
     for kind in ("mixed", "populate", "refused", "merge", "huge", "dma", "forkfail", "segv", "mappings")
-} | {"free": FREE, "guard": GUARD, "moved": MOVED}
+} | {"free": FREE, "guard": GUARD, "moved": MOVED, "knobs": KNOBS_KIND}
 """What programs may be about, with how often they do what.
 
 ``mixed`` wanders through everything; ``populate`` writes, forks and exits; ``refused`` asks for what is not there;
@@ -51,7 +57,8 @@ KINDS: dict[str, dict[str, int]] = {
 that fail (each makes other programs' forks fail for a moment, when it is run live); ``segv`` touches holes;
 ``mappings`` makes many, accessible or not, where it likes or where the kernel does;
 ``free`` frees lazily, which splits folios; ``guard`` puts guard pages among others, and touches them; ``moved`` moves
-away and back beside neighbours that have become alike, reads after fork, and protects and unprotects whole blocks.
+away and back beside neighbours that have become alike, reads after fork, and protects and unprotects whole blocks;
+``knobs`` has other words in the knobs, other advice, and prctl.
 """
 
 
@@ -84,9 +91,9 @@ class _Generator:
         self.random, self.kind, self.name = random.Random(f"{kind}/{seed}"), kind, f"{kind}-{seed}"
         self._choose_shape(sizes)
         self.cuts = self._choose_cuts()
-        empty = Scenario(self.pages, (), self.orders, self.skew)
-        self.base = empty.first_vpn
-        self.machine: Machine = empty.machine(frames=FRAMES)
+        self.empty = Scenario(self.pages, (), self.orders, self.skew, self.name, **self._choose_knobs(sizes))
+        self.base = self.empty.first_vpn
+        self.machine: Machine = self.empty.machine(frames=FRAMES)
         self.steps: list[Step] = []
         self.recent: list[int] = []
         self.byte = 0
@@ -98,7 +105,7 @@ class _Generator:
     def _choose_shape(self, sizes: frozenset[int]) -> None:
         choose, huge = self.random.choice, self.kind == "huge"
         sets = PMD_ORDER_SETS if huge else ORDER_SETS
-        if self.kind in ("mixed", "populate", "mappings", "free", "guard"):
+        if self.kind in ("mixed", "populate", "mappings", "free", "guard", "knobs"):
             sets += ((4, 9), (9,))
         self.orders = choose([orders for orders in sets if sizes.issuperset(orders)] or [()])
         if huge:
@@ -114,6 +121,16 @@ class _Generator:
         # A live run waits for each process, and a large mapping takes long to look at.
         self.max_steps = self.random.randint(6, 18 if self.large else 30) + (20 if self.kind == "mappings" else 0)
         self.max_live = 3 if self.large else 5
+
+    def _choose_knobs(self, sizes: frozenset[int]) -> dict[str, Any]:
+        """What the knobs say and the mapping is given; all but one kind leave it at what `orders` means."""
+        if self.kind != "knobs":
+            return {}
+        choose = self.random.choice
+        # 2 MiB only where the shape was chosen for it: other mappings hold none.
+        orders = self.orders if PMD_ORDER in self.orders else sorted(sizes & {2, 3, 4, 5})
+        knobs = {order: choose(KNOBS) for order in orders}
+        return {"knobs": knobs, "thp": choose(THP), "advice": choose(("none", "none", "hugepage", "nohugepage"))}
 
     def _choose_cuts(self) -> list[int]:
         """Where mappings are cut and met again by the programs about merging; half of them on block bounds."""
@@ -135,7 +152,7 @@ class _Generator:
         for process in self.machine.live():
             for _ in range(1 if self.kind == "huge" else self.random.randint(0, 3)):
                 self._write(process)
-        return Scenario(self.pages, tuple(self.steps), self.orders, self.skew, self.name)
+        return self.empty.but(steps=tuple(self.steps))
 
     def _begin(self) -> None:
         first, chance = self.machine.process(0), self.random.random()
@@ -432,6 +449,9 @@ class _Generator:
         first, end = self.base + start, self.base + start + n
         inside = any(vma.start <= first and end <= vma.end for vma in self._vmas(process))
         return inside or self.random.random() < 0.3
+
+    def _thp_disable(self, process: Process) -> None:
+        self._do("thp_disable", process, self.random.choice(("yes", "no", "no", "except_advised")))
 
     def _pin(self, process: Process) -> None:
         start, n = self._range()

@@ -17,7 +17,7 @@ from typing import Any
 from ..kernel.policy import LINUX_6_15, Policy, check_orders
 from ..kernel.record import Fault
 from ..kernel.sizes import PTRS_PER_PMD
-from ..machine.machine import Machine
+from ..machine.machine import Machine, check_knobs
 from ..machine.show import Shown, show
 from ..machine.snapshot import Snapshot
 from .formats import is_file, read_text
@@ -116,11 +116,18 @@ class Scenario:
     steps : tuple of Step
         ``(op, process, …)`` with the arguments that `OPS` names. Process 0 is the first, fork makes the next number.
     orders : tuple of int
-        Enabled sizes; none means MADV_NOHUGEPAGE, else the mapping has MADV_HUGEPAGE and the knobs say madvise.
+        Enabled sizes, whose knobs say inherit. With `knobs`, the sizes that those do not switch off.
     skew : int
         The mapping starts that many pages after a 2 MiB boundary.
     name, about : str
         What it is called, and what it shows in a sentence.
+    knobs : mapping of int to str, or tuple of pairs
+        In place of `orders`, what each ``hugepages-*kB/enabled`` says: always, madvise, inherit or never (which the
+        others do). Kept as pairs, lowest order first.
+    thp : {"madvise", "always", "never"}
+        What the global knob says.
+    advice : {"", "hugepage", "nohugepage", "none"}
+        What the mapping was given at once; by default MADV_HUGEPAGE, or MADV_NOHUGEPAGE where `orders` is empty.
     """
 
     pages: int
@@ -129,8 +136,14 @@ class Scenario:
     skew: int = 0
     name: str = ""
     about: str = ""
+    knobs: tuple[tuple[int, str], ...] = ()
+    thp: str = "madvise"
+    advice: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "knobs", self.knobs or ())
+        if self.knobs:
+            _say_by_size(self)
         for field in ("steps", "orders"):
             if not isinstance(getattr(self, field), Iterable):
                 raise ScenarioError(f"{field}={getattr(self, field)!r:.60} is no tuple")
@@ -151,10 +164,21 @@ class Scenario:
 
     def machine(self, policy: Policy | str = LINUX_6_15, *, frames: int = 1 << 20) -> Machine:
         """A machine as the scenario finds it: one process with the mapping, nothing touched."""
-        machine = Machine(policy, orders=self.orders, thp="madvise", frames=frames)
+        machine = Machine(policy, knobs=self.sizes, thp=self.thp, frames=frames)
         first = machine.spawn(range(self.first_vpn, self.first_vpn + self.pages))
-        first.mmap(self.pages, at=self.first_vpn, advice="hugepage" if self.orders else "nohugepage")
+        first.mmap(self.pages, at=self.first_vpn, advice=self.advised)
         return machine
+
+    @property
+    def sizes(self) -> dict[int, str]:
+        """What each size's knob says, of those that are not off."""
+        return dict(self.knobs) if self.knobs else dict.fromkeys(self.orders, "inherit")
+
+    @property
+    def advised(self) -> str | None:
+        """The advice that the mapping is given at once."""
+        default = "hugepage" if self.orders else "nohugepage"
+        return None if self.advice == "none" else self.advice or default
 
     def end(self, policy: Policy | str = LINUX_6_15, *, frames: int = 1 << 20) -> Machine:
         """The machine after the last step, to go on from."""
@@ -200,9 +224,12 @@ class Scenario:
         """The scenario as a small readable file (see `Scenario.parse`)."""
         head = [f"# {line}" for line in self.about.splitlines()]
         head += [f"scenario {_quoted(self.name)}", f"pages {self.pages}"]
-        head.append(" ".join(map(str, ("orders", *self.orders))))
-        if self.skew:
-            head.append(f"skew {self.skew}")
+        if self.knobs:
+            head.append(" ".join(["knobs", *(f"{order}={said}" for order, said in self.knobs)]))
+        else:
+            head.append(" ".join(map(str, ("orders", *self.orders))))
+        defaults = {"skew": 0, "thp": "madvise", "advice": ""}
+        head += [f"{name} {value}" for name in defaults if (value := getattr(self, name)) != defaults[name]]
         return "\n".join([*head, "", *(" ".join(map(in_text, step)) for step in self.steps)]) + "\n"
 
     @classmethod
@@ -210,9 +237,10 @@ class Scenario:
         """Read a small readable file.
 
         A line is ``scenario NAME``, ``pages N``, ``orders N …``, ``skew N``, or a step as recordings write it, words
-        separated by spaces. A name that is not one word is quoted as in JSON. ``#`` starts a comment; comments before
-        the first line are the sentence that says what it shows. ``write 0 0..15`` writes pages 0 to 15, byte =
-        page + 1; ``read 0 0..15`` reads them.
+        separated by spaces. In place of orders, ``knobs 4=always 9=inherit`` says it per size; ``thp never`` sets the
+        global knob, ``advice none`` what the mapping is given. A name that is not one word is quoted as in JSON. ``#``
+        starts a comment; comments before the first line are the sentence that says what it shows. ``write 0 0..15``
+        writes pages 0 to 15, byte = page + 1; ``read 0 0..15`` reads them.
         """
         fields: dict[str, Any] = {}
         about: list[str] = []
@@ -231,6 +259,8 @@ class Scenario:
                     if name in fields:
                         raise ScenarioError(f"{words[0]} is said twice")
                     fields[name] = value
+        if "orders" in fields and "knobs" in fields:
+            raise ScenarioError(f"{source}: says orders and knobs; knobs stand in place of orders")
         if "pages" not in fields:
             raise ScenarioError(f"{source}: no line says how many pages the mapping has (pages 16)")
         alive, steps = [True], list[Step]()
@@ -286,6 +316,9 @@ def _located(where: str) -> Iterator[None]:
 
 def _check_scenario(scenario: Scenario) -> None:
     _check_mapping(scenario.pages, scenario.skew, scenario.orders)
+    for field, words in (("thp", THP), ("advice", ADVISED)):
+        if (value := getattr(scenario, field)) not in words:
+            raise ScenarioError(f"{field}={value!r:.60} is none of {', '.join(map(repr, words))}")
     _check_words(scenario.name, scenario.about)
     check_count(len(scenario.steps))
     alive = [True]
@@ -305,6 +338,20 @@ def _check_mapping(pages: int, skew: int, orders: tuple[int, ...]) -> None:
         check_orders(orders, "orders")
     except ValueError as error:
         raise ScenarioError(f"{error!s:.200}") from None
+
+
+THP = ("always", "madvise", "never")
+ADVISED = ("", "none", "hugepage", "nohugepage")
+
+
+def _say_by_size(scenario: Scenario) -> None:
+    """Keep what the knobs say as sorted pairs, and as orders those that they do not switch off."""
+    try:
+        knobs = check_knobs(dict(scenario.knobs), "madvise")
+    except (ValueError, TypeError) as error:
+        raise ScenarioError(f"knobs={scenario.knobs!r:.60}: {error!s:.200}") from None
+    object.__setattr__(scenario, "knobs", tuple(sorted(knobs.items())))
+    object.__setattr__(scenario, "orders", tuple(sorted(order for order, said in knobs.items() if said != "never")))
 
 
 def _check_words(*words: str) -> None:
@@ -345,6 +392,13 @@ def _field(words: Sequence[str]) -> tuple[str, Any]:
         orders = tuple(parse_number(word, "an order") for word in rest)
         _check_mapping(1, 0, orders)
         return "orders", orders
+    if name == "knobs" and rest:
+        pairs = [re.fullmatch(r"(\d{1,9})=([a-z]+)", word) for word in rest]
+        if not all(pairs) or len({pair[1] for pair in pairs if pair}) < len(rest):
+            raise ScenarioError(f"{' '.join(rest)!r:.60} does not say a word once a size, such as 4=always 9=inherit")
+        return "knobs", tuple((int(pair[1]), pair[2]) for pair in pairs if pair)
+    if name in ("thp", "advice") and len(rest) == 1:
+        return name, rest[0]
     if name in ("pages", "skew") and len(rest) == 1:
         value = parse_number(rest[0], name)
         _check_mapping(*((value, 0) if name == "pages" else (1, value)), ())

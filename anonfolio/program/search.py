@@ -18,6 +18,7 @@ import numpy as np
 
 from ..kernel.pagetable import PTE_GUARD, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE
 from ..kernel.policy import Policy, policy_named
+from ..kernel.rules import PRCTL
 from ..machine.invariants import KERNEL_PROMISES, Invariant, Violation, check
 from ..machine.machine import ADVICE, Machine, Process
 from .ops import TABLE, Situation, Step, do_step
@@ -315,7 +316,7 @@ def packed(machine: Machine, live: Sequence[Process], pages: int) -> bytes:
     flat: list[int] = []
     for process in live:
         mm = process.mm
-        flat += (len(mm.vmas), mm.has_pinned)
+        flat += (len(mm.vmas), mm.has_pinned, PRCTL.index(mm.thp_disabled))
         for vma in mm.vmas:
             anon_vma = anon_vmas.setdefault(vma.anon_vma, len(anon_vmas))
             flat += (vma.start, vma.end, vma.flags, vma.pgoff, anon_vma, len(vma.chain) > 1)

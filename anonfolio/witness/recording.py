@@ -65,12 +65,18 @@ class Replay:
                 f"first: program {number}{name}, step {difference.number + 1}, {difference.what}",
                 f"  model:    {difference.mine}",
                 f"  recorded: {difference.theirs} (kernel {recorded.kernel})",
-                f"  orders {list(scenario.orders)}, {scenario.pages} pages, skew {scenario.skew}; the steps up to it:",
+                f"  {_settings(scenario)}, {scenario.pages} pages, skew {scenario.skew}; the steps up to it:",
                 *(f"  {at:3} {' '.join(map(str, step))}" for at, step in enumerate(scenario.steps, 1)),
             ]
             # What comes after the first difference explains nothing.
             del lines[6 + difference.number :]
         return "\n".join(lines)
+
+
+def _settings(scenario: Scenario) -> str:
+    said = f"knobs {dict(scenario.knobs)}" if scenario.knobs else f"orders {list(scenario.orders)}"
+    said += f", thp {scenario.thp}" if scenario.thp != "madvise" else ""
+    return said + (f", advice {scenario.advice}" if scenario.advice else "")
 
 
 def replay(recording: Recording, policy: Policy | None = None) -> Replay:
@@ -134,7 +140,8 @@ def read_program(kernel: str, arch: str, program: Any, where: str) -> Recorded:
     try:
         scenario = Scenario(
             program["pages"], tuple(map(tuple, program["program"])), tuple(program["orders"]), program["skew"],
-            program.get("name") or "",
+            program.get("name") or "", knobs=_knobs_of(program), thp=program.get("thp", "madvise"),
+            advice=program.get("advice", ""),
         )  # fmt: skip
     except (ScenarioError, TypeError) as error:
         raise RecordingError(f"{where}: {error}") from None
@@ -142,6 +149,14 @@ def read_program(kernel: str, arch: str, program: Any, where: str) -> Recorded:
         _check_seen(seen, scenario.pages, f"{where}, step {at}")
     steps = (_with_hidden(seen, scenario.pages, f"{where}, step {at}") for at, seen in enumerate(program["steps"]))
     return Recorded(kernel, scenario, tuple(steps), arch)
+
+
+def _knobs_of(program: dict[str, Any]) -> tuple[tuple[int, str], ...]:
+    """What a program says per size: in JSON a key is text."""
+    knobs = program.get("knobs", {})
+    if not isinstance(knobs, dict) or not all(re.fullmatch(r"[0-9]{1,9}", order) for order in knobs):
+        raise ScenarioError(f"knobs is {knobs!r:.60}, not an object such as {{'4': 'always'}}")
+    return tuple((int(order), said) for order, said in knobs.items())
 
 
 def _check_seen(seen: Any, pages: int, where: str) -> None:
@@ -237,6 +252,9 @@ def as_program(run: Timeline | Recorded, kernel: str) -> dict[str, Any]:
         "orders": scenario.orders,
         "pages": scenario.pages,
         "skew": scenario.skew,
+        **({"knobs": {str(order): said for order, said in scenario.knobs}} if scenario.knobs else {}),
+        **({"thp": scenario.thp} if scenario.thp != "madvise" else {}),
+        **({"advice": scenario.advice} if scenario.advice else {}),
         "program": scenario.steps,
         "steps": [*map(_plain, run.steps)]
         if isinstance(run, Recorded)

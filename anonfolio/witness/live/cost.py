@@ -88,7 +88,7 @@ def measure_once(executable: Path, kernel: LiveKernel, pages: int, order: int, s
     LiveError
         The program failed, or large folios could not be had in several attempts.
     """
-    kernel.enable((order,) if order else ())
+    kernel.enable({order: "madvise"} if order else {})
     return undisturbed(kernel, lambda: _attempt(executable, pages, order, seed), ATTEMPTS)
 
 

@@ -40,7 +40,7 @@ def live_fields(rounds: int = ROUNDS) -> Fields:
 
 
 def _several(kernel: LiveKernel, scenario: Scenario, moments: tuple[int, ...], rounds: int) -> Experiment:
-    kernel.enable(scenario.orders)
+    kernel.enable(scenario.sizes, scenario.thp)
     runs = [undisturbed(kernel, lambda: _once(kernel, scenario, moments), ATTEMPTS) for _ in range(rounds)]
     steps = zip(*(run.recorded.steps for run in runs), strict=True)
     quiet = tuple({**step[0], "counted": _least([seen["counted"] for seen in step])} for step in steps)

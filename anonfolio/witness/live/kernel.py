@@ -557,7 +557,7 @@ class LiveKernel:
                 self.knobs.set(path, value)
         self._knob_of = size_knobs()
         self.sizes = tuple(sorted(self._knob_of)) or (PMD_ORDER,)
-        self._enabled: frozenset[int] | None = None
+        self._enabled: tuple[dict[int, str], str] | None = None
 
     def _open(self, path: Path, flags: int) -> int:
         fd = os.open(path, flags | os.O_CLOEXEC)
@@ -602,25 +602,29 @@ class LiveKernel:
 
     # --- what runs need -----------------------------------------------------------------------------------------
 
-    def enable(self, orders: tuple[int, ...]) -> None:
-        """Enable exactly these sizes, for mappings with MADV_HUGEPAGE."""
-        missing = set(orders) - set(self.sizes)
+    def enable(self, sizes: dict[int, str], thp: str = "madvise") -> None:
+        """Have each size's knob say this, those of all others never, and the global one what `thp` says.
+
+        Before 6.8 there is the global one alone, which then says what 2 MiB should.
+        """
+        missing = {order for order, said in sizes.items() if said != "never"} - set(self.sizes)
         if missing:
             there = ", ".join(map(str, self.sizes))
             raise NotLive(f"kernel {self.version} has no size of order {min(missing)}; it has {there}")
-        if self._enabled == frozenset(orders):
+        wanted = dict(sizes), thp
+        if self._enabled == wanted:
             return
         self._enabled = None
-        changed = [
-            self.knobs.set(path / "enabled", "madvise" if order in orders else "never")
-            for order, path in self._knob_of.items()
-        ]
+        changed = [self.knobs.set(path / "enabled", sizes.get(order, "never")) for order, path in self._knob_of.items()]
+        huge = sizes.get(PMD_ORDER, "never")
+        huge = thp if huge == "inherit" else huge
+        changed.append(self.knobs.set(THP / "enabled", thp if self._knob_of else huge))
         if any(changed) or not self._knob_of:
-            if PMD_ORDER in orders:
+            if huge != "never":
                 self.nursery.call("keep_khugepaged")
             # khugepaged may have been woken; it finds nothing to do, but should be asleep again.
             time.sleep(0.01 if self._knob_of else 0.1)
-        self._enabled = frozenset(orders)
+        self._enabled = wanted
 
     def fallbacks(self) -> int:
         """How often a large folio could not be had, machine-wide: no model knows which block was free."""

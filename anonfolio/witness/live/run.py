@@ -54,7 +54,7 @@ def live_run(scenario: Scenario, kernel: LiveKernel | None = None) -> Recorded:
     if kernel is None:
         with LiveKernel() as prepared:
             return live_run(scenario, prepared)
-    kernel.enable(scenario.orders)
+    kernel.enable(scenario.sizes, scenario.thp)
     steps = undisturbed(kernel, lambda: _attempt(scenario, kernel))
     return Recorded(kernel.version, scenario, tuple(steps))
 
@@ -117,7 +117,7 @@ class LiveRun:
         self._adopt(kernel.nursery.call("fork"))
         if not self.live:
             raise Disturbed("no process could be forked")
-        if not self.live[0].call("map", scenario.pages, scenario.skew, bool(scenario.orders))["ok"]:
+        if not self.live[0].call("map", scenario.pages, scenario.skew, scenario.advised)["ok"]:
             raise LiveError("this kernel has no MADV_HUGEPAGE (CONFIG_TRANSPARENT_HUGEPAGE)")
 
     def _adopt(self, answer: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from .worker import PAGE
 
 def problems_live(selftest: Selftest, kernel: LiveKernel) -> list[str]:
     """What is wrong with a case on this kernel, in a sentence each; `NotBacked` and `LiveError` as they come."""
-    kernel.enable(selftest.scenario.orders)
+    kernel.enable(selftest.scenario.sizes, selftest.scenario.thp)
 
     def attempt() -> list[str]:
         run = LiveRun(selftest.scenario, kernel)

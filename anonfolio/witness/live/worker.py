@@ -42,29 +42,18 @@ ADVICE = {
 SYS_IO_URING_SETUP, SYS_IO_URING_ENTER, SYS_IO_URING_REGISTER = 425, 426, 427
 REGISTER_BUFFERS, UNREGISTER_BUFFERS = 0, 1
 READ_FIXED, WRITE_FIXED = 4, 5
-PR_SET_CHILD_SUBREAPER = 36
+PR_SET_CHILD_SUBREAPER, PR_SET_THP_DISABLE = 36, 41
+PR_THP_DISABLE = {"yes": (1, 0), "no": (0, 0), "except_advised": (1, 2)}
 OVERCOMMIT_MEMORY = "/proc/sys/vm/overcommit_memory"
 RUSAGE_BYTES, RUSAGE_MINFLT = 144, 64
 COUNTER_BYTES = 1 << 14
 VMSTAT = ("pgreuse",)
 """Counters that are lines of /proc/vmstat; every other one is a file with one number."""
 ACCESSES = ("write", "read")
-COUNTED = frozenset(
-    (
-        *ACCESSES,
-        "mmap",
-        "munmap",
-        "mremap",
-        "mprotect",
-        "madvise",
-        "pin",
-        "unpin",
-        "ref",
-        "unref",
-        "dma_write",
-        "dma_read",
-    )
-)
+COUNTED = frozenset((
+    *ACCESSES, "mmap", "munmap", "mremap", "mprotect", "madvise", "thp_disable", "pin", "unpin", "ref", "unref",
+    "dma_write", "dma_read",
+))  # fmt: skip
 
 Answer = dict[str, Any]
 
@@ -313,11 +302,11 @@ class Worker:
         if libc.mmap(address, pages * PAGE, PROT_READ | PROT_WRITE, flags, -1, 0) != address:
             raise OSError(ctypes.get_errno(), f"nothing could be mapped at {address:#x}")
 
-    def do_map(self, pages: int, skew: int, huge: bool) -> Answer:
+    def do_map(self, pages: int, skew: int, advice: str | None) -> Answer:
         self.base = WINDOW_START + skew * PAGE
         self.end = self.base + pages * PAGE
         self._mmap_at(self.base, pages)
-        return _result(libc.madvise(self.base, pages * PAGE, ADVICE["hugepage" if huge else "nohugepage"]))
+        return _result(libc.madvise(self.base, pages * PAGE, ADVICE[advice])) if advice else {"ok": True}
 
     def do_keep_khugepaged(self) -> Answer:
         """Give khugepaged an mm it always knows: the first one that it comes to know would wake it, amid a program."""
@@ -453,6 +442,9 @@ class Worker:
 
     def do_madvise(self, page: int, n: int, advice: str) -> Answer:
         return _result(libc.madvise(self._at(page), n * PAGE, ADVICE[advice]))
+
+    def do_thp_disable(self, disabled: str) -> Answer:
+        return _result(libc.prctl(PR_SET_THP_DISABLE, *map(ctypes.c_ulong, (*PR_THP_DISABLE[disabled], 0, 0))))
 
     # --- pins and references ------------------------------------------------------------------------------------
 
