@@ -38,6 +38,7 @@ from ..program.formats import read_text
 from ..program.ops import TABLE, ScenarioError
 from ..program.scenario import Scenario
 from .cow import LEFT_OUT, cow_selftests
+from .here import NotLive
 from .selftests import CHECKS, DONE, Check, NotBacked, Selftest
 
 DIRECTORY = Path(__file__).parent.parent / "selftests"
@@ -218,6 +219,8 @@ def judged(cases: Iterable[Selftest], policy: Policy, ask: Problems | None = Non
                 yield Verdict(case, tuple(ask(case) if ask else case.on_model(policy)))
             except NotBacked:
                 yield Verdict(case, skipped="this kernel has no folio of that size")
+            except NotLive as reason:
+                yield Verdict(case, skipped=str(reason))
 
 
 class Row(NamedTuple):
