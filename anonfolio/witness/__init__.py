@@ -1,7 +1,7 @@
 """Witnesses: recordings, running kernels, and how they are held against the model.
 
-Holds recordings, comparing, what /proc shows, the kernel's selftests; `live` asks the kernel of this machine, `hidden` reads its
-own state.
+Holds recordings, comparing, what /proc shows, the kernel's selftests; `live` asks the kernel of this machine,
+`hidden` reads its own state.
 Imports everything left of it: kernel to hardware.
 Guarded by test_replay, test_hidden, test_hidden_state, test_live, test_your_kernel, test_selftests.
 """
