@@ -29,7 +29,10 @@ def test_the_table_is_in_order_and_every_row_changes_something_and_says_how_it_i
 
 
 def test_the_newest_is_what_a_policy_is_by_default() -> None:
-    assert af.Policy(name="linux-6.15", about=af.LINUX_6_15.about) == af.LINUX_6_15 == af.Policy.at("7.3")
+    newest = af.Policy.at("7.3")
+    assert af.Policy(name="linux-7.3", about=newest.about) == newest
+    # It is one of its own for MREMAP_DONTUNMAP alone.
+    assert newest.but(name="linux-6.15", about=af.LINUX_6_15.about, dontunmap_joins="itself") == af.LINUX_6_15
 
 
 @pytest.mark.parametrize(
@@ -146,6 +149,7 @@ SEEN = [
     ("named-6.12", "6.15"), ("min-6.17.13", "6.16.12"), ("min-6.17.13", "6.18.8"), ("min-6.18.5", "6.18.8"),
     ("min-6.18.9", "6.18.7"), ("various-6.18.44", "6.13"), ("named-6.18", "6.14"), ("various-6.18.44", "6.15"),
     ("merge-6.18.44", "6.16"), ("free-6.12.118", "6.10"), ("free-6.12.118", "6.11"),
+    ("kept-6.12.118", "6.11"), ("kept-6.16.12", "6.15"),
     ("free-7.3.4", "6.14"), ("arm64/reclaim6.17", "7.0"), ("arm64/reclaim7.0", "6.19.14"),
     ("knobs-6.18.44", "6.17"), ("knobs-6.17.13", "6.18.0"),
 ]  # fmt: skip

@@ -11,7 +11,7 @@ from support import freeze, layout, vma_at
 import anonfolio as af
 from anonfolio.draw.words import reason
 from anonfolio.kernel.pagetable import PTE_PRESENT, PTE_WRITE
-from anonfolio.kernel.vma import VM_UNACCOUNTED
+from anonfolio.kernel.vma import VM_UNACCOUNTED, VM_WRITE
 from anonfolio.machine.invariants import check
 from anonfolio.program.random_programs import random_scenario
 
@@ -271,3 +271,191 @@ def test_what_is_mapped_with_noreserve_is_never_charged_and_merges_whatever_acce
     process.write(5)
     process.mprotect(5, 5, 1)
     assert layout(process)[0] == (0, 10)
+
+
+# --- mremap with other sizes, and without unmapping ------------------------------------------------------------------
+
+
+def test_a_mapping_grows_where_it_is_and_joins_what_follows() -> None:
+    process = arena()
+    process.map(0, 8)
+    process.map(12, 8)
+    process.write(12, 5)
+    assert process.remap(0, 8, 12, may_move=False) == 0
+    assert layout(process) == [(0, 20)]
+    assert vma_at(process, 0).anon_vma
+    assert process.read(12) == 5
+
+
+def test_the_end_of_a_mapping_grows_too_and_what_grows_keeps_its_flags() -> None:
+    process = arena()
+    process.map(0, 8, 1)
+    assert process.remap(4, 4, 8, may_move=False) == 4
+    assert layout(process) == [(0, 12)]
+    assert not vma_at(process, 11).flags & VM_WRITE
+
+
+def test_a_fork_child_s_mapping_grows_into_an_untouched_one() -> None:
+    """Nobody asks for its ancestors then (`vma_merge_extend`, 6.16 and later; 6.18.44, running)."""
+    for version, mappings in (("6.12", [(0, 16), (16, 20)]), ("6.16", [(0, 20)]), ("7.3", [(0, 20)])):
+        process = arena(policy=af.Policy.at(version))
+        process.map(0, 8)
+        process.write(0)
+        child = process.fork()
+        child.map(16, 4)
+        assert child.remap(0, 8, 16) == 0
+        assert layout(child) == mappings
+
+
+def test_what_cannot_grow_where_it_is_moves_or_is_refused() -> None:
+    process = arena()
+    process.map(0, 8)
+    process.map(10, 8, 1)
+    process.write(2, 7)
+    refused = process.remap(0, 8, 12, may_move=False)
+    assert isinstance(refused, af.Outcome)
+    assert refused.errno == "ENOMEM"
+    assert process.remap(0, 8, 12) == 52
+    assert layout(process) == [(10, 18), (52, 64)]
+    assert process.read(54) == 7
+    assert vma_at(process, 52).pgoff == 0
+    # The middle of a mapping cannot grow where it is.
+    assert process.remap(53, 4, 5) == 47
+    assert layout(process) == [(10, 18), (47, 52), (52, 53), (57, 64)]
+    with pytest.raises(ValueError, match="pages=-1"):
+        process.remap(10, -1, 4)
+    full = process.remap(10, 8, 60)
+    assert isinstance(full, af.Outcome)
+    assert full.errno == "ENOMEM"
+
+
+def test_shrinking_unmaps_the_end_holes_or_not() -> None:
+    process = arena()
+    process.map(0, 16)
+    process.write(0)
+    process.map(20, 4)
+    assert process.remap(0, 24, 4, may_move=False) == 0
+    assert layout(process) == [(0, 4)]
+    assert process.remap(0, 4, 4, may_move=False) == 0
+    assert process.remap(0, 4, 2, 30) == 30
+    assert layout(process) == [(30, 32)]
+    assert not check(process.machine)
+
+
+def test_a_place_and_another_size() -> None:
+    process = arena()
+    process.map(0, 8)
+    process.map(32, 16, 1)
+    process.write(0, 9)
+    assert process.remap(0, 8, 12, 36) == 36
+    assert layout(process) == [(32, 36), (36, 48)]
+    assert process.read(36) == 9
+
+
+@pytest.mark.parametrize(
+    ("version", "arguments", "keywords", "errno", "target_stays"),
+    [
+        ("6.1", (4, 4, 0), {}, "EINVAL", True),
+        ("6.18", (4, 0, 4), {}, "EINVAL", True),
+        ("6.18", (4, 0, 4, 32), {}, "EINVAL", True),
+        ("6.1", (4, 0, 4, 32), {}, "EINVAL", False),
+        ("6.18", (4, 8, 12), {}, "EFAULT", True),
+        ("6.18", (4, 8, 12, 32), {}, "EFAULT", True),
+        ("6.1", (4, 8, 12, 32), {}, "EFAULT", False),
+        ("6.18", (12, 1, 4), {}, "EFAULT", True),
+        ("6.18", (4, 4, 6, 3), {}, "EINVAL", True),
+        ("6.18", (12, 1, 4, 14), {}, "EFAULT", True),
+        ("6.18", (12, 4, 6, 14), {}, "EINVAL", True),
+        ("6.1", (12, 4, 6, 14), {}, "EFAULT", True),
+        ("6.18", (4, 4, 4, 32), {"may_move": False}, "EINVAL", True),
+        ("6.18", (4, 2, 4), {"keep": True}, "EINVAL", True),
+        ("6.18", (4, 8, 8), {"keep": True}, "EFAULT", True),
+    ],
+)
+def test_what_mremap_refuses_and_what_was_done_by_then(
+    version: str, arguments: tuple[int, ...], keywords: dict[str, bool], errno: str, *, target_stays: bool
+) -> None:
+    """Before 6.17 a place is unmapped before anybody looks at the source."""
+    process = arena(policy=af.Policy.at(version))
+    process.map(0, 8)
+    process.map(32, 16)
+    process.write(4)
+    before = freeze(process.mm)
+    answer = process.remap(*arguments, **keywords)
+    assert isinstance(answer, af.Outcome)
+    assert answer.errno == errno
+    assert (freeze(process.mm) == before) == target_stays
+
+
+def test_what_is_kept_stays_empty_and_as_if_never_written() -> None:
+    process = arena()
+    process.map(0, 8)
+    process.write(0, 7)
+    assert process.remap(0, 8, 8, keep=True) == 56
+    assert layout(process) == [(0, 8), (56, 64)]
+    assert (process.read(56), process.read(0)) == (7, 0)
+    assert vma_at(process, 56).anon_vma
+    assert not vma_at(process, 0).anon_vma
+    assert not process.fork().mm.pte[:8].any()
+
+
+def test_a_part_that_is_kept_leaves_the_mapping_whole() -> None:
+    process = arena()
+    process.map(0, 8)
+    process.write(0, 7)
+    process.write(7, 8)
+    assert process.remap(0, 4, 4, keep=True) == 60
+    assert layout(process) == [(0, 8), (60, 64)]
+    assert vma_at(process, 0).anon_vma == vma_at(process, 60).anon_vma != 0
+    assert [process.read(page) for page in (0, 7, 60)] == [0, 8, 7]
+
+
+@pytest.mark.parametrize(
+    ("joins", "mappings"),
+    [
+        ("itself", [(8, 32)]),
+        ("others", [(8, 16), (16, 32)]),
+        ("nothing", [(8, 16), (16, 24), (24, 32)]),
+    ],
+)
+def test_what_a_mapping_joins_that_is_kept_beside_itself(joins: str, mappings: list[tuple[int, int]]) -> None:
+    process = arena(policy=af.LINUX_6_15.but(name="kept", dontunmap_joins=joins))
+    process.map(24, 8)
+    process.write(24)
+    process.map(8, 8)
+    assert process.remap(8, 8, 8, 16, keep=True) == 16
+    assert layout(process) == mappings
+
+
+def test_the_offset_of_what_is_kept_starts_again() -> None:
+    for joins, pgoff in (("itself", 40), ("others", 0), ("nothing", 0)):
+        process = arena(policy=af.LINUX_6_15.but(name="kept", dontunmap_joins=joins))
+        process.map(40, 8)
+        process.write(40)
+        process.mremap(40, 8, 0)
+        process.remap(0, 8, 8, 20, keep=True)
+        assert vma_at(process, 0).pgoff == pgoff
+
+
+def test_a_huge_mapping_that_is_kept_moves_whole() -> None:
+    process = arena(2048)
+    process.map(0, 512)
+    process.write(0, 7)
+    assert process.remap(0, 512, 512, keep=True) == 1536
+    assert process.mm.is_huge(1536)
+    assert not process.mm.is_huge(0)
+    assert process.write(5).code == "alloc9"
+    assert not check(process.machine)
+
+
+def test_many_mappings_are_kept_at_once_from_6_17_on() -> None:
+    for version, errno in (("6.12", "EFAULT"), ("6.17", "")):
+        process = arena(policy=af.Policy.at(version))
+        process.map(0, 4)
+        process.map(4, 4, 1)
+        process.write(0, 7)
+        answer = process.remap(0, 8, 8, 32, keep=True)
+        assert (answer.errno if isinstance(answer, af.Outcome) else "") == errno
+        if not errno:
+            assert layout(process) == [(0, 4), (4, 8), (32, 36), (36, 40)]
+            assert process.read(32) == 7

@@ -17,6 +17,9 @@ WRITTEN = 24
 """How many programs at the head of a file were written for the purpose."""
 
 NOTICED = [
+    ("kept-6.12.118", {"dontunmap_joins": "nothing"}),
+    ("kept-6.16.12", {"dontunmap_joins": "others"}),
+    ("kept-6.12.118", {"thp_aligns_mmap": "nothing"}),
     ("min-6.17.13", {"moved_keeps_anon_vma": True}),
     ("knobs-6.18.44", {"thp_disable_except_advised": False}),
     ("min-6.18.9", {"moved_keeps_anon_vma": False}),

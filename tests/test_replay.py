@@ -27,12 +27,12 @@ FILES = {
     "mixed-6.1.json.gz": ("linux-6.3", 180, 2003),
     "mixed-6.12.json.gz": ("linux-6.9", 180, 1881),
     "mixed-6.18.json.gz": ("linux-6.15", 180, 1881),
-    "mixed-7.3.json.gz": ("linux-6.15", 180, 1881),
+    "mixed-7.3.json.gz": ("linux-7.3", 180, 1881),
     "mixing-6.18.44.json.gz": ("linux-6.15", 120, 1344),
     "named-6.1.json.gz": ("linux-6.3", 4, 34),
     "named-6.12.json.gz": ("linux-6.9", 45, 811),
     "named-6.18.json.gz": ("linux-6.15", 45, 811),
-    "named-7.3.json.gz": ("linux-6.15", 45, 811),
+    "named-7.3.json.gz": ("linux-7.3", 45, 811),
     "refused-6.18.44.json.gz": ("linux-6.15", 80, 824),
 }
 
@@ -127,8 +127,8 @@ def test_a_wrong_policy_is_seen(name: str, policy: str) -> None:
         ("6.1", "linux-6.3"), ("6.1.192", "linux-6.3"), ("6.3", "linux-6.2"), ("6.7", "linux-6.7"),
         ("6.7.12", "linux-6.7"), ("6.8", "linux-6.8"), ("6.8.0-41-generic", "linux-6.8"), ("6.9", "linux-6.9.0"),
         ("6.12.117", "linux-6.9"), ("6.14", "linux-6.14"), ("6.14.11", "linux-6.14"), ("6.15", "linux-6.15.0"),
-        ("6.15.0-rc1", "linux-6.15.0"), ("6.18.44", "linux-6.15"), ("7.0", "linux-6.15"), ("7.3", "linux-6.15"),
-        ("7.3.4", "linux-6.15"), ("10.1", "linux-6.15"), ("6.18.5", "linux-6.17"), ("6.16.12", "linux-6.16"),
+        ("6.15.0-rc1", "linux-6.15.0"), ("6.18.44", "linux-6.15"), ("7.0", "linux-6.15"), ("7.3", "linux-7.3"),
+        ("7.3.4", "linux-7.3"), ("10.1", "linux-7.3"), ("6.18.5", "linux-6.17"), ("6.16.12", "linux-6.16"),
         ("6.8-rc1", "linux-6.8"), ("6.12-rc7", "linux-6.9"), ("6.1+deb12", "linux-6.3"),
     ],
 )  # fmt: skip

@@ -44,6 +44,7 @@ FIRST_KERNEL: dict[str, Any] = {
     "merges_into_unfaulted": False,
     "mmap_asks_upper_first": True,
     "thp_aligns_mmap": "nothing",
+    "dontunmap_joins": "nothing",
     "batches_ptes": False,
     "ages_whole_folios": False,
     "split_maps_zero_page": False,
@@ -72,7 +73,9 @@ HISTORY = (
     ),
     Change("6.12", {"split_maps_zero_page": True}, "b1f202060afe", "recorded: 6.1.192 no, 6.12.118 yes"),
     Change("6.12", {"mmap_asks_upper_first": False}, "cacded5e42b9", "recorded: 6.1.192 no, 6.12.117 yes"),
-    Change("6.12", {"thp_aligns_mmap": "multiples"}, "d4148aeab412", "source of 6.1 and 6.12"),
+    Change("6.12", {"thp_aligns_mmap": "multiples"}, "d4148aeab412", "recorded: 6.1.192 no, 6.12.118 yes"),
+    # The mending of it came back to stable releases: 6.1.192 has it, 6.12.118 and 7.3 another one, 6.16 to 6.18.44 not.
+    Change("6.12", {"dontunmap_joins": "others"}, "a stable release's, not named here", "recorded: 6.12.118 yes"),
     Change("6.13", {"huge_zero_write": "huge"}, "1ced09e0331f", "recorded: 6.12.117 no, 6.16.12 yes"),
     Change("6.13", {"has_guard_markers": True}, "662df3e5c376", "source of 6.12 and 7.3"),
     Change("6.14", {"reclaims_page_tables": True}, "6375e95f381e", "recorded: 6.12.117 no, 6.16.12 yes", arch="x86-64"),
@@ -81,6 +84,7 @@ HISTORY = (
         "6.16", {"merges_into_unfaulted": True, "moved_keeps_anon_vma": False}, "879bca0a2c4f",
         "recorded: 6.12.117 no, 6.16.12, 6.17.13 and 6.18.5 yes",
     ),
+    Change("6.16", {"dontunmap_joins": "itself"}, "none: before it was mended", "recorded: 6.12.118 no, 6.16.12 yes"),
     Change("6.17", {"moves_many_vmas": True}, "d23cb648e365", "recorded: 6.16.12 no, 6.17.13 yes"),
     Change("6.17", {"batches_ptes": True}, "cac1db8c3aad, f822a9a81a31", "recorded on arm64: 6.16.12 no, 6.17.13 yes"),
     Change("6.18", {"thp_disable_except_advised": True}, "9dc21bbd62ed", "recorded: 6.17.13 no, 6.18.44 yes"),
@@ -92,6 +96,7 @@ HISTORY = (
         "7.0", {"reclaims_page_tables": True}, "mail 83b034810935 (PT_RECLAIM on all 64-bit)",
         "recorded: 6.17.13 and 6.19.14 no, 7.0.13 yes", arch="arm64",
     ),
+    Change("7.3", {"dontunmap_joins": "others"}, "its mending, not named here", "source of 7.3"),
 )  # fmt: skip
 """Oldest first."""
 

@@ -176,34 +176,48 @@ class Mm:
                 self.split_huge_pmd_if_needed(start)
         return prev or following
 
-    def vma_merge_new_range(self, new: Vma, moved: bool = False) -> Vma | None:
-        """Let a range that is in no VMA yet join its neighbours (`vma_merge_new_range`, 6.12); returns what it joined.
+    def vma_merge_new_range(self, new: Vma) -> Vma | None:
+        """Let a range that is in no VMA yet join its neighbours (`vma_merge_new_range`, 6.12); returns whom."""
+        return self._merge_range(new, upper_first=self.policy.mmap_asks_upper_first)
 
-        `moved`: mremap brings it, anon_vma and all (`copy_vma`). From 6.16 to 6.18.7 nobody asks for the ancestors of
-        that, and a neighbour without an anon_vma does not get it: a bug of those kernels.
+    def vma_merge_copied_range(self, new: Vma, apart: Vma | None = None) -> Vma | None:
+        """The same for what mremap brings, anon_vma and all (`copy_vma`, `vma_merge_copied_range`).
+
+        From 6.16 to 6.18.7 nobody asks for the ancestors of that, and a neighbour without an anon_vma does not get it:
+        a bug of those kernels. `apart`: a neighbour that it may not join, its source.
         """
-        forgets = moved and not self.policy.moved_keeps_anon_vma
-        like = new.copy()
-        if forgets:
-            like.chain = frozenset((new.anon_vma,))
+        forgets = not self.policy.moved_keeps_anon_vma
+        joined = self._merge_range(new.without_ancestors() if forgets else new, apart=apart)
+        if joined and not forgets:
+            dup_anon_vma(joined, new)
+        return joined
+
+    def vma_merge_extend(self, vma: Vma, pages: int) -> None:
+        """Let a VMA grow into the gap above, and join what follows (`vma_merge_extend`, 6.12; `vma_merge` before).
+
+        Nobody asks whether it is a fork child when what follows has no anon_vma.
+        """
+        pgoff = vma.pgoff + vma.end - vma.start
+        more = Vma(vma.end, vma.end + pages, vma.flags, pgoff, vma.anon_vma, vma.chain)
+        self._merge_range(more.without_ancestors())
+
+    def _merge_range(self, new: Vma, *, upper_first: bool = False, apart: Vma | None = None) -> Vma | None:
         at = bisect_right(self.vmas, new.start, key=start_of)
-        prev, following = self.vmas[at - 1] if at else None, self.vmas[at] if at < len(self.vmas) else None
-        upper_first = self.policy.mmap_asks_upper_first and not moved
-        prev, following = self._partners(like, prev, following, upper_first=upper_first)
-        joined = prev or following
-        if joined is None:
-            return None
+        near = self.vmas[at - 1] if at else None, self.vmas[at] if at < len(self.vmas) else None
+        prev, following = self._partners(
+            new, *(vma if vma is not apart else None for vma in near), upper_first=upper_first
+        )
         if prev and following:
             dup_anon_vma(prev, following)
             prev.end = following.end
             self.vmas.remove(following)
         elif prev:
             prev.end = new.end
-        else:
-            joined.start, joined.pgoff = new.start, new.pgoff
-        if not forgets:
-            dup_anon_vma(joined, new)
-        self._reserve(joined.end)
+        elif following:
+            following.start, following.pgoff = new.start, new.pgoff
+        joined = prev or following
+        if joined:
+            self._reserve(joined.end)
         return joined
 
     def _shrink_from_below(self, vma: Vma, end: int) -> None:

@@ -187,54 +187,117 @@ def do_munmap(mm: Mm, start: int, end: int) -> None:
     mm.free_pgtables(start, end)
 
 
-def do_mremap(mm: Mm, start: int, pages: int, new_start: int) -> None:
-    """Move a range to a fixed place (mremap with MREMAP_MAYMOVE and MREMAP_FIXED, the size unchanged).
+def do_mremap(
+    mm: Mm, start: int, pages: int, new_pages: int, new_start: int | None, *, may_move: bool = True, keep: bool = False
+) -> int:
+    """mremap(2): move, grow, shrink; returns the first page (`do_mremap`, `mremap_to`, `expand_vma`; 6.1-7.3).
 
-    Before 6.17 a range that leaves its VMA is refused after the target was unmapped (`mremap_to`, 6.12). From 6.17
-    every VMA in it moves, keeping the gaps between them, each unmapping only its own target (`remap_move`).
+    `new_start` is a place (MREMAP_FIXED), `may_move` MREMAP_MAYMOVE, `keep` MREMAP_DONTUNMAP. Before 6.17 a range that
+    leaves its VMA is refused after the target was unmapped.
     """
     hole = mm.find_vma(start) is None
+    if not new_pages or (new_start is not None and not may_move) or (keep and pages != new_pages):
+        why = "no size, a place without leave to move, or another size while the old mapping stays"
+        raise Refused("EINVAL", why)
     # Places are looked at before mappings in 5.10 (`mremap_to`) and from 6.17 on (`check_mremap_params`), else after.
     places_first = mm.policy.moves_many_vmas or not mm.policy.mremap_looks_first
-    overlaps = start < new_start + pages and new_start < start + pages
+    overlaps = new_start is not None and start < new_start + new_pages and new_start < start + pages
     if overlaps and (places_first or not hole):
-        raise Refused("EINVAL", f"the new place {new_start}..{new_start + pages - 1} overlaps the old one")
+        raise Refused("EINVAL", f"the new place, {new_start} and {new_pages - 1} more, overlaps the old one")
     if hole and mm.policy.mremap_looks_first:
         raise Refused("EFAULT", f"nothing is mapped at page {start}")
-    end = start + pages
-    if not mm.policy.moves_many_vmas:
-        do_munmap(mm, new_start, new_start + pages)
-        vma = mm.find_vma(start)
-        if vma is None or vma.end < end:
-            raise Refused("EFAULT", f"{start}..{end - 1} is not inside one mapping")
-        move_vma(mm, vma, start, end, new_start)
-        return
+    if new_start is not None and pages == new_pages and mm.policy.moves_many_vmas:
+        _remap_move(mm, start, start + pages, new_start, keep=keep)
+        return new_start
+    if new_start is not None or keep:
+        return _mremap_to(mm, start, pages, new_pages, new_start, keep=keep)
+    if pages < new_pages:
+        return _expand_vma(mm, start, pages, new_pages, may_move=may_move)
+    if pages > new_pages:
+        do_munmap(mm, start + new_pages, start + pages)
+    return start
+
+
+def _remap_move(mm: Mm, start: int, end: int, target: int, *, keep: bool) -> None:
+    """Every VMA in the range moves, with the gaps between them, each unmapping only its own target (`remap_move`)."""
     last_end = start
-    target = new_start
     for piece in [piece.copy() for piece in mm.vmas_in(start, end)]:
         first, stop = max(piece.start, start), min(piece.end, end)
         target += max(0, piece.start - last_end)
         last_end = piece.end
         do_munmap(mm, target, target + stop - first)
-        source = mm.find_vma(first)
-        assert source is not None
-        move_vma(mm, source, first, stop, target)
+        move_vma(mm, _vma_to_resize(mm, first, stop - first), first, stop, target, stop - first, keep=keep)
         target += stop - first
 
 
-def move_vma(mm: Mm, vma: Vma, start: int, end: int, new_start: int) -> None:
+def _mremap_to(mm: Mm, start: int, pages: int, new_pages: int, new_start: int | None, *, keep: bool) -> int:
+    """To a place, other sizes too; or, the old mapping kept, to where the kernel likes (`mremap_to`)."""
+    if mm.policy.moves_many_vmas:
+        _vma_to_resize(mm, start, min(pages, new_pages) if pages else 0)
+    if new_start is not None:
+        do_munmap(mm, new_start, new_start + new_pages)
+    if pages > new_pages:
+        do_munmap(mm, start + new_pages, start + pages)
+        pages = new_pages
+    vma = _vma_to_resize(mm, start, pages)
+    place = get_unmapped_area(mm, new_pages) if new_start is None else new_start
+    move_vma(mm, vma, start, start + pages, place, new_pages, keep=keep)
+    return place
+
+
+def _expand_vma(mm: Mm, start: int, pages: int, new_pages: int, *, may_move: bool) -> int:
+    """Grow where it is, when the range ends its VMA and a gap follows; else elsewhere (`expand_vma`)."""
+    vma = _vma_to_resize(mm, start, pages)
+    if vma.end == start + pages and not mm.vmas_in(vma.end, start + new_pages):
+        mm.vma_merge_extend(vma, new_pages - pages)
+        return start
+    if not may_move:
+        raise Refused("ENOMEM", f"the mapping of page {start} cannot grow where it is")
+    place = get_unmapped_area(mm, new_pages)
+    move_vma(mm, vma, start, start + pages, place, new_pages)
+    return place
+
+
+def _vma_to_resize(mm: Mm, start: int, pages: int) -> Vma:
+    """The VMA of a range that must lie in one (`vma_to_resize`; `check_prep_vma`, 6.17)."""
+    vma = mm.find_vma(start)
+    if vma and not pages:
+        raise Refused("EINVAL", "a private mapping cannot be duplicated")
+    if vma is None or vma.end < start + pages:
+        raise Refused("EFAULT", f"{start}..{start + pages - 1} is not inside one mapping")
+    return vma
+
+
+def move_vma(mm: Mm, vma: Vma, start: int, end: int, new_start: int, new_pages: int, *, keep: bool = False) -> None:
     """Move [start, end) of one VMA, entries and all (`move_vma`, `copy_vma`, `move_page_tables`).
 
     Frames, exclusivity and counts stay as they are. The page offset stays too when there is an anon_vma, so that
     reverse mapping still finds the pages; without one it restarts at the new place.
     """
-    pages = end - start
     pgoff = vma.pgoff + start - vma.start if vma.anon_vma else new_start
-    new = Vma(new_start, new_start + pages, vma.flags, pgoff, vma.anon_vma, vma.chain)
-    if mm.vma_merge_new_range(new, moved=True) is None:
+    new = Vma(new_start, new_start + new_pages, vma.flags, pgoff, vma.anon_vma, vma.chain)
+    joins = mm.policy.dontunmap_joins
+    apart = vma if keep and not vma.anon_vma and joins != "itself" else None
+    beside = apart and (apart.end == new_start or apart.start == new.end)
+    if (joins == "nothing" and beside) or mm.vma_merge_copied_range(new, apart) is None:
         mm.insert_vma(new)
     _move_page_tables(mm, start, end, new_start)
-    do_munmap(mm, start, end)
+    if keep:
+        _dontunmap_complete(mm, start, end)
+    else:
+        do_munmap(mm, start, end)
+
+
+def _dontunmap_complete(mm: Mm, start: int, end: int) -> None:
+    """What stays of a VMA that moved whole is as if nothing had ever been written there (`dontunmap_complete`).
+
+    Where such a VMA may join itself, its page offset does not start again either.
+    """
+    vma = mm.find_vma(start)
+    if vma and (vma.start, vma.end) == (start, end):
+        vma.anon_vma, vma.chain = 0, frozenset()
+        if mm.policy.dontunmap_joins != "itself":
+            vma.pgoff = start
 
 
 def _move_page_tables(mm: Mm, start: int, end: int, new_start: int) -> None:

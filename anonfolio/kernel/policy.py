@@ -23,6 +23,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "zero_page_write": ("page", "first_touch"),
     "zero_neighbours": ("none_or_zero", "none_only"),
     "huge_zero_write": ("page", "huge"),
+    "dontunmap_joins": ("itself", "others", "nothing"),
     "thp_aligns_mmap": ("nothing", "larger", "multiples"),
     "huge_reuse": tuple(rules.HUGE_REUSES),
 }
@@ -117,6 +118,9 @@ class Policy:
     mmap_asks_upper_first : bool
         Whether a new mapping that fills a gap joins the upper neighbour where it cannot have both, and the lower one
         must fit the upper one's anon_vma (`mmap_region`, up to 6.11).
+    dontunmap_joins : {"itself", "others", "nothing"}
+        What a mapping may join that mremap moves beside itself and keeps (MREMAP_DONTUNMAP), nothing written in it: the
+        old one too, whose page offset then never starts again; the other neighbour (7.3, 6.12.118); or neither (6.1).
     thp_aligns_mmap : {"nothing", "larger", "multiples"}
         Which mappings without a place of their own go to a 2 MiB boundary (`__get_unmapped_area`): those of 2 MiB and
         more (6.7), multiples of 2 MiB alone (6.12), none before.
@@ -170,6 +174,7 @@ class Policy:
     merges_into_unfaulted: bool = True
     moved_keeps_anon_vma: bool = True
     mmap_asks_upper_first: bool = False
+    dontunmap_joins: str = "others"
     thp_aligns_mmap: str = "multiples"
     unaccounts_read_only: bool = True
     thp_disable_except_advised: bool = True
@@ -314,7 +319,7 @@ def _sum(version: str, arch: str = "x86-64") -> Policy:
     return Policy(name=name, about=about, **made)
 
 
-LINUX_6_15 = _sum("7.3").but(
+LINUX_6_15 = _sum("7.2").but(
     name="linux-6.15",
     about="6.15 and later: enabled sizes, one page per copy and per reuse, the mm_id test (1da190f4d0a6).",
 )

@@ -35,6 +35,11 @@ class Vma:
     def copy(self) -> Vma:
         return Vma(self.start, self.end, self.flags, self.pgoff, self.anon_vma, self.chain)
 
+    def without_ancestors(self) -> Vma:
+        """The same, on its own anon_vma alone."""
+        chain = frozenset((self.anon_vma,)) if self.anon_vma else self.chain
+        return Vma(self.start, self.end, self.flags, self.pgoff, self.anon_vma, chain)
+
     def __repr__(self) -> str:
         return f"Vma({self.start}..{self.end - 1}, flags={self.flags:#x}, pgoff={self.pgoff}, anon_vma={self.anon_vma})"
 

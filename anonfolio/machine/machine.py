@@ -262,7 +262,38 @@ class Process:
         self._begin()
         vpn, pages = self._checked_range(vpn, pages)
         new_vpn, _ = self._checked_range(new_vpn, pages)
-        return _outcome(mmap.do_mremap, self.mm, vpn, pages, new_vpn)
+        return _outcome(mmap.do_mremap, self.mm, vpn, pages, pages, new_vpn)
+
+    def remap(
+        self,
+        vpn: int,
+        pages: int,
+        new_pages: int,
+        new_vpn: int | None = None,
+        *,
+        may_move: bool = True,
+        keep: bool = False,
+    ) -> int | Outcome:
+        """As mremap(2) moves, grows and shrinks: returns the first page, or an `Outcome` that says why not.
+
+        Parameters
+        ----------
+        vpn, pages, new_pages : int
+            The range, and its size from now on. Sizes of 0 are refused (EINVAL).
+        new_vpn : int or None
+            Its place, where what is there goes (MREMAP_FIXED); None leaves it where it is, or lets the kernel choose.
+        may_move : bool
+            MREMAP_MAYMOVE: whether it may go elsewhere.
+        keep : bool
+            MREMAP_DONTUNMAP: the pages go, the old mapping stays, empty.
+        """
+        self._begin()
+        for at, size in ((vpn, pages), (vpn, new_pages), (vpn if new_vpn is None else new_vpn, new_pages)):
+            self._checked_range(at, _whole("pages", size) or 1)
+        try:
+            return mmap.do_mremap(self.mm, vpn, pages, new_pages, new_vpn, may_move=may_move, keep=keep)
+        except mmap.Refused as refusal:
+            return Outcome(False, refusal.errno, refusal.why)
 
     def mprotect(self, vpn: int, pages: int, prot: int) -> Outcome:
         """Allow nothing (``prot=0``), reading only (``prot=1``) or reading and writing (``prot=3``)."""
@@ -714,7 +745,7 @@ def _first_bad_access(mm: Mm, pages: Pages | range, writes: bool | npt.NDArray[n
     return None
 
 
-def _outcome(call: Callable[..., None], *arguments: object) -> Outcome:
+def _outcome(call: Callable[..., object], *arguments: object) -> Outcome:
     try:
         call(*arguments)
     except mmap.Refused as refusal:

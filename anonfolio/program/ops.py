@@ -35,6 +35,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "advice": ADVICE,
     "how": ("anywhere", "fixed", "noreplace", "noreserve"),
     "disabled": tuple(THP_DISABLED),
+    "move": ("stay", "move", "keep"),
 }
 """Arguments that are words, and which."""
 PROTECTION_WORDS = {0: "inaccessible", 1: "read-only", 3: "readable and writable"}
@@ -136,6 +137,10 @@ class Op:
 
 def _mmap(process: Process, place: int | None, n: int, prot: int, how: str) -> int | Outcome:
     return process.map(place, n, prot, replace=how != "noreplace", reserve=how != "noreserve")
+
+
+def _remap(process: Process, page: int, size: int, newsize: int, place: int | None, move: str) -> int | Outcome:
+    return process.remap(page, size, newsize, place, may_move=move != "stay", keep=move == "keep")
 
 
 def _answer(returned: Any) -> tuple[Answer, str]:
@@ -243,6 +248,9 @@ _OPS = (
        drawn={"mappings": 24}),
     Op("mremap", ("page", "n", "newpage"), Process.mremap, "{who} moves {where} to page {newpage}",
        drawn={"mixed": 6, "refused": 16, "merge": 14, "huge": 8, "dma": 2, "forkfail": 8, "segv": 4, "mappings": 10}),
+    Op("remap", ("page", "size", "newsize", "place", "move"), _remap,
+       "{who} makes {size} pages from page {page} on {newsize} ({move})", returns=True, places=True,
+       drawn={"mappings": 12}),
     Op("mprotect", ("page", "n", "prot"), Process.mprotect, "{who} makes {where} {prot} (mprotect)",
        tries=lambda at: ((*half, prot) for half in _each_half(at) for prot in PROTECTIONS if prot),
        drawn={"mixed": 8, "refused": 16, "merge": 20, "huge": 8, "dma": 2, "forkfail": 10, "segv": 14, "mappings": 16}),
@@ -337,9 +345,9 @@ def check_step(step: Step, pages: int, alive: list[bool]) -> None:
     arguments = dict(zip(names, step[2:], strict=True))
     for kind, value in arguments.items():
         _check_argument(kind, value)
-    if "place" in arguments and (arguments["place"] is None) != (arguments["how"] == "anywhere"):
+    if "how" in arguments and (arguments["place"] is None) != (arguments["how"] == "anywhere"):
         raise ScenarioError("a mapping without a place is made anywhere, and one with a place is not")
-    n = arguments.get("n", 1)
+    n = arguments.get("n", max(1, arguments.get("size", 1), arguments.get("newsize", 1)))
     for start in PAGES:
         if arguments.get(start) is not None and arguments[start] + n > pages:
             last = arguments[start] + n - 1

@@ -343,6 +343,26 @@ class _Generator:
         if self.random.random() < 0.3 and prot != 3:
             self._do("mprotect", process, self.placed, n, 3)
 
+    def _remap(self, process: Process) -> None:
+        """One mapping, or a part of it, or more; to another size, or kept; where the kernel likes, or to a place."""
+        choose, vmas = self.random.choice, self._vmas(process)
+        if not vmas:
+            return
+        vma = choose(vmas)
+        start, end = max(0, vma.start - self.base), min(self.pages, vma.end - self.base)
+        if self.random.random() < 0.3:
+            start = self.random.randrange(start, end)
+        size = end - start if self.random.random() < 0.7 else self.random.randint(1, end - start)
+        if self._loose():
+            size = choose([0, size + 1, size + 4])
+        new = max(0, size + choose([0, 0, 1, 2, 4, 8, 16, -1, -2, -4, -8]))
+        move = choose(["stay", "move", "move", "move", "keep", "keep"])
+        if move == "keep" and not self._loose():
+            new = size
+        place = self.random.randrange(self.pages) if self.random.random() < 0.4 else None
+        if max(start, place or 0) + max(size, new, 1) <= self.pages:
+            self._do("remap", process, start, size, new, place, move)
+
     def _mprotect(self, process: Process) -> None:
         start, n = self._range()
         access = self._access(process)[start : start + n]

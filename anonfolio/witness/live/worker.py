@@ -34,7 +34,9 @@ STACK_GUARD = 1 << 20
 """Below a stack the kernel places nothing (stack_guard_gap)."""
 HOW = {"fixed": MAP_FIXED, "noreplace": MAP_FIXED_NOREPLACE, "noreserve": MAP_FIXED | MAP_NORESERVE}
 """How a mapping is made at a place."""
-MREMAP_MAYMOVE_FIXED = 3
+MREMAP_FIXED, MREMAP_MAYMOVE_FIXED = 2, 3
+MOVES = {"stay": 0, "move": 1, "keep": 5}
+"""MREMAP_MAYMOVE, and with MREMAP_DONTUNMAP."""
 ADVICE = {
     "dontneed": 4, "free": 8, "dontfork": 10, "dofork": 11, "hugepage": 14, "nohugepage": 15, "wipeonfork": 18,
     "keeponfork": 19, "cold": 20, "guard_install": 102, "guard_remove": 103,
@@ -51,7 +53,7 @@ VMSTAT = ("pgreuse",)
 """Counters that are lines of /proc/vmstat; every other one is a file with one number."""
 ACCESSES = ("write", "read")
 COUNTED = frozenset((
-    *ACCESSES, "mmap", "munmap", "mremap", "mprotect", "madvise", "thp_disable", "pin", "unpin", "ref", "unref",
+    *ACCESSES, "mmap", "munmap", "mremap", "remap", "mprotect", "madvise", "thp_disable", "pin", "unpin", "ref", "unref",
     "dma_write", "dma_read",
 ))  # fmt: skip
 
@@ -436,6 +438,13 @@ class Worker:
     def do_mremap(self, page: int, n: int, new: int) -> Answer:
         moved = libc.mremap(self._at(page), n * PAGE, n * PAGE, MREMAP_MAYMOVE_FIXED, self._at(new))
         return _result(0 if moved == self._at(new) else -1)
+
+    def do_remap(self, page: int, size: int, newsize: int, place: int | None, move: str) -> Answer:
+        if place is not None:
+            flags, to = MOVES[move] | MREMAP_FIXED, self._at(place)
+            return self._placed(libc.mremap(self._at(page), size * PAGE, newsize * PAGE, flags, to))
+        with self._arena_alone():
+            return self._placed(libc.mremap(self._at(page), size * PAGE, newsize * PAGE, MOVES[move], None))
 
     def do_mprotect(self, page: int, n: int, prot: int) -> Answer:
         return _result(libc.mprotect(self._at(page), n * PAGE, prot))
