@@ -53,8 +53,8 @@ VMSTAT = ("pgreuse",)
 """Counters that are lines of /proc/vmstat; every other one is a file with one number."""
 ACCESSES = ("write", "read")
 COUNTED = frozenset((
-    *ACCESSES, "mmap", "munmap", "mremap", "remap", "mprotect", "madvise", "thp_disable", "pin", "unpin", "ref", "unref",
-    "dma_write", "dma_read",
+    *ACCESSES, "mmap", "munmap", "mremap", "remap", "mprotect", "madvise", "thp_disable", "pin", "unpin", "ref",
+    "unref", "dma_write", "dma_read",
 ))  # fmt: skip
 
 Answer = dict[str, Any]
