@@ -1,5 +1,6 @@
 """anonfolio: how Linux backs anonymous memory with large folios, as a small model checked against real kernels."""
 
+from . import interrupted  # noqa: F401, I001  (before all that takes time)
 from . import draw, search, witness  # noqa: F401  (what shows, compares and recalls: filled in here)
 from .kernel.buddy import OutOfMemory
 from .kernel.policy import (

@@ -10,13 +10,13 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
-from . import commands
+from . import commands, interrupted
 from .console import make_readable
 from .kernel.policy import POLICIES
 from .program.random_programs import ANY, KINDS
 from .program.search import EXTRA_OPERATIONS, MEMORY_MIB, OPERATIONS
 
-EQUAL, DIFFERENT, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+EQUAL, DIFFERENT, WRONG_INPUT, INTERRUPTED = 0, 1, 2, interrupted.INTERRUPTED
 """Exit codes: it looked and found nothing; a difference or a bug; what was asked makes no sense; Ctrl-C."""
 CUT_OFF = 141
 """Whoever read the output went away before the answer; what shells say of a program that SIGPIPE ended."""
@@ -35,6 +35,7 @@ class Command(NamedTuple):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code (see `EQUAL`, `DIFFERENT`, `WRONG_INPUT`, `INTERRUPTED`, `CUT_OFF`)."""
+    interrupted.begun()
     if sys.stdout is None:
         return _told("standard output is closed; nobody would see the answer", WRONG_INPUT)
     make_readable(sys.stdout, sys.stderr)

@@ -166,12 +166,16 @@ def test_a_search_without_room_says_what_it_knows_and_that_it_could_not_look(
 
 
 STOPPED_AT = """
-import sys
-stopped_at = sys.argv[1]
+import signal, sys
+stopped_at, how = sys.argv[1:]
+def stop():
+    if how == "signal":
+        signal.raise_signal(signal.SIGINT)
+    raise KeyboardInterrupt
 class Stop:
     def find_spec(self, name, path=None, target=None):
         if name == stopped_at:
-            raise KeyboardInterrupt
+            stop()
 sys.meta_path.insert(0, Stop())
 import runpy
 sys.argv = ["anonfolio", "search", "--steps", "2"]
@@ -182,9 +186,28 @@ runpy.run_module("anonfolio", run_name="__main__", alter_sys=True)
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell says how a program ended")
 @pytest.mark.parametrize("module", ["numpy", "anonfolio.kernel.policy", "anonfolio.commands"])
 def test_ctrl_c_while_it_is_being_imported_is_130_to_a_shell(module: str) -> None:
-    script = f'"{sys.executable}" -c "$1" {module}; echo $?'
+    script = f'"{sys.executable}" -c "$1" {module} exception; echo $?'
     done = subprocess.run(["sh", "-c", script, "sh", STOPPED_AT], capture_output=True, text=True, check=False)
     assert done.stdout == "130\n"
+
+
+@pytest.mark.parametrize("module", ["numpy", "anonfolio.kernel.policy", "anonfolio.commands"])
+def test_ctrl_c_while_it_is_being_imported_is_one_line(module: str) -> None:
+    command = [sys.executable, "-c", STOPPED_AT, module, "signal"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (INTERRUPTED, "", "anonfolio: stopped\n")
+
+
+@pytest.mark.parametrize("started", [["-m", "anonfolio"], ["-c", "import anonfolio"]], ids=["command", "library"])
+def test_who_imports_the_library_keeps_its_own_ctrl_c(started: list[str]) -> None:
+    """Only the command's own is taken, and given back before it begins."""
+    look = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    code = f"import sys; sys.argv[0] = {started[0]!r}; sys.orig_argv[1:] = {started!r}; import anonfolio; {look}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{started[0] == '-c'}\n"
+    code += "; import anonfolio.__main__ as main; main.main(['cost', 'show']); " + look
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("True\n")
 
 
 # --- output that goes nowhere ---------------------------------------------------------------------------------------

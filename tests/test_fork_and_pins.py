@@ -183,6 +183,20 @@ def test_after_unpinning_fork_shares_again() -> None:
     assert exclusive(machine, parent) == []
 
 
+@pytest.mark.parametrize("large", [True, False], ids=["large", "single"])
+def test_what_fork_copies_is_counted(large: bool) -> None:
+    machine, parent = machine_with_folio("linux-6.15" if large else "linux-6.3")
+    parent.pin(4)
+    before = machine.counters.copied
+    parent.fork()
+    assert machine.counters.copied - before == (16 if large else 1)
+    parent.fork_fails_after(5)
+    assert machine.counters.copied - before == (21 if large else 2)
+    parent.unpin(0)
+    parent.fork()
+    assert machine.counters.copied - before == (21 if large else 2)
+
+
 def test_only_the_folio_that_is_pinned_is_copied() -> None:
     machine = af.Machine()
     parent = machine.spawn()

@@ -11,6 +11,7 @@ import gzip
 import io
 import json
 import time
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
@@ -29,7 +30,7 @@ from anonfolio.hardware import trace as traces
 from anonfolio.hardware.cost import DATA_DIR as COSTS
 from anonfolio.hardware.cost import CostError, read_table
 from anonfolio.hardware.trace import Call, Trace, TraceError, read_measured, read_trace, write_trace
-from anonfolio.program.formats import MOST_BYTES
+from anonfolio.program.formats import MOST_BYTES, parsed_bytes
 from anonfolio.program.scenario import Scenario, ScenarioError
 from anonfolio.witness.fields import DATA_DIR as FIELDS
 from anonfolio.witness.fields import FieldsError, read_fields
@@ -376,6 +377,14 @@ FAILED: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "json number": ("json", lambda: b'{"format": ' + b"1" * 5000 + b"}", "not JSON"),
     "json not UTF-8": ("json", lambda: b'{"format": "\xff"}', "not JSON"),
     "gz of zeros": ("json", lambda: gzip.compress(bytes(MOST_BYTES + 1), 1), "holds more than"),
+    "json of small lists": ("json", lambda: gzip.compress(b"[" + b"[]," * (21 << 20) + b"0]", 1), "MiB of memory"),
+    "json of small objects": ("json", lambda: gzip.compress(b"[" + b"{}," * (21 << 20) + b"0]", 1), "MiB of memory"),
+    "json of pages of emoji": (
+        "json",
+        lambda: gzip.compress(b'"' + b"x" * (60 << 20) + "\U0001f600".encode() + b'"', 1),
+        "MiB of memory",
+    ),
+    "scenario of 64 MiB": ("scenario", lambda: b"\n" * (8 << 20) + b"#", "holds more than 8,388,608 bytes"),
     "gz and more": ("json", lambda: gzip.compress(b"{}") + b"more", "damaged or cut off"),
     "scenario of one span": ("scenario", lambda: b"pages 16\nwrite 0 0..99999999999", "line 2"),
     "scenario of many spans": (
@@ -400,6 +409,47 @@ def test_what_failed_is_told_in_one_line(name: str, tmp_path: Path) -> None:
     assert says in err
     assert path.name in err
     assert len(err) < LONGEST
+
+
+SHAPES = (
+    b"[],", b"{},", b'{"a":1},', b"1234,", b"1.5,", b"12,", b'"ab",', b"true,", b'{"a":{"b":[]}},', b"[[[[[[1]]]]]],",
+    b'{"a":1,"b":2,"c":3,"d":4,"e":5,"f":6},', b"[1234,5678,9123],", b'"\\u1234",', b"1e5,", b"123456789012345678901,",
+)  # fmt: skip
+"""What a small file can hold much of."""
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, None], ids=lambda shape: shape.decode() if shape else "keys")
+def test_what_json_takes_when_parsed_is_not_underestimated(shape: bytes | None) -> None:
+    size = 1 << 20
+    raw = b"[" + shape * (size // len(shape)) + b"0]" if shape else json.dumps({f"{n:x}": n for n in range(90_000)})
+    raw = raw if isinstance(raw, bytes) else raw.encode()
+    tracemalloc.start()
+    try:
+        json.loads(raw)
+        assert tracemalloc.get_traced_memory()[1] < parsed_bytes(raw)
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_json_of_other_letters_takes_is_not_underestimated() -> None:
+    raw = ('"' + "x" * (1 << 20) + '\U0001f600"').encode()
+    tracemalloc.start()
+    try:
+        json.loads(raw)
+        assert tracemalloc.get_traced_memory()[1] < parsed_bytes(raw)
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_recordings_take_is_not_much_overestimated() -> None:
+    """Else they could not grow."""
+    raw = gzip.decompress((RECORDINGS / "mixing-6.18.44.json.gz").read_bytes())
+    tracemalloc.start()
+    try:
+        json.loads(raw)
+        assert parsed_bytes(raw) < 2 * tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 TOLD: dict[str, tuple[str, ...]] = {

@@ -439,7 +439,8 @@ def bomb(path: Path, head: bytes, mebibytes: int = 512) -> None:
 def test_a_small_file_that_unpacks_to_much_is_not_unpacked(
     read: Callable[[Path], object], error: type[ValueError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(formats, "MOST_BYTES", 1 << 20)
+    for most in ("MOST_BYTES", "MOST_TEXT_BYTES"):
+        monkeypatch.setattr(formats, most, 1 << 20)
     path = tmp_path / "bomb.json.gz"
     bomb(path, b'{"format": "anonfolio-recording/1", "x": "', 64)
     tracemalloc.start()

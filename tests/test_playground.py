@@ -347,6 +347,34 @@ def test_a_policy_of_ones_own_stays_in_the_list() -> None:
     assert "own 'mine'" in play.code()
 
 
+def test_two_policies_of_one_name_can_be_told_apart() -> None:
+    first, second = (af.LINUX_6_15.but(name="mine", large_reuse=rule) for rule in ("never", "mm_id"))
+    play = Playground(first)
+    play.write(0, 0)
+    play.fork()
+    play.exit(1)
+    play.write(0, 0)
+    play.change(policy=second)
+    assert "mine (2) exclusive reuse (1 page), mine cow copy (1 page)" in play.view["note"][1]
+    assert play.policy.large_reuse == "mm_id"
+    assert [name for name in play.view["policies"] if "mine" in name] == ["mine", "mine (2)"]
+    assert "mine (2)" in play.view["svg"]
+    assert "own 'mine (2)'" in play.code()
+    # Each can be chosen again by its name, and an equal one is no third.
+    play.change(policy="mine")
+    assert play.policy == first
+    play.change(policy=second.but())
+    assert play.policy.name == "mine (2)"
+    assert len(play.view["policies"]) == len(af.POLICIES) + 2
+
+
+def test_a_policy_of_ones_own_does_not_pass_for_one_of_the_library() -> None:
+    play = Playground(af.LINUX_6_9.but(name="linux-6.15"))
+    assert play.policies["linux-6.15"] == af.LINUX_6_15
+    assert play.view["policy"] == "linux-6.15 (2)"
+    assert 'run("linux-6.15")' not in play.code()
+
+
 def test_another_mapping_keeps_the_program_and_undo_brings_the_old_one_back() -> None:
     play = Playground(pages=16, orders=(4,))
     play.write(0, 5)

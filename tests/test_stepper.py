@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 import anonfolio.view
 from anonfolio.draw.drawing import lean
+from anonfolio.draw.picture import Picture
 from anonfolio.kernel.policy import POLICIES
+from anonfolio.kernel.record import PATHS
 from anonfolio.program.scenario import Scenario, scenario_names
 from anonfolio.view import Stepper
 from anonfolio.witness.recording import DATA_DIR, read_recording
@@ -132,6 +135,30 @@ def test_five_policies_are_each_compared_with_the_first() -> None:
     assert stepper.frames["faulting"] == sorted(
         {step for kernel in KERNELS for step, result in enumerate(SOLE.run(kernel), 1) if result.faults}
     )
+
+
+def columns(picture: Picture) -> dict[str, float]:
+    """Where each counter's column begins, by its name."""
+    found = {}
+    for group in re.findall(r"<g>(.*?)</g>", "".join(picture.fragments())):
+        texts = re.findall(r'<text x="([\d.]+)"[^>]*>([^<]*)</text>', group)
+        if len(texts) == 2 and texts[0][0] == texts[1][0] and texts[0][1] in (*PATHS, "faults", "RSS"):
+            found[texts[0][1]] = float(texts[0][0])
+    return found
+
+
+def test_counters_of_two_panes_stand_in_the_same_columns() -> None:
+    """One copies where the other reuses: what both do stands below each other, though the paths before it differ."""
+    steps = (("write", 0, 0, 1), ("read", 0, 9), ("fork", 0), ("exit", 1), ("write", 0, 0, 2), ("write", 0, 9, 1))
+    scenario = Scenario(16, steps, orders=(2,))
+    shown = [pane.pictures[-1] for pane in Stepper(scenario.run("linux-6.9"), other=scenario.run("linux-6.15")).columns]
+    left, right = (columns(cast(Picture, picture)) for picture in shown)
+    assert {"cow copy"} <= {*left} - {*right}
+    assert {"exclusive reuse"} <= {*right} - {*left}
+    both = {*left} & {*right}
+    assert {"faults", "first touch"} <= both
+    assert {name: left[name] for name in both} == {name: right[name] for name in both}
+    assert len({*left.values(), *right.values()}) == len({*left, *right} - {"RSS"})
 
 
 def test_the_static_form_shows_every_pane() -> None:

@@ -400,6 +400,42 @@ def test_other_files_are_refused_in_one_line(tmp_path: Path, content: bytes, say
     assert "\n" not in str(refused.value)
 
 
+WRONG_TRACES: dict[str, tuple[dict[str, Any], str]] = {
+    "a page outside": ({"vpn": np.array([0, 1 << 40])}, "pages outside 0"),
+    "a page beyond the blocks": ({"vpn": np.array([0, 9 * 512])}, "pages outside the 8 blocks"),
+    "too few codes": ({"code": np.zeros(1, np.uint8)}, "code has shape"),
+    "a call of no name": ({"calls": (SPAWN, Call(0, "clone", 0))}, "there is no call 'clone'; there are spawn"),
+    "calls out of order": ({"calls": (SPAWN, Call(2, "exit", 0), Call(1, "exit", 0))}, "not in the order"),
+    "a call's argument": ({"calls": (SPAWN, Call(0, "advise", 0, 0, 4, 99))}, "cannot have 99"),
+    "a call's half page": ({"calls": (SPAWN, Call(0, "map", 0, 0, 4, 1 << 70))}, "cannot have"),
+    "calls without end": ({"calls": (SPAWN,) * 500_001}, "500,001 calls"),
+    "a kernel of no name": ({"kernel": 6.18}, "kernel in the header is 6.18, no str"),
+    "a note that is no JSON": ({"about": {"x": {1, 2}}}, "the header is no JSON"),
+    "processes without end": ({"processes": ({},) * 257}, "processes in the header"),
+    "blocks of another shape": ({"blocks": np.zeros((8, 8), np.int64)}, "blocks has shape"),
+    "more bytes than a trace has": ({"about": {"x": "y" * (64 << 20)}}, "more than a trace has"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_TRACES)
+def test_a_trace_that_could_not_be_read_again_is_not_written(tmp_path: Path, name: str) -> None:
+    change, says = WRONG_TRACES[name]
+    right = small([SPAWN, Call(0, "map", 0, 0, 16, READ_WRITE)], writes(0, 1))
+    write_trace(tmp_path / "right.npz", right)
+    with pytest.raises(TraceError, match=says) as refused:
+        write_trace(tmp_path / "wrong.npz", replace(right, **change))
+    assert "wrong.npz" in str(refused.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["right.npz"]
+
+
+@pytest.mark.parametrize("place", ["none/x.npz", "right.npz/x.npz"])
+def test_a_trace_with_no_place_to_be_written_is_told_in_one_line(tmp_path: Path, place: str) -> None:
+    right = small([SPAWN, Call(0, "map", 0, 0, 16, READ_WRITE)], writes(0, 1))
+    write_trace(tmp_path / "right.npz", right)
+    with pytest.raises(TraceError, match=r"x\.npz: No"):
+        write_trace(tmp_path / place, right)
+
+
 def test_a_truncated_trace_is_refused(tmp_path: Path) -> None:
     whole = COMPILE.read_bytes()
     path = tmp_path / "cut.npz"

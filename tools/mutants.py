@@ -52,6 +52,8 @@ TESTS = (
     "test_systems.py",
     "test_words.py",
     "test_quiz.py",
+    "test_stepper.py",
+    "test_playground.py",
 )  # fmt: skip
 
 

@@ -6,11 +6,13 @@ there is to see is a `Scene`; a `Picture` holds one and shows it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..machine.show import Latest, show
 from ..program.scenario import Timeline
 from ..witness.comparing import Recorded
 from .drawing import Drawn, Sheet
-from .scene import Scene, latest_scene, recorded_scenes, scenes
+from .scene import Scene, latest_scene, lined_up, recorded_scenes, scenes
 from .svg import SceneSheet
 from .text import to_text
 
@@ -43,7 +45,13 @@ class Picture(Drawn):
 
 def pictures(run: Timeline | Recorded) -> list[Picture]:
     """One picture per moment of a timeline or a recorded program: the start, then after each step."""
-    return [Picture(scene) for scene in (scenes(run) if isinstance(run, Timeline) else recorded_scenes(run))]
+    return side_by_side([run])[0]
+
+
+def side_by_side(runs: Sequence[Timeline | Recorded]) -> list[list[Picture]]:
+    """`pictures` of each of several runs, their counters in the same columns."""
+    panes = [scenes(run) if isinstance(run, Timeline) else recorded_scenes(run) for run in runs]
+    return [[Picture(scene) for scene in pane] for pane in lined_up(panes)]
 
 
 @show.register

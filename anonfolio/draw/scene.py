@@ -484,6 +484,17 @@ def _side_by_side(found: list[Scene]) -> list[Scene]:
     return [replace(one, wide=wide, counters=counters(one)) for one in found]
 
 
+def lined_up(panes: Sequence[Sequence[Scene]]) -> list[list[Scene]]:
+    """Runs to be shown side by side: a path that one of them takes has its column in all, so that the others do too."""
+    taken = dict.fromkeys(counter.what for pane in panes for one in pane for counter in one.counters)
+
+    def counters(one: Scene) -> tuple[Counter, ...]:
+        mine = {counter.what for counter in one.counters}
+        return (*one.counters, *(Counter(what, 0, 0) for what in taken if mine and what not in mine))
+
+    return [[replace(one, counters=counters(one)) for one in pane] for pane in panes]
+
+
 # --- recordings -----------------------------------------------------------------------------------------------------
 
 

@@ -24,6 +24,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -350,26 +351,44 @@ _ARRAYS = ("steps", "process", "code", "calls", "blocks")
 
 
 def write_trace(path: str | Path, trace: Trace) -> None:
-    """Write a trace; its bytes depend on its content alone."""
+    """Write a trace; its bytes depend on its content alone. TraceError for what `read_trace` would not read."""
+    path = Path(path)
+    unknown = next((call.name for call in trace.calls if call.name not in CALLS), None)
+    if unknown is not None:
+        raise TraceError(f"{path}: there is no call {unknown!r:.40}; there are {', '.join(CALLS)}")
+    _check(path, trace)
     header = {
         "format": FORMAT, "kernel": trace.kernel, "about": trace.about, "processes": trace.processes,
         "kernel_faults": trace.kernel_faults, "left_out": trace.left_out,
     }  # fmt: skip
+    try:
+        text = json.dumps(header).encode()
+    except (TypeError, ValueError) as error:
+        raise TraceError(f"{path}: the header is no JSON ({error})") from None
     rows = [[call.at, CALLS.index(call.name), *call[2:]] for call in trace.calls]
     # Neighbours are touched one after the other: differences pack far better than page numbers.
-    arrays = {
-        "header": np.frombuffer(json.dumps(header).encode(), np.uint8),
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "header": np.frombuffer(text, np.uint8),
         "steps": np.diff(trace.vpn, prepend=0).astype(np.int32),
         "process": trace.process,
         "code": trace.code,
         "calls": np.array(rows, np.int64).reshape(-1, len(Call._fields)),
         "blocks": trace.blocks,
     }
+    _of_arrays(path, arrays)
+    size = sum(array.nbytes for array in arrays.values())
+    if size > MOST_BYTES - (1 << 16):
+        raise TraceError(f"{path}: {size:,} bytes are more than a trace has, which is {MOST_BYTES:,} at most")
+    unfinished = path.with_name(path.name + ".part")
     try:
-        with Path(path).open("wb") as file:
+        with unfinished.open("wb") as file:
             np.savez_compressed(file, **cast(dict[str, Any], arrays))
+        unfinished.replace(path)
     except OSError as error:
         raise TraceError(f"{path}: {error.strerror or error}") from None
+    finally:
+        with suppress(OSError):
+            unfinished.unlink()
 
 
 def read_trace(path: str | Path) -> Trace:
@@ -385,6 +404,10 @@ def read_trace(path: str | Path) -> Trace:
         raise TraceError(f"{path}: {error.strerror or error}") from None
     except (ValueError, TypeError, AttributeError, RuntimeError, LookupError, SyntaxError, OverflowError, struct.error):
         raise TraceError(f"{path}: not a trace ({FORMAT} is a numpy .npz file)") from None
+    return _of_arrays(path, arrays)
+
+
+def _of_arrays(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> Trace:
     header = _header(path, arrays)
     missing = [name for name in _ARRAYS if name not in arrays]
     if missing:

@@ -27,6 +27,7 @@ from .pagetable import (
     Run,
     stretches,
 )
+from .record import Counters
 from .rmap import (
     folio_add_new_anon_rmap,
     folio_dup_anon_rmap_pmd,
@@ -41,7 +42,9 @@ class ForkFailed(Exception):
     """fork ran out of something on the way: what it had shared stays write-protected and maybe shared."""
 
 
-def dup_mmap(mm: Mm, child: Mm, *, fail_at: Vma | None = None, fail_after_pages: int | None = None) -> None:
+def dup_mmap(
+    mm: Mm, child: Mm, counters: Counters, *, fail_at: Vma | None = None, fail_after_pages: int | None = None
+) -> None:
     """Copy the VMAs of `mm` and what they map, lowest first (`dup_mmap`, 6.1-7.2).
 
     MADV_DONTFORK leaves a VMA out, MADV_WIPEONFORK copies it empty. A VMA that never held an anonymous page has
@@ -49,6 +52,8 @@ def dup_mmap(mm: Mm, child: Mm, *, fail_at: Vma | None = None, fail_after_pages:
 
     Parameters
     ----------
+    counters : Counters
+        Where pages that are copied for the child are counted, also those of a fork that fails later.
     fail_at : Vma, optional
         Fail when this VMA's turn comes, as `security_vm_enough_memory_mm` does.
     fail_after_pages : int, optional
@@ -79,7 +84,7 @@ def dup_mmap(mm: Mm, child: Mm, *, fail_at: Vma | None = None, fail_after_pages:
             continue
         copy.anon_vma = child.new_anon_vma()
         copy.chain = vma.chain | {copy.anon_vma}
-        copy_page_range(mm, child, vma, budget)
+        copy_page_range(mm, child, vma, counters, budget)
     budget.fail()
 
 
@@ -105,7 +110,7 @@ class _Budget:
             raise ForkFailed("injected failure")
 
 
-def copy_page_range(mm: Mm, child: Mm, vma: Vma, budget: _Budget) -> None:
+def copy_page_range(mm: Mm, child: Mm, vma: Vma, counters: Counters, budget: _Budget) -> None:
     """Share what one VMA maps, PMD by PMD (`copy_page_range`). The child has page tables where the parent has.
 
     Where nothing can stop the fork half-way and no pin asks for copies, many page tables are shared at once.
@@ -125,7 +130,7 @@ def copy_page_range(mm: Mm, child: Mm, vma: Vma, budget: _Budget) -> None:
         if mm.is_huge(start) and copy_huge_pmd(mm, child, start, end, budget):
             continue
         child.pte_alloc(start)
-        copy_pte_range(mm, child, vma, start, end, budget)
+        copy_pte_range(mm, child, vma, start, end, counters, budget)
 
 
 def copy_pte_tables(mm: Mm, child: Mm, start: int, end: int) -> None:
@@ -158,21 +163,21 @@ def copy_huge_pmd(mm: Mm, child: Mm, start: int, end: int, budget: _Budget) -> b
     return True
 
 
-def copy_pte_range(mm: Mm, child: Mm, vma: Vma, start: int, end: int, budget: _Budget) -> None:
+def copy_pte_range(mm: Mm, child: Mm, vma: Vma, start: int, end: int, counters: Counters, budget: _Budget) -> None:
     """Share the entries of one page table: zero pages and markers as they are, folios run by run (`copy_pte_range`)."""
     if budget.pages is not None:
         mapped = [vpn for vpn in range(start, end) if mm.pte[vpn]]
         granted = budget.spend(len(mapped)) if mapped else 0
         if granted < len(mapped):
-            copy_pte_range(mm, child, vma, start, mapped[granted], _Budget(None))
+            copy_pte_range(mm, child, vma, start, mapped[granted], counters, _Budget(None))
             budget.fail()
     for run in mm.folio_runs(start, end):
-        copy_present_ptes(mm, child, vma, run)
+        copy_present_ptes(mm, child, vma, run, counters)
     no_folio = (mm.pte[start:end] & (PTE_SPECIAL | PTE_GUARD)) > 0
     child.pte[start:end][no_folio] = mm.pte[start:end][no_folio] & MKOLD
 
 
-def copy_present_ptes(mm: Mm, child: Mm, vma: Vma, run: Run) -> None:
+def copy_present_ptes(mm: Mm, child: Mm, vma: Vma, run: Run, counters: Counters) -> None:
     """Share a run of entries of one folio, or copy its exclusive pages if the folio is pinned (`copy_present_ptes`).
 
     The pin test is per folio: one pinned page makes the child copy every exclusive page of it. Pages that are
@@ -186,6 +191,7 @@ def copy_present_ptes(mm: Mm, child: Mm, vma: Vma, run: Run) -> None:
         page = Run(run.vpn + at, run.pfn + at, 1, run.folio)
         if is_copied:
             copy_present_page(child, vma, page, mm.memory)
+            counters.copied += 1
         else:
             _share_run(mm, child, page)
 

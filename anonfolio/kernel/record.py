@@ -168,7 +168,8 @@ class Counters:
     """What a machine has done so far, in pages unless said otherwise.
 
     `faults` counts by path; `pgreuse` is the vm event; `anon_fault_alloc` and `anon_fault_fallback` count by order,
-    as ``hugepages-*kB/stats`` do.
+    as ``hugepages-*kB/stats`` do. `copied` are pages that faults copied, and fork for the child, where they may be
+    pinned.
     """
 
     faults: Tally[str] = field(default_factory=Tally)

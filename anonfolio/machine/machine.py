@@ -374,7 +374,7 @@ class Process:
         self._begin()
         child = Mm(len(self.machine.processes) + 1, self.machine.memory, self.machine.policy)
         try:
-            _fork.dup_mmap(self.mm, child)
+            _fork.dup_mmap(self.mm, child, self.machine.counters)
         except OutOfMemory:
             mmap.exit_mmap(child)
             raise
@@ -609,7 +609,7 @@ class Process:
         # A child that never lives takes no process number, but an mm_id of its own while it is torn down.
         child = Mm(len(self.machine.processes) + 1, self.machine.memory, self.machine.policy)
         try:
-            _fork.dup_mmap(self.mm, child, fail_at=fail_at, fail_after_pages=fail_after_pages)
+            _fork.dup_mmap(self.mm, child, self.machine.counters, fail_at=fail_at, fail_after_pages=fail_after_pages)
         except (_fork.ForkFailed, OutOfMemory) as failure:
             mmap.exit_mmap(child)
             return Outcome(False, "ENOMEM", str(failure))

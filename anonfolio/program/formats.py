@@ -9,11 +9,17 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 _PACKAGE = Path(__file__).resolve().parent.parent
 DATA = next(filter(Path.is_dir, (_PACKAGE / "data", _PACKAGE.parent / "data")), _PACKAGE / "data")
 """Where recordings, traces and costs are stored: in an installed package inside it, in a checkout beside it."""
 MOST_BYTES = 64 << 20
 """No file holds more, unpacked; a few kilobytes of gzip could hold terabytes."""
+MOST_TEXT_BYTES = 8 << 20
+"""No scenario has more text; its steps are counted apart."""
+MOST_PARSED_BYTES = 400 << 20
+"""No JSON takes more when it is parsed: a file of 64 MiB that holds nothing but small objects would take gigabytes."""
 
 
 def is_file(path: Path) -> bool:
@@ -24,38 +30,57 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def _read(path: str | Path, error: type[ValueError]) -> bytes:
+def _read(path: str | Path, error: type[ValueError], most: int) -> bytes:
     try:
         with open(path, "rb") as file:
-            raw = file.read(MOST_BYTES + 1)
+            raw = file.read(most + 1)
         if raw[:2] == b"\x1f\x8b":
             with gzip.GzipFile(fileobj=io.BytesIO(raw)) as packed:
-                raw = packed.read(MOST_BYTES + 1)
+                raw = packed.read(most + 1)
     except (EOFError, zlib.error, gzip.BadGzipFile):
         raise error(f"{path}: the gzip file is damaged or cut off; fetch it again") from None
     except OSError as reason:
         raise error(f"{path}: {reason.strerror or reason}") from None
-    if len(raw) > MOST_BYTES:
-        raise error(f"{path}: holds more than {MOST_BYTES:,} bytes, which no file of ours does")
+    if len(raw) > most:
+        raise error(f"{path}: holds more than {most:,} bytes, which no file of ours does")
     return raw
 
 
 def read_text(path: str | Path, error: type[ValueError]) -> str:
     """The text of a file; an `error` that names the file when it holds none."""
     try:
-        return _read(path, error).decode("utf-8-sig")
+        return _read(path, error, MOST_TEXT_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as reason:
         raise error(f"{path}: not UTF-8 ({reason})") from None
 
 
 def read_json(path: str | Path, form: str, error: type[ValueError]) -> dict[str, Any]:
     """The object in a JSON file of a format; an `error` that names the file when it holds none."""
-    raw = _read(path, error)
+    raw = _read(path, error, MOST_BYTES)
+    if (needed := parsed_bytes(raw)) > MOST_PARSED_BYTES:
+        room = f"{needed >> 20:,} MiB of memory; {MOST_PARSED_BYTES >> 20:,} MiB is the most"
+        raise error(f"{path}: holds so many values that they would take {room}")
     try:
         content = json.loads(raw)
     except (ValueError, RecursionError) as reason:
         raise error(f"{path}: not JSON ({reason})") from None
     return of_format(content, path, form, error)
+
+
+def parsed_bytes(raw: bytes) -> int:
+    """About what a JSON text and its values take when it is parsed, in bytes, and rather more than less.
+
+    By the sizes of CPython's objects on 64 bits (3.11): a list 56 bytes and room to grow, a small dict 184, a key in a
+    large one about 100 while it grows, a short string 56, and a number 32 that is none of the first 256; and a pointer
+    to each value. The text is there twice, and of other letters than ASCII each may take four bytes.
+    """
+    digit = np.frombuffer(raw, np.uint8) - np.uint8(ord("0")) < 10
+    long = digit[2:] & digit[1:-1] & digit[:-2]
+    numbers = int(np.count_nonzero(long)) - int(np.count_nonzero(long[1:] & long[:-1]))
+    numbers += raw.count(b".") + raw.count(b"e")
+    text = (3 if raw.isascii() else 9) * len(raw)
+    inner = 96 * raw.count(b"[") + 184 * raw.count(b"{") + 100 * raw.count(b":") + 28 * raw.count(b'"')
+    return text + inner + 10 * raw.count(b",") + 32 * numbers
 
 
 def of_format(content: object, path: str | Path, form: str, error: type[ValueError]) -> dict[str, Any]:

@@ -6,9 +6,10 @@ Python keeps the program, runs it and draws it; the browser sends what was click
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -223,7 +224,7 @@ class Playground(anywidget.AnyWidget):
         scenario: Scenario | str | None = None,
         title: str = "",
     ) -> None:
-        policy = policy_named(policy) if isinstance(policy, str) else policy
+        policy = _told_apart(policy_named(policy) if isinstance(policy, str) else policy, POLICIES)
         self.title = title
         self.policies = {**POLICIES, policy.name: policy}
         program = Scenario.load(scenario) if isinstance(scenario, str) else scenario
@@ -391,7 +392,7 @@ class Playground(anywidget.AnyWidget):
         )
         _check_pages(scenario)
         rule = self.policies.get(policy, None) or policy_named(policy) if isinstance(policy, str) else policy
-        place = Place(scenario, rule or self.policy)
+        place = Place(scenario, _told_apart(rule or self.policy, self.policies))
         run = Run.of(*place)
         self.policies[place.policy.name] = place.policy
         self._go_on(run, place)
@@ -564,6 +565,13 @@ _VERBS: dict[str, Callable[[Playground, dict[str, Any]], object]] = {
     "search": lambda play, said: play.search(min(said["steps"], 6), seconds=said["seconds"], here=said["here"]),
 }
 """What the browser may ask for."""
+
+
+def _told_apart(policy: Policy, known: Mapping[str, Policy]) -> Policy:
+    """A policy under a name that no other one has: the second ``mine`` is ``mine (2)``."""
+    names = chain([policy.name], (f"{policy.name} ({number})" for number in count(2)))
+    candidates = (policy if name == policy.name else policy.but(name=name) for name in names)
+    return next(named for named in candidates if known.get(named.name, named) == named)
 
 
 def _check_pages(scenario: Scenario) -> None:

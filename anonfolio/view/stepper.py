@@ -13,7 +13,7 @@ import anywidget
 import traitlets
 
 from ..draw.drawing import Drawn, lean, stacked
-from ..draw.picture import pictures
+from ..draw.picture import side_by_side
 from ..draw.words import path_taken, question, reason
 from ..kernel.policy import POLICIES
 from ..kernel.record import COW_COPY, FIRST_TOUCH, NO_FAULT, REUSE, ZERO_COPY, ZERO_READ
@@ -237,7 +237,7 @@ class Stepper(Walk):
         beside = [*([] if other is None else [other]), *others]
         _check(timeline, beside, labels, panel)
         runs = [timeline, *beside]
-        shown = [pictures(run) for run in runs]
+        shown = side_by_side(runs)
         named = list(labels) or [pane[0].scene.source for pane in shown]
         differences = [_differences(timeline, run, named[0], name) for run, name in zip(runs, named, strict=True)]
         asked = _asked(timeline)

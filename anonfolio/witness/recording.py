@@ -6,6 +6,7 @@ import gzip
 import json
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +16,7 @@ from ..kernel.history import ARCHITECTURES
 from ..kernel.policy import Policy, policy_for_kernel
 from ..kernel.sizes import PTRS_PER_PMD
 from ..program import witnesses
-from ..program.formats import DATA, MOST_BYTES, is_file, read_json
+from ..program.formats import DATA, MOST_BYTES, MOST_PARSED_BYTES, is_file, parsed_bytes, read_json
 from ..program.ops import TABLE, ScenarioError
 from ..program.scenario import Result, Scenario, Timeline
 from ..program.witnesses import Difference
@@ -216,15 +217,17 @@ def write_recording(
     """
     path = Path(path)
     unfinished = path.with_name(path.name + ".part")
-    count = steps = 0
+    count = steps = parsed = 0
     try:
         with unfinished.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
             file.write(_compact({"format": FORMAT, "kernel": kernel, **notes})[:-1] + b',"programs":[')
             for run in runs:
                 program = as_program(run, kernel)
-                file.write((b",\n" if count else b"\n") + _compact(program))
+                line = _compact(program)
+                file.write((b",\n" if count else b"\n") + line)
                 count, steps = count + 1, steps + len(program["steps"])
-                if file.tell() > MOST_BYTES:
+                parsed += parsed_bytes(line)
+                if file.tell() > MOST_BYTES or parsed > MOST_PARSED_BYTES:
                     raise RecordingError(f"{path}: {count} programs are more than a recording holds; make several")
             if not count:
                 raise RecordingError(f"{path}: there is no program to write")
@@ -233,7 +236,8 @@ def write_recording(
     except OSError as error:
         raise RecordingError(f"{error.filename or path}: {error.strerror or error}") from None
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink()
     return count, steps
 
 
