@@ -111,6 +111,10 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _count_or_any(text: str) -> int | None:
+    return None if text == "any" else _count(text)
+
+
 def _seconds(text: str) -> float:
     try:
         seconds = float(text)
@@ -184,13 +188,15 @@ COMMANDS = (
         (
             *_policy("rfc-v2", "rfc-v2"),
             _option("--pages", type=_count, default=4, help="size of the mapping (default 4)"),
-            _option("--steps", type=_count, default=6, help="longest program (default 6)"),
+            _option("--steps", type=_count_or_any, default=6, help="longest program (default 6); any: all there are"),
             _option("--orders", type=int, nargs="*", default=[2], help="enabled sizes (default 2)"),
             _option("--processes", type=_count, default=2, help="how many alive at once (default 2)"),
             _option(
                 "--memory", type=_count, default=MEMORY_MIB, metavar="MIB",
                 help=f"stop when it keeps more than so much (default {MEMORY_MIB})",
             ),
+            _option("--jobs", type=_count, default=os.cpu_count() or 1, help="how many search (default: one a CPU)"),
+            _option("--checkpoint", metavar="FILE", help="keep FILE up to date, and go on from it"),
             _option(
                 "--operations", nargs="+", default=list(OPERATIONS),
                 help=f"from {', '.join(OPERATIONS + EXTRA_OPERATIONS)}; forkfail_after is fault injection",

@@ -132,9 +132,13 @@ def search(chosen: Namespace) -> int:
         processes=chosen.processes,
         operations=tuple(chosen.operations),
         memory_mib=chosen.memory,
+        jobs=chosen.jobs,
+        checkpoint=chosen.checkpoint,
         progress=_tell_search,
     )
     print(found)
+    if isinstance(found, Exhausted):
+        print(found.rests_on())
     if isinstance(found, Exhausted) and found.interrupted:
         if found.why == CTRL_C:
             raise KeyboardInterrupt

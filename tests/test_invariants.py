@@ -54,6 +54,13 @@ def unmapped_under_the_pin(machine: af.Machine, process: af.Process) -> None:
     process.mm.pte[3] = 0
 
 
+def written_under_a_reference(machine: af.Machine, process: af.Process) -> None:
+    child = process.fork()
+    child.ref(3)
+    child.munmap(3)
+    process.mm.pte[3] |= PTE_WRITE
+
+
 def shared_and_silent(machine: af.Machine, process: af.Process) -> None:
     process.fork()
     machine.memory.maybe_mapped_shared[folio(machine, process, 0)] = False
@@ -126,6 +133,7 @@ def leaked(machine: af.Machine, process: af.Process) -> None:
 BREAKS: list[tuple[str, Break]] = [
     ("pinned_page_stays", moved_under_the_pin),
     ("pinned_page_stays", unmapped_under_the_pin),
+    ("held_page_is_private", written_under_a_reference),
     ("writable_is_exclusive", frame("anon_exclusive", 0)),
     ("exclusive_is_mapped_once", shared_but_exclusive),
     ("entries_lie_in_mappings", overlapping),

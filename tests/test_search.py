@@ -5,20 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 import anonfolio as af
 from anonfolio.machine.invariants import INVARIANTS
-from anonfolio.program.search import (
-    SHOWN_BYTE,
-    Counterexample,
-    Exhausted,
-    bytes_of,
-    counterexample,
-    packed,
-    possible_steps,
-)
+from anonfolio.program.exploration import Exploration, Limits
+from anonfolio.program.explore import Space, possible_steps
+from anonfolio.program.search import SHOWN_BYTE, Counterexample, Exhausted, counterexample
+from anonfolio.program.states import canonical
 
 CORRECT = [policy for policy in af.POLICIES if policy != "rfc-v2"]
 
@@ -121,14 +119,28 @@ def test_symmetric_states_are_one() -> None:
     """Two children of one process are alike until one of them does something (a child and its parent are not)."""
     left = af.Scenario(4, (("write", 0, 0, 1), ("fork", 0), ("fork", 0), ("exit", 0)), ()).end()
     right = left.copy()
+    alike = canonical(left, 4)
     left.processes[1].write(1, 7)
+    assert canonical(left, 4) != alike
     right.processes[2].write(1, 9)
-    assert packed(left, left.live(), 4) != packed(right, right.live(), 4)
-    assert packed(left, left.live()[::-1], 4) == packed(right, right.live(), 4)
-    # The bytes differ, the states do not; a pin more makes another state.
-    before = packed(left, left.live(), 4)
+    # Neither the numbers of processes and frames nor the bytes make another state; a pin does.
+    assert canonical(left, 4) == canonical(right, 4)
     left.processes[1].pin(1)
-    assert packed(left, left.live(), 4) != before
+    assert canonical(left, 4) != canonical(right, 4)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        (("write", 0, 0, 1), ("fork", 0), ("write", 1, 0, 2)),
+        (("write", 0, 0, 1), ("fork", 0), ("pin", 0, 1, 1, 0), ("ref", 1, 0, 0)),
+        (("write", 0, 0, 1), ("fork", 0), ("munmap", 1, 2, 2), ("madvise", 0, 0, 2, "wipeonfork")),
+    ],
+)
+def test_what_tells_two_states_apart_is_in_their_names(program: tuple[af.Step, ...]) -> None:
+    """Every step of these makes a state that there was not before."""
+    names = [canonical(af.Scenario(4, program[:length], (2,)).end(), 4) for length in range(len(program) + 1)]
+    assert len(set(names)) == len(names)
 
 
 def test_only_steps_that_can_change_something_are_tried() -> None:
@@ -138,54 +150,113 @@ def test_only_steps_that_can_change_something_are_tried() -> None:
 
 
 def test_ctrl_c_ends_a_search_with_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[int] = []
-
     def interrupt(depth: int, states: int, transitions: int) -> None:
-        told.append(transitions)
         raise KeyboardInterrupt
 
     ticks = iter(range(0, 10_000, 2))
-    monkeypatch.setattr("anonfolio.program.search.time.monotonic", lambda: next(ticks))
+    monkeypatch.setattr("anonfolio.program.exploration.time.monotonic", lambda: next(ticks))
     result = counterexample("linux-6.15", steps=6, progress=interrupt)
     assert isinstance(result, Exhausted)
     assert result.interrupted
-    assert told == [1]
     assert "stopped early (Ctrl-C)" in str(result)
-    # Not one step was tried to its end.
-    assert (result.steps, result.states) == (0, 1)
-
-
-PROGRAMS: list[tuple[af.Step, ...]] = [
-    (),
-    (("write", 0, 0, 1), ("fork", 0), ("pin", 0, 0, 1, 0)),
-    (("write", 0, 0, 1), ("fork", 0), ("fork", 0), ("fork", 1), ("pin", 0, 0, 1, 0), ("madvise", 1, 0, 2, "dontfork")),
-]
-
-
-@pytest.mark.parametrize("pages", [4, 64])
-@pytest.mark.parametrize("program", PROGRAMS, ids=len)
-def test_what_a_machine_takes_is_counted_well(program: tuple[af.Step, ...], pages: int) -> None:
-    machine = af.Scenario(pages, program, (2,)).end("rfc-v2", frames=32 * pages)
-    tracemalloc.start()
-    copies = [machine.copy() for _ in range(50)]
-    took = tracemalloc.get_traced_memory()[0] / len(copies)
-    tracemalloc.stop()
-    assert 0.95 * took < bytes_of(machine) < 1.4 * took
+    # The first step was tried in all its ways, but nobody had said so yet.
+    assert (result.steps, result.transitions) == (0, 11)
 
 
 def test_a_search_ends_when_it_keeps_more_than_it_may() -> None:
-    """What is not counted: the machine at hand, and what is there whatever the bound."""
+    """What is not counted: what is there whatever the bound."""
     tracemalloc.start()
-    result = counterexample("linux-6.15", steps=6, memory_mib=6)
+    result = counterexample("linux-6.15", steps=6, memory_mib=2)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert isinstance(result, Exhausted)
-    assert (result.interrupted, result.why) == (True, "6 MiB of memory are used")
-    assert 5 < peak / (1 << 20) < 8
+    assert (result.interrupted, result.why) == (True, "2 MiB of memory are used")
+    assert 1 < peak / (1 << 20) < 16
     # What it knows: everything up to so many steps was tried.
     whole = counterexample("linux-6.15", steps=result.steps)
     assert isinstance(whole, Exhausted)
     assert 10 < whole.states <= result.states
+
+
+def test_what_a_search_keeps_is_counted() -> None:
+    """Names of states, and two bytes for each step of a way to one that waits."""
+    space = Space(af.LINUX_6_15, af.Scenario(4, (), (2,)), ("write",), 1, ())
+    exploration = Exploration(space, Limits(steps=3))
+    before = exploration.kept_bytes()
+    exploration._waiting = np.zeros((1000, 10), np.uint16)
+    exploration._next = [np.zeros((500, 10), np.uint16)]
+    assert exploration.kept_bytes() == before + 30_000
+    tracemalloc.start()
+    exploration._seen = {number.to_bytes(16, "little") for number in range(10_000)}
+    took = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert 0.9 * took < exploration.kept_bytes() - before - 30_000 < 1.3 * took
+
+
+WRITE_FORK_EXIT = ("write", "fork", "exit")
+
+
+def test_nothing_breaks_in_programs_of_any_length() -> None:
+    result = counterexample("rfc-v2", steps=None, operations=WRITE_FORK_EXIT)
+    assert isinstance(result, Exhausted)
+    assert (result.complete, result.states, result.steps) == (True, 20, 6)
+    assert "all programs of any length (no state is more than 6 steps away)" in str(result)
+    assert "pinned_page_stays" in result.rests_on()
+    assert "not searched: wipeonfork" in result.rests_on()
+
+
+def test_a_bound_that_reaches_every_state_says_so_only_when_it_looked_beyond() -> None:
+    short, just, beyond = (counterexample("rfc-v2", steps=steps, operations=WRITE_FORK_EXIT) for steps in (5, 6, 7))
+    assert [result.complete for result in (short, just, beyond)] == [False, False, True]
+    assert short.states < just.states == beyond.states
+
+
+def test_however_many_search_they_see_the_same_states(found: Counterexample, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One process, two of its own (with a rule that cannot be pickled), and somebody else's executor."""
+    monkeypatch.setattr("anonfolio.program.workers.POOLED_STATES", 20)
+    monkeypatch.setattr("anonfolio.program.workers._forks_safely", lambda: True)
+    policy = af.LINUX_6_15.but(name="mine", large_reuse=lambda folio, ask: ask("never", False))
+    bound = {"steps": 4, "operations": WRITE_FORK_EXIT}
+    alone, together = counterexample(policy, **bound), counterexample(policy, jobs=2, **bound)
+    assert isinstance(alone, Exhausted)
+    assert alone == together
+    with ThreadPoolExecutor(1) as executor:
+        assert counterexample(policy, executor=executor, **bound) == alone
+    assert counterexample("rfc-v2", steps=6, jobs=2) == found
+
+
+def test_a_search_that_was_stopped_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "search.npz"
+    bound = {"pages": 2, "steps": None, "operations": ("write", "fork", "exit", "munmap"), "checkpoint": path}
+    whole = counterexample("rfc-v2-fixed", **{**bound, "checkpoint": None})
+    assert isinstance(whole, Exhausted)
+    assert whole.complete
+    stops = 0
+    while (result := counterexample("rfc-v2-fixed", seconds=0.05, **bound)).interrupted:
+        stops += 1
+        assert stops < 100
+    assert stops > 2
+    assert (result.states, result.digest, result.transitions) == (whole.states, whole.digest, whole.transitions)
+    with pytest.raises(ValueError, match="is the checkpoint of another search"):
+        counterexample("rfc-v2", **bound)
+    path.write_bytes(b"PK")
+    with pytest.raises(ValueError, match="is not the checkpoint of a search"):
+        counterexample("rfc-v2-fixed", **bound)
+
+
+def test_a_reuse_that_asks_for_no_references_leaks_into_what_another_process_holds() -> None:
+    """The leak of CVE-2020-29374: a child that had a page spliced into a pipe lets go of its mapping."""
+
+    def not_shared(folio: af.rules.Folio, ask: af.rules.Ask) -> bool:
+        return ask("nobody else maps it", not folio.shared)
+
+    start = af.Scenario(4, (("write", 0, 0, 1), ("fork", 0), ("ref", 1, 0, 0)), (2,))
+    bound = {"operations": ("write", "munmap", "unref"), "start": start, "steps": 4}
+    found = counterexample(af.LINUX_6_15.but(name="mine", large_reuse=not_shared), **bound)
+    assert isinstance(found, Counterexample)
+    assert (found.steps, found.violation.invariant) == (3, "held_page_is_private")
+    assert found.said == "process 0 wrote 0xdd, and process 1 reads 0xdd through reference 0"
+    assert not counterexample("linux-6.15", **bound)
 
 
 @pytest.mark.parametrize(
@@ -194,6 +265,7 @@ def test_a_search_ends_when_it_keeps_more_than_it_may() -> None:
         ({"steps": 0}, "steps=0: the search needs at least one"),
         ({"pages": 0}, "pages=0: the search needs at least one"),
         ({"processes": 0}, "processes=0: the search needs at least one"),
+        ({"jobs": 0}, "jobs=0: the search needs at least one"),
         ({"memory_mib": 0}, "memory_mib=0: the search needs at least one"),
         ({"memory_mib": 1.5}, "memory_mib=1.5: the search needs at least one"),
         ({"pages": 100_000}, "pages=100000: the search needs at least one and takes 512 at most"),
@@ -216,6 +288,7 @@ def test_command_line_prints_the_program_and_exits_1() -> None:
     nothing = subprocess.run([*command, "--operations", "write", "fork"], capture_output=True, text=True, check=False)
     assert nothing.returncode == 0
     assert "nothing found; exhausted" in nothing.stdout
+    assert "not searched: exit" in nothing.stdout
     bad = subprocess.run([*command, "--operations", "swap"], capture_output=True, text=True, check=False)
     assert bad.returncode == 2
     assert bad.stderr.startswith("anonfolio: cannot search over 'swap'")

@@ -1,6 +1,6 @@
 """What must always hold, each rule named and explained; check any of them after any step.
 
-The first three are the kernel's promises, which a policy can break; the rest is the model's own bookkeeping,
+The first four are the kernel's promises, which a policy can break; the rest is the model's own bookkeeping,
 recounted from the page tables.
 """
 
@@ -22,13 +22,15 @@ from .machine import Machine
 
 
 class Violation(NamedTuple):
-    """A broken invariant: its name, and where."""
+    """A broken invariant: its name, and where: a process, its page, and what holds that, of which other process."""
 
     invariant: str
     where: str
     process: int | None = None
     vpn: int | None = None
     pin: int | None = None
+    holder: int | None = None
+    kind: str = "pin"
 
     def __str__(self) -> str:
         return f"{self.invariant}: {self.where}"
@@ -40,6 +42,14 @@ class Invariant(NamedTuple):
     name: str
     why: str
     broken: Callable[[Machine], Iterable[Violation]]
+
+    def __reduce__(self) -> tuple[Callable[[str], Invariant], tuple[str]]:
+        return invariant_named, (self.name,)
+
+
+def invariant_named(name: str) -> Invariant:
+    """The rule of that name; what pickles of rules consist of."""
+    return INVARIANTS[name]
 
 
 INVARIANTS: dict[str, Invariant] = {}
@@ -110,7 +120,33 @@ def _exclusive_is_mapped_once(machine: Machine) -> Iterator[_Where]:
             yield where, process.number, vpn
 
 
-KERNEL_PROMISES = (_pinned_page_stays, _writable_is_exclusive, _exclusive_is_mapped_once)
+@invariant
+def _held_page_is_private(machine: Machine) -> Iterator[_Where]:
+    """Whoever holds a page through a pin or a plain reference must not see what another process writes to it after
+    fork: else a child that had a page spliced into a pipe reads its parent's secrets (CVE-2020-29374; `do_wp_page`
+    asks for references, not for mappings alone).
+    """
+    for holder in machine.live():
+        for (kind, number), pin in holder.pins().items():
+            held = set(pin.frames)
+            for process in machine.live():
+                if process.number == holder.number:
+                    continue
+                vpns = np.flatnonzero(process.mm.pte & PTE_WRITE)
+                for vpn, pfn in zip(vpns.tolist(), process.mm.pfn[vpns].tolist(), strict=True):
+                    if pfn in held:
+                        where = f"process {process.number} may write page {vpn}, which {kind} {number}"
+                        yield (
+                            f"{where} of process {holder.number} holds",
+                            process.number,
+                            vpn,
+                            number,
+                            holder.number,
+                            kind,
+                        )
+
+
+KERNEL_PROMISES = (_pinned_page_stays, _writable_is_exclusive, _exclusive_is_mapped_once, _held_page_is_private)
 """The rules that a policy can break; what the search looks for."""
 
 

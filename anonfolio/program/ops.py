@@ -217,7 +217,18 @@ def _disabled(at: Situation) -> Iterable[tuple[Any, ...]]:
 
 
 def _unpinned(at: Situation) -> Iterable[tuple[Any, ...]]:
-    return () if at.process.pins() else ((page, 1, 0) for page in range(at.pages))
+    return () if _holds(at, "pin") else ((page, 1, 0) for page in range(at.pages))
+
+
+def _holds(at: Situation, kind: str) -> bool:
+    """Whether the process holds a pin, or a reference; the search gives it one of each."""
+    return (kind, 0) in at.process.pins()
+
+
+def _each_move(at: Situation) -> Iterable[tuple[Any, ...]]:
+    """Each half onto another."""
+    starts = range(0, at.pages, at.half)
+    return ((start, at.half, new) for start in starts for new in starts if start != new and new + at.half <= at.pages)
 
 
 # --- the table ------------------------------------------------------------------------------------------------------
@@ -246,7 +257,7 @@ _OPS = (
     Op("mmap", ("place", "n", "prot", "how"), _mmap, "{who} maps {where}, {prot} ({how})", returns=True, places=True,
        tries=lambda at: ((start, n, prot, "fixed") for start, n in _each_half(at) for prot in PROTECTIONS),
        drawn={"mappings": 24}),
-    Op("mremap", ("page", "n", "newpage"), Process.mremap, "{who} moves {where} to page {newpage}",
+    Op("mremap", ("page", "n", "newpage"), Process.mremap, "{who} moves {where} to page {newpage}", tries=_each_move,
        drawn={"mixed": 6, "refused": 16, "merge": 14, "huge": 8, "dma": 2, "forkfail": 8, "segv": 4, "mappings": 10}),
     Op("remap", ("page", "size", "newsize", "place", "move"), _remap,
        "{who} makes {size} pages from page {page} on {newsize} ({move})", returns=True, places=True,
@@ -263,15 +274,18 @@ _OPS = (
        makes="pin", tries=_unpinned, gup=True,
        drawn={"mixed": 4, "refused": 12, "merge": 1, "huge": 4, "dma": 12, "forkfail": 3, "segv": 1, "mappings": 2}),
     Op("unpin", ("id",), Process.unpin, "{who} lets go of pin {id}",
-       uses="pin", tries=lambda at: [(0,)] if at.process.pins() else [],
+       uses="pin", tries=lambda at: [(0,)] if _holds(at, "pin") else [],
        drawn={"mixed": 3, "refused": 5, "merge": 1, "huge": 3, "dma": 5, "forkfail": 2, "segv": 1, "mappings": 2}),
     Op("gup", ("page",), _gup, "{who} has page {page} read through a short pin", tries=_each_page,
        gup=True, returns=True,
        drawn={"mixed": 4, "populate": 1, "refused": 10, "huge": 4, "dma": 2, "forkfail": 2, "segv": 3, "mappings": 2}),
     Op("ref", ("page", "id"), _ref, "{who} takes a plain reference to page {page} (reference {id})",
-       makes="reference", gup=True, drawn={"mixed": 2, "refused": 5, "huge": 1, "dma": 1}),
+       makes="reference", gup=True,
+       tries=lambda at: () if _holds(at, "reference") else ((page, 0) for page in range(at.pages)),
+       drawn={"mixed": 2, "refused": 5, "huge": 1, "dma": 1}),
     Op("unref", ("id",), Process.unref, "{who} lets go of reference {id}",
-       uses="reference", drawn={"mixed": 2, "refused": 3, "huge": 1, "dma": 1}),
+       uses="reference", tries=lambda at: [(0,)] if _holds(at, "reference") else [],
+       drawn={"mixed": 2, "refused": 3, "huge": 1, "dma": 1}),
     Op("dma_write", ("id", "k", "byte"), _dma_write,
        "The device writes byte {byte} into page {k} of pin {id} of process {process}", uses="pin", drawn={"dma": 18}),
     Op("dma_read", ("id", "k"), _dma_read, "The device reads page {k} of pin {id} of process {process}",
