@@ -230,7 +230,7 @@ def test_a_reference_promises_nothing_and_a_page_that_was_let_go_neither() -> No
 def test_the_lost_pin_names_process_page_and_pin() -> None:
     machine = af.Scenario.load("pinned-beside-shared").end(af.RFC_V2)
     (violation,) = af.check(machine)
-    assert violation == (
+    assert violation[:5] == (
         "pinned_page_stays", "process 0 page 10 no longer maps the frame that pin 0 holds", 0, 10, 0,
     )  # fmt: skip
 

@@ -27,10 +27,11 @@ import anonfolio as af
 from anonfolio.kernel.rules import KNOBS
 from anonfolio.machine.machine import ADVICE, PROTECTIONS
 from anonfolio.program import formats, ops, random_programs
+from anonfolio.program.explore import possible_steps
 from anonfolio.program.ops import TABLE, Op, Step
 from anonfolio.program.random_programs import KINDS, random_scenario
 from anonfolio.program.scenario import ADVISED, THP
-from anonfolio.program.search import EXTRA_OPERATIONS, OPERATIONS, counterexample, possible_steps
+from anonfolio.program.search import EXTRA_OPERATIONS, OPERATIONS, counterexample
 from anonfolio.witness.live import worker
 
 SAID = {

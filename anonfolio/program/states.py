@@ -14,6 +14,7 @@ from operator import itemgetter
 
 from ..kernel.frames import Memory
 from ..kernel.pagetable import PTE_CONT, PTE_DIRTY, PTE_GUARD, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE
+from ..kernel.rules import PRCTL
 from ..machine.machine import Machine, Process
 
 SEEN_BITS = PTE_PRESENT | PTE_WRITE | PTE_SPECIAL | PTE_CONT | PTE_GUARD
@@ -54,7 +55,7 @@ def _orders(pairs: Sequence[tuple[Local, Process]]) -> Iterator[Iterable[Process
 
 def _local(process: Process, pages: int, seen_bits: int) -> Local:
     mm = process.mm
-    flat = [len(mm.vmas), mm.has_pinned]
+    flat = [len(mm.vmas), mm.has_pinned, PRCTL.index(mm.thp_disabled)]
     for vma in mm.vmas:
         flat += (vma.start, vma.end, vma.flags, vma.pgoff, len(vma.chain) > 1)
     flat += [bits & seen_bits for bits in mm.pte[:pages].tolist()]
@@ -89,7 +90,7 @@ class _Folios:
             mms[mm.id] = len(mms)
             flat += [anon_vmas.setdefault(vma.anon_vma, len(anon_vmas)) for vma in mm.vmas]
             for bits, pfn in zip(mm.pte[:pages].tolist(), mm.pfn[:pages].tolist(), strict=True):
-                if bits and not bits & PTE_SPECIAL:
+                if bits & PTE_PRESENT and not bits & PTE_SPECIAL:
                     folio = of_frame[pfn]
                     flat += (folios.setdefault(folio, len(folios)), pfn - head[folio])
             for _, pin in sorted(process.pins().items(), key=itemgetter(0)):
