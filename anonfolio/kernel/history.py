@@ -49,6 +49,10 @@ FIRST_KERNEL: dict[str, Any] = {
     "ages_whole_folios": False,
     "split_maps_zero_page": False,
     "has_guard_markers": False,
+    "has_collapse": False,
+    "collapse_needs_writable": True,
+    "collapse_stops_at_hole": True,
+    "collapse_takes_small_ranges": False,
     "unaccounts_read_only": False,
     "thp_disable_except_advised": False,
 }
@@ -59,6 +63,7 @@ HISTORY = (
     Change("6.1", {"marks_exclusive": True}, "6c287605fd56 (5.19)", "recorded: 5.10.223 no, 6.1.192 yes"),
     Change("6.1", {"huge_reuse": "refcount_one"}, "3bff7e3f1f16 (5.18)", "recorded: 5.10.223 no, 6.1.192 yes"),
     Change("6.1", {"mremap_looks_first": True}, "550a7d60bd5e (5.16)", "recorded: 5.10.223 no, 6.1.192 yes"),
+    Change("6.1", {"has_collapse": True}, "7d8faaf15545", "source of 5.10 and 6.1"),
     Change("6.2", {"unshares_zero_page": True}, "84209e87c696", "source of 6.12; no recording can see it"),
     Change("6.2", {"mprotect_needs_dirty": False}, "d84887739d5c, c27f479ef542", "recorded: 6.1.192 no, 6.12.117 yes"),
     Change("6.4", {"split_keeps_dirty": True}, "5436d6556937", "recorded: 6.1.192 no, 6.12.117 yes"),
@@ -78,6 +83,9 @@ HISTORY = (
     Change("6.12", {"dontunmap_joins": "others"}, "a stable release's, not named here", "recorded: 6.12.118 yes"),
     Change("6.13", {"huge_zero_write": "huge"}, "1ced09e0331f", "recorded: 6.12.117 no, 6.16.12 yes"),
     Change("6.13", {"has_guard_markers": True}, "662df3e5c376", "source of 6.12 and 7.3"),
+    Change("6.18", {"collapse_needs_writable": False}, "?", "?"),
+    Change("6.18", {"collapse_takes_small_ranges": True}, "?", "?"),
+    Change("6.19", {"collapse_stops_at_hole": False}, "?", "?"),
     Change("6.14", {"reclaims_page_tables": True}, "6375e95f381e", "recorded: 6.12.117 no, 6.16.12 yes", arch="x86-64"),
     Change("6.15", {"large_reuse": "mm_id", "keeps_mm_ids": True}, "1da190f4d0a6", "recorded: 6.12.117 no, 6.16 yes"),
     Change(

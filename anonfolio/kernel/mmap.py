@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import contpte
+from .collapse import madvise_collapse
 from .gup import unpin_user_pages
 from .index import ascending
 from .lazyfree import madvise_cold, madvise_free
@@ -30,6 +31,7 @@ from .pagetable import (
     WRPROTECT,
     stretches,
 )
+from .refused import Refused as Refused
 from .rmap import folio_remove_rmap_pmd, folio_remove_rmap_ptes, folios_remove_rmap_ptes, mapped_folios
 from .sizes import PTRS_PER_PMD
 from .vma import (
@@ -53,15 +55,6 @@ ADVICE: dict[str, tuple[int, int]] = {
     "nohugepage": (VM_NOHUGEPAGE, VM_HUGEPAGE),
 }
 """Advice that changes a VMA's flags -> (flags set, flags cleared) (`madvise_vma_behavior`)."""
-
-
-class Refused(Exception):
-    """The kernel says no. `errno` names the error; the partial effects of the call stay."""
-
-    def __init__(self, errno: str, why: str) -> None:
-        super().__init__(f"{errno}: {why}")
-        self.errno = errno
-        self.why = why
 
 
 def do_mmap(mm: Mm, start: int | None, pages: int, flags: int, *, replace: bool) -> int:
@@ -413,7 +406,8 @@ def _may_be_writable(mm: Mm, first: int, stop: int) -> npt.NDArray[np.bool_]:
 
 def do_madvise(mm: Mm, start: int, end: int, advice: str) -> None:
     """Advise every mapping in the range; holes are passed over and reported at the end (`madvise_walk_vmas`)."""
-    if advice.startswith("guard") and not mm.policy.has_guard_markers:
+    guards, collapse = advice.startswith("guard"), advice == "collapse"
+    if (guards and not mm.policy.has_guard_markers) or (collapse and not mm.policy.has_collapse):
         raise Refused("EINVAL", f"this kernel knows no advice {advice}")
     hole: int | None = None
     while start < end:
@@ -481,5 +475,6 @@ ACTING: dict[str, Callable[[Mm, int, int], None]] = {
     "cold": madvise_cold,
     "guard_install": madvise_guard_install,
     "guard_remove": madvise_guard_remove,
+    "collapse": madvise_collapse,
 }
 """Advice that acts on the pages of one mapping, and leaves the mapping as it is."""

@@ -137,6 +137,14 @@ class Policy:
         each was split, or, where its first page was mapped more than once, ended the work on that page table.
     has_guard_markers : bool
         Whether MADV_GUARD_INSTALL and MADV_GUARD_REMOVE are known (662df3e5c376, 6.13); else EINVAL.
+    has_collapse : bool
+        Whether MADV_COLLAPSE is known (7d8faaf15545, 6.1); else EINVAL.
+    collapse_needs_writable : bool
+        Whether it leaves 2 MiB alone in which no entry is writable.
+    collapse_stops_at_hole : bool
+        Whether 2 MiB without a page table end it, instead of being passed over.
+    collapse_takes_small_ranges : bool
+        Whether a range that lies inside 2 MiB is nothing to do, instead of an error.
     split_maps_zero_page : bool
         Whether a page that holds only zeros becomes the zero page when its folio is split (b1f202060afe, 6.12).
     cont_pte_order : int
@@ -182,6 +190,10 @@ class Policy:
     ages_whole_folios: bool = True
     split_maps_zero_page: bool = True
     has_guard_markers: bool = True
+    has_collapse: bool = True
+    collapse_needs_writable: bool = False
+    collapse_stops_at_hole: bool = False
+    collapse_takes_small_ranges: bool = True
     cont_pte_order: int = 0
 
     def __post_init__(self) -> None:

@@ -38,6 +38,11 @@ GUARD = {
     "write": 36, "read": 10, "fork": 10, "exit": 5, "munmap": 6, "mremap": 10, "mprotect": 10, "madvise": 34, "pin": 4,
     "unpin": 2, "gup": 5, "ref": 2, "unref": 1,
 }  # fmt: skip
+COLLAPSE = {
+    "write": 34, "read": 8, "fork": 8, "exit": 4, "munmap": 6, "mremap": 6, "mprotect": 8, "madvise": 36, "pin": 4,
+    "unpin": 3, "gup": 2, "ref": 2, "unref": 2,
+}  # fmt: skip
+COLLAPSING_ADVICE = (*8 * ("collapse",), *2 * ("dontneed",), "free", "guard_install", "guard_remove", "dontfork")
 GUARDING_ADVICE = (
     *5 * ("guard_install",), *4 * ("guard_remove",), *2 * ("dontneed",), "free", "wipeonfork", "keeponfork", "dontfork",
     "dofork",
@@ -49,7 +54,7 @@ KNOBS_KIND = {
 KINDS: dict[str, dict[str, int]] = {
     kind: {op.name: op.drawn[kind] for op in TABLE.values() if kind in op.drawn}
     for kind in ("mixed", "populate", "refused", "merge", "huge", "dma", "forkfail", "segv", "mappings")
-} | {"free": FREE, "guard": GUARD, "moved": MOVED, "knobs": KNOBS_KIND}
+} | {"free": FREE, "guard": GUARD, "moved": MOVED, "knobs": KNOBS_KIND, "collapse": COLLAPSE}
 """What programs may be about, with how often they do what.
 
 ``mixed`` wanders through everything; ``populate`` writes, forks and exits; ``refused`` asks for what is not there;
@@ -58,7 +63,8 @@ that fail (each makes other programs' forks fail for a moment, when it is run li
 ``mappings`` makes many, accessible or not, where it likes or where the kernel does;
 ``free`` frees lazily, which splits folios; ``guard`` puts guard pages among others, and touches them; ``moved`` moves
 away and back beside neighbours that have become alike, reads after fork, and protects and unprotects whole blocks;
-``knobs`` has other words in the knobs, other advice, and prctl.
+``knobs`` has other words in the knobs, other advice, and prctl;
+``collapse`` has pages made one folio of 2 MiB.
 """
 
 
@@ -105,12 +111,14 @@ class _Generator:
     def _choose_shape(self, sizes: frozenset[int]) -> None:
         choose, huge = self.random.choice, self.kind == "huge"
         sets = PMD_ORDER_SETS if huge else ORDER_SETS
-        if self.kind in ("mixed", "populate", "mappings", "free", "guard", "knobs"):
+        if self.kind in ("mixed", "populate", "mappings", "free", "guard", "collapse", "knobs"):
             sets += ((4, 9), (9,))
         self.orders = choose([orders for orders in sets if sizes.issuperset(orders)] or [()])
         if huge:
             self.pages = choose([520, 520, 530, 600, 700, 1030, 1100])
             self.skew = choose([0, 0, 0, 3, 4, 8, 16, 200, 256, 500, 511])
+        elif self.kind == "collapse":
+            self.pages, self.skew = choose([512, 520, 600, 1100, 1600]), choose([0, 0, 0, 0, 3, 256, 500])
         elif self.kind == "mappings":
             self.pages = choose([600, 1100, 1700] if PMD_ORDER in self.orders else [32, 48, 64, 96])
             self.skew = choose([0, 0, 0, 4, 8, 13, 500])
@@ -385,6 +393,8 @@ class _Generator:
             choices = FREEING_ADVICE
         if self.kind == "guard":
             choices = GUARDING_ADVICE
+        if self.kind == "collapse":
+            choices = COLLAPSING_ADVICE
         advice = self.random.choice([advice for advice in choices if advice != "hugepage" or self.orders])
         self._do("madvise", process, start, n, advice)
         if advice in UNDO and (UNDO[advice] != "hugepage" or self.orders):

@@ -39,7 +39,7 @@ MOVES = {"stay": 0, "move": 1, "keep": 5}
 """MREMAP_MAYMOVE, and with MREMAP_DONTUNMAP."""
 ADVICE = {
     "dontneed": 4, "free": 8, "dontfork": 10, "dofork": 11, "hugepage": 14, "nohugepage": 15, "wipeonfork": 18,
-    "keeponfork": 19, "cold": 20, "guard_install": 102, "guard_remove": 103,
+    "keeponfork": 19, "cold": 20, "collapse": 25, "guard_install": 102, "guard_remove": 103,
 }  # fmt: skip
 SYS_IO_URING_SETUP, SYS_IO_URING_ENTER, SYS_IO_URING_REGISTER = 425, 426, 427
 REGISTER_BUFFERS, UNREGISTER_BUFFERS = 0, 1
