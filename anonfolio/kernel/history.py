@@ -83,9 +83,6 @@ HISTORY = (
     Change("6.12", {"dontunmap_joins": "others"}, "a stable release's, not named here", "recorded: 6.12.118 yes"),
     Change("6.13", {"huge_zero_write": "huge"}, "1ced09e0331f", "recorded: 6.12.117 no, 6.16.12 yes"),
     Change("6.13", {"has_guard_markers": True}, "662df3e5c376", "source of 6.12 and 7.3"),
-    Change("6.18", {"collapse_needs_writable": False}, "?", "?"),
-    Change("6.18", {"collapse_takes_small_ranges": True}, "?", "?"),
-    Change("6.19", {"collapse_stops_at_hole": False}, "?", "?"),
     Change("6.14", {"reclaims_page_tables": True}, "6375e95f381e", "recorded: 6.12.117 no, 6.16.12 yes", arch="x86-64"),
     Change("6.15", {"large_reuse": "mm_id", "keeps_mm_ids": True}, "1da190f4d0a6", "recorded: 6.12.117 no, 6.16 yes"),
     Change(
@@ -100,6 +97,9 @@ HISTORY = (
         "6.18.8", {"moved_keeps_anon_vma": True}, "a4d9dbfc1bab (61f67c230a5e), 5b0caf3913e7 (3b617fd3d317)",
         "recorded: 6.18.5 no, 6.18.9 yes; the stable release's list of changes",
     ),
+    Change("6.18", {"collapse_needs_writable": False}, "?", "?"),
+    Change("7.0", {"collapse_takes_small_ranges": True}, "?", "?"),
+    Change("7.0", {"collapse_stops_at_hole": False}, "?", "?"),
     Change(
         "7.0", {"reclaims_page_tables": True}, "mail 83b034810935 (PT_RECLAIM on all 64-bit)",
         "recorded: 6.17.13 and 6.19.14 no, 7.0.13 yes", arch="arm64",
