@@ -212,6 +212,7 @@ LATER = {
     "guard": "a2e9da39ea6413d1",
     "moved": "1a886c8f998d9aad",
     "knobs": "f4b05712bb55f795",
+    "collapse": "37f2f3f1acdc5148",
 }
 """Kinds that came later, each with what its first seeds name."""
 

@@ -2,7 +2,7 @@
 
 What differs between kernels is data here and never a version test inside a fault path. What a release does is the sum
 of the changes up to it (`Policy.at`, `history`); the well-known names are such sums: ``linux-6.3`` is 6.1,
-``linux-6.9`` 6.12 and ``linux-6.15`` the newest, all checked on running kernels, ``linux-6.8`` by its source only. The
+``linux-6.9`` 6.12 and ``linux-6.15`` 6.18, all checked on running kernels, ``linux-6.8`` by its source only. The
 two RFC rows model a proposal of April 2023 that no kernel runs: what its mails leave open is a field with a default and
 the reason for it.
 """
@@ -323,7 +323,7 @@ def _sum(version: str, arch: str = "x86-64") -> Policy:
     last = rows[-1]
     where = ARCHITECTURES[arch]
     name = f"linux-{last.release}" + (", arm64" if where == "arm64" else "")
-    # Two well-known names stand for what was run under them: 6.12, and the newest.
+    # Two well-known names stand for what was run under them: 6.12 and 6.18.
     name += ".0" if name in ("linux-6.9", "linux-6.15") else ""
     there = [row for row in rows if row.release == last.release]
     changed = "; ".join(f"{', '.join(row.fields)} ({row.commit})" for row in there)
@@ -331,7 +331,7 @@ def _sum(version: str, arch: str = "x86-64") -> Policy:
     return Policy(name=name, about=about, **made)
 
 
-LINUX_6_15 = _sum("7.2").but(
+LINUX_6_15 = _sum("6.18").but(
     name="linux-6.15",
     about="6.15 and later: enabled sizes, one page per copy and per reuse, the mm_id test (1da190f4d0a6).",
 )
