@@ -70,7 +70,7 @@ def test_every_field_is_seen_when_it_is_wrong() -> None:
             names = ("start", "end", "flags", "page offset", "anon_vma", "anon_vma chain")
             content["processes"]["0"]["mappings"][0][names.index(name)] += 1
         elif where == "entry":
-            bit = {"present": 1, "write": 2, "dirty": 4, "accessed": 8, "special": 16, "by PMD": 64}[name]
+            bit = {"present": 1, "write": 2, "dirty": 4, "accessed": 8, "special": 16, "by PMD": 64, "guard": 128}[name]
             content["processes"]["0"]["entries"][1] ^= bit
         else:
             content["processes"]["0"]["pinned"] = 1
@@ -263,7 +263,7 @@ BAD = {
     "entries of too many": put("processes", "0", "entries", [1 << 40, 1]),
     "half a run": put("processes", "0", "entries", [16]),
     "a negative run": put("processes", "0", "entries", [17, 1, -1, 1]),
-    "bits that no entry has": put("processes", "0", "entries", [16, 255]),
+    "bits that no entry has": put("processes", "0", "entries", [16, 32]),
     "a mapping that is short": put("processes", "0", "mappings", [[1, 2]]),
     "an order above the largest": put("folios", "order", [10]),
     "an order that is a text": put("folios", "order", ["4"]),

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from ...kernel import vma as model_vma
 from ...kernel.history import kernel_number
-from ...kernel.pagetable import PTE_CONT, PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG
+from ...kernel.pagetable import PTE_CONT, PTE_DIRTY, PTE_GUARD, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG
 from ...kernel.sizes import PMD_ORDER
 from ...machine.snapshot import FolioView, ProcessView, Snapshot
 from .look import ACCESSED, DIRTY, SAVED_DIRTY, SPECIAL, WRITE, Bools, Folios, Look, Numbers, ProcessLook
@@ -34,7 +34,7 @@ from .look import ACCESSED, DIRTY, SAVED_DIRTY, SPECIAL, WRITE, Bools, Folios, L
 BY_PMD = 64
 ENTRY_BITS = {
     "present": PTE_PRESENT, "write": PTE_WRITE, "dirty": PTE_DIRTY, "accessed": PTE_YOUNG, "special": PTE_SPECIAL,
-    "by PMD": BY_PMD,
+    "by PMD": BY_PMD, "guard": PTE_GUARD,
 }  # fmt: skip
 """Bits of an entry that are compared. The model's contiguous bit is arm64's (`PTE_CONT`)."""
 KERNEL_BITS = {PTE_WRITE: WRITE, PTE_DIRTY: DIRTY | SAVED_DIRTY, PTE_YOUNG: ACCESSED, PTE_SPECIAL: SPECIAL}
@@ -42,8 +42,10 @@ VM_ACCOUNT = 0x10_0000
 VMA_FLAGS = {
     model_vma.VM_READ: 0x1, model_vma.VM_WRITE: 0x2, model_vma.VM_WIPEONFORK: 0x200_0000,
     model_vma.VM_DONTCOPY: 0x2_0000, model_vma.VM_HUGEPAGE: 0x2000_0000, model_vma.VM_NOHUGEPAGE: 0x4000_0000,
+    model_vma.VM_NORESERVE: 0x20_0000,
 }  # fmt: skip
 """The model's flags and the kernel's (include/linux/mm.h); VM_UNACCOUNTED is that VM_ACCOUNT is missing."""
+COMPARED_FLAGS = sum(VMA_FLAGS) | model_vma.VM_UNACCOUNTED
 VMA_COLUMNS = ("start", "end", "flags", "page offset", "anon_vma", "anon_vma chain")
 FOLIO_COLUMNS = (
     "order", "refcount", "large mapcount", "entire mapcount", "mapped pages", "pins", "mm_id slot 0", "mm_id slot 1",
@@ -117,14 +119,15 @@ def state_of_look(look: Look, first: int, pages: int) -> HiddenState:
 
 
 def _entries_of_look(process: ProcessLook, first: int, pages: int) -> tuple[Entries, Numbers]:
-    raw, frames = np.zeros(pages, np.uint64), np.full(pages, -1)
-    entries = np.zeros(pages, np.uint8)
+    raw, frames, entries = np.zeros(pages, np.uint64), np.full(pages, -1), np.zeros(pages, np.uint8)
     for vma in process.vmas:
         low, high = max(vma.first, first), min(vma.first + len(vma.entries), first + pages)
         here, there = slice(low - first, high - first), slice(low - vma.first, high - vma.first)
         frames[here] = vma.frames[there]
         raw[here] = np.where(vma.present, vma.entries, np.uint64(0))[there]
-        entries[here] = (vma.present & vma.huge)[there] * np.uint8(BY_PMD)
+        # Nothing is swapped out in a live run: what is there and not present is a marker (`make_pte_marker`).
+        marker = ~vma.present & (vma.entries > 0)
+        entries[here] = (marker * np.uint8(PTE_GUARD) + (vma.present & vma.huge) * np.uint8(BY_PMD))[there]
     entries |= (frames >= 0) * np.uint8(PTE_PRESENT)
     for model, kernel in KERNEL_BITS.items():
         entries |= ((raw & np.uint64(kernel)) > 0) * np.uint8(model)
@@ -208,7 +211,8 @@ def _entries_of_snapshot(process: ProcessView, first: int, pages: int) -> tuple[
 
 def _vmas_of_view(process: ProcessView, first: int, pages: int) -> Table:
     rows = [
-        (vma.start, vma.end, vma.flags, vma.pgoff, vma.anon_vma, _several(len(vma.chain))) for vma in process.mappings
+        (vma.start, vma.end, vma.flags & COMPARED_FLAGS, vma.pgoff, vma.anon_vma, _several(len(vma.chain)))
+        for vma in process.mappings
     ]
     return _clipped(rows, first, pages)
 
@@ -414,7 +418,7 @@ def _in_words(cells: Cells) -> tuple[str, str, str]:
 # --- in a recording -------------------------------------------------------------------------------------------------
 
 MOST = 1 << 40
-ENTRY_MASK = 127
+ENTRY_MASK = sum(ENTRY_BITS.values())
 
 
 class NotAState(ValueError):
@@ -484,7 +488,7 @@ def _process_from_json(row: Any, pages: int, where: str) -> ProcessState:
         raise NotAState(f"{where} is no object of entries, mappings and pinned")
     mappings = [_numbers(each, f"{where}, a mapping", len(VMA_COLUMNS)) for each in row["mappings"]]
     entries = _unrun(row.get("entries"), pages, f"{where}, entries")
-    if len(entries) and entries.max() > ENTRY_MASK:
+    if bool((entries & ~ENTRY_MASK).any()):
         raise NotAState(f"{where}, entries: {entries.max()} are no bits of an entry")
     table = np.array(mappings, np.int64).reshape(-1, len(VMA_COLUMNS))
     return ProcessState(entries.astype(np.uint8), table, bool(row["pinned"]))
