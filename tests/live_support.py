@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import struct
 import sys
 import time
 from collections.abc import Callable
@@ -87,6 +89,30 @@ def leftovers() -> list[str]:
             continue
         found += [str(path)] if any(word.endswith(b"live/worker.py") for word in words) else []
     return found
+
+
+def loaded_programs() -> list[int]:
+    """Numbers of BPF programs of ours that the kernel still has: none is pinned, so each goes with its descriptor."""
+    from anonfolio.witness.hidden.bpf import NAME, bpf
+
+    next_program, program_of_number, about_program = 11, 13, 15
+    found, number = [], 0
+    while True:
+        asked = ctypes.create_string_buffer(struct.pack("<II", number, 0), 128)
+        if ctypes.CDLL(None).syscall(321, next_program, asked, 128) < 0:
+            return found
+        number = struct.unpack_from("<I", asked, 4)[0]
+        try:
+            fd = bpf(program_of_number, struct.pack("<I", number))
+        except FileNotFoundError:
+            continue
+        about = ctypes.create_string_buffer(256)
+        try:
+            bpf(about_program, struct.pack("<IIQ", fd, len(about), ctypes.addressof(about)))
+        finally:
+            os.close(fd)
+        # struct bpf_prog_info: the name stands behind 64 bytes of other things.
+        found += [number] if about.raw[64:80].rstrip(b"\0") == NAME else []
 
 
 def pinned_pages() -> int:

@@ -5,12 +5,22 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import random
 import struct
+import subprocess
 import sys
+import time
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
-from live_support import needs_kernel
+from live_support import PATIENCE_S, eventually, loaded_programs, needs_kernel, undisturbed
+
+import anonfolio as af
+from anonfolio.kernel.policy import policy_for_kernel
+from anonfolio.program.random_programs import KINDS, random_scenario
+from anonfolio.witness.recording import read_recording, write_recording
 
 if sys.platform != "linux":
     pytest.skip("reads the memory of a Linux kernel", allow_module_level=True)
@@ -18,6 +28,10 @@ if sys.platform != "linux":
 from anonfolio.witness.hidden import bpf, look, reader
 from anonfolio.witness.hidden.bpf import NotHidden
 from anonfolio.witness.hidden.btf import Btf
+from anonfolio.witness.hidden.state import FIELDS
+from anonfolio.witness.live.compare import Tally, repeated_difference
+from anonfolio.witness.live.kernel import LiveKernel
+from anonfolio.witness.live.run import live_run
 
 CPU = "flags\t\t: fpu vme lm nx\naddress sizes\t: 46 bits physical, 48 bits virtual\n"
 
@@ -118,9 +132,47 @@ def test_what_is_read_of_a_process_is_what_proc_says_of_it() -> None:
 @needs_kernel
 @pytest.mark.live
 def test_the_program_is_gone_with_the_reader() -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before, others = len(os.listdir("/proc/self/fd")), loaded_programs()
     kernel = reader.Kernel()
     assert len(os.listdir("/proc/self/fd")) == before + 3
+    assert len(loaded_programs()) == len(others) + 1
     kernel.close()
     kernel.close()
     assert len(os.listdir("/proc/self/fd")) == before
+    assert eventually(lambda: loaded_programs() == others)
+
+
+@needs_kernel
+@pytest.mark.live
+@pytest.mark.parametrize("seed", range(3))
+def test_the_program_goes_with_a_process_that_is_killed_while_it_reads(seed: int) -> None:
+    code = "import os; from anonfolio.witness.hidden.reader import Kernel\nwith Kernel() as k:\n print(flush=True)\n"
+    others = loaded_programs()
+    reading = [sys.executable, "-c", code + " while True: k.look(os.getpid())"]
+    with subprocess.Popen(reading, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        assert len(loaded_programs()) == len(others) + 1
+        time.sleep(random.Random(seed).uniform(0, 0.3))
+        process.kill()
+    assert eventually(lambda: loaded_programs() == others)
+
+
+@needs_kernel
+@pytest.mark.live
+def test_a_live_run_keeps_its_hidden_state(tmp_path: Path) -> None:
+    """Fixed programs of every kind, which the kernel equals in every field."""
+    tally = Tally()
+    with LiveKernel(PATIENCE_S) as kernel:
+        if kernel.hidden is None:
+            pytest.skip("the hidden state cannot be read here: see doctor")
+        for kind in KINDS:
+            scenario = random_scenario(77, kind, kernel.sizes)
+            found = partial(repeated_difference, scenario, kernel, policy_for_kernel(kernel.version), tally)
+            assert undisturbed(found) is None, kind
+        recorded = live_run(af.Scenario.load("wipe-on-fork"), kernel)
+    assert set(FIELDS) == tally.cells.keys()
+    write_recording(tmp_path / "kept.json.gz", recorded.kernel, [recorded.without_counts()])
+    again = read_recording(tmp_path / "kept.json.gz").programs[0]
+    assert [step["hidden"] for step in again.steps] == [step["hidden"] for step in recorded.steps]
+    assert again.replay() == []

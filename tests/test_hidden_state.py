@@ -128,7 +128,7 @@ def forget_that_it_pinned(process: Any, *_: object) -> None:
     process.has_pinned = False
 
 
-def restart_offsets(process: Any, vma: Any, start: int, end: int, new_start: int) -> None:
+def restart_offsets(process: Any, vma: Any, start: int, end: int, new_start: int, *_: object) -> None:
     moved = process.find_vma(new_start)
     moved.pgoff = moved.start
 

@@ -22,6 +22,7 @@ from live_support import (
     difference,
     eventually,
     leftovers,
+    loaded_programs,
     needs_kernel,
     pinned_pages,
     settings,
@@ -830,3 +831,4 @@ class TestPuttingBack:
             assert settings() == before
             assert leftovers() == []
             assert eventually(lambda: pinned_pages() <= pinned)
+            assert eventually(lambda: loaded_programs() == [])
