@@ -181,7 +181,11 @@ COMMANDS = (
     ),
     Command(
         "replay", commands.replay, "run a recording against the model and compare every step",
-        (_option("file", help="a recording (anonfolio-recording/1)"), *_policy("its kernel decides")),
+        (
+            _option("file", help="a recording (anonfolio-recording/1)"),
+            *_policy("its kernel decides"),
+            _option("--fields", action="store_true", help="tell what was compared of the kernel's own state, by field"),
+        ),
     ),
     Command(
         "search", commands.search, "look for the shortest program that breaks a promise of the kernel",

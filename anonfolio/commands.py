@@ -7,7 +7,7 @@ import sys
 import tempfile
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from itertools import chain, islice
@@ -36,6 +36,7 @@ from .program.scenario import Scenario, scenario_names
 from .program.search import CTRL_C, Exhausted, counterexample
 from .witness.comparing import Recorded
 from .witness.here import NotLive, need_linux
+from .witness.hidden.state import FIELDS
 from .witness.recording import read_recording, write_recording
 from .witness.recording import replay as replay_recording
 from .witness.suites import Problems, Suite, judged, row, suites_named, table
@@ -119,7 +120,21 @@ def replay(chosen: Namespace) -> int:
     recording = read_recording(chosen.file)
     found = replay_recording(recording, policy_of(chosen, recording.kernel, recording.arch))
     print(found)
+    if chosen.fields:
+        differences = [difference for _, _, difference in found.mismatches]
+        _print_fields(found.cells, differences, "the recording does not have it")
     return 1 if found.mismatches else 0
+
+
+def _print_fields(cells: Mapping[str, int], differences: Sequence[Difference], why_not: str) -> None:
+    """What was compared of the kernel's own state, and where it differs."""
+    if not cells:
+        print(f"the kernel's own state was not compared: {why_not}")
+        return
+    print(f"  {'own state of the kernel':28}{'cells':>12}  differences")
+    for field in FIELDS:
+        found = sum(difference.what.startswith(f"{field} of ") for difference in differences)
+        print(f"  {field:28}{cells.get(field, 0):>12,}  {found if field in cells else 'not on this kernel'}")
 
 
 def search(chosen: Namespace) -> int:
@@ -231,26 +246,13 @@ def compare(chosen: Namespace) -> int:
         if not tally.programs:
             raise ValueError(f"{tally}: none was compared")
         print(f"{tally}, 0 differences")
-        _print_hidden(tally)
+        _print_fields(tally.cells, [], "see doctor")
         return 0
     scenario, difference = found
     print(f"{tally}, a difference in {scenario.name}: {difference}", flush=True)
-    _print_hidden(tally, difference)
+    _print_fields(tally.cells, [difference], "see doctor")
     _show_smallest(scenario, policy, chosen)
     return 1
-
-
-def _print_hidden(tally: Tally, difference: Difference | None = None) -> None:
-    """What was compared of the kernel's own state."""
-    from .witness.hidden.state import FIELDS
-
-    if not tally.cells:
-        print("the kernel's own state was not compared: see doctor")
-        return
-    print(f"  {'own state of the kernel':28}{'cells':>12}  differences")
-    for field in FIELDS:
-        found = 0 if difference is None else int(difference.what.startswith(field))
-        print(f"  {field:28}{tally.cells[field]:>12,}  {found if tally.cells[field] else 'not on this kernel'}")
 
 
 def _tell_tally(tally: Tally) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import anonfolio as af
+from anonfolio.__main__ import main
 from anonfolio.kernel import gup, mm, mmap, rmap
 from anonfolio.witness.comparing import iter_differences
 from anonfolio.witness.hidden.state import (
@@ -79,6 +80,17 @@ def test_every_field_is_seen_when_it_is_wrong() -> None:
         assert found[0].startswith(field), (field, found)
         wrong.add(field)
     assert wrong == set(FIELDS)
+
+
+def test_replay_says_what_it_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["replay", str(NAMED), "--fields"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].endswith(" 0 mismatches")
+    assert [line[2:30].strip() for line in said[2:]] == list(FIELDS)
+    assert all(line.split()[-1] == "0" and int(line.split()[-2].replace(",", "")) > 200 for line in said[2:])
+    assert main(["replay", str(NAMED.parent / "min-6.18.44.json.gz"), "--fields"]) == 0
+    assert "was not compared: the recording does not have it" in capsys.readouterr().out
+    assert main(["replay", str(NAMED), "--fields", "--policy", "linux-6.9"]) == 1
 
 
 # --- breaks that user space cannot see ------------------------------------------------------------------------------

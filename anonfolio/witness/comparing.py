@@ -89,9 +89,10 @@ class Recorded:
         steps = ({key: seen for key, seen in step.items() if key != "counted"} for step in self.steps)
         return replace(self, steps=tuple(steps))
 
-    def replay(self, policy: Policy | None = None) -> list[Difference]:
-        """Where the model, under that policy or the kernel's own, differs from the kernel."""
-        return list(iter_differences(self.scenario.run(policy or policy_for_kernel(self.kernel, self.arch)), self))
+    def replay(self, policy: Policy | None = None, tally: Counter[str] | None = None) -> list[Difference]:
+        """Where the model, under that policy or the kernel's own, differs; `tally` is as for `iter_differences`."""
+        timeline = self.scenario.run(policy or policy_for_kernel(self.kernel, self.arch))
+        return list(iter_differences(timeline, self, tally))
 
 
 def seen_by_model(result: Result, base: int, pages: int) -> Seen:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -50,11 +51,15 @@ class Recording:
 
 @dataclass(frozen=True)
 class Replay:
-    """What a replay found: how much was compared, and every difference with the program it is in."""
+    """What a replay found: how much was compared, and every difference with the program it is in.
+
+    `cells` are those of the kernel's own state that were compared, by field: none where it was not recorded.
+    """
 
     programs: int
     steps: int
     mismatches: tuple[tuple[int, Recorded, Difference], ...]
+    cells: Mapping[str, int]
 
     def __str__(self) -> str:
         lines = [f"{self.programs} programs, {self.steps} steps, {len(self.mismatches)} mismatches"]
@@ -94,12 +99,14 @@ def replay(recording: Recording, policy: Policy | None = None) -> Replay:
         The version is older than any that was checked, or unreadable, and no policy is named.
     """
     policy = policy or policy_for_kernel(recording.kernel, recording.arch)
+    cells: Counter[str] = Counter()
     mismatches = tuple(
         (number, program, difference)
         for number, program in enumerate(recording.programs)
-        for difference in program.replay(policy)
+        for difference in program.replay(policy, cells)
     )
-    return Replay(len(recording.programs), sum(len(program.steps) for program in recording.programs), mismatches)
+    steps = sum(len(program.steps) for program in recording.programs)
+    return Replay(len(recording.programs), steps, mismatches, cells)
 
 
 def read_recording(path: str | Path) -> Recording:
