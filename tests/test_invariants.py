@@ -12,6 +12,7 @@ from support import folio, machine_with_folio
 
 import anonfolio as af
 from anonfolio.kernel.pagetable import PMD_TABLE, PTE_CONT, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE
+from anonfolio.kernel.vma import VM_LOCKONFAULT
 
 Break = Callable[[af.Machine, af.Process], object]
 
@@ -108,6 +109,10 @@ def owned_by_nobody(machine: af.Machine, process: af.Process) -> None:
     machine.memory.folio_of.set_block(int(process.mm.pfn[0]) >> 4, 4, -1)
 
 
+def locked_on_fault_alone(machine: af.Machine, process: af.Process) -> None:
+    process.mm.vmas[0].flags |= VM_LOCKONFAULT
+
+
 def undead(machine: af.Machine, process: af.Process) -> None:
     process.alive = False
 
@@ -161,6 +166,7 @@ BREAKS: list[tuple[str, Break]] = [
     ("frames_are_accounted_for", owned_by_nobody),
     ("frames_are_accounted_for", leaked),
     ("dead_hold_nothing", undead),
+    ("locked_says_how", locked_on_fault_alone),
 ]
 
 

@@ -52,6 +52,9 @@ SAID = {
     ("remap", 0, 4, 8, 16, None, "move"): "Process 0 makes 8 pages from page 7 on 16 (move)",
     ("mremap", 0, 4, 1, 9): "Process 0 moves page 7 to page 12",
     ("mprotect", 0, 0, 2, 1): "Process 0 makes pages 3–4 read-only (mprotect)",
+    ("mlock", 0, 4, 2): "Process 0 locks pages 7–8 (mlock)",
+    ("mlock_onfault", 0, 4, 1): "Process 0 locks page 7 as they come (mlock2)",
+    ("munlock", 0, 0, 2): "Process 0 unlocks pages 3–4 (munlock)",
     ("thp_disable", 1, "except_advised"): "Process 1 has huge pages disabled: except_advised (prctl)",
     ("mprotect", 0, 0, 2, 3): "Process 0 makes pages 3–4 readable and writable (mprotect)",
     ("madvise", 0, 0, 2, "dontneed"): "Process 0 advises dontneed for pages 3–4",
@@ -106,7 +109,7 @@ def test_the_worker_does_what_a_kernel_can_be_asked_and_nothing_else() -> None:
 
 def test_what_lets_go_of_batches_is_what_takes_pages() -> None:
     """A live run drains the LRU's batches after these, or the next write copies where the model reuses."""
-    assert {name for name, op in TABLE.items() if op.gup} == {"gup", "pin", "pin_ro", "ref"}
+    assert {name for name, op in TABLE.items() if op.gup} == {"gup", "mlock", "pin", "pin_ro", "ref"}
 
 
 def test_what_no_kernel_can_be_asked_says_why() -> None:
@@ -213,6 +216,7 @@ LATER = {
     "moved": "1a886c8f998d9aad",
     "knobs": "f4b05712bb55f795",
     "collapse": "37f2f3f1acdc5148",
+    "locked": "cc6f932de054dfbe",
 }
 """Kinds that came later, each with what its first seeds name."""
 

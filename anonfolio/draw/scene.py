@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ..kernel.record import COW_COPY, FIRST_TOUCH, PATHS, ZERO_COPY, Fault
 from ..kernel.sizes import GUP_PIN_COUNTING_BIAS
-from ..kernel.vma import VM_DONTCOPY, VM_NOHUGEPAGE, VM_READ, VM_WIPEONFORK, VM_WRITE
+from ..kernel.vma import VM_DONTCOPY, VM_LOCKED, VM_NOHUGEPAGE, VM_READ, VM_WIPEONFORK, VM_WRITE
 from ..machine.show import Latest
 from ..machine.snapshot import FolioView, MappingView, PinView, ProcessView, Snapshot
 from ..program.scenario import Result, Timeline
@@ -357,7 +357,12 @@ class _Frames:
             yield counts[0, head : head + size], counts[1, head : head + size]
 
 
-_MAPPING_WORDS = ((VM_WIPEONFORK, "wipe-on-fork"), (VM_DONTCOPY, "dont-fork"), (VM_NOHUGEPAGE, "no-huge"))
+_MAPPING_WORDS = (
+    (VM_WIPEONFORK, "wipe-on-fork"),
+    (VM_DONTCOPY, "dont-fork"),
+    (VM_NOHUGEPAGE, "no-huge"),
+    (VM_LOCKED, "locked"),
+)
 
 
 def _mapping_words(view: MappingView) -> str:

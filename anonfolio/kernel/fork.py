@@ -35,7 +35,7 @@ from .rmap import (
     folios_dup_anon_rmap_ptes,
 )
 from .sizes import PTRS_PER_PMD
-from .vma import VM_DONTCOPY, VM_WIPEONFORK, VM_WRITE, Vma
+from .vma import VM_DONTCOPY, VM_LOCKED_MASK, VM_WIPEONFORK, VM_WRITE, Vma
 
 
 class ForkFailed(Exception):
@@ -76,6 +76,7 @@ def dup_mmap(
         if vma is fail_at:
             raise ForkFailed(f"no memory for mapping {vma.start}..{vma.end - 1}")
         copy = vma.copy()
+        copy.flags &= ~VM_LOCKED_MASK
         child.insert_vma(copy)
         if vma.flags & VM_WIPEONFORK:
             copy.anon_vma, copy.chain = 0, frozenset()

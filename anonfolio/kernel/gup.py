@@ -11,7 +11,7 @@ from .pin import Pin
 from .record import Fault
 from .sizes import GUP_PIN_COUNTING_BIAS
 from .system import System
-from .vma import VM_READ, VM_WRITE
+from .vma import VM_ACCESS_FLAGS, VM_LOCKONFAULT, VM_READ, VM_WRITE, Vma
 
 
 class BadAddress(Exception):
@@ -56,6 +56,44 @@ def get_user_page(system: System, mm: Mm, vpn: int, faults: list[Fault]) -> Pin:
     if folio >= 0:
         mm.memory.folio_get(folio)
     return Pin(mm.id - 1, vpn, [pfn], writable=False, pinned=False)
+
+
+def faultin_page_range(system: System, mm: Mm, start: int, end: int, *, write: bool, faults: list[Fault]) -> None:
+    """Fault in what [start, end) lacks, and take none of it (`faultin_page_range`; `__get_user_pages` without pages).
+
+    Raises
+    ------
+    BadAddress
+        At the first page that cannot be had; what lies before it stays.
+    """
+    wanted = PTE_WRITE if write else PTE_PRESENT
+    for first, stop in mm.pmd_ranges(start, end):
+        while (lacks := mm.pte[first:stop] & wanted == 0).any():
+            faults.extend(_fault_in(system, mm, first + int(lacks.argmax()), write=write, pin=False, longterm=False))
+        for vpn in (first,) if mm.is_huge(first) else range(first, stop) if write else ():
+            touch_page(mm, vpn, write=write)
+
+
+def populate_vma_page_range(system: System, mm: Mm, vma: Vma, start: int, end: int, faults: list[Fault]) -> None:
+    """Fault in a part of a VMA: as by writes, which breaks COW, or as by reads where it may not be written.
+
+    Where pages are locked as they come, nothing (`populate_vma_page_range`, 6.1-7.3). BadAddress as above.
+    """
+    if vma.flags & VM_LOCKONFAULT:
+        return
+    if not vma.flags & VM_ACCESS_FLAGS:
+        raise BadAddress(f"pages {start}..{end - 1} of process {mm.id - 1} are {vma.access_word}")
+    faultin_page_range(system, mm, start, end, write=bool(vma.flags & VM_WRITE), faults=faults)
+
+
+def mm_populate(system: System, mm: Mm, start: int, end: int, faults: list[Fault], *, strict: bool = False) -> None:
+    """Populate the VMAs in a range, each as far as it can be (`mm_populate`); `strict` raises BadAddress there."""
+    for vma in mm.vmas_in(start, end):
+        try:
+            populate_vma_page_range(system, mm, vma, max(start, vma.start), min(end, vma.end), faults)
+        except BadAddress:
+            if strict:
+                raise
 
 
 def try_grab_folio(memory: Memory, pfn: int) -> None:

@@ -7,13 +7,14 @@ errno otherwise; what it did before it was refused stays done, as in the kernel.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 import numpy.typing as npt
 
 from . import contpte
 from .collapse import madvise_collapse
-from .gup import unpin_user_pages
+from .gup import BadAddress, faultin_page_range, populate_vma_page_range, unpin_user_pages
 from .index import ascending
 from .lazyfree import madvise_cold, madvise_free
 from .mm import Mm
@@ -31,15 +32,20 @@ from .pagetable import (
     WRPROTECT,
     stretches,
 )
+from .record import Fault
 from .refused import Refused as Refused
 from .rmap import folio_remove_rmap_pmd, folio_remove_rmap_ptes, folios_remove_rmap_ptes, mapped_folios
 from .sizes import PTRS_PER_PMD
+from .system import System
 from .vma import (
     VM_ACCESS_FLAGS,
     VM_DONTCOPY,
     VM_HUGEPAGE,
+    VM_LOCKED,
+    VM_LOCKED_MASK,
     VM_NOHUGEPAGE,
     VM_NORESERVE,
+    VM_READ,
     VM_UNACCOUNTED,
     VM_WIPEONFORK,
     VM_WRITE,
@@ -287,6 +293,8 @@ def _dontunmap_complete(mm: Mm, start: int, end: int) -> None:
     Where such a VMA may join itself, its page offset does not start again either.
     """
     vma = mm.find_vma(start)
+    if vma:
+        vma.flags &= ~VM_LOCKED_MASK
     if vma and (vma.start, vma.end) == (start, end):
         vma.anon_vma, vma.chain = 0, frozenset()
         if mm.policy.dontunmap_joins != "itself":
@@ -337,7 +345,7 @@ def _realigned(mm: Mm, start: int, end: int, new_start: int) -> int:
     return down if alone else 0
 
 
-def do_mprotect(mm: Mm, start: int, end: int, flags: int) -> None:
+def do_mprotect(system: System, mm: Mm, start: int, end: int, flags: int, faults: list[Fault]) -> None:
     """Give the range other access bits, VMA by VMA, up to the first hole (`do_mprotect_pkey`)."""
     vma = mm.find_vma(start)
     if vma is None:
@@ -346,13 +354,14 @@ def do_mprotect(mm: Mm, start: int, end: int, flags: int) -> None:
         vma = mm.find_vma(start)
         if vma is None:
             raise Refused("ENOMEM", f"nothing is mapped at page {start}")
-        start = mprotect_fixup(mm, vma, start, min(vma.end, end), flags)
+        start = mprotect_fixup(system, mm, vma, start, min(vma.end, end), flags, faults)
 
 
-def mprotect_fixup(mm: Mm, vma: Vma, start: int, end: int, flags: int) -> int:
+def mprotect_fixup(system: System, mm: Mm, vma: Vma, start: int, end: int, flags: int, faults: list[Fault]) -> int:
     """Change one VMA and its entries; returns where to go on (`mprotect_fixup`).
 
-    A VMA that has the access already is left alone: no split.
+    A VMA that has the access already is left alone: no split. A locked one that becomes writable is populated, for no
+    write is to fault then.
     """
     if vma.flags & VM_ACCESS_FLAGS == flags:
         return end
@@ -361,8 +370,12 @@ def mprotect_fixup(mm: Mm, vma: Vma, start: int, end: int, flags: int) -> int:
         changed &= ~VM_UNACCOUNTED
     elif not vma.anon_vma and mm.policy.unaccounts_read_only:
         changed |= VM_UNACCOUNTED
+    populates = vma.flags & (VM_LOCKED | VM_WRITE) == VM_LOCKED and flags & VM_WRITE
     vma = mm.vma_modify_flags(vma, start, end, changed)
     change_protection(mm, start, end, writable=bool(flags & VM_WRITE))
+    if populates:
+        with suppress(BadAddress):
+            populate_vma_page_range(system, mm, vma, start, end, faults)
     return vma.end
 
 
@@ -423,6 +436,8 @@ def do_madvise(mm: Mm, start: int, end: int, advice: str) -> None:
 
 def madvise_vma_behavior(mm: Mm, vma: Vma, start: int, end: int, advice: str) -> int:
     """Advise a part of one VMA; returns where to go on. Advice that changes nothing splits nothing."""
+    if vma.flags & VM_LOCKED and advice in NOT_WHERE_LOCKED:
+        raise Refused("EINVAL", f"pages {vma.start}..{vma.end - 1} are locked")
     if advice in ACTING:
         ACTING[advice](mm, start, end)
         return end
@@ -478,3 +493,32 @@ ACTING: dict[str, Callable[[Mm, int, int], None]] = {
     "collapse": madvise_collapse,
 }
 """Advice that acts on the pages of one mapping, and leaves the mapping as it is."""
+NOT_WHERE_LOCKED = ("dontneed", "free", "cold", "guard_install")
+POPULATE = {"populate_read": False, "populate_write": True}
+"""Advice that faults pages in -> whether as by writes."""
+
+
+def madvise_populate(system: System, mm: Mm, start: int, end: int, advice: str, faults: list[Fault]) -> None:
+    """Fault in a range as by reads or writes, up to the first hole (`madvise_populate`, 5.14; past holes before 6.9).
+
+    EINVAL where a mapping does not allow it, EFAULT at a guard page; what lies before stays.
+    """
+    if mm.policy.madvise_populate == "unknown":
+        raise Refused("EINVAL", f"this kernel knows no advice {advice}")
+    hole: int | None = None
+    while start < end:
+        vma = next(iter(mm.vmas_in(start, end)), None)
+        if hole is None and (vma is None or vma.start > start):
+            hole = start
+        if vma is None or (hole is not None and mm.policy.madvise_populate == "to_hole"):
+            break
+        if not vma.flags & (VM_WRITE if POPULATE[advice] else VM_READ):
+            raise Refused("EINVAL", f"page {max(start, vma.start)} is {vma.access_word}")
+        try:
+            stop = min(end, vma.end)
+            faultin_page_range(system, mm, max(start, vma.start), stop, write=POPULATE[advice], faults=faults)
+        except BadAddress as refusal:
+            raise Refused("EFAULT", str(refusal)) from None
+        start = stop
+    if hole is not None:
+        raise Refused("ENOMEM", f"nothing is mapped at page {hole}")

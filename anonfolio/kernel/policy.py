@@ -25,6 +25,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "huge_zero_write": ("page", "huge"),
     "dontunmap_joins": ("itself", "others", "nothing"),
     "thp_aligns_mmap": ("nothing", "larger", "multiples"),
+    "madvise_populate": ("unknown", "past_holes", "to_hole"),
     "huge_reuse": tuple(rules.HUGE_REUSES),
 }
 
@@ -124,6 +125,8 @@ class Policy:
     thp_aligns_mmap : {"nothing", "larger", "multiples"}
         Which mappings without a place of their own go to a 2 MiB boundary (`__get_unmapped_area`): those of 2 MiB and
         more (6.7), multiples of 2 MiB alone (6.12), none before.
+    madvise_populate : {"unknown", "past_holes", "to_hole"}
+        What MADV_POPULATE_READ and _WRITE do: EINVAL before 5.14; up to the first hole from 6.9 on, past it before.
     thp_disable_except_advised : bool
         Whether PR_SET_THP_DISABLE knows PR_THP_DISABLE_EXCEPT_ADVISED (`prctl_set_thp_disable`, 6.18); else EINVAL.
     unaccounts_read_only : bool
@@ -185,6 +188,7 @@ class Policy:
     dontunmap_joins: str = "others"
     thp_aligns_mmap: str = "multiples"
     unaccounts_read_only: bool = True
+    madvise_populate: str = "to_hole"
     thp_disable_except_advised: bool = True
     batches_ptes: bool = True
     ages_whole_folios: bool = True

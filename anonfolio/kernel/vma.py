@@ -13,7 +13,10 @@ VM_UNACCOUNTED = 64
 """Not VM_ACCOUNT: set where the kernel takes that flag away from a mapping that had it, or never gave it."""
 VM_NORESERVE = 1 << 11
 """Made with MAP_NORESERVE: never charged, whatever access it gets."""
+VM_LOCKED, VM_LOCKONFAULT = 1 << 12, 1 << 13
+"""Made by mlock; page by page as they come alone (MLOCK_ONFAULT)."""
 
+VM_LOCKED_MASK = VM_LOCKED | VM_LOCKONFAULT
 VM_ACCESS_FLAGS = VM_READ | VM_WRITE
 
 

@@ -17,7 +17,7 @@ from ..kernel.contpte import foldable
 from ..kernel.mm import Mm
 from ..kernel.pagetable import PMD_HUGE, PMD_NONE, PTE_CONT, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE
 from ..kernel.sizes import GUP_PIN_COUNTING_BIAS, MAX_BUDDY_ORDER, PTRS_PER_PMD
-from ..kernel.vma import VM_WRITE
+from ..kernel.vma import VM_LOCKED_MASK, VM_LOCKONFAULT, VM_WRITE
 from .machine import Machine
 
 
@@ -198,6 +198,15 @@ def _huge_mappings_are_whole(machine: Machine) -> Iterator[_Where]:
                 yield f"process {process.number} block {block}: a mapping ends inside it", process.number
             if len(set(mm.pte[start:end].tolist())) != 1:
                 yield f"process {process.number} block {block}: entries differ", process.number
+
+
+@invariant
+def _locked_says_how(machine: Machine) -> Iterator[_Where]:
+    """Only what is locked is locked as pages come (VM_LOCKONFAULT stands beside VM_LOCKED)."""
+    for process in machine.live():
+        for vma in process.mm.vmas:
+            if vma.flags & VM_LOCKED_MASK == VM_LOCKONFAULT:
+                yield f"process {process.number} page {vma.start} is locked on fault and not locked", process.number
 
 
 @invariant

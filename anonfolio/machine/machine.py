@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..kernel import fork as _fork
-from ..kernel import gup, mmap
+from ..kernel import gup, mlock, mmap
 from ..kernel.buddy import OutOfMemory
 from ..kernel.faults import MOST_FAULTS, READ, WRITE, handle_mm_fault
 from ..kernel.frames import Memory
@@ -28,13 +28,13 @@ from ..kernel.record import NO_FAULT, PF_PROT, PF_USER, PF_WRITE, SIGSEGV, Count
 from ..kernel.rules import KNOBS
 from ..kernel.sizes import MAX_VPN, PMD_ORDER, PTRS_PER_PMD
 from ..kernel.system import System
-from ..kernel.vma import VM_DONTCOPY, VM_NORESERVE, VM_READ, VM_UNACCOUNTED, VM_WRITE, Vma
+from ..kernel.vma import VM_DONTCOPY, VM_LOCKED, VM_LOCKONFAULT, VM_NORESERVE, VM_READ, VM_UNACCOUNTED, VM_WRITE, Vma
 from ..stream.run import Touched, touch_stream
 from ..stream.window import Pages, Stream
 from .show import Latest, Shown, show
 from .snapshot import Snapshot, snapshot
 
-ADVICE = (*mmap.ACTING, *mmap.ADVICE)
+ADVICE = (*mmap.ACTING, *mmap.ADVICE, *mmap.POPULATE)
 PROTECTIONS = {0: 0, 1: VM_READ, 3: VM_READ | VM_WRITE}
 """mprotect's argument -> VMA access bits: PROT_NONE, PROT_READ, and PROT_READ | PROT_WRITE."""
 
@@ -211,7 +211,14 @@ class Process:
         return range(at, at + pages)
 
     def map(
-        self, vpn: int | None, pages: int, prot: int = 3, *, replace: bool = True, reserve: bool = True
+        self,
+        vpn: int | None,
+        pages: int,
+        prot: int = 3,
+        *,
+        replace: bool = True,
+        reserve: bool = True,
+        populate: bool = False,
     ) -> int | Outcome:
         """As mmap(2) maps: returns the first page, or an `Outcome` that says why not.
 
@@ -226,15 +233,20 @@ class Process:
             False refuses with EEXIST where something is mapped (MAP_FIXED_NOREPLACE).
         reserve : bool
             False charges nothing for it, then and later (MAP_NORESERVE).
+        populate : bool
+            Whether it is faulted in at once (MAP_POPULATE): as by writes, or by reads where it is read-only.
         """
         self._begin()
         at, pages = self._checked_range(0 if vpn is None else vpn, pages)
         _check_prot(prot)
         try:
             flags = PROTECTIONS[prot] | (0 if reserve else VM_NORESERVE)
-            return mmap.do_mmap(self.mm, None if vpn is None else at, pages, flags, replace=replace)
+            at = mmap.do_mmap(self.mm, None if vpn is None else at, pages, flags, replace=replace)
         except mmap.Refused as refusal:
             return Outcome(False, refusal.errno, refusal.why)
+        if populate:
+            gup.mm_populate(self.machine, self.mm, at, at + pages, self.machine.faults)
+        return at
 
     def thp_disable(self, how: bool | str = True) -> Outcome:
         """prctl(PR_SET_THP_DISABLE): no large folios for this process from now on, and for children it forks.
@@ -291,16 +303,20 @@ class Process:
         for at, size in ((vpn, pages), (vpn, new_pages), (vpn if new_vpn is None else new_vpn, new_pages)):
             self._checked_range(at, _whole("pages", size) or 1)
         try:
-            return mmap.do_mremap(self.mm, vpn, pages, new_pages, new_vpn, may_move=may_move, keep=keep)
+            at = mmap.do_mremap(self.mm, vpn, pages, new_pages, new_vpn, may_move=may_move, keep=keep)
         except mmap.Refused as refusal:
             return Outcome(False, refusal.errno, refusal.why)
+        mlock.mremap_populate(self.machine, self.mm, at + pages, at + new_pages, self.machine.faults)
+        return at
 
     def mprotect(self, vpn: int, pages: int, prot: int) -> Outcome:
         """Allow nothing (``prot=0``), reading only (``prot=1``) or reading and writing (``prot=3``)."""
         self._begin()
         vpn, pages = self._checked_range(vpn, pages)
         _check_prot(prot)
-        return _outcome(mmap.do_mprotect, self.mm, vpn, vpn + pages, PROTECTIONS[prot])
+        return _outcome(
+            mmap.do_mprotect, self.machine, self.mm, vpn, vpn + pages, PROTECTIONS[prot], self.machine.faults
+        )
 
     def madvise(self, vpn: int, pages: int, advice: str) -> Outcome:
         """Advise a range: one of `ADVICE`."""
@@ -308,7 +324,27 @@ class Process:
         vpn, pages = self._checked_range(vpn, pages)
         if advice not in ADVICE:
             raise ValueError(f"there is no advice {advice!r}; there are {', '.join(ADVICE)}")
+        if advice in mmap.POPULATE:
+            machine = self.machine
+            return _outcome(mmap.madvise_populate, machine, self.mm, vpn, vpn + pages, advice, machine.faults)
         return _outcome(mmap.do_madvise, self.mm, vpn, vpn + pages, advice)
+
+    def mlock(self, vpn: int, pages: int = 1, *, onfault: bool = False) -> Outcome:
+        """Lock a range, and fault in what it lacks; `onfault` locks pages as they come (mlock2, MLOCK_ONFAULT).
+
+        As a process without a limit (RLIMIT_MEMLOCK). ENOMEM at the first hole, and where a page cannot be had.
+        """
+        self._begin()
+        vpn, pages = self._checked_range(vpn, pages)
+        flags = VM_LOCKED | (VM_LOCKONFAULT if onfault else 0)
+        machine = self.machine
+        return _outcome(mlock.do_mlock, machine, self.mm, vpn, vpn + pages, flags, machine.faults)
+
+    def munlock(self, vpn: int, pages: int = 1) -> Outcome:
+        """Unlock a range; ENOMEM at the first hole."""
+        self._begin()
+        vpn, pages = self._checked_range(vpn, pages)
+        return _outcome(mlock.apply_vma_lock_flags, self.mm, vpn, vpn + pages, 0)
 
     # --- accesses -----------------------------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ THP_DISABLED: dict[str, bool | str] = {"yes": True, "no": False, "except_advised
 """What PR_SET_THP_DISABLE is told, in words -> what `Process.thp_disable` is."""
 WORDS: dict[str, tuple[str, ...]] = {
     "advice": ADVICE,
-    "how": ("anywhere", "fixed", "noreplace", "noreserve"),
+    "how": ("anywhere", "fixed", "noreplace", "noreserve", "populate"),
     "disabled": tuple(THP_DISABLED),
     "move": ("stay", "move", "keep"),
 }
@@ -136,7 +136,8 @@ class Op:
 
 
 def _mmap(process: Process, place: int | None, n: int, prot: int, how: str) -> int | Outcome:
-    return process.map(place, n, prot, replace=how != "noreplace", reserve=how != "noreserve")
+    replace, reserve, populate = how != "noreplace", how != "noreserve", how == "populate"
+    return process.map(place, n, prot, replace=replace, reserve=reserve, populate=populate)
 
 
 def _remap(process: Process, page: int, size: int, newsize: int, place: int | None, move: str) -> int | Outcome:
@@ -268,6 +269,10 @@ _OPS = (
     Op("madvise", ("page", "n", "advice"), Process.madvise, "{who} advises {advice} for {where}", tries=_advised,
        drawn={"mixed": 12, "populate": 1, "refused": 14, "merge": 20, "huge": 12, "dma": 4, "forkfail": 12, "segv": 6,
               "mappings": 12}),
+    Op("mlock", ("page", "n"), Process.mlock, "{who} locks {where} (mlock)", tries=_each_half, gup=True),
+    Op("mlock_onfault", ("page", "n"), partial(Process.mlock, onfault=True),
+       "{who} locks {where} as they come (mlock2)", tries=_each_half),
+    Op("munlock", ("page", "n"), Process.munlock, "{who} unlocks {where} (munlock)", tries=_each_half),
     Op("thp_disable", ("disabled",), _thp_disable, "{who} has huge pages disabled: {disabled} (prctl)",
        tries=_disabled),
     Op("pin", ("page", "n", "id"), _pin, "{who} pins {where} for a device (pin {id})",

@@ -47,6 +47,14 @@ GUARDING_ADVICE = (
     *5 * ("guard_install",), *4 * ("guard_remove",), *2 * ("dontneed",), "free", "wipeonfork", "keeponfork", "dontfork",
     "dofork",
 )  # fmt: skip
+LOCKED = {
+    "write": 34, "read": 8, "fork": 10, "exit": 5, "munmap": 5, "mmap": 6, "mremap": 6, "remap": 6, "mprotect": 14,
+    "madvise": 22, "mlock": 10, "mlock_onfault": 4, "munlock": 7, "pin": 2, "unpin": 1, "gup": 2,
+}  # fmt: skip
+LOCKING_ADVICE = (
+    *5 * ("populate_read",), *6 * ("populate_write",), *2 * ("dontneed",), "cold", "wipeonfork", "keeponfork",
+    "dontfork", "dofork", "hugepage", "nohugepage", "guard_install", "guard_remove",
+)  # fmt: skip
 KNOBS_KIND = {
     "write": 36, "read": 10, "fork": 9, "exit": 5, "munmap": 5, "mremap": 3, "mprotect": 3, "madvise": 22,
     "thp_disable": 10,
@@ -54,7 +62,7 @@ KNOBS_KIND = {
 KINDS: dict[str, dict[str, int]] = {
     kind: {op.name: op.drawn[kind] for op in TABLE.values() if kind in op.drawn}
     for kind in ("mixed", "populate", "refused", "merge", "huge", "dma", "forkfail", "segv", "mappings")
-} | {"free": FREE, "guard": GUARD, "moved": MOVED, "knobs": KNOBS_KIND, "collapse": COLLAPSE}
+} | {"free": FREE, "guard": GUARD, "moved": MOVED, "knobs": KNOBS_KIND, "collapse": COLLAPSE, "locked": LOCKED}
 """What programs may be about, with how often they do what.
 
 ``mixed`` wanders through everything; ``populate`` writes, forks and exits; ``refused`` asks for what is not there;
@@ -64,7 +72,7 @@ that fail (each makes other programs' forks fail for a moment, when it is run li
 ``free`` frees lazily, which splits folios; ``guard`` puts guard pages among others, and touches them; ``moved`` moves
 away and back beside neighbours that have become alike, reads after fork, and protects and unprotects whole blocks;
 ``knobs`` has other words in the knobs, other advice, and prctl;
-``collapse`` has pages made one folio of 2 MiB.
+``collapse`` has pages made one folio of 2 MiB; ``locked`` locks and populates.
 """
 
 
@@ -111,7 +119,7 @@ class _Generator:
     def _choose_shape(self, sizes: frozenset[int]) -> None:
         choose, huge = self.random.choice, self.kind == "huge"
         sets = PMD_ORDER_SETS if huge else ORDER_SETS
-        if self.kind in ("mixed", "populate", "mappings", "free", "guard", "collapse", "knobs"):
+        if self.kind in ("mixed", "populate", "mappings", "free", "guard", "collapse", "knobs", "locked"):
             sets += ((4, 9), (9,))
         self.orders = choose([orders for orders in sets if sizes.issuperset(orders)] or [()])
         if huge:
@@ -131,10 +139,13 @@ class _Generator:
         self.max_live = 3 if self.large else 5
 
     def _choose_knobs(self, sizes: frozenset[int]) -> dict[str, Any]:
-        """What the knobs say and the mapping is given; all but one kind leave it at what `orders` means."""
+        """What the knobs say and the mapping is given; all but two kinds leave it at what `orders` means."""
+        choose = self.random.choice
+        if self.kind == "locked":
+            # What mmap populates is advised by nobody yet.
+            return {"thp": choose(("always", "madvise"))}
         if self.kind != "knobs":
             return {}
-        choose = self.random.choice
         # 2 MiB only where the shape was chosen for it: other mappings hold none.
         orders = self.orders if PMD_ORDER in self.orders else sorted(sizes & {2, 3, 4, 5})
         knobs = {order: choose(KNOBS) for order in orders}
@@ -336,6 +347,8 @@ class _Generator:
         """Then, often, what makes it fit its neighbours: the sizes' advice."""
         start, n = self._range()
         how = self.random.choice(["anywhere", "anywhere", "anywhere", "fixed", "fixed", "noreplace"])
+        if self.kind == "locked":
+            how = "populate"
         if how == "anywhere":
             n = self.random.choice(
                 [1, 2, 3, 4, 4, 5, 8, 8, 12, 16, *(3 * [100, 512, 512, 520, 1024] if self.large else [])]
@@ -376,7 +389,7 @@ class _Generator:
         access = self._access(process)[start : start + n]
         if self._has_hole(process, start, n) and not self._loose():
             return
-        if self.kind == "mappings":
+        if self.kind in ("mappings", "locked"):
             self._do("mprotect", process, start, n, self.random.choice([0, 0, 1, 3, 3, 3]))
             return
         undo = VM_READ in access and self.random.random() < 0.75
@@ -395,6 +408,8 @@ class _Generator:
             choices = GUARDING_ADVICE
         if self.kind == "collapse":
             choices = COLLAPSING_ADVICE
+        if self.kind == "locked":
+            choices = LOCKING_ADVICE
         advice = self.random.choice([advice for advice in choices if advice != "hugepage" or self.orders])
         self._do("madvise", process, start, n, advice)
         if advice in UNDO and (UNDO[advice] != "hugepage" or self.orders):

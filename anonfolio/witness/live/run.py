@@ -112,6 +112,8 @@ class LiveRun:
         self.live: dict[int, Remote] = {}
         self.count = 0
         self.folios: dict[int, int] = {}
+        # What is locked, or unmapped where it was, waits in a batch of its own, which holds a reference, too.
+        self.locks = any(step[0].startswith("mlock") for step in scenario.steps)
         self._page = mmap.mmap(-1, PAGE)
         kernel.faults()
         self._adopt(kernel.nursery.call("fork"))
@@ -145,7 +147,7 @@ class LiveRun:
             answer = self._short_pin(remote, *arguments)
         else:
             answer = remote.call(operation, *arguments)
-        if TABLE[operation].gup or operation == "madvise":
+        if TABLE[operation].gup or operation == "madvise" or self.locks:
             self._drain_lru()
         if operation == "fork":
             self._adopt(answer)

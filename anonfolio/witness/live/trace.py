@@ -69,7 +69,7 @@ PROT_WRITE = 2
 MAP_SHARED, MAP_PRIVATE_MASK, MAP_ANONYMOUS = 0x01, 0x0F, 0x20
 MAP_POPULATE, MAP_LOCKED, MAP_STACK, MAP_HUGETLB = 0x8000, 0x2000, 0x20000, 0x40000
 MREMAP_DONTUNMAP = 4
-MADV = {number: name for name, number in LIVE_ADVICE.items()}
+MADV = {number: name for name, number in LIVE_ADVICE.items() if name in ADVICE}
 CLONE_VM = 0x100
 
 Span = tuple[int, int]

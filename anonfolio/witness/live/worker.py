@@ -32,7 +32,12 @@ LOWEST, HIGHEST = 0x1_0000, 0x7FFF_FFFF_F000
 """The addresses of a process's memory on x86-64: above vm.mmap_min_addr, below TASK_SIZE."""
 STACK_GUARD = 1 << 20
 """Below a stack the kernel places nothing (stack_guard_gap)."""
-HOW = {"fixed": MAP_FIXED, "noreplace": MAP_FIXED_NOREPLACE, "noreserve": MAP_FIXED | MAP_NORESERVE}
+HOW = {
+    "fixed": MAP_FIXED,
+    "noreplace": MAP_FIXED_NOREPLACE,
+    "noreserve": MAP_FIXED | MAP_NORESERVE,
+    "populate": MAP_FIXED | MAP_POPULATE,
+}
 """How a mapping is made at a place."""
 MREMAP_FIXED, MREMAP_MAYMOVE_FIXED = 2, 3
 MOVES = {"stay": 0, "move": 1, "keep": 5}
@@ -40,10 +45,12 @@ MOVES = {"stay": 0, "move": 1, "keep": 5}
 ADVICE = {
     "dontneed": 4, "free": 8, "dontfork": 10, "dofork": 11, "hugepage": 14, "nohugepage": 15, "wipeonfork": 18,
     "keeponfork": 19, "cold": 20, "collapse": 25, "guard_install": 102, "guard_remove": 103,
+    "populate_read": 22, "populate_write": 23,
 }  # fmt: skip
 SYS_IO_URING_SETUP, SYS_IO_URING_ENTER, SYS_IO_URING_REGISTER = 425, 426, 427
 REGISTER_BUFFERS, UNREGISTER_BUFFERS = 0, 1
 READ_FIXED, WRITE_FIXED = 4, 5
+MLOCK_ONFAULT = 1
 PR_SET_CHILD_SUBREAPER, PR_SET_THP_DISABLE = 36, 41
 PR_THP_DISABLE = {"yes": (1, 0), "no": (0, 0), "except_advised": (1, 2)}
 OVERCOMMIT_MEMORY = "/proc/sys/vm/overcommit_memory"
@@ -53,8 +60,8 @@ VMSTAT = ("pgreuse",)
 """Counters that are lines of /proc/vmstat; every other one is a file with one number."""
 ACCESSES = ("write", "read")
 COUNTED = frozenset((
-    *ACCESSES, "mmap", "munmap", "mremap", "remap", "mprotect", "madvise", "thp_disable", "pin", "unpin", "ref",
-    "unref", "dma_write", "dma_read",
+    *ACCESSES, "mmap", "munmap", "mremap", "remap", "mprotect", "madvise", "mlock", "mlock_onfault", "munlock",
+    "thp_disable", "pin", "unpin", "ref", "unref", "dma_write", "dma_read",
 ))  # fmt: skip
 
 Answer = dict[str, Any]
@@ -80,7 +87,7 @@ def c_library() -> ctypes.CDLL:
     pointer, size, number, long = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_long
     library = ctypes.CDLL(None, use_errno=True)
     library.mmap.restype, library.mmap.argtypes = pointer, [pointer, size, number, number, number, long]
-    library.munmap.argtypes = [pointer, size]
+    library.munmap.argtypes = library.mlock.argtypes = library.munlock.argtypes = [pointer, size]
     library.mprotect.argtypes = library.madvise.argtypes = [pointer, size, number]
     library.mremap.restype, library.mremap.argtypes = pointer, [pointer, size, size, number, pointer]
     library.syscall.restype = long
@@ -451,6 +458,15 @@ class Worker:
 
     def do_madvise(self, page: int, n: int, advice: str) -> Answer:
         return _result(libc.madvise(self._at(page), n * PAGE, ADVICE[advice]))
+
+    def do_mlock(self, page: int, n: int) -> Answer:
+        return _result(libc.mlock(self._at(page), n * PAGE))
+
+    def do_mlock_onfault(self, page: int, n: int) -> Answer:
+        return _result(libc.mlock2(ctypes.c_void_p(self._at(page)), ctypes.c_size_t(n * PAGE), MLOCK_ONFAULT))
+
+    def do_munlock(self, page: int, n: int) -> Answer:
+        return _result(libc.munlock(self._at(page), n * PAGE))
 
     def do_thp_disable(self, disabled: str) -> Answer:
         return _result(libc.prctl(PR_SET_THP_DISABLE, *map(ctypes.c_ulong, (*PR_THP_DISABLE[disabled], 0, 0))))
