@@ -65,7 +65,7 @@ HISTORY = (
     Change("6.1", {"huge_reuse": "refcount_one"}, "3bff7e3f1f16 (5.18)", "recorded: 5.10.223 no, 6.1.192 yes"),
     Change("6.1", {"mremap_looks_first": True}, "550a7d60bd5e (5.16)", "recorded: 5.10.223 no, 6.1.192 yes"),
     Change("6.1", {"has_collapse": True}, "7d8faaf15545", "source of 5.10 and 6.1"),
-    Change("6.1", {"madvise_populate": "past_holes"}, "4ca9b3859dac (5.14)", "recorded: 5.10.223 no, 6.1.192 yes"),
+    Change("6.1", {"madvise_populate": "past_holes"}, "4ca9b3859dac (5.14)", "source of 5.10 and 6.1"),
     Change("6.2", {"unshares_zero_page": True}, "84209e87c696", "source of 6.12; no recording can see it"),
     Change("6.2", {"mprotect_needs_dirty": False}, "d84887739d5c, c27f479ef542", "recorded: 6.1.192 no, 6.12.117 yes"),
     Change("6.4", {"split_keeps_dirty": True}, "5436d6556937", "recorded: 6.1.192 no, 6.12.117 yes"),
@@ -73,7 +73,7 @@ HISTORY = (
     Change("6.7", {"thp_aligns_mmap": "larger"}, "efa7df3e3bb5", "inferred from the message of d4148aeab412"),
     Change("6.8", {"knob_orders": ANON_ORDERS}, "19eaf44954df", "source; recorded on 6.12.117"),
     Change("6.9", {"large_reuse": "never"}, "cd197c3a2040", "source; recorded on 6.12.117"),
-    Change("6.9", {"madvise_populate": "to_hole"}, "631426ba1d45", "recorded: 6.1.192 no, 6.12.118 yes"),
+    Change("6.9", {"madvise_populate": "to_hole"}, "631426ba1d45", "source of 6.1 and 6.12"),
     Change("6.9", {"cont_pte_order": 4}, "4602e5757bcc", "recorded on 6.12.118 and later", arch="arm64"),
     Change(
         "6.11", {"ages_whole_folios": True}, "3931b871c494 (MADV_COLD, in 6.10), dce7d10be4bb",
