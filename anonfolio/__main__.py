@@ -276,6 +276,15 @@ COMMANDS = (
         ),
     ),
     Command(
+        "look", commands.look, "which folios back a running process, as the kernel has them (root); changes nothing",
+        (
+            _option("pids", nargs="+", type=_count, metavar="PID", help="the processes"),
+            _option("--watch", type=_seconds, metavar="SECONDS", help="look again and again, so long apart"),
+            _option("--json", action="store_true", help="every folio and every run of pages, one line a look"),
+            _option("--svg", metavar="FILE", help="write the picture of one process, too"),
+        ),
+    ),
+    Command(
         "doctor", commands.doctor, "what this machine can show, and what to do about a no",
         (_option("--restore", action="store_true", help="put back what a killed live run left changed"),),
     ),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
+import time
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -319,6 +321,29 @@ def doctor(chosen: Namespace) -> int:
     able = all(ability.ok for ability in found if ability.needed)
     print("this machine can run scenarios live" if able else "no live runs here; recordings show them instead")
     return 0 if able else 1
+
+
+# --- a running process ----------------------------------------------------------------------------------------------
+
+
+def look(chosen: Namespace) -> int:
+    """The folios behind running processes, once or again and again."""
+    need_linux()
+    from .draw.looked import look_picture, look_text
+    from .witness.looking import Looker, as_json
+
+    if chosen.svg and len(chosen.pids) > 1:
+        raise ValueError(f"--svg holds the picture of one process, not of {len(chosen.pids)}")
+    with Looker() as looker:
+        while True:
+            for pid in chosen.pids:
+                seen = looker.look(pid)
+                print(json.dumps(as_json(seen)) if chosen.json else look_text(seen), flush=True)
+            if chosen.svg:
+                Path(chosen.svg).write_text(look_picture(seen).svg(), encoding="utf-8")
+            if chosen.watch is None:
+                return 0
+            time.sleep(chosen.watch)
 
 
 # --- a real compile -------------------------------------------------------------------------------------------------

@@ -70,6 +70,11 @@ class Copied(NamedTuple):
     to_offset: int
 
 
+def owner_name(owner: int) -> str:
+    """P0 is a process; mm#7 an mm that no process is known to have."""
+    return f"P{owner}" if owner >= 0 else f"mm#{-owner}"
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Folio:
     """One folio as it is seen.
@@ -86,11 +91,13 @@ class Folio:
         What the step changed of a page itself.
     content, exclusive, pins, refs : ndarray of shape (pages,)
         Byte, PageAnonExclusive (where a page is mapped: the flag outlives the last mapping, and nobody reads it then),
-        how many pins and plain references hold the page. All zero in a recording, which does not say.
+        how many pins and plain references hold the page. All zero in a recording, which does not say. `content` is
+        None where nobody looked at it.
     counts : Counts or None
         Of the whole folio; None in a recording.
     mm_ids : tuple of (int, int)
-        The (process, mappings) of its slots, where the kernel has slots; `maybe_shared` is the bit beside them.
+        The (process, mappings) of its slots, where the kernel has slots; `maybe_shared` is the bit beside them. An mm
+        of which no process is known is its number, negative.
     """
 
     number: int
@@ -99,7 +106,7 @@ class Folio:
     mapcount: npt.NDArray[np.int16]
     mapcount_before: npt.NDArray[np.int16]
     changed: Flags
-    content: npt.NDArray[np.uint8]
+    content: npt.NDArray[np.uint8] | None
     exclusive: Flags
     pins: Numbers
     refs: Numbers
@@ -108,6 +115,7 @@ class Folio:
     maybe_shared: bool = False
     partially_mapped: bool = False
     lazyfree: bool = False
+    deferred: bool = False
 
     @property
     def name(self) -> str:
@@ -132,9 +140,10 @@ class Folio:
         if any(self.counts.pins):
             told.append(f"pins {self.counts.pins}")
         if self.order and self.mm_ids:
-            told.append("mm_id " + " ".join(f"P{process}:{count}" for process, count in self.mm_ids))
+            told.append("mm_id " + " ".join(f"{owner_name(owner)}:{count}" for owner, count in self.mm_ids))
         told += ["maybe mapped shared"] if self.maybe_shared else []
         told += ["partly mapped"] if self.partially_mapped else []
+        told += ["waits to be split"] if self.deferred else []
         return told + (["freed lazily"] if self.lazyfree else [])
 
     def roles(self) -> list[str]:
@@ -307,7 +316,7 @@ def scene(
         tuple(faults),
         tuple(_counters(snapshot, before)),
         folds=folds,
-        wide=_is_wide(tables, folds),
+        wide=is_wide(tables, folds),
     )
 
 
@@ -441,7 +450,8 @@ MOST_ROWS = 3
 """Of 16 cells; a process that would fill more has rows of 32."""
 
 
-def _is_wide(tables: Sequence[Table], folds: bool) -> bool:
+def is_wide(tables: Sequence[Table], folds: bool) -> bool:
+    """Whether rows have 32 cells."""
     open_spans = ([span for span in row_spans(table, 16, folds) if not span.folded] for table in tables)
     return any(sum(hi - lo for lo, hi, _ in found) > 16 * MOST_ROWS for found in open_spans)
 
@@ -546,7 +556,7 @@ def _recorded_scene(
         source, heading, said, tables,
         tuple(_recorded_folio(number, mapped[number], earlier.get(number)) for number in sorted(mapped)),
         tuple(number for number in earlier if number not in mapped),
-        tables_only=True, wide=_is_wide(tables, True),
+        tables_only=True, wide=is_wide(tables, True),
     )  # fmt: skip
 
 

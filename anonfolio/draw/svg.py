@@ -233,7 +233,7 @@ class SceneSheet(Sheet):
         told += svg_rect(x, 0, width, high, _frame_fill(folio, at))
         told += svg_text(middle, 14, name, self._name_class(name))
         if not bare:
-            told += svg_text(middle, 26, f"{folio.content[at]}", "v")
+            told += "" if folio.content is None else svg_text(middle, 26, f"{folio.content[at]}", "v")
             there = ((exclusive_mark, folio.exclusive), (pin_mark, folio.pins), (ref_mark, folio.refs))
             marks = [mark for mark, held in there if held[at]]
             left = middle - 5 * (len(marks) - 1)
@@ -246,10 +246,7 @@ class SceneSheet(Sheet):
         told = "<g>" + svg_rect(0, 0, width, CELL, _frame_fill(folio, span.lo))
         words = f"{folio.page(span.lo)}–{folio.page(span.hi - 1)}  ×{span.hi - span.lo}"
         if not self.scene.tables_only:
-            content = folio.content[span.lo : span.hi]
-            other = np.count_nonzero(content)
-            same = bool((content == content[0]).all())
-            words += f"  byte {content[0]}" if same else f"  {other} {'page' if other == 1 else 'pages'} not 0"
+            words += _bytes_of(folio, span)
             words += "  pinned" if folio.pins[span.lo] else ""
         told += svg_text(width / 2, 16, words, "n")
         if folio.exclusive[span.lo]:
@@ -329,8 +326,8 @@ def _frame_fill(folio: Folio, at: int) -> str:
 
 
 def _label(words: str, x: float, room: float) -> str:
-    short = words if measure(words) <= room else " ".join(SHORT_WORDS[word] for word in words.split())
-    return f"<g><title>{words}</title>{svg_text(x, -5, short, 'm')}</g>"
+    short = words if measure(words) <= room else " ".join(SHORT_WORDS.get(word, "") for word in words.split())
+    return f"<g><title>{xml(words)}</title>{svg_text(x, -5, short, 'm')}</g>"
 
 
 def _bracket(x0: float, x1: float, opens: bool, closes: bool) -> str:
@@ -362,7 +359,8 @@ def _wrap_facts(facts: Sequence[str], room: float) -> list[str]:
 
 
 def _frame_words(folio: Folio, at: int) -> str:
-    told = [f"{folio.page(at)}: byte {folio.content[at]}", f"mapped {folio.mapcount[at]}×"]
+    name = folio.page(at)
+    told = [name if folio.content is None else f"{name}: byte {folio.content[at]}", f"mapped {folio.mapcount[at]}×"]
     if not folio.mapcount[at]:
         told.append("held but mapped by nobody")
     else:
@@ -370,6 +368,15 @@ def _frame_words(folio: Folio, at: int) -> str:
     told += [f"pinned {folio.pins[at]}×"] if folio.pins[at] else []
     told += [f"referenced {folio.refs[at]}×"] if folio.refs[at] else []
     return ", ".join(told)
+
+
+def _bytes_of(folio: Folio, span: Span) -> str:
+    if folio.content is None:
+        return ""
+    content = folio.content[span.lo : span.hi]
+    other = np.count_nonzero(content)
+    same = bool((content == content[0]).all())
+    return f"  byte {content[0]}" if same else f"  {other} {'page' if other == 1 else 'pages'} not 0"
 
 
 def _mapped(folio: Folio, at: int, x: float, y: float, each: str = "") -> str:

@@ -108,11 +108,12 @@ def _folios(folios: Sequence[Folio], bare: bool) -> Iterator[str]:
         marks = [("exclusive", folio.exclusive), ("pinned", folio.pins > 0), ("referenced", folio.refs > 0)]
         told = [f"{what} {_ranges(flags)}" for what, flags in marks if what == "exclusive" or flags.any()]
         yield " " * 7 + "   ".join(told)
-        yield from _wrapped(f"bytes     {_runs(folio.content.tolist())}", WIDTH - 7, 7, 17)
+        if folio.content is not None:
+            yield from _wrapped(f"bytes     {_runs(folio.content.tolist())}", WIDTH - 7, 7, 17)
     else:
         page = "exclusive" if folio.exclusive[0] else "maybe shared"
-        byte = f"byte {folio.content[0]}" if len(folios) == 1 else "bytes vary"
-        yield f"  {name}  order 0  " + ", ".join([*folio.facts()[1:], page, byte, *new])
+        bytes_ = [] if folio.content is None else [f"byte {folio.content[0]}" if len(folios) == 1 else "bytes vary"]
+        yield f"  {name}  order 0  " + ", ".join([*folio.facts()[1:], page, *bytes_, *new])
 
 
 def _runs(values: Sequence[int]) -> str:

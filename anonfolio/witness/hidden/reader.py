@@ -123,6 +123,27 @@ class Kernel:
         """The number of a page flag (``"PG_lru"``); KeyError when this kernel has none of that name."""
         return self.layout.folio.bits[name]
 
+    def mappings(self, pagemap: int) -> tuple[VmaLook, ...]:
+        """A process's mappings in order, without the entries under them, which may be more than memory has room for."""
+        mm = self.mm_of(pagemap)
+        nothing = np.zeros(0, np.uint64), np.zeros(0, np.bool_)
+        return tuple(self._vma_of(address, 0, *nothing) for address in self._vmas(mm, 0, MAX_TASK_PAGES * PAGE))
+
+    def present(self, pagemap: int, start: int, end: int) -> Iterator[tuple[int, Words, Bools]]:
+        """Where there are tables for pages [start, end), 1 GiB at once: first page, entries, whether PMDs map them."""
+        mm = self.mm_of(pagemap)
+        for at in range(start & -(PTRS_PER_PMD**2), end, PTRS_PER_PMD**2):
+            first, stop = max(at, start), min(at + PTRS_PER_PMD**2, end)
+            if table := self._pmd_table(mm, first):
+                entries, huge = np.zeros(stop - first, np.uint64), np.zeros(stop - first, np.bool_)
+                self._entries_under(table, first, stop, entries, huge)
+                yield first, entries, huge
+
+    def mm_id(self, pagemap: int) -> int | None:
+        """The number of a process's mm in the slots of folios; None before 6.15."""
+        mm = self.mm_of(pagemap)
+        return None if self.layout.mm_id is None else int(self.memory.read(mm + self.layout.mm_id, 4).cast("I")[0])
+
     # --- where things are ---------------------------------------------------------------------------------------
 
     def _private_of(self, fd: int) -> int:
@@ -249,12 +270,15 @@ class Kernel:
             address = self.memory.word(address + self.layout.vma_next)
 
     def _vma(self, mm: int, address: int, start: int, end: int) -> VmaLook:
+        low, high = (self.memory.word(address + at) // PAGE for at in self.layout.vma_fields[:2])
+        first = max(low, start)
+        return self._vma_of(address, first, *self.entries(mm, first, min(high, end) - first))
+
+    def _vma_of(self, address: int, first: int, entries: Words, huge: Bools) -> VmaLook:
         layout = self.layout
         raw = self.memory.read(address, layout.vma_bytes)
         low, high, flags, pgoff, anon_vma, link = (struct.unpack_from("<Q", raw, at)[0] for at in layout.vma_fields)
         chain = self._chain(link, address + layout.vma_fields[-1])
-        first = max(low // PAGE, start)
-        entries, huge = self.entries(mm, first, min(high // PAGE, end) - first)
         return VmaLook(low // PAGE, high // PAGE, flags, pgoff, anon_vma, chain, first, entries, huge)
 
     def _chain(self, link: int, end: int) -> tuple[int, ...]:
