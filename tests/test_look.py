@@ -27,6 +27,7 @@ from anonfolio.draw.looked import look_picture, look_scene, look_text
 from anonfolio.draw.scene import owner_name
 from anonfolio.witness import looking
 from anonfolio.witness.hidden.bpf import NotHidden
+from anonfolio.witness.hidden.look import Folios
 from anonfolio.witness.looking import (
     ZERO_PAGE,
     Area,
@@ -125,6 +126,49 @@ def test_what_cannot_be_seen_is_not_said() -> None:
     ET.fromstring(look_picture(bare).svg())
 
 
+def test_a_hole_in_a_folio_parts_its_pages() -> None:
+    zero = np.zeros(3, np.int64)
+    pages = Pages(numbers(1024, 1025, 1027), zero, zero, numbers(0, 1, 3), zero > 0, zero > 0)
+    assert runs_of(pages) == [(0, 2), (2, 3)]
+    text = look_text(replace(a_process(), pages=pages))
+    assert "0-1  order 2 pages 0-1," in text
+    assert " 3  order 2 page 3," in text
+
+
+def test_pages_of_files_are_left_out_and_mappings_of_nothing_else() -> None:
+    no, folio = np.zeros(3, np.bool_), numbers(looking.NO_FOLIO, 4, ZERO_PAGE)
+    found = looking._kept(
+        numbers(7, 8, 9), numbers(0, 1, 2), numbers(9, 500, ZERO_PAGE), folio, no, no, a_process().folios, [7, 8, 9]
+    )
+    assert (found[0].page.tolist(), found[0].mapping.tolist(), found[0].folio.tolist()) == (
+        [8, 9],
+        [0, 1],
+        [4, ZERO_PAGE],
+    )
+    assert (found[0].offset.tolist(), found[2]) == ([0, 0], {8, 9})
+
+
+def test_what_struct_pages_say_is_told_of_pages() -> None:
+    """Pins of a single page are 1,024 of its references; a PMD maps every page, and the first page's flag says all."""
+    first = numbers(0, 1, 5)
+    none = np.zeros((2, 2), np.int64)
+    folios = Folios(
+        numbers(10, 20), numbers(0, 2), numbers(0, 0).astype(np.uint64), numbers(2049, 9), numbers(0, 3), numbers(0, 1),
+        numbers(0, 2), numbers(0, 5), none, none, none[0] > 0, none[0] > 0, none[0] > 0, first,
+        numbers(1, 1, 1, 0, 0), np.array([True, True, False, True, False]),
+    )  # fmt: skip
+    found = looking._found(folios)
+    assert found.pins is not None
+    assert found.mappings is not None
+    assert found.exclusive is not None
+    assert (found.pins.tolist(), found.mappings.tolist()) == ([2, 5], [1, 3])
+    assert found.mapcount.tolist() == [1, 2, 2, 1, 1]
+    assert found.exclusive.tolist() == [True, True, False, True, False]
+    by_pmd = looking._found(replace(folios, mapcount=numbers(1, 0, 0, 0, 0)))
+    assert by_pmd.exclusive is not None
+    assert by_pmd.exclusive.tolist() == [True] * 5
+
+
 def test_json_holds_every_folio_and_every_run() -> None:
     told = json.loads(json.dumps(as_json(a_process())))
     assert [len(area["runs"]) for area in told["mappings"]] == [4, 2]
@@ -147,6 +191,15 @@ def test_the_picture_is_that_of_the_suite() -> None:
     assert "mm_id P41:4 mm#9:4" in look_picture(a_process()).text()
     assert "waits to be split" in look_picture(a_process()).svg()
     assert (owner_name(3), owner_name(-3)) == ("P3", "mm#3")
+
+
+def test_mappings_lie_behind_each_other_in_the_picture() -> None:
+    zero = np.zeros(3, np.int64)
+    pages = Pages(numbers(1000, 5000, 9000), np.arange(3), zero + ZERO_PAGE, zero, zero > 0, zero > 0)
+    areas = tuple(Area(start, start + 600, "rw-p", "") for start in (1000, 5000, 9000))
+    (table,) = look_scene(replace(a_process(), pages=pages, mappings=areas)).tables
+    assert all(left[1] <= right[0] for left, right in zip(table.mappings, table.mappings[1:], strict=False))
+    assert [start % 512 for start, _, _ in table.mappings] == [1000 % 512, 5000 % 512, 9000 % 512]
 
 
 def test_a_process_of_very_many_pages_is_drawn_in_part() -> None:

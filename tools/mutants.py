@@ -53,6 +53,7 @@ TESTS = (
     "test_words.py",
     "test_quiz.py",
     "test_stepper.py",
+    "test_look.py",
     "test_playground.py",
 )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 Holds scenes (what there is to see, as values), what writes them as text and as SVG, pictures, decision trees.
 Imports everything left of it: kernel to witness.
-Guarded by test_scene, test_picture, test_microsteps, test_exclusive_reuse.
+Guarded by test_scene, test_picture, test_microsteps, test_exclusive_reuse, test_look.
 """
 
 from . import micropicture, picture  # noqa: F401  (they register what draws: `machine.show`)
