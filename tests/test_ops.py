@@ -66,6 +66,8 @@ SAID = {
     ("dma_write", 1, 7, 2, 9): "The device writes byte 9 into page 2 of pin 7 of process 1",
     ("dma_read", 1, 7, 2): "The device reads page 2 of pin 7 of process 1",
     ("pin_ro", 0, 1, 1, 7): "Process 0 pins page 4 for a device that only reads (pin 7)",
+    ("split", 0, 4, 8, 2): "The folios of pages 7–14 of process 0 are split to order 2 (debugfs)",
+    ("shrink", 0): "Memory gets short, and what is partly mapped is split",
     ("forkfail", 0, 3): "Process 0 forks, and that fails at the mapping of page 6",
     ("forkfail_after", 0, 3): "Process 0 forks, and that fails after 3 pages",
 }
@@ -96,14 +98,14 @@ def test_pages_become_page_numbers_once() -> None:
 def test_the_worker_does_what_a_kernel_can_be_asked_and_nothing_else() -> None:
     """It runs alone, with the standard library: its calls are its own, and equal to the table."""
     calls = {name.removeprefix("do_"): call for name, call in vars(worker.Worker).items() if name.startswith("do_")}
-    by_others = {"gup", "forkfail"}  # another process reads; a fork is made to fail
+    by_others = {"gup", "forkfail", "split", "shrink"}  # another process reads, or writes to files of the kernel
     assert {name for name, op in TABLE.items() if not op.not_live} - by_others <= set(calls)
     assert not {name for name, op in TABLE.items() if op.not_live} & set(calls)
     for name in set(calls) & set(TABLE):
         assert len(inspect.signature(calls[name]).parameters) == 1 + len(TABLE[name].arguments), name
     assert tuple(sorted(worker.ADVICE)) == tuple(sorted(ADVICE))
     assert set(worker.ACCESSES) == {name for name, op in TABLE.items() if op.access}
-    untouched = {"fork", "exit", "gup", "forkfail"}
+    untouched = {"fork", "exit", "gup", "forkfail", "split", "shrink"}
     assert set(worker.COUNTED) == {name for name, op in TABLE.items() if not op.not_live} - untouched
 
 

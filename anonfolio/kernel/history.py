@@ -47,6 +47,7 @@ FIRST_KERNEL: dict[str, Any] = {
     "dontunmap_joins": "nothing",
     "batches_ptes": False,
     "ages_whole_folios": False,
+    "splits_to_any_order": False,
     "split_maps_zero_page": False,
     "has_guard_markers": False,
     "has_collapse": False,
@@ -74,6 +75,7 @@ HISTORY = (
     Change("6.8", {"knob_orders": ANON_ORDERS}, "19eaf44954df", "source; recorded on 6.12.117"),
     Change("6.9", {"large_reuse": "never"}, "cd197c3a2040", "source; recorded on 6.12.117"),
     Change("6.9", {"madvise_populate": "to_hole"}, "631426ba1d45", "source of 6.1 and 6.12"),
+    Change("6.9", {"splits_to_any_order": True}, "fc4d182316bd", "source of 6.1 and 6.12"),
     Change("6.9", {"cont_pte_order": 4}, "4602e5757bcc", "recorded on 6.12.118 and later", arch="arm64"),
     Change(
         "6.11", {"ages_whole_folios": True}, "3931b871c494 (MADV_COLD, in 6.10), dce7d10be4bb",
@@ -106,16 +108,13 @@ HISTORY = (
     ),
     Change(
         "7.0", {"collapse_stops_at_hole": False}, "mail (khugepaged: continue to collapse on SCAN_PMD_NONE)",
-        "inferred: run on 6.18.44 no, source of 7.3 yes",
-    ),
-    Change(
-        "7.0", {"collapse_takes_small_ranges": True}, "not looked up",
-        "inferred: run on 6.18.44 no, source of 7.3 yes",
+        "inferred: run on 6.18.44 no, 7.0.13 yes",
     ),
     Change(
         "7.0", {"reclaims_page_tables": True}, "mail 83b034810935 (PT_RECLAIM on all 64-bit)",
         "recorded: 6.17.13 and 6.19.14 no, 7.0.13 yes", arch="arm64",
     ),
+    Change("7.3", {"collapse_takes_small_ranges": True}, "not looked up", "source of 7.3; run on 7.0.13 no"),
     Change("7.3", {"dontunmap_joins": "others"}, "its mending, not named here", "source of 7.3"),
 )  # fmt: skip
 """Oldest first."""

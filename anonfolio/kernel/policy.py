@@ -148,6 +148,8 @@ class Policy:
         Whether 2 MiB without a page table end it, instead of being passed over.
     collapse_takes_small_ranges : bool
         Whether a range that lies inside 2 MiB is nothing to do, instead of an error.
+    splits_to_any_order : bool
+        Whether debugfs's split_huge_pages takes an order (fc4d182316bd, 6.9); else all is split to single pages.
     split_maps_zero_page : bool
         Whether a page that holds only zeros becomes the zero page when its folio is split (b1f202060afe, 6.12).
     cont_pte_order : int
@@ -192,6 +194,7 @@ class Policy:
     thp_disable_except_advised: bool = True
     batches_ptes: bool = True
     ages_whole_folios: bool = True
+    splits_to_any_order: bool = True
     split_maps_zero_page: bool = True
     has_guard_markers: bool = True
     has_collapse: bool = True

@@ -39,6 +39,32 @@ def split_folio(memory: Memory, folio: int, order: int = 0) -> bool:
     return True
 
 
+def split_huge_pages_pid(mm: Mm, start: int, end: int, order: int) -> None:
+    """Split what [start, end) maps, up to the first hole, as far as it is larger (`split_huge_pages_pid`, debugfs).
+
+    Kernels before 6.9 do not read the order, and split to single pages.
+    """
+    order = order if mm.policy.splits_to_any_order else 0
+    stop = start
+    while stop < end and (vma := mm.find_vma(stop)):
+        stop = vma.end
+    for first, last in mm.pmd_ranges(start, min(stop, end)):
+        for folio in dict.fromkeys(run.folio for run in mm.folio_runs(first, last)):
+            if mm.memory.order[folio] > order:
+                split_folio(mm.memory, folio, order)
+
+
+def deferred_split_scan(memory: Memory) -> None:
+    """Memory gets short: what is partly mapped is split, and pages that nobody maps are free (`deferred_split_scan`).
+
+    From 6.12 on 2 MiB that are mostly zeros would be, too, were khugepaged's max_ptes_none not 511 (`thp_underused`):
+    by that default none is, and no other is modelled.
+    """
+    for folio in memory.live_folios().tolist():
+        if memory.partially_mapped[folio]:
+            split_folio(memory, folio)
+
+
 def _unmap(mm: Mm, frames: slice) -> npt.NDArray[np.intp]:
     """The pages that map any of these frames; by single entries from now on (`try_to_migrate`, TTU_SPLIT_HUGE_PMD)."""
     vpns: npt.NDArray[np.intp] = np.flatnonzero((mm.pte & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT)

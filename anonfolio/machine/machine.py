@@ -26,7 +26,8 @@ from ..kernel.pin import Pin
 from ..kernel.policy import LINUX_6_15, Policy, check_orders, policy_named
 from ..kernel.record import NO_FAULT, PF_PROT, PF_USER, PF_WRITE, SIGSEGV, Counters, Fault, Trail
 from ..kernel.rules import KNOBS
-from ..kernel.sizes import MAX_VPN, PMD_ORDER, PTRS_PER_PMD
+from ..kernel.sizes import ANON_ORDERS, MAX_VPN, PMD_ORDER, PTRS_PER_PMD
+from ..kernel.split import deferred_split_scan, split_huge_pages_pid
 from ..kernel.system import System
 from ..kernel.vma import VM_DONTCOPY, VM_LOCKED, VM_LOCKONFAULT, VM_NORESERVE, VM_READ, VM_UNACCOUNTED, VM_WRITE, Vma
 from ..stream.run import Touched, touch_stream
@@ -345,6 +346,21 @@ class Process:
         self._begin()
         vpn, pages = self._checked_range(vpn, pages)
         return _outcome(mlock.apply_vma_lock_flags, self.mm, vpn, vpn + pages, 0)
+
+    def split(self, vpn: int, pages: int = 1, order: int = 0) -> Outcome:
+        """Split the folios of a range, as far as they are larger, to this order (debugfs, split_huge_pages)."""
+        self._begin()
+        vpn, pages = self._checked_range(vpn, pages)
+        if type(order) is not int or order not in (0, *ANON_ORDERS):
+            raise ValueError(f"order={order!r:.60}: folios are split to order 0 or to one of 2 to 9")
+        split_huge_pages_pid(self.mm, vpn, vpn + pages, order)
+        return Outcome()
+
+    def shrink(self) -> Outcome:
+        """Memory gets short, and the shrinker splits what is partly mapped (here on behalf of any process)."""
+        self._begin()
+        deferred_split_scan(self.machine.memory)
+        return Outcome()
 
     # --- accesses -----------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from ..kernel.mmap import ADVICE as FLAGS_OF_ADVICE
 from ..kernel.pagetable import PTE_WRITE
+from ..kernel.sizes import ANON_ORDERS
 from ..machine.machine import ADVICE, PROTECTIONS, Machine, Outcome, Process, SegmentationFault
 
 Step = tuple[Any, ...]
@@ -298,6 +299,11 @@ _OPS = (
     Op("pin_ro", ("page", "n", "id"), partial(_pin, write=False),
        "{who} pins {where} for a device that only reads (pin {id})",
        makes="pin", tries=_unpinned, gup=True, not_live="no system call pins for reading and long without a driver"),
+    Op("split", ("page", "n", "order"), Process.split,
+       "The folios of {where} of process {process} are split to order {order} (debugfs)",
+       tries=lambda at: ((*half, 0) for half in _each_half(at)), drawn={"split": 24}),
+    Op("shrink", (), Process.shrink, "Memory gets short, and what is partly mapped is split",
+       tries=lambda at: [()], drawn={"split": 14, "shrink": 24}),
     Op("forkfail", ("page",), _forkfail, "{who} forks, and that fails at the mapping of page {page}",
        drawn={"forkfail": 14}),
     Op("forkfail_after", ("pages",), Process.fork_fails_after, "{who} forks, and that fails after {pages} pages",
@@ -394,6 +400,8 @@ def _check_argument(kind: str, value: Any) -> None:
         return
     elif not _is_count(value):
         raise ScenarioError(f"{kind} is {value!r:.60}, not a number from 0 to {MOST}")
+    elif kind == "order" and value not in (0, *ANON_ORDERS):
+        raise ScenarioError(f"order is {value}; folios are split to order 0 or to one of 2 to 9")
     elif kind == "byte" and value > 255:
         raise ScenarioError(f"byte {value} is not in 0..255")
     elif kind == "n" and value < 1:

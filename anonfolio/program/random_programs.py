@@ -42,6 +42,10 @@ COLLAPSE = {
     "write": 34, "read": 8, "fork": 8, "exit": 4, "munmap": 6, "mremap": 6, "mprotect": 8, "madvise": 36, "pin": 4,
     "unpin": 3, "gup": 2, "ref": 2, "unref": 2,
 }  # fmt: skip
+SPLIT = {
+    "write": 36, "read": 8, "fork": 12, "exit": 6, "munmap": 14, "mremap": 6, "mprotect": 6, "madvise": 12, "pin": 4,
+    "unpin": 3, "gup": 2, "ref": 2, "unref": 2,
+}  # fmt: skip
 COLLAPSING_ADVICE = (*8 * ("collapse",), *2 * ("dontneed",), "free", "guard_install", "guard_remove", "dontfork")
 GUARDING_ADVICE = (
     *5 * ("guard_install",), *4 * ("guard_remove",), *2 * ("dontneed",), "free", "wipeonfork", "keeponfork", "dontfork",
@@ -63,6 +67,9 @@ KINDS: dict[str, dict[str, int]] = {
     kind: {op.name: op.drawn[kind] for op in TABLE.values() if kind in op.drawn}
     for kind in ("mixed", "populate", "refused", "merge", "huge", "dma", "forkfail", "segv", "mappings")
 } | {"free": FREE, "guard": GUARD, "moved": MOVED, "knobs": KNOBS_KIND, "collapse": COLLAPSE, "locked": LOCKED}
+KINDS |= {
+    kind: SPLIT | {op.name: op.drawn[kind] for op in TABLE.values() if kind in op.drawn} for kind in ("split", "shrink")
+}
 """What programs may be about, with how often they do what.
 
 ``mixed`` wanders through everything; ``populate`` writes, forks and exits; ``refused`` asks for what is not there;
@@ -72,12 +79,14 @@ that fail (each makes other programs' forks fail for a moment, when it is run li
 ``free`` frees lazily, which splits folios; ``guard`` puts guard pages among others, and touches them; ``moved`` moves
 away and back beside neighbours that have become alike, reads after fork, and protects and unprotects whole blocks;
 ``knobs`` has other words in the knobs, other advice, and prctl;
-``collapse`` has pages made one folio of 2 MiB; ``locked`` locks and populates.
+``collapse`` has pages made one folio of 2 MiB; ``locked`` locks and populates;
+``shrink`` has the shrinker split folios (and drops the machine's
+slab caches, when it is run live); ``split`` debugfs, too.
 """
 
 
 ANY = "any"
-"""All kinds in turn, but for the one that makes other programs' forks fail when it is run live."""
+"""All kinds in turn, but for those that do something to other programs, too, when they are run live."""
 
 
 def random_scenario(seed: int, kind: str = "mixed", sizes: Iterable[int] = ANON_ORDERS) -> Scenario:
@@ -91,7 +100,7 @@ def random_scenario(seed: int, kind: str = "mixed", sizes: Iterable[int] = ANON_
         Orders that may be enabled; before 6.8 only 9.
     """
     if kind == ANY:
-        gentle = [kind for kind in KINDS if kind != "forkfail"]
+        gentle = [kind for kind in KINDS if kind not in ("forkfail", "split", "shrink")]
         kind = gentle[seed % len(gentle)]
     if kind not in KINDS:
         raise ValueError(f"there is no kind {kind!r}; there are {', '.join(KINDS)}")
@@ -119,7 +128,7 @@ class _Generator:
     def _choose_shape(self, sizes: frozenset[int]) -> None:
         choose, huge = self.random.choice, self.kind == "huge"
         sets = PMD_ORDER_SETS if huge else ORDER_SETS
-        if self.kind in ("mixed", "populate", "mappings", "free", "guard", "collapse", "knobs", "locked"):
+        if self.kind in ("mixed", "populate", "mappings", "free", "guard", "collapse", "split", "shrink", "knobs", "locked"):
             sets += ((4, 9), (9,))
         self.orders = choose([orders for orders in sets if sizes.issuperset(orders)] or [()])
         if huge:
@@ -330,6 +339,9 @@ class _Generator:
         if copied:
             vma = self.random.choice(copied)
             self._do("forkfail", process, self.random.randrange(vma.start, vma.end) - self.base)
+
+    def _split(self, process: Process) -> None:
+        self._do("split", process, *self._range(), self.random.choice([0, 0, 0, 2, 2, 3, 4, 8]))
 
     def _exit(self, process: Process) -> None:
         if len(self.machine.live()) > 1:

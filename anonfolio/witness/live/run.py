@@ -25,7 +25,7 @@ from ..hidden.bpf import Fault
 from ..hidden.reader import Kernel as HiddenKernel
 from ..hidden.state import HiddenState, state_of_look
 from .kernel import PROC, WINDOW_PAGES, Knobs, LiveKernel, Remote, memory_info, smaps
-from .worker import PAGE, WINDOW_START, IoVec, libc
+from .worker import PAGE, WINDOW_START, IoVec, _system_call, libc
 
 T = TypeVar("T")
 ATTEMPTS = 4
@@ -33,6 +33,8 @@ PM_SWAP, PM_GUARD_REGION = 62, 58
 HEAD, TAIL = FLAGS["head"], FLAGS["tail"]
 ENOMEM = 12
 MADV_COLD = 20
+SYS_FSOPEN, SYS_FSCONFIG, SYS_FSMOUNT = 430, 431, 432
+FSCONFIG_CMD_CREATE = 6
 
 Cell = int | str | list[int]
 
@@ -145,6 +147,12 @@ class LiveRun:
             FailingFork(self.kernel, remote).run(self.base + arguments[0] * PAGE)
         elif operation == "gup":
             answer = self._short_pin(remote, *arguments)
+        elif operation == "split":
+            answer = self._split(remote, *arguments)
+        elif operation == "shrink":
+            # Slab caches go to every shrinker; that of partly mapped folios is one (`shrink_slab`).
+            (PROC / "sys/vm/drop_caches").write_text("2")
+            answer = {"ok": True}
         else:
             answer = remote.call(operation, *arguments)
         if TABLE[operation].gup or operation == "madvise" or self.locks:
@@ -171,6 +179,11 @@ class LiveRun:
         taken back in 6.17): it is copied, not reused.
         """
         self._page.madvise(MADV_COLD)
+
+    def _split(self, remote: Remote, page: int, n: int, order: int) -> dict[str, Any]:
+        start = self.base + page * PAGE
+        write_debugfs("split_huge_pages", f"{remote.pid},{start:#x},{start + n * PAGE:#x},{order}")
+        return {"ok": True}
 
     def _short_pin(self, remote: Remote, page: int) -> dict[str, Any]:
         byte = ctypes.create_string_buffer(1)
@@ -229,6 +242,23 @@ class LiveRun:
             cells.append(cell)
             mapcounts.append(mapcount)
         return cells, mapcounts
+
+
+def write_debugfs(name: str, text: str) -> None:
+    """Write a file of debugfs, mounted where nobody sees it, which ends with the descriptor (`fsopen`, `fsmount`)."""
+    opened: list[int] = []
+    try:
+        opened.append(_system_call(SYS_FSOPEN, b"debugfs", 0, what="fsopen"))
+        _system_call(SYS_FSCONFIG, opened[0], FSCONFIG_CMD_CREATE, None, None, 0, what="fsconfig")
+        opened.append(_system_call(SYS_FSMOUNT, opened[0], 0, 0, what="fsmount"))
+        opened.append(os.open(name, os.O_WRONLY, dir_fd=opened[1]))
+        os.write(opened[2], text.encode())
+    except OSError as error:
+        why = "this kernel must have CONFIG_DEBUG_FS and not be locked down"
+        raise NotLive(f"debugfs's {name} cannot be written ({error}); {why}") from error
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
 
 
 class Frames:
