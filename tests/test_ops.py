@@ -219,6 +219,8 @@ LATER = {
     "knobs": "f4b05712bb55f795",
     "collapse": "37f2f3f1acdc5148",
     "locked": "cc6f932de054dfbe",
+    "split": "09c3e8afe4a13f5a",
+    "shrink": "c2ab3faa8e28b15b",
 }
 """Kinds that came later, each with what its first seeds name."""
 
@@ -244,6 +246,7 @@ def draw_step(draw: Callable[[Any], Any], pages: int, alive: list[bool]) -> Step
         "byte": st.integers(0, 255), "prot": st.sampled_from(list(PROTECTIONS)), "advice": st.sampled_from(ADVICE),
         "disabled": st.sampled_from(list(ops.THP_DISABLED)),
         "id": st.integers(0, 3), "k": st.integers(0, 3), "how": st.just(how),
+        "order": st.sampled_from((0, 2, 4)),
         "place": st.none() if how == "anywhere" else st.integers(0, pages - n),
         "size": st.integers(0, n), "newsize": st.integers(0, n), "move": st.sampled_from(ops.WORDS["move"]),
     }  # fmt: skip
