@@ -114,6 +114,17 @@ def test_the_shrinker_gives_back_what_nobody_maps_and_pages_of_zeros(release: st
     assert check(process.machine) == []
 
 
+def test_locked_pages_of_zeros_stay_pages() -> None:
+    process = af.Machine("7.3", orders=(4,), frames=1 << 12).spawn()
+    process.mmap(16, at=0)
+    process.write(0, 7)
+    process.mlock(4, 4)
+    process.split(0, 16)
+    assert np.flatnonzero(process.mm.pte & PTE_SPECIAL).tolist() == [1, 2, 3, *range(8, 16)]
+    assert process.rss_pages == 5
+    assert check(process.machine) == []
+
+
 def test_what_an_arm64_block_shares_each_page_has_afterwards() -> None:
     process = filled(af.Policy.at("7.3", "arm64"), (5,), 32)
     assert (process.mm.pte[:32] & PTE_CONT).all()

@@ -11,6 +11,7 @@ from .mm import Mm
 from .pagetable import PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_YOUNG
 from .rmap import folio_add_large_mapcount
 from .sizes import ZERO_PFN
+from .vma import VM_LOCKED
 
 
 def split_folio(memory: Memory, folio: int, order: int = 0) -> bool:
@@ -97,6 +98,10 @@ def _remap(mm: Mm, vpns: npt.NDArray[np.intp], folios: npt.NDArray[np.int32], he
         contpte.contpte_try_fold(mm, int(vpns[0]), int(vpns[-1]) + 1)
     elif mm.policy.split_maps_zero_page:
         unused = memory.content[pfns] == 0
+        for vma in mm.vmas_in(int(vpns[0]), int(vpns[-1]) + 1):
+            # What is locked must not fault at the next write.
+            if vma.flags & VM_LOCKED:
+                unused &= (vpns < vma.start) | (vpns >= vma.end)
         mm.own_pfns()[vpns[unused]] = ZERO_PFN
         mm.pte[vpns[unused]] = PTE_PRESENT | PTE_YOUNG | PTE_SPECIAL
         memory.mapcount[pfns[unused]] -= 1

@@ -128,7 +128,18 @@ class _Generator:
     def _choose_shape(self, sizes: frozenset[int]) -> None:
         choose, huge = self.random.choice, self.kind == "huge"
         sets = PMD_ORDER_SETS if huge else ORDER_SETS
-        if self.kind in ("mixed", "populate", "mappings", "free", "guard", "collapse", "split", "shrink", "knobs", "locked"):
+        if self.kind in (
+            "mixed",
+            "populate",
+            "mappings",
+            "free",
+            "guard",
+            "collapse",
+            "split",
+            "shrink",
+            "knobs",
+            "locked",
+        ):
             sets += ((4, 9), (9,))
         self.orders = choose([orders for orders in sets if sizes.issuperset(orders)] or [()])
         if huge:
