@@ -71,7 +71,8 @@ class VmaLook:
         # Below its frame a PMD has zeros, which are inverted, too (`pmd_pfn_mask`).
         frames = np.where(self.huge, frames & -PTRS_PER_PMD, frames)
         pages = np.arange(self.first, self.first + len(frames))
-        frames += np.where(self.huge, pages % PTRS_PER_PMD, 0)
+        # A PMD has other bits below its frame, which are not inverted (`pmd_pfn_mask`).
+        frames = np.where(self.huge, (frames & -PTRS_PER_PMD) + pages % PTRS_PER_PMD, frames)
         return np.where(self.present, frames, -1)
 
 
