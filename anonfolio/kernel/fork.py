@@ -70,6 +70,7 @@ def dup_mmap(
     mm.memory.make_room_for_mms(child.id)
     child.map_as(mm)
     child.thp_disabled, child.arena = mm.thp_disabled, mm.arena
+    child.start_brk, child.brk = mm.start_brk, mm.brk
     for vma in mm.vmas:
         if vma.flags & VM_DONTCOPY:
             continue

@@ -60,6 +60,8 @@ class Mm:
         What the process said with prctl (MMF_DISABLE_THP); a fork child inherits it.
     arena : range
         Where a mapping goes that asks for no place: from the end downwards (mm->mmap_base).
+    start_brk, brk : int
+        The first page of the heap, and its end; the heap begins with the arena, empty.
     """
 
     def __init__(self, mm_id: int, memory: Memory, policy: Policy) -> None:
@@ -74,6 +76,7 @@ class Mm:
         self.pins: list[Pin] = []
         self.thp_disabled = ""
         self.arena = ARENA
+        self.start_brk = self.brk = 0
         self.rss_pages = 0
         self._anon_vmas = 0
         memory.mms.append(self)
@@ -95,13 +98,20 @@ class Mm:
         return self.vmas[at - 1] if at else None, self.vmas[at + 1] if at + 1 < len(self.vmas) else None
 
     def highest_gap(self, pages: int) -> int | None:
-        """The first page of the topmost `pages` that no VMA has, in the arena (`unmapped_area_topdown`)."""
-        end = self.arena.stop
-        for vma in reversed(self.vmas_in(self.arena.start, end)):
-            if end - vma.end >= pages:
-                break
-            end = min(end, vma.start)
-        return end - pages if end - pages >= self.arena.start else None
+        """The first page of the topmost `pages` that no VMA has, in the arena (`unmapped_area_topdown`).
+
+        Where a gap would do, but a stack is above it, everything ends at that one's guard gap from then on.
+        """
+        low, end = self.arena.start, self.arena.stop
+        above: Vma | None = None
+        for below in (*reversed(self.vmas_in(low, end)), None):
+            floor = max(low, below.end) if below else low
+            if above and end - floor >= pages:
+                end = min(end, above.start_gap)
+            if end - floor >= pages:
+                return end - pages
+            end, above = min(end, below.start) if below else end, below
+        return None
 
     def insert_vma(self, vma: Vma) -> None:
         """Add a VMA that overlaps none."""
@@ -175,6 +185,10 @@ class Mm:
                 vma.end = start
                 self.split_huge_pmd_if_needed(start)
         return prev or following
+
+    def next_vma(self, vpn: int) -> Vma | None:
+        """The VMA that contains page `vpn`, or else the first above it (`find_vma`)."""
+        return next((vma for vma in self.vmas if vma.end > vpn), None)
 
     def vma_merge_new_range(self, new: Vma) -> Vma | None:
         """Let a range that is in no VMA yet join its neighbours (`vma_merge_new_range`, 6.12); returns whom."""

@@ -35,11 +35,12 @@ from .pagetable import (
 from .record import Fault
 from .refused import Refused as Refused
 from .rmap import folio_remove_rmap_pmd, folio_remove_rmap_ptes, folios_remove_rmap_ptes, mapped_folios
-from .sizes import PTRS_PER_PMD
+from .sizes import PTRS_PER_PMD, STACK_GUARD_GAP
 from .system import System
 from .vma import (
     VM_ACCESS_FLAGS,
     VM_DONTCOPY,
+    VM_GROWSDOWN,
     VM_HUGEPAGE,
     VM_LOCKED,
     VM_LOCKED_MASK,
@@ -97,6 +98,46 @@ def get_unmapped_area(mm: Mm, pages: int) -> int:
     if found is None:
         raise Refused("ENOMEM", f"no gap holds {pages} pages")
     return found
+
+
+def do_brk(mm: Mm, end: int) -> None:
+    """Move the end of the heap, `end` being the page after it (`brk`, `do_brk_flags`; 6.1-7.3).
+
+    It grows only while a page stays free above it. What it gains joins the mapping that ends the heap, never one above.
+    """
+    if end < mm.start_brk:
+        raise Refused("ENOMEM", f"the heap begins at page {mm.start_brk}")
+    oldest = mm.next_vma(min(end, mm.brk))
+    if end < mm.brk:
+        if oldest is None or oldest.start >= mm.brk:
+            raise Refused("ENOMEM", f"nothing of the heap is mapped from page {end} on")
+        do_munmap(mm, end, mm.brk)
+    elif end > mm.brk:
+        if oldest and end + 1 > oldest.start_gap:
+            raise Refused("ENOMEM", f"a mapping at page {oldest.start} is in the way")
+        new = Vma(mm.brk, end, VM_READ | VM_WRITE, pgoff=mm.brk)
+        heap = mm.find_vma(mm.brk - 1) if mm.brk > mm.start_brk else None
+        if heap is None or mm.vma_merge_new_range(new) is None:
+            mm.insert_vma(new)
+    mm.brk = end
+
+
+def expand_stack(mm: Mm, vpn: int) -> Vma | None:
+    """The VMA that contains page `vpn` after a stack above has grown down to it, if one may (`expand_downwards`).
+
+    Not nearer than the gap to an accessible mapping below that is no stack itself. RLIMIT_STACK is not modelled.
+    """
+    vma = mm.next_vma(vpn)
+    if vma is None or vma.start <= vpn or not vma.flags & VM_GROWSDOWN:
+        return vma if vma and vma.start <= vpn else None
+    below, _ = mm.neighbours(vma)
+    near = below is not None and vpn - below.end < STACK_GUARD_GAP
+    if below and near and below.flags & VM_ACCESS_FLAGS and not below.flags & VM_GROWSDOWN:
+        return None
+    mm.anon_vma_prepare(vma)
+    vma.pgoff -= vma.start - vpn
+    vma.start = vpn
+    return vma
 
 
 def zap_page_range(mm: Mm, start: int, end: int) -> None:

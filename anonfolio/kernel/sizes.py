@@ -13,6 +13,8 @@ GUP_PIN_COUNTING_BIAS = 1 << 10
 
 NO_FOLIO = -1
 PTRS_PER_PMD = 512
+STACK_GUARD_GAP = 256
+"""So many pages below a stack nothing is placed, and no accessible mapping lets it come nearer (stack_guard_gap)."""
 MAX_VPN = 1 << 28
 """Address spaces end after a tebibyte: one array entry a page, touched only where something is mapped."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .sizes import STACK_GUARD_GAP
+
 # VMA flags, under the kernel's names.
 VM_READ = 1
 VM_WRITE = 2
@@ -11,6 +13,8 @@ VM_HUGEPAGE = 16
 VM_NOHUGEPAGE = 32
 VM_UNACCOUNTED = 64
 """Not VM_ACCOUNT: set where the kernel takes that flag away from a mapping that had it, or never gave it."""
+VM_GROWSDOWN = 1 << 8
+"""A stack: it grows to where it is accessed below its start."""
 VM_NORESERVE = 1 << 11
 """Made with MAP_NORESERVE: never charged, whatever access it gets."""
 VM_LOCKED, VM_LOCKONFAULT = 1 << 12, 1 << 13
@@ -45,6 +49,11 @@ class Vma:
 
     def __repr__(self) -> str:
         return f"Vma({self.start}..{self.end - 1}, flags={self.flags:#x}, pgoff={self.pgoff}, anon_vma={self.anon_vma})"
+
+    @property
+    def start_gap(self) -> int:
+        """Where what is placed below it must end (`vm_start_gap`)."""
+        return self.start - (STACK_GUARD_GAP if self.flags & VM_GROWSDOWN else 0)
 
     @property
     def access_word(self) -> str:

@@ -29,7 +29,17 @@ from ..kernel.rules import KNOBS
 from ..kernel.sizes import ANON_ORDERS, MAX_VPN, PMD_ORDER, PTRS_PER_PMD
 from ..kernel.split import deferred_split_scan, split_huge_pages_pid
 from ..kernel.system import System
-from ..kernel.vma import VM_DONTCOPY, VM_LOCKED, VM_LOCKONFAULT, VM_NORESERVE, VM_READ, VM_UNACCOUNTED, VM_WRITE, Vma
+from ..kernel.vma import (
+    VM_DONTCOPY,
+    VM_GROWSDOWN,
+    VM_LOCKED,
+    VM_LOCKONFAULT,
+    VM_NORESERVE,
+    VM_READ,
+    VM_UNACCOUNTED,
+    VM_WRITE,
+    Vma,
+)
 from ..stream.run import Touched, touch_stream
 from ..stream.window import Pages, Stream
 from .show import Latest, Shown, show
@@ -123,6 +133,7 @@ class Machine(System):
         if type(arena) is not range or arena.step != 1 or not 0 <= arena.start < arena.stop <= MAX_VPN:
             raise ValueError(f"arena={arena!r:.60} is no range of pages within 0..{MAX_VPN - 1}, such as range(512)")
         process.mm.arena = arena
+        process.mm.start_brk = process.mm.brk = arena.start
         self.processes.append(process)
         return process
 
@@ -220,6 +231,7 @@ class Process:
         replace: bool = True,
         reserve: bool = True,
         populate: bool = False,
+        grows_down: bool = False,
     ) -> int | Outcome:
         """As mmap(2) maps: returns the first page, or an `Outcome` that says why not.
 
@@ -236,18 +248,26 @@ class Process:
             False charges nothing for it, then and later (MAP_NORESERVE).
         populate : bool
             Whether it is faulted in at once (MAP_POPULATE): as by writes, or by reads where it is read-only.
+        grows_down : bool
+            A stack (MAP_GROWSDOWN): an access below it takes it there, if nothing is near; a pin or `touch` does not.
         """
         self._begin()
         at, pages = self._checked_range(0 if vpn is None else vpn, pages)
         _check_prot(prot)
         try:
-            flags = PROTECTIONS[prot] | (0 if reserve else VM_NORESERVE)
+            flags = PROTECTIONS[prot] | (0 if reserve else VM_NORESERVE) | (VM_GROWSDOWN if grows_down else 0)
             at = mmap.do_mmap(self.mm, None if vpn is None else at, pages, flags, replace=replace)
         except mmap.Refused as refusal:
             return Outcome(False, refusal.errno, refusal.why)
         if populate:
             gup.mm_populate(self.machine, self.mm, at, at + pages, self.machine.faults)
         return at
+
+    def brk(self, vpn: int) -> Outcome:
+        """Move the end of the heap to page `vpn`, the first after it (brk); it begins with the arena, empty."""
+        self._begin()
+        self._checked_range(vpn, 1)
+        return _outcome(mmap.do_brk, self.mm, vpn)
 
     def thp_disable(self, how: bool | str = True) -> Outcome:
         """prctl(PR_SET_THP_DISABLE): no large folios for this process from now on, and for children it forks.
@@ -570,7 +590,7 @@ class Process:
         return vpn, pages
 
     def _access(self, vpn: int, access: str) -> Fault:
-        vma = self.mm.find_vma(vpn)
+        vma = self.mm.find_vma(vpn) or mmap.expand_stack(self.mm, vpn)
         if vma is None or not vma.flags & (VM_WRITE if access == WRITE else VM_READ):
             raise self._sigsegv(vpn, access, vma)
         if self.mm.pte[vpn] & PTE_GUARD:

@@ -34,7 +34,7 @@ THP_DISABLED: dict[str, bool | str] = {"yes": True, "no": False, "except_advised
 """What PR_SET_THP_DISABLE is told, in words -> what `Process.thp_disable` is."""
 WORDS: dict[str, tuple[str, ...]] = {
     "advice": ADVICE,
-    "how": ("anywhere", "fixed", "noreplace", "noreserve", "populate"),
+    "how": ("anywhere", "fixed", "noreplace", "noreserve", "populate", "growsdown"),
     "disabled": tuple(THP_DISABLED),
     "move": ("stay", "move", "keep"),
 }
@@ -137,8 +137,8 @@ class Op:
 
 
 def _mmap(process: Process, place: int | None, n: int, prot: int, how: str) -> int | Outcome:
-    replace, reserve, populate = how != "noreplace", how != "noreserve", how == "populate"
-    return process.map(place, n, prot, replace=replace, reserve=reserve, populate=populate)
+    kind = {"replace": how != "noreplace", "reserve": how != "noreserve"}
+    return process.map(place, n, prot, **kind, populate=how == "populate", grows_down=how == "growsdown")
 
 
 def _remap(process: Process, page: int, size: int, newsize: int, place: int | None, move: str) -> int | Outcome:
@@ -263,7 +263,9 @@ _OPS = (
        drawn={"mixed": 6, "refused": 16, "merge": 14, "huge": 8, "dma": 2, "forkfail": 8, "segv": 4, "mappings": 10}),
     Op("remap", ("page", "size", "newsize", "place", "move"), _remap,
        "{who} makes {size} pages from page {page} on {newsize} ({move})", returns=True, places=True,
+       tries=lambda at: ((start, n, n, None, "keep") for start, n in _each_half(at)),
        drawn={"mappings": 12}),
+    Op("brk", ("page",), Process.brk, "{who} moves the end of its heap to page {page}", drawn={"mappings": 10}),
     Op("mprotect", ("page", "n", "prot"), Process.mprotect, "{who} makes {where} {prot} (mprotect)",
        tries=lambda at: ((*half, prot) for half in _each_half(at) for prot in PROTECTIONS if prot),
        drawn={"mixed": 8, "refused": 16, "merge": 20, "huge": 8, "dma": 2, "forkfail": 10, "segv": 14, "mappings": 16}),

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..kernel.rules import KNOBS
 from ..kernel.sizes import ANON_ORDERS, PMD_ORDER, PTRS_PER_PMD
-from ..kernel.vma import VM_DONTCOPY, VM_READ, VM_WRITE, Vma
+from ..kernel.vma import VM_DONTCOPY, VM_GROWSDOWN, VM_READ, VM_WRITE, Vma
 from ..machine.machine import Machine, Process
 from .ops import TABLE, Step, do_step
 from .scenario import THP, Scenario
@@ -320,6 +320,8 @@ class _Generator:
         page = self._page(process, VM_WRITE)
         if self.kind == "segv" and self.random.random() < 0.3:
             page = self.random.randrange(self.pages)
+        if self.kind == "mappings" and self.random.random() < 0.2:
+            page = self._stack(process) or page
         if page is not None:
             self._write_at(process, page)
 
@@ -369,7 +371,8 @@ class _Generator:
     def _mmap(self, process: Process) -> None:
         """Then, often, what makes it fit its neighbours: the sizes' advice."""
         start, n = self._range()
-        how = self.random.choice(["anywhere", "anywhere", "anywhere", "fixed", "fixed", "noreplace"])
+        stack = ["growsdown"] if self.kind == "mappings" else []
+        how = self.random.choice([*3 * ["anywhere"], *2 * ["fixed"], "noreplace", *stack])
         if self.kind == "locked":
             how = "populate"
         if how == "anywhere":
@@ -378,7 +381,7 @@ class _Generator:
             )
             n = min(n, self.pages)
         prot = self.random.choice([0, 0, 1, 3, 3, 3, 3])
-        if how == "fixed" and n > self.pages // 2 and self.random.random() < 0.7:
+        if how in ("fixed", "growsdown") and n > self.pages // 2 and self.random.random() < 0.7:
             return
         if not self._do("mmap", process, None if how == "anywhere" else start, n, prot, how):
             return
@@ -386,6 +389,19 @@ class _Generator:
             self._do("madvise", process, self.placed, n, "hugepage")
         if self.random.random() < 0.3 and prot != 3:
             self._do("mprotect", process, self.placed, n, 3)
+
+    def _brk(self, process: Process) -> None:
+        """Page by page, by what an allocator asks for, or anywhere in the lower half."""
+        more = self.random.choice([1, 1, 1, 4, 16, 33, 33, -1, -4, self.random.randrange(self.pages)])
+        end = process.mm.brk - self.base + more
+        if 0 <= end < self.pages * 3 // 4:
+            self._do("brk", process, end)
+
+    def _stack(self, process: Process) -> int | None:
+        """A page below one that may grow down to it."""
+        stacks = [vma.start - self.base for vma in self._vmas(process) if vma.flags & VM_GROWSDOWN]
+        start = max(stacks, default=0)
+        return self.random.randrange(max(0, start - 40), start) if start > 0 else None
 
     def _remap(self, process: Process) -> None:
         """One mapping, or a part of it, or more; to another size, or kept; where the kernel likes, or to a place."""

@@ -37,6 +37,7 @@ HOW = {
     "noreplace": MAP_FIXED_NOREPLACE,
     "noreserve": MAP_FIXED | MAP_NORESERVE,
     "populate": MAP_FIXED | MAP_POPULATE,
+    "growsdown": MAP_FIXED | 0x100,
 }
 """How a mapping is made at a place."""
 MREMAP_FIXED, MREMAP_MAYMOVE_FIXED = 2, 3
@@ -51,6 +52,8 @@ SYS_IO_URING_SETUP, SYS_IO_URING_ENTER, SYS_IO_URING_REGISTER = 425, 426, 427
 REGISTER_BUFFERS, UNREGISTER_BUFFERS = 0, 1
 READ_FIXED, WRITE_FIXED = 4, 5
 MLOCK_ONFAULT = 1
+SYS_BRK = 12
+PR_SET_MM, PR_SET_MM_MAP = 35, 14
 PR_SET_CHILD_SUBREAPER, PR_SET_THP_DISABLE = 36, 41
 PR_THP_DISABLE = {"yes": (1, 0), "no": (0, 0), "except_advised": (1, 2)}
 OVERCOMMIT_MEMORY = "/proc/sys/vm/overcommit_memory"
@@ -60,8 +63,8 @@ VMSTAT = ("pgreuse",)
 """Counters that are lines of /proc/vmstat; every other one is a file with one number."""
 ACCESSES = ("write", "read")
 COUNTED = frozenset((
-    *ACCESSES, "mmap", "munmap", "mremap", "remap", "mprotect", "madvise", "mlock", "mlock_onfault", "munlock",
-    "thp_disable", "pin", "unpin", "ref", "unref", "dma_write", "dma_read",
+    *ACCESSES, "mmap", "munmap", "mremap", "remap", "brk", "mprotect", "madvise", "mlock", "mlock_onfault",
+    "munlock", "thp_disable", "pin", "unpin", "ref", "unref", "dma_write", "dma_read",
 ))  # fmt: skip
 
 Answer = dict[str, Any]
@@ -253,6 +256,7 @@ class Worker:
         self.load, self.store, self.between = byte_access()
         self.usage = ctypes.create_string_buffer(RUSAGE_BYTES), ctypes.create_string_buffer(RUSAGE_BYTES)
         self.base = self.end = 0
+        self.heap = False
         self.scratch: int = libc.mmap(None, PAGE, PROT_READ | PROT_WRITE, MAP_ANONYMOUS_PRIVATE, -1, 0)
         self.counters: Counters | None = None
         self.rings: dict[int, Ring] = {}
@@ -452,6 +456,23 @@ class Worker:
             return self._placed(libc.mremap(self._at(page), size * PAGE, newsize * PAGE, flags, to))
         with self._arena_alone():
             return self._placed(libc.mremap(self._at(page), size * PAGE, newsize * PAGE, MOVES[move], None))
+
+    def do_brk(self, page: int) -> Answer:
+        if not self.heap:
+            self._move_heap()
+        return _result(0 if libc.syscall(SYS_BRK, ctypes.c_void_p(self._at(page))) == self._at(page) else -1)
+
+    def _move_heap(self) -> None:
+        """The heap is the arena from now on, empty; the C library, which cannot grow its own any more, maps instead."""
+        with open("/proc/self/stat") as stat:
+            fields = [int(word) for word in stat.read().rpartition(")")[2].split()[1:]]
+        # Numbers as in proc(5), less the three that are gone; data must end below the heap.
+        code, stack, arguments = fields[22:24], fields[24], fields[44:48]
+        placed = (*code, LOWEST, LOWEST, self.base, self.base, stack, *arguments)
+        mm_map = struct.pack("<11QQIi", *placed, 0, 0, -1)
+        if libc.prctl(PR_SET_MM, PR_SET_MM_MAP, mm_map, ctypes.c_ulong(len(mm_map)), ctypes.c_ulong(0)):
+            raise OSError(ctypes.get_errno(), "prctl(PR_SET_MM_MAP), which wants CONFIG_CHECKPOINT_RESTORE")
+        self.heap = True
 
     def do_mprotect(self, page: int, n: int, prot: int) -> Answer:
         return _result(libc.mprotect(self._at(page), n * PAGE, prot))
