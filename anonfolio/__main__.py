@@ -184,7 +184,7 @@ COMMANDS = (
         (
             _option("file", help="a recording (anonfolio-recording/1)"),
             *_policy("its kernel decides"),
-            _option("--fields", action="store_true", help="tell what was compared of the kernel's own state, by field"),
+            _option("--fields", action="store_true", help="tell what was compared of hidden state and raw entries"),
         ),
     ),
     Command(

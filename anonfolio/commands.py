@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import sys
 import tempfile
 import time
@@ -37,6 +38,8 @@ from .program.random_programs import random_scenario
 from .program.scenario import Scenario, scenario_names
 from .program.search import CTRL_C, Exhausted, counterexample
 from .witness.comparing import Recorded
+from .witness.entries import CONVERTS
+from .witness.entries import FIELDS as RAW_FIELDS
 from .witness.here import NotLive, need_linux
 from .witness.hidden.state import FIELDS
 from .witness.recording import read_recording, write_recording
@@ -120,7 +123,8 @@ def run(chosen: Namespace) -> int:
 def replay(chosen: Namespace) -> int:
     """Hold the model against a recording."""
     recording = read_recording(chosen.file)
-    found = replay_recording(recording, policy_of(chosen, recording.kernel, recording.arch))
+    named = chosen.policy is not None or chosen.set
+    found = replay_recording(recording, policy_of(chosen, recording.kernel, recording.arch) if named else None)
     print(found)
     if chosen.fields:
         differences = [difference for _, _, difference in found.mismatches]
@@ -134,7 +138,8 @@ def _print_fields(cells: Mapping[str, int], differences: Sequence[Difference], w
         print(f"the kernel's own state was not compared: {why_not}")
         return
     print(f"  {'own state of the kernel':28}{'cells':>12}  differences")
-    for field in FIELDS:
+    # What only arm64's recordings have is not missed elsewhere.
+    for field in (*FIELDS, *(name for name in (*RAW_FIELDS, CONVERTS) if name in cells)):
         found = sum(difference.what.startswith(f"{field} of ") for difference in differences)
         print(f"  {field:28}{cells.get(field, 0):>12,}  {found if field in cells else 'not on this kernel'}")
 
@@ -195,7 +200,9 @@ def record(chosen: Namespace) -> int:
             raise ValueError(
                 "a recording says where page faults happened, and here they can only be counted; see doctor"
             )
-        notes = {"build": os.uname().version}
+        notes: dict[str, Any] = {"build": os.uname().version}
+        if kernel.arch != "x86-64":
+            notes |= {"machine": kernel.arch, "page": os.sysconf("SC_PAGE_SIZE")}
         if not named:
             notes |= {"seed": chosen.seed, "kind": chosen.kind}
         runs = _recorded(named or islice(_random_scenarios(chosen, kernel), chosen.random), kernel)
@@ -232,7 +239,7 @@ def compare(chosen: Namespace) -> int:
     from .witness.live.kernel import kernel_version
 
     version, tally = kernel_version(), Tally()
-    policy = policy_of(chosen, version)
+    policy = policy_of(chosen, version, platform.machine())
     programs = 100 if chosen.programs is None and chosen.seconds is None else chosen.programs
 
     def scenarios(kernel: LiveKernel) -> Iterator[Scenario]:

@@ -20,7 +20,8 @@ from anonfolio.kernel.pagetable import PMD_HUGE, PTE_CONT, PTE_DIRTY, PTE_PRESEN
 from anonfolio.kernel.vma import Vma
 from anonfolio.program.random_programs import random_scenario
 from anonfolio.program.scenario import do_step
-from anonfolio.witness.recording import DATA_DIR
+from anonfolio.witness.entries import FIELDS
+from anonfolio.witness.recording import DATA_DIR, Replay, replay
 
 ARM64 = af.Policy.at("7.3", arch="arm64")
 ARM64_OLD = af.Policy.at("6.12", arch="arm64")
@@ -55,9 +56,9 @@ def test_a_machine_without_the_bit_never_shows_it() -> None:
     assert not (process.mm.pte & PTE_CONT).any()
 
 
-@pytest.mark.parametrize("order", [1, 3, 5, 7, -4])
-def test_no_other_order_than_that_of_4k_pages(order: int) -> None:
-    with pytest.raises(ValueError, match="neither 0 nor 4"):
+@pytest.mark.parametrize("order", [1, 3, 5, 6, -4])
+def test_no_other_order_than_those_of_4k_and_16k_pages(order: int) -> None:
+    with pytest.raises(ValueError, match="none of 0, 4, 7"):
         ARM64.but(cont_pte_order=order)
 
 
@@ -531,12 +532,12 @@ class Spy:
             literal.pte[vpn : vpn + nr] = [0] * nr
         self.compare("zap", mm, literal)
 
-    def copy_page_range(self, mm: Mm, child: Mm, vma: Vma, budget: Any) -> None:
+    def copy_page_range(self, mm: Mm, child: Mm, vma: Vma, counters: Any, budget: Any) -> None:
         mine, its = Literal(mm), Literal(child)
         if mm.has_pinned or budget.pages is not None:
-            copy_page_range(mm, child, vma, budget)
+            copy_page_range(mm, child, vma, counters, budget)
             return
-        copy_page_range(mm, child, vma, budget)
+        copy_page_range(mm, child, vma, counters, budget)
         for start, end in mm.pmd_ranges(vma.start, vma.end):
             if mine.pmd[start >> 9] == PMD_HUGE:
                 for vpn in range(start, end):
@@ -650,7 +651,7 @@ def entries_that_differ(path: Path, policy: af.Policy) -> int:
     programs = json.loads(gzip.decompress(path.read_bytes()))["programs"]
     for recorded, program in zip(af.read_recording(path).programs, programs, strict=True):
         scenario = recorded.scenario
-        machine = scenario.machine(policy)
+        machine = scenario.machine(policy.but(hardware_age=recorded.policy.hardware_age))
         for step, seen in zip(scenario.steps, program["steps"], strict=True):
             do_step(machine, step, scenario.first_vpn)
             for number, words in seen["raw"].items():
@@ -675,6 +676,130 @@ def test_every_entry_is_as_the_kernel_s(path: Path) -> None:
 def test_entries_tell_one_release_from_the_next(name: str, wrong: str) -> None:
     path = DATA_DIR / "arm64" / f"{name}.json.gz"
     assert entries_that_differ(path, af.Policy.at(wrong, arch="arm64"))
+
+
+def replayed(name: str, policy: af.Policy | None = None) -> Replay:
+    return replay(af.read_recording(DATA_DIR / "arm64" / f"{name}.json.gz"), policy)
+
+
+def test_a_replay_says_how_many_entries_it_compared_and_how_often_blocks_were_repainted() -> None:
+    found = replayed("exp616n1")
+    assert not found.mismatches
+    assert found.cells == {**dict.fromkeys(FIELDS, 11296), "contpte_convert": 54}
+    assert str(found) == "25 programs, 208 steps, 0 mismatches"
+
+
+def test_the_blocks_that_were_repainted_are_counted_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    def uncounted(mm: Mm, start: int, end: int) -> None:
+        before = mm.memory.contpte_converts
+        try_fold(mm, start, end)
+        mm.memory.contpte_converts = before
+
+    try_fold = contpte.contpte_try_fold
+    monkeypatch.setattr(contpte, "contpte_try_fold", uncounted)
+    assert {difference.what for _, _, difference in replayed("bits6.12").mismatches} == {"contpte_convert of the step"}
+
+
+WRONG_BIT: dict[str, Callable[[int], int]] = {
+    "raw: present": lambda word: 0,
+    "raw: contiguous": lambda word: word ^ 1 << 52,
+    "raw: writable": lambda word: word & ~(1 << 51) | 1 << 55,
+    "raw: zero page": lambda word: word ^ 1 << 56,
+    "raw: accessed": lambda word: word ^ 1 << 10,
+    "raw: dirty": lambda word: word & ~(1 << 55) | 1 << 7,
+}
+
+
+@pytest.mark.parametrize("what", FIELDS)
+def test_each_bit_of_an_entry_is_seen_when_it_is_wrong(what: str, tmp_path: Path) -> None:
+    content = json.loads(gzip.decompress((DATA_DIR / "arm64" / "bits7.3.json.gz").read_bytes()))
+    words = content["programs"][0]["steps"][0]["raw"]["0"]
+    page = next(page for page, word in enumerate(words) if word)
+    words[page] = WRONG_BIT[what](words[page])
+    changed = tmp_path / "changed.json"
+    changed.write_text(json.dumps(content))
+    assert [each.what for _, _, each in replay(af.read_recording(changed)).mismatches] == [
+        f"{what} of process 0 page {page}"
+    ]
+
+
+@pytest.mark.parametrize("name", ["exp612a72", "exp73a72"])
+def test_a_processor_that_marks_nothing_itself_is_known_by_its_faults(name: str) -> None:
+    assert not replayed(name).mismatches
+    recording = af.read_recording(DATA_DIR / "arm64" / f"{name}.json.gz")
+    other = replayed(name, af.Policy.at(recording.kernel, "arm64"))
+    assert {difference.what for _, _, difference in other.mismatches} >= {"page faults"}
+    assert sum(not program.policy.hardware_age for program in recording.programs) == 6
+
+
+def test_without_hardware_s_accessed_bit_a_read_marks_the_whole_block() -> None:
+    process = written(ARM64.but(name="by faults", hardware_age=False))
+    process.clear_refs()
+    process.read(7)
+    fault = process.machine.faults[-1]
+    assert (fault.path, fault.error_code, fault.code) == ("accessed or dirty", 5, "age")
+    assert (process.mm.pte[:16] & PTE_YOUNG).all()
+    process.read(8)
+    assert not process.machine.faults
+    process.madvise(0, 16, "free")
+    assert process.write(9).error_code == 7
+    assert folded(process) == [0]
+    assert (process.mm.pte[:16] & (PTE_YOUNG | PTE_DIRTY) == PTE_YOUNG | PTE_DIRTY).all()
+    assert process.machine.memory.contpte_converts == 0
+
+
+def test_without_hardware_s_accessed_bit_a_pmd_is_marked_by_one_fault() -> None:
+    machine = af.Machine(af.LINUX_6_15.but(name="by faults", hardware_age=False), orders=(9,))
+    process = machine.spawn()
+    process.mmap(512)
+    process.write(5)
+    process.clear_refs()
+    assert process.write(7).code == "age"
+    assert not process.write(300)
+    assert process.mm.is_huge(0)
+
+
+def test_clear_refs_makes_old_what_belongs_to_folios_and_the_huge_zero_page() -> None:
+    process = written()
+    zero = process.mmap(16).start
+    process.read(zero)
+    process.clear_refs()
+    assert not (process.mm.pte[:16] & PTE_YOUNG).any()
+    assert process.mm.pte[zero] & PTE_YOUNG
+
+
+def test_with_pages_of_16k_128_fold() -> None:
+    policy = af.Policy.at("7.3", arch="arm64-16k")
+    assert (policy.cont_pte_order, af.Policy.at("6.8", arch="arm64-16k").cont_pte_order) == (7, 0)
+    assert policy.but(name="", about="", cont_pte_order=4) == ARM64.but(name="", about="")
+    found = replayed("exp16")
+    assert (found.mismatches, found.cells["raw: contiguous"], found.cells["contpte_convert"]) == ((), 5120, 4)
+    assert replayed("exp16", ARM64).mismatches
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda program: program.update(orders=[9]), ("orders below 9",)),
+        (lambda program: program.update(skew=200), ("within 512 pages",)),
+        (lambda program: program["steps"][0].update(raw={"0": [1]}), ("step 0: raw: process 0 has no 256 entries",)),
+        (lambda program: program["steps"][0]["raw"]["0"].__setitem__(3, 1 << 64), ("page 3", "H1")),
+        (lambda program: program["steps"][0]["raw"]["0"].__setitem__(3, ["H2", 1]), ("page 3", "H1")),
+        (lambda program: program["steps"][0].update(raw={"1": []}), ("not of the processes",)),
+        (lambda program: program["steps"][0].update(converts=3), ("converts: 3",)),
+    ],
+)
+def test_what_cannot_be_replayed_of_16k_pages_or_raw_entries_is_one_line(
+    change: Callable[[dict[str, Any]], Any], words: tuple[str, ...], tmp_path: Path
+) -> None:
+    content = json.loads(gzip.decompress((DATA_DIR / "arm64" / "exp16.json.gz").read_bytes()))
+    change(content["programs"][0])
+    path = tmp_path / "changed.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(af.RecordingError) as raised:
+        af.read_recording(path)
+    assert all(word in str(raised.value) for word in words), raised.value
+    assert "\n" not in str(raised.value)
 
 
 # --- the invariant --------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from anonfolio.witness.recording import read_recording, write_recording
 if sys.platform != "linux":
     pytest.skip("reads the memory of a Linux kernel", allow_module_level=True)
 
-from anonfolio.witness.hidden import bpf, look, reader
+from anonfolio.witness.hidden import bpf, look, paging, reader
 from anonfolio.witness.hidden.bpf import NotHidden
 from anonfolio.witness.hidden.btf import Btf
 from anonfolio.witness.hidden.state import FIELDS
@@ -81,7 +81,8 @@ def test_a_kernel_without_btf_is_refused_in_one_line(tmp_path) -> None:
 
 def test_a_machine_of_another_kind_is_refused() -> None:
     assert not reader.refused(CPU, "linux", "x86_64")
-    assert "x86-64" in reader.refused(CPU, "linux", "aarch64")
+    assert not reader.refused(CPU, "linux", "aarch64")
+    assert "x86-64 or arm64" in reader.refused(CPU, "linux", "riscv64")
     assert "5-level" in reader.refused(CPU.replace("nx", "nx la57"), "linux", "x86_64")
 
 
@@ -176,3 +177,27 @@ def test_a_live_run_keeps_its_hidden_state(tmp_path: Path) -> None:
     again = read_recording(tmp_path / "kept.json.gz").programs[0]
     assert [step["hidden"] for step in again.steps] == [step["hidden"] for step in recorded.steps]
     assert again.replay() == []
+
+
+def test_an_entry_of_arm64_is_said_in_the_bits_of_x86() -> None:
+    valid, table, read_only, young, writable, cont, dirty, special = (1 << at for at in (0, 1, 7, 10, 51, 52, 55, 56))
+    page = valid | table | young | 5 << 12
+    frame = look.PRESENT | look.ACCESSED | 5 << 12
+    for entry, wanted in (
+        (0, 0),
+        (page | read_only, frame),
+        (page | read_only | cont | special, frame | look.SPECIAL),
+        (page | writable | read_only, frame | look.WRITE),
+        (page | writable, frame | look.WRITE | look.DIRTY),
+        (page | read_only | dirty, frame | look.DIRTY),
+        (page & ~young, frame & ~look.ACCESSED),
+        (page & ~table, frame | look.LEAF),
+    ):
+        assert int(paging.PAGING["aarch64"].as_x86(np.array([entry], np.uint64))[0]) == wanted, hex(entry)
+
+
+def test_what_leads_to_a_table_maps_nothing_itself() -> None:
+    for machine, entries in {"x86_64": (0x67, 0xE7, 0), "aarch64": (0x1003, 0x1001, 0)}.items():
+        known = paging.PAGING[machine]
+        assert [known.is_table(entry) for entry in entries] == [True, False, False]
+        assert [known.is_leaf(entry) for entry in entries] == [False, True, False]

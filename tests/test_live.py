@@ -184,7 +184,7 @@ def hidden_frames(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def another_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(live_kernel.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(live_kernel.platform, "machine", lambda: "riscv64")
 
 
 def page_merging(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ LACKS = {
     no_huge_pages: "it needs knobs of huge pages: ",
     no_mapcounts: "it needs mapcounts of single pages: CONFIG_NO_PAGE_MAPCOUNT has no such count: boot a kernel",
     hidden_frames: "it needs frame numbers in pagemap: be root on a machine",
-    another_processor: "it needs Linux on x86-64: use such a machine",
+    another_processor: "it needs Linux on x86-64 or arm64, base pages of 4 KiB: use such a machine",
     page_merging: "it needs KSM off: echo 0 > ",
 }
 COMMANDS = (["compare", "--programs", "1"], ["record", "never.json.gz", "wipe-on-fork"])

@@ -93,6 +93,7 @@ POLICIES = {
     "contiguous": af.LINUX_6_15.but(name="contiguous", cont_pte_order=4),
     "scan, copy one": af.RFC_V2.but(name="scan, copy one", copy_extent="page"),
     "5.10": af.Policy.at("5.10"),
+    "accessed by faults": af.Policy.at("7.3", "arm64").but(name="accessed by faults", hardware_age=False),
     "contiguous, range": af.RFC_V2_FIXED.but(name="contiguous, range", cont_pte_order=4),
 }  # fmt: skip
 

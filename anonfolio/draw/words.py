@@ -7,7 +7,18 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ..kernel.record import COW_COPY, FIRST_TOUCH, NO_FAULT, REUSE, SIGSEGV, UNSHARE_REUSE, ZERO_COPY, ZERO_READ, Fault
+from ..kernel.record import (
+    AGED,
+    COW_COPY,
+    FIRST_TOUCH,
+    NO_FAULT,
+    REUSE,
+    SIGSEGV,
+    UNSHARE_REUSE,
+    ZERO_COPY,
+    ZERO_READ,
+    Fault,
+)
 from ..machine.snapshot import ProcessView, Snapshot
 from ..program.ops import pages_in_words, said
 from ..program.scenario import Result
@@ -73,6 +84,7 @@ def reason(result: Result) -> str:
         FIRST_TOUCH: "nothing is mapped there and the access is a write",
         ZERO_READ: "nothing is mapped there and the access is a read",
         ZERO_COPY: "the zero page is mapped there and the access is a write",
+        AGED: "the entry allows the access, and the processor does not mark it itself",
     }.get(fault.path) or _because(fault)
     check = fault.decided_by
     return f"{words} ({check.what}: {'yes' if check.outcome else 'no'})" if check else words
@@ -127,6 +139,8 @@ def _clause(fault: Fault, *, alone: bool) -> str:
         return f"{at}nothing is mapped there, so {zero} mapped read-only"
     if fault.path == ZERO_COPY:
         return f"{at}the zero page is mapped there, so {_new_folio(fault)} takes its place at {where}"
+    if fault.path == AGED:
+        return f"{at}the access is allowed, so {where} {'is' if pages == 1 else 'are'} only marked {fault.path}"
     because = _because(fault)
     if fault.path == COW_COPY:
         count = "one page is" if pages == 1 else f"{pages} pages are"
@@ -167,7 +181,12 @@ def forks(recorded: Recorded, steps: int) -> int:
     return sum(step[0] == "fork" for step in recorded.scenario.steps[:steps])
 
 
-_ERROR_CODES = {4: "read, nothing there", 6: "write, nothing there", 7: "write on a present page"}
+_ERROR_CODES = {
+    4: "read, nothing there",
+    6: "write, nothing there",
+    5: "read on an old page",
+    7: "write on a present page",
+}
 
 
 def recorded_sentence(recorded: Recorded, at: int) -> str:

@@ -28,7 +28,18 @@ import numpy.typing as npt
 
 from ..kernel.contpte import CONT_PTE_ORDER
 from ..kernel.pagetable import PMD_HUGE, PTE_CONT, PTE_PRESENT, PTE_SPECIAL
-from ..kernel.record import COW_COPY, FIRST_TOUCH, REUSE, UNSHARE_REUSE, ZERO_COPY, ZERO_READ, Counters, Fault, Tally
+from ..kernel.record import (
+    AGED,
+    COW_COPY,
+    FIRST_TOUCH,
+    REUSE,
+    UNSHARE_REUSE,
+    ZERO_COPY,
+    ZERO_READ,
+    Counters,
+    Fault,
+    Tally,
+)
 from ..kernel.sizes import PMD_ORDER
 from ..machine.machine import Machine, Process
 from ..program.formats import DATA, read_json
@@ -168,6 +179,7 @@ FAULT_UNITS = {
     COW_COPY: "cow copy",
     REUSE: "reuse",
     UNSHARE_REUSE: "reuse",
+    AGED: "reuse",
 }
 
 UNITS = {

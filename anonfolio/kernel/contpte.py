@@ -17,7 +17,8 @@ in every release, mprotect and the move of what is folded from 6.17 on.
 A folded block has one accessed and one dirty bit: the hardware sets them in any of its entries, and whoever reads takes
 the OR (`ptep_get` here, `PageTable.seen` in `anonfolio.hardware.tlb`). So (un)folding leaves the OR in all 16.
 
-Not modelled: the flush of all 16 that each repainting needs is not in a fault's `flushed`.
+Not modelled: the flush of all 16 that each repainting needs is not in a fault's `flushed`; `Memory.contpte_converts`
+counts them.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def contpte_try_fold(mm: Mm, start: int, end: int) -> None:
     """Entries [start, end) were set one by one: fold each block whose last one is among them, if it may be."""
     order = mm.policy.cont_pte_order
     if order:
-        _fold(mm, np.arange(start >> order, end >> order))
+        mm.memory.contpte_converts += _fold(mm, np.arange(start >> order, end >> order))
 
 
 def contpte_try_unfold(mm: Mm, start: int, end: int) -> None:
@@ -127,11 +128,12 @@ def unfold_blocks(mm: Mm, blocks: npt.NDArray[np.integer]) -> None:
     table = mm.pte.reshape(-1, 1 << order)
     folded = blocks[(table[blocks, 0] & PTE_CONT) > 0]
     if len(folded):
+        mm.memory.contpte_converts += len(folded)
         table[folded] = gathered(table[folded].reshape(-1), order).reshape(-1, 1 << order) & NONCONT
 
 
-def _fold(mm: Mm, blocks: npt.NDArray[np.integer]) -> None:
-    """Give these blocks the bit where they may have it (`contpte_convert`)."""
+def _fold(mm: Mm, blocks: npt.NDArray[np.integer]) -> int:
+    """Give these blocks the bit where they may have it; returns how many that were."""
     order = mm.policy.cont_pte_order
     table = mm.pte.reshape(-1, 1 << order)
     frames = mm.pfn.reshape(-1, 1 << order)
@@ -139,6 +141,7 @@ def _fold(mm: Mm, blocks: npt.NDArray[np.integer]) -> None:
     chosen = blocks[good]
     if len(chosen):
         table[chosen] = gathered((table[chosen] | PTE_CONT).reshape(-1), order).reshape(-1, 1 << order)
+    return len(chosen)
 
 
 def ptep_get(mm: Mm, start: int, end: int) -> Entries:
@@ -193,6 +196,13 @@ def ptep_set_access_flags(mm: Mm, pages: range, bits: int) -> None:
         contpte_set_ptes(mm, pages.start, pages.stop)
 
 
+def ptep_set_age(mm: Mm, vpn: int, bits: int) -> None:
+    """Mark an entry accessed, or dirty too: a folded block as a whole (`contpte_ptep_set_access_flags`)."""
+    size = 1 << mm.policy.cont_pte_order
+    first = vpn & -size if mm.pte[vpn] & PTE_CONT else vpn
+    mm.pte[first : first + (size if mm.pte[vpn] & PTE_CONT else 1)] |= bits
+
+
 def folio_pte_batches(
     mm: Mm, start: int, end: int, alike: int
 ) -> tuple[npt.NDArray[np.intp], Entries, npt.NDArray[np.intp]]:
@@ -240,7 +250,8 @@ def _set_by_calls(mm: Mm, vpns: npt.NDArray[np.intp], firsts: npt.NDArray[np.int
     at = np.flatnonzero((vpns & last) == last)
     call = np.searchsorted(firsts, at, "right") - 1
     alone = np.diff(np.append(firsts, len(vpns)))[call] == 1
-    _fold(mm, vpns[at[alone | (at - firsts[call] >= last)]] >> order)
+    mm.memory.contpte_converts += _fold(mm, vpns[at[alone]] >> order)
+    _fold(mm, vpns[at[~alone & (at - firsts[call] >= last)]] >> order)
 
 
 def _together(bits: Entries, firsts: npt.NDArray[np.intp]) -> Entries:
@@ -275,7 +286,7 @@ def move_ptes(mm: Mm, start: int, end: int, new_start: int) -> None:
     vpns, bits, firsts = folio_pte_batches(mm, start, end, PTE_WRITE)
     alone = np.arange(len(vpns)) if not by_batches else np.flatnonzero(bits & PTE_CONT == 0)
     firsts = np.union1d(firsts, alone)
-    contpte_try_unfold_partial(mm, start, end)
+    (contpte_try_unfold_partial if by_batches else contpte_try_unfold)(mm, start, end)
     target = slice(new_start, new_start + end - start)
     mm.own_pfns()[target] = mm.pfn[start:end]
     mm.pte[target] = mm.pte[start:end]

@@ -22,6 +22,7 @@ from .mm import Mm
 from .pagetable import PMD_HUGE, PMD_NONE, PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG
 from .policy import Policy
 from .record import (
+    AGED,
     COW_COPY,
     FIRST_TOUCH,
     PF_PROT,
@@ -91,7 +92,7 @@ def handle_mm_fault(system: System, mm: Mm, vma: Vma, vpn: int, access: str, *, 
     """
     vmf = VmFault.at(system, mm, vma, vpn, access)
     error_code = (PF_PROT if mm.pte[vpn] else 0) | (0 if access == READ else PF_WRITE) | PF_USER
-    if not (create_huge_pmd(vmf) or wp_huge_pmd(vmf)):
+    if not (create_huge_pmd(vmf) or huge_pmd_set_accessed(vmf) or wp_huge_pmd(vmf)):
         handle_pte_fault(vmf)
     did = vmf.effect
     fault = Fault(
@@ -107,12 +108,33 @@ def _or_none(folio: int) -> int | None:
 
 
 def handle_pte_fault(vmf: VmFault) -> None:
-    """The PTE level: nothing there is a first touch, anything else is write-protected (`handle_pte_fault`)."""
+    """The PTE level: nothing there is a first touch, else it is write-protected, or old (`handle_pte_fault`)."""
     vmf.mm.pte_alloc(vmf.vpn)
     if vmf.check("pte_none", not vmf.mm.pte[vmf.vpn]):
         do_anonymous_page(vmf)
+    elif bits := age_bits(vmf):
+        contpte.ptep_set_age(vmf.mm, vmf.vpn, bits)
+        vmf.done(AGED)
     else:
         do_wp_page(vmf)
+
+
+def needed_bits(policy: Policy, access: str) -> int:
+    """What an entry must have so that the hardware lets this access pass."""
+    if policy.hardware_age:
+        return PTE_WRITE if access == WRITE else PTE_PRESENT
+    return PTE_WRITE | PTE_DIRTY | PTE_YOUNG if access == WRITE else PTE_PRESENT | PTE_YOUNG
+
+
+def age_bits(vmf: VmFault) -> int:
+    """The bits to set where an entry allows the access and is only too old or too clean for it; 0 where it does not.
+
+    Such faults are there for processors that set neither (`Policy.hardware_age`). What is old and read-only is copied
+    or reused for a write, all the same.
+    """
+    if vmf.policy.hardware_age or (vmf.access != READ and not vmf.mm.pte[vmf.vpn] & PTE_WRITE):
+        return 0
+    return PTE_YOUNG | (PTE_DIRTY if vmf.access == WRITE else 0)
 
 
 # --- first touch ----------------------------------------------------------------------------------------------------
@@ -522,6 +544,18 @@ def create_huge_pmd(vmf: VmFault) -> bool:
         vmf.done(ZERO_READ)
         return True
     return _map_huge_folio(vmf, start, FIRST_TOUCH)
+
+
+def huge_pmd_set_accessed(vmf: VmFault) -> bool:
+    """A PMD that allows the access is marked accessed, and dirty for a write (`huge_pmd_set_accessed`)."""
+    bits = age_bits(vmf) if vmf.mm.is_huge(vmf.vpn) else 0
+    if not bits:
+        return False
+    start, end = vmf.mm.block_of(vmf.vpn)
+    vmf.mm.pte[start:end] |= bits
+    vmf.effect.maps(int(vmf.memory.folio_of[vmf.mm.pfn[vmf.vpn]]), PMD_ORDER, range(start, end))
+    vmf.done(AGED)
+    return True
 
 
 def wp_huge_pmd(vmf: VmFault) -> bool:

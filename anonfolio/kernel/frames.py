@@ -191,6 +191,7 @@ class Memory:
         if frames < 2:
             raise ValueError(f"frames={frames}: a machine needs the zero page and at least one frame more")
         self.buddy = Buddy(frames)
+        self.contpte_converts = 0
         self.folio_of = FolioOf()
         for name, (dtype, *shape) in (_OF_FRAMES | _OF_FOLIOS).items():
             setattr(self, name, np.zeros((0, *shape), dtype))

@@ -13,7 +13,7 @@ from typing import Any
 
 from .sizes import ANON_ORDERS, PMD_ORDER
 
-ARCHITECTURES = {"x86-64": "x86-64", "x86_64": "x86-64", "arm64": "arm64", "aarch64": "arm64"}
+ARCHITECTURES = {"x86-64": "x86-64", "x86_64": "x86-64", "arm64": "arm64", "aarch64": "arm64", "arm64-16k": "arm64-16k"}
 """What may be asked for -> what the table calls it."""
 
 
@@ -77,6 +77,7 @@ HISTORY = (
     Change("6.9", {"madvise_populate": "to_hole"}, "631426ba1d45", "source of 6.1 and 6.12"),
     Change("6.9", {"splits_to_any_order": True}, "fc4d182316bd", "source of 6.1 and 6.12"),
     Change("6.9", {"cont_pte_order": 4}, "4602e5757bcc", "recorded on 6.12.118 and later", arch="arm64"),
+    Change("6.9", {"cont_pte_order": 7}, "4602e5757bcc", "recorded on 7.3.4 with pages of 16 KiB", arch="arm64-16k"),
     Change(
         "6.11", {"ages_whole_folios": True}, "3931b871c494 (MADV_COLD, in 6.10), dce7d10be4bb",
         "recorded: 6.1.192 no, 6.12.118 yes",
@@ -149,7 +150,10 @@ def changes_up_to(version: str, arch: str) -> Iterator[Change]:
         raise ValueError(
             f"kernel {version} is not covered: {first} was checked, and {NOT_COVERED[1]} and later; name a policy"
         )
-    return (row for row in HISTORY if kernel_number(row.release) <= number and row.arch in ("", ARCHITECTURES[arch]))
+    # What holds on arm64 holds with larger base pages, unless a row of their own says otherwise.
+    where = ARCHITECTURES[arch]
+    whose = ("", where.removesuffix("-16k"), where)
+    return (row for row in HISTORY if kernel_number(row.release) <= number and row.arch in whose)
 
 
 def changes_between(older: str, newer: str, arch: str = "x86-64") -> list[Change]:

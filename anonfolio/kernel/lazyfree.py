@@ -1,4 +1,4 @@
-"""MADV_FREE and MADV_COLD: pages that may go first when memory gets short (mm/madvise.c). No reclaim runs here."""
+"""MADV_FREE, MADV_COLD, clear_refs: pages that may go first when memory gets short. No reclaim runs here."""
 
 from __future__ import annotations
 
@@ -31,6 +31,14 @@ def madvise_cold(mm: Mm, start: int, end: int) -> None:
     for run in _whole_folios(mm, start, end, cold=True):
         if _maps_all(mm, run):
             mm.pte[run.vpn : run.vpn + run.pages] &= MKOLD
+
+
+def clear_refs(mm: Mm) -> None:
+    """/proc/PID/clear_refs, 1: every page is old from now on but single zero pages (`clear_refs_pte_range`)."""
+    for vma in mm.vmas:
+        for start, end in mm.pmd_ranges(vma.start, vma.end):
+            entries = mm.pte[start:end]
+            entries[mm.is_huge(start) | ((entries & PTE_SPECIAL) == 0)] &= MKOLD
 
 
 def _maps_all(mm: Mm, run: Run) -> bool:

@@ -154,8 +154,11 @@ class Policy:
         Whether a page that holds only zeros becomes the zero page when its folio is split (b1f202060afe, 6.12).
     cont_pte_order : int
         Blocks of so many entries, as a power of two, carry arm64's contiguous bit when they are alike
-        (CONFIG_ARM64_CONTPTE, 6.9 and later): 4 with 4 KiB pages. Default 0, a machine without that bit, as the
-        recorded ones (x86) are. Kernels with larger base pages have other orders, and are not modelled.
+        (CONFIG_ARM64_CONTPTE, 6.9 and later): 4 with 4 KiB pages, 7 with 16 KiB pages. Default 0, a machine without
+        that bit, as x86. The model's page tables have 512 entries: with 16 KiB pages it is right within 512 of them.
+    hardware_age : bool
+        Whether the processor itself marks entries accessed and dirty (x86; arm64 with FEAT_HAFDBS, as a Neoverse N1).
+        Else an access to an old entry, or a write to a clean one, is a fault (`arch_has_hw_pte_young`; a Cortex-A72).
     """
 
     name: str
@@ -202,6 +205,7 @@ class Policy:
     collapse_stops_at_hole: bool = False
     collapse_takes_small_ranges: bool = True
     cont_pte_order: int = 0
+    hardware_age: bool = True
 
     def __post_init__(self) -> None:
         names = self._names
@@ -223,8 +227,8 @@ class Policy:
                 raise ValueError(f"={value!r:.100} is no function and none of {', '.join(named)}")
         elif field in _CHOICES and value not in _CHOICES[field]:
             raise ValueError(f"={value!r:.100} is none of {', '.join(_CHOICES[field])}")
-        elif field == "cont_pte_order" and (type(value) is not int or value not in (0, 4)):
-            raise ValueError(f"={value!r:.100} is neither 0 nor 4")
+        elif field == "cont_pte_order" and (type(value) is not int or value not in (0, 4, 7)):
+            raise ValueError(f"={value!r:.100} is none of 0, 4, 7")
         elif kind == "bool" and type(value) is not bool:
             raise ValueError(f"={value!r:.100} is neither True nor False")
         elif kind == "str" and type(value) is not str:
@@ -272,7 +276,7 @@ class Policy:
         version : str
             ``"6.18.5"``, ``"6.18.44-cloud"``; ``"6.18"`` is the newest of its series. One to come is the newest known.
         arch : str
-            ``"x86-64"`` or ``"arm64"`` (with 4 KiB pages), also as ``uname -m`` says it.
+            ``"x86-64"``, ``"arm64"`` (with 4 KiB pages) or ``"arm64-16k"``, also as ``uname -m`` says it.
 
         Returns
         -------
@@ -329,7 +333,7 @@ def _sum(version: str, arch: str = "x86-64") -> Policy:
     made = {field: value for row in rows for field, value in row.fields.items()}
     last = rows[-1]
     where = ARCHITECTURES[arch]
-    name = f"linux-{last.release}" + (", arm64" if where == "arm64" else "")
+    name = f"linux-{last.release}" + (f", {where}" if where != "x86-64" else "")
     # Two well-known names stand for what was run under them: 6.12 and 6.18.
     name += ".0" if name in ("linux-6.9", "linux-6.15") else ""
     there = [row for row in rows if row.release == last.release]

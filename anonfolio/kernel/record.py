@@ -27,6 +27,7 @@ ZERO_COPY = "zero page copy"
 COW_COPY = "cow copy"
 REUSE = "exclusive reuse"
 UNSHARE_REUSE = "unshare in place"
+AGED = "accessed or dirty"
 NO_FAULT = "no fault"
 SIGSEGV = "sigsegv"
 
@@ -37,6 +38,7 @@ PATHS = {
     COW_COPY: "copy",
     REUSE: "reuse",
     UNSHARE_REUSE: "unshare",
+    AGED: "age",
     NO_FAULT: "nf",
     SIGSEGV: "sigsegv",
 }

@@ -17,11 +17,12 @@ import numpy.typing as npt
 from ..kernel import fork as _fork
 from ..kernel import gup, mlock, mmap
 from ..kernel.buddy import OutOfMemory
-from ..kernel.faults import MOST_FAULTS, READ, WRITE, handle_mm_fault
+from ..kernel.faults import MOST_FAULTS, READ, WRITE, handle_mm_fault, needed_bits
 from ..kernel.frames import Memory
 from ..kernel.index import blocks_of
+from ..kernel.lazyfree import clear_refs
 from ..kernel.mm import ARENA, Mm
-from ..kernel.pagetable import PTE_DIRTY, PTE_GUARD, PTE_PRESENT, PTE_WRITE, PTE_YOUNG
+from ..kernel.pagetable import PTE_DIRTY, PTE_GUARD, PTE_PRESENT, PTE_YOUNG
 from ..kernel.pin import Pin
 from ..kernel.policy import LINUX_6_15, Policy, check_orders, policy_named
 from ..kernel.record import NO_FAULT, PF_PROT, PF_USER, PF_WRITE, SIGSEGV, Counters, Fault, Trail
@@ -488,6 +489,11 @@ class Process:
         self._held.clear()
         self.alive = False
 
+    def clear_refs(self) -> None:
+        """Every page is old from now on: 1 written to /proc/PID/clear_refs."""
+        self._begin()
+        clear_refs(self.mm)
+
     # --- pins and references ------------------------------------------------------------------------------------
 
     def pin(self, vpn: int, pages: int = 1, id: int = 0, *, write: bool = True) -> Outcome:
@@ -595,9 +601,9 @@ class Process:
             raise self._sigsegv(vpn, access, vma)
         if self.mm.pte[vpn] & PTE_GUARD:
             raise self._sigsegv(vpn, access, vma)
-        wanted = PTE_WRITE if access == WRITE else PTE_PRESENT
+        wanted = needed_bits(self.machine.policy, access)
         faults = self.machine.faults
-        while not self.mm.pte[vpn] & wanted:
+        while self.mm.pte[vpn] & wanted != wanted:
             assert len(faults) < MOST_FAULTS, f"page {vpn} faults again and again"
             faults.append(handle_mm_fault(self.machine, self.mm, vma, vpn, access))
         return faults[-1] if faults else self._no_fault(vpn, access)
@@ -618,7 +624,8 @@ class Process:
 
     def step(self, vpn: int, access: str, value: int) -> None:
         """One access of a stream, taken the ordinary way: as `read` or `write`, without a record."""
-        if not self.mm.pte[vpn] & (PTE_WRITE if access == WRITE else PTE_PRESENT):
+        wanted = needed_bits(self.machine.policy, access)
+        if self.mm.pte[vpn] & wanted != wanted:
             self.machine.faults = []
             self._access(vpn, access)
             self.machine.faults = []

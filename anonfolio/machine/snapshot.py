@@ -145,6 +145,8 @@ class Snapshot:
         What was done up to this moment.
     has_mm_ids : bool
         Whether the policy's kernel keeps mm_id slots in its large folios (6.15 and later).
+    contpte_converts : int
+        How often arm64's contiguous bit was given to or taken from a block that stayed mapped.
     """
 
     policy: str
@@ -153,6 +155,7 @@ class Snapshot:
     held_pages: int
     counters: Counters
     has_mm_ids: bool = False
+    contpte_converts: int = 0
 
     @property
     def rss_pages(self) -> int:
@@ -209,6 +212,7 @@ def snapshot(system: System, processes: Sequence[Running]) -> Snapshot:
         memory.held_pages(),
         system.counters.copy(),
         system.policy.keeps_mm_ids,
+        memory.contpte_converts,
     )  # fmt: skip
 
 

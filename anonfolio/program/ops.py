@@ -278,6 +278,8 @@ _OPS = (
     Op("munlock", ("page", "n"), Process.munlock, "{who} unlocks {where} (munlock)", tries=_each_half),
     Op("thp_disable", ("disabled",), _thp_disable, "{who} has huge pages disabled: {disabled} (prctl)",
        tries=_disabled),
+    Op("clear_refs", ("which",), lambda process, which: process.clear_refs(),
+       "{who} forgets which pages were accessed (clear_refs)"),
     Op("pin", ("page", "n", "id"), _pin, "{who} pins {where} for a device (pin {id})",
        makes="pin", tries=_unpinned, gup=True,
        drawn={"mixed": 4, "refused": 12, "merge": 1, "huge": 4, "dma": 12, "forkfail": 3, "segv": 1, "mappings": 2}),
@@ -404,6 +406,8 @@ def _check_argument(kind: str, value: Any) -> None:
         raise ScenarioError(f"{kind} is {value!r:.60}, not a number from 0 to {MOST}")
     elif kind == "order" and value not in (0, *ANON_ORDERS):
         raise ScenarioError(f"order is {value}; folios are split to order 0 or to one of 2 to 9")
+    elif kind == "which" and value != 1:
+        raise ScenarioError(f"clear_refs takes 1, which is all pages, not {value}")
     elif kind == "byte" and value > 255:
         raise ScenarioError(f"byte {value} is not in 0..255")
     elif kind == "n" and value < 1:

@@ -91,6 +91,10 @@ def touch_stream(
     before = dict(system.counters.faults)
     stepped: dict[str, int] = {}
     total, done = len(stream), 0
+    if not system.policy.hardware_age:
+        for at in range(total):
+            step(*stream.access(at))
+        stepped, done = {BY_FAULT: total}, total
     length = longest = STRETCH_PAGES if isinstance(stream.vpns, range) else STRETCH_ACCESSES
     fresh_length = STRETCH_PAGES
     while done < total:
@@ -190,6 +194,7 @@ PREPARE, HUGE, STEP, FREE = range(4)
 """What happens at one time, in this order: anon_vma, stepped accesses, and after the allocation the freed folio."""
 HUGE_PAGES = "2 MiB at once"
 CUT = "the plan was cut"
+BY_FAULT = "accessed and dirty are set by faults"
 
 
 def run(system: System, mm: Mm, step: Step, stretch: Stream, stepped: dict[str, int]) -> int:

@@ -24,6 +24,7 @@ from ..program import witnesses
 from ..program.ops import TABLE, Step
 from ..program.scenario import Result, Scenario, Timeline
 from ..program.witnesses import Difference
+from .entries import converts_difference, raw_difference, sets_age
 from .hidden.state import HiddenState, first_difference, state_of_snapshot
 
 NONE, ZERO, GUARD = -1, -2, -3
@@ -91,8 +92,15 @@ class Recorded:
 
     def replay(self, policy: Policy | None = None, tally: Counter[str] | None = None) -> list[Difference]:
         """Where the model, under that policy or the kernel's own, differs; `tally` is as for `iter_differences`."""
-        timeline = self.scenario.run(policy or policy_for_kernel(self.kernel, self.arch))
-        return list(iter_differences(timeline, self, tally))
+        return list(iter_differences(self.scenario.run(policy or self.policy), self, tally))
+
+    @property
+    def policy(self) -> Policy:
+        """The policy that models its kernel, on a processor such as it ran on; ValueError when none does."""
+        policy = policy_for_kernel(self.kernel, self.arch)
+        if sets_age(self.scenario.steps, self.steps):
+            return policy
+        return policy.but(name=f"{policy.name}, accessed and dirty by faults", hardware_age=False)
 
 
 def seen_by_model(result: Result, base: int, pages: int) -> Seen:
@@ -148,19 +156,22 @@ def compare(mine: Timeline, other: Timeline | Recorded) -> list[Difference]:
 def iter_differences(
     mine: Timeline, other: Timeline | Recorded, tally: Counter[str] | None = None
 ) -> Iterator[Difference]:
-    """As `compare`, one at a time. `tally` counts the cells of hidden state that were compared, by field."""
+    """As `compare`, one at a time. `tally` counts the cells of hidden state and of raw entries that were compared."""
     scenario = mine.scenario
     base = scenario.first_vpn
     kernel = other.kernel if isinstance(other, Recorded) else None
     mine_before = model_view(mine.start, base, scenario.pages)
     theirs_before: dict[int, PageView] = {}
+    converts = mine.start.contpte_converts
     theirs_all = _seen_steps(other)
     for number, (result, theirs) in enumerate(zip(mine, theirs_all, strict=True)):
         seen = seen_by_model(result, base, scenario.pages)
         difference = _first_difference(result.step, seen, theirs, mine_before, theirs_before, kernel, base)
         if isinstance(other, Recorded):
             hidden = _hidden_difference(result.snapshot, other, number, tally)
-            difference = difference or hidden
+            entries = _entries_difference(result.snapshot, converts, other, number, tally)
+            difference = difference or entries or hidden
+            converts = result.snapshot.contpte_converts
         if difference:
             yield Difference(number, result.step, *difference)
         mine_before, theirs_before = seen.view, theirs.view
@@ -175,6 +186,15 @@ def _hidden_difference(
         return None
     first, pages = other.scenario.first_vpn, other.scenario.pages
     return first_difference(state_of_snapshot(snapshot, first, pages, other.kernel), theirs, tally)
+
+
+def _entries_difference(
+    snapshot: Snapshot, converts: int, other: Recorded, number: int, tally: Counter[str] | None
+) -> tuple[str, str, str] | None:
+    """What differs in arm64's raw entries, where they were kept."""
+    step, scenario = other.steps[number], other.scenario
+    found = raw_difference(snapshot, step, scenario.first_vpn, scenario.pages, tally)
+    return found or converts_difference(snapshot, converts, step, tally)
 
 
 def _seen_steps(other: Timeline | Recorded) -> Iterator[Seen]:

@@ -14,18 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from ..kernel.history import ARCHITECTURES
-from ..kernel.policy import Policy, policy_for_kernel
-from ..kernel.sizes import PTRS_PER_PMD
+from ..kernel.policy import Policy
+from ..kernel.sizes import PMD_ORDER, PTRS_PER_PMD
 from ..program import witnesses
 from ..program.formats import DATA, MOST_BYTES, MOST_PARSED_BYTES, is_file, parsed_bytes, read_json
 from ..program.ops import TABLE, ScenarioError
 from ..program.scenario import Result, Scenario, Timeline
 from ..program.witnesses import Difference
 from .comparing import Recorded, cells_of_page_view, once_as_shown, seen_by_model
+from .entries import wrong_entries
 from .hidden.state import NotAState, as_json, from_json
 
 FORMAT = "anonfolio-recording/1"
 DATA_DIR = DATA / "recordings"
+PAGE_16K, BOUNDARY_16K = 16384, 128
 
 
 class RecordingError(ValueError):
@@ -53,7 +55,8 @@ class Recording:
 class Replay:
     """What a replay found: how much was compared, and every difference with the program it is in.
 
-    `cells` are those of the kernel's own state that were compared, by field: none where it was not recorded.
+    `cells` are those of the kernel's own state and of raw entries that were compared, by field: none where none were
+    recorded.
     """
 
     programs: int
@@ -98,7 +101,6 @@ def replay(recording: Recording, policy: Policy | None = None) -> Replay:
     ValueError
         The version is older than any that was checked, or unreadable, and no policy is named.
     """
-    policy = policy or policy_for_kernel(recording.kernel, recording.arch)
     cells: Counter[str] = Counter()
     mismatches = tuple(
         (number, program, difference)
@@ -123,8 +125,13 @@ def read_recording(path: str | Path) -> Recording:
     if not isinstance(arch, str) or arch not in ARCHITECTURES:
         raise RecordingError(f"{path}: machine is {arch!r:.60}, none of {', '.join(ARCHITECTURES)}")
     page = content.get("page", 4096)
-    if page != 4096:
-        raise RecordingError(f"{path}: page is {page!r:.60}; what is modelled is kernels with base pages of 4096 bytes")
+    if page == PAGE_16K and ARCHITECTURES[arch] == "arm64":
+        arch = "arm64-16k"
+    elif page != 4096:
+        raise RecordingError(
+            f"{path}: page is {page!r:.60}; what is modelled is kernels with base pages of 4096 bytes, and of 16384 on"
+            " arm64"
+        )
     recorded = (read_program(kernel, arch, program, f"{path}, program {at}") for at, program in enumerate(programs))
     return Recording(kernel, tuple(recorded), str(path), arch)
 
@@ -146,13 +153,20 @@ def read_program(kernel: str, arch: str, program: Any, where: str) -> Recorded:
         if not known or not TABLE[step[0]].recorded:
             raise RecordingError(f"{where}, step {at}: {step!r:.60} is no operation of {FORMAT}")
     try:
+        # Of 16 KiB pages 128 are 2 MiB: such recordings begin at an odd multiple of that, where no order 8 begins.
+        more = BOUNDARY_16K if arch == "arm64-16k" and type(program["skew"]) is int else 0
         scenario = Scenario(
-            program["pages"], tuple(map(tuple, program["program"])), tuple(program["orders"]), program["skew"],
-            program.get("name") or "", knobs=_knobs_of(program), thp=program.get("thp", "madvise"),
-            advice=program.get("advice", ""),
+            program["pages"], tuple(map(tuple, program["program"])), tuple(program["orders"]),
+            program["skew"] + more if more else program["skew"], program.get("name") or "",
+            knobs=_knobs_of(program), thp=program.get("thp", "madvise"), advice=program.get("advice", ""),
         )  # fmt: skip
     except (ScenarioError, TypeError) as error:
         raise RecordingError(f"{where}: {error}") from None
+    if arch == "arm64-16k" and (PMD_ORDER in scenario.orders or scenario.skew + scenario.pages > PTRS_PER_PMD):
+        raise RecordingError(
+            f"{where}: with base pages of 16384 bytes a program is modelled within {PTRS_PER_PMD} pages of one page"
+            f" table, and with orders below {PMD_ORDER}"
+        )
     for at, seen in enumerate(program["steps"]):
         _check_seen(seen, scenario.pages, f"{where}, step {at}")
     steps = (_with_hidden(seen, scenario.pages, f"{where}, step {at}") for at, seen in enumerate(program["steps"]))
@@ -184,6 +198,8 @@ def _check_seen(seen: Any, pages: int, where: str) -> None:
             if cell not in ("z", "g", 0) and not _is_cell(cell):
                 cells = "0, 'z', 'g' or [folio, offset, size, once]"
                 raise RecordingError(f"{where}: process {number} page {page} is {cell!r:.40}, not {cells}")
+    if wrong := wrong_entries(seen, pages):
+        raise RecordingError(f"{where}: {wrong}")
 
 
 def _with_hidden(seen: dict[str, Any], pages: int, where: str) -> dict[str, Any]:

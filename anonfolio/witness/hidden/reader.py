@@ -1,11 +1,12 @@
-"""The hidden state of this machine's kernel, read as it stands (root, x86-64, 4-level page tables, BTF).
+"""The hidden state of this machine's kernel, read as it stands (root, 4-level page tables, BTF).
 
     with Kernel() as kernel:
         look = kernel.look(pid)
 
 Where a process's memory is, a file descriptor of our own says: /proc/PID/pagemap, whose private_data is the mm_struct.
 Where struct pages are, a page of our own in a pipe. Only what these lead to is read, and nothing is written. Whoever
-looks at a process that runs meanwhile sees pieces of different moments.
+looks at a process that runs meanwhile sees pieces of different moments. `Kernel.entries` are as the
+architecture has them; a look has those of arm64 in the bits of x86.
 """
 
 from __future__ import annotations
@@ -27,10 +28,9 @@ import numpy.typing as npt
 
 from .bpf import PAGE, Fault, KernelMemory, NotHidden
 from .layout import MMF_HAS_PINNED, Layout
-from .look import FRAME, LEAF, PRESENT, PTRS_PER_PMD, Bools, Folios, Look, Numbers, ProcessLook, VmaLook, Words
+from .look import Bools, Folios, Look, Numbers, ProcessLook, VmaLook, Words
+from .paging import LEVELS, PAGING, PMD_ORDER, PTRS_PER_PMD
 
-PMD_ORDER = 9
-LEVELS = 4
 PAGEMAP_FRAME = (1 << 55) - 1
 PAGE_MAPPING_ANON, PAGE_MAPPING_FLAGS = 1, 3
 NR_MAPPED = (1 << 23) - 1
@@ -45,8 +45,10 @@ CPUINFO = Path("/proc/cpuinfo")
 
 def refused(cpuinfo: str, system: str = sys.platform, machine: str = platform.machine()) -> str:
     """Why page tables of such a processor are not read; empty when they are."""
-    if system != "linux" or machine != "x86_64":
-        return "this needs Linux on x86-64"
+    if system != "linux" or machine not in PAGING:
+        return f"this needs Linux on {' or '.join(paging.name for paging in PAGING.values())}"
+    if os.sysconf("SC_PAGE_SIZE") != PAGE:
+        return "base pages are larger than 4 KiB: boot a kernel with those"
     flags = re.search(r"^flags\s*:(.*)$", cpuinfo, re.M)
     if flags and "la57" in flags[1].split():
         return "5-level page tables (la57): boot with no5lvl"
@@ -74,13 +76,14 @@ class Kernel:
             raise NotHidden(reason)
         if os.geteuid() != 0:
             raise NotHidden("run it as root: only root may read the kernel's memory")
-        self._encrypted = FRAME & ~((1 << physical_bits(cpuinfo)) - 1)
+        self.paging = PAGING[platform.machine()]
+        self._encrypted = self.paging.frame & ~((1 << physical_bits(cpuinfo)) - 1)
         self.layout = Layout.of_this_kernel()
         self.memory = KernelMemory()
         try:
             with _own_page() as (address, pagemap, frame):
                 self._vmemmap = self._find_vmemmap(address, frame)
-                self._page_offset = self._find_page_offset(pagemap)
+                self._page_offset = self._find_page_offset(address, pagemap, frame)
                 self._check(address, pagemap, frame)
         except Fault as error:
             self.close()
@@ -174,11 +177,12 @@ class Kernel:
             os.close(writing)
         return page - self.layout.folio.page_bytes * frame
 
-    def _find_page_offset(self, pagemap: int) -> int:
+    def _find_page_offset(self, address: int, pagemap: int, frame: int) -> int:
         """Where the direct map begins, a multiple of 1 GiB (KASLR moves it by PUDs).
 
-        mm->pgd lies in it. The right base of those below makes it a frame whose struct page names this mm
-        (`pgd_set_mm`). Only struct pages are read.
+        mm->pgd lies in it. On x86 the right base of those below makes it a frame whose struct page names this mm
+        (`pgd_set_mm`), and only struct pages are read. On arm64, where none does, the tables below the pgd must lead
+        to our own page.
         """
         mm = self.mm_of(pagemap)
         pgd = self.memory.word(mm + self.layout.pgd)
@@ -186,9 +190,19 @@ class Kernel:
         for base in range(highest, highest - DIRECT_MAP_GIB * DIRECT_MAP_STEP, -DIRECT_MAP_STEP):
             # Where there is no memory there is no struct page.
             with suppress(Fault):
-                if self.memory.word(self._page_at((pgd - base) // PAGE) + self.layout.pt_mm) == mm:
+                if self.paging.pgd_names_mm:
+                    if self.memory.word(self._page_at((pgd - base) // PAGE) + self.layout.pt_mm) == mm:
+                        return base
+                    continue
+                self._page_offset = base
+                if self._frame_at(mm, address) == frame:
                     return base
         raise NotHidden("the kernel's direct map of memory was not found")
+
+    def _frame_at(self, mm: int, address: int) -> int:
+        """The frame that the entry of an address leads to."""
+        entries, _ = self.entries(mm, address // PAGE, 1)
+        return (int(entries[0]) & self.paging.frame) // PAGE
 
     def _check(self, address: int, pagemap: int, frame: int) -> None:
         """Our own page must be where pagemap says; else all would be misread."""
@@ -197,7 +211,7 @@ class Kernel:
         entry = int(entries[0])
         if entry & self._encrypted:
             raise NotHidden("page tables carry a bit above physical addresses: this machine encrypts its memory")
-        if huge[0] or (entry & FRAME) // PAGE != frame or not len(folios) or folios.mapcount[0] != 1:
+        if huge[0] or (entry & self.paging.frame) // PAGE != frame or not len(folios) or folios.mapcount[0] != 1:
             raise NotHidden("page tables or struct pages are not laid out as they are known")
 
     # --- page tables --------------------------------------------------------------------------------------------
@@ -219,7 +233,7 @@ class Kernel:
         table = self.memory.word(mm + self.layout.pgd)
         for level in range(LEVELS - 1, 1, -1):
             entry = self.memory.word(table + 8 * (vpn >> PMD_ORDER * level & PTRS_PER_PMD - 1))
-            if not entry & PRESENT or (level < LEVELS - 1 and entry & LEAF):
+            if not self.paging.is_table(entry):
                 return 0
             table = self._table_of(entry)
         return table
@@ -227,7 +241,7 @@ class Kernel:
     def _table_of(self, entry: int) -> int:
         if entry & self._encrypted:
             raise NotHidden("page tables carry a bit above physical addresses: this machine encrypts its memory")
-        return self._page_offset + (entry & FRAME)
+        return self._page_offset + (entry & self.paging.frame)
 
     def _entries_under(self, table: int, first: int, end: int, entries: Words, huge: Bools) -> None:
         """Fill in what a table of PMDs leads to for pages [first, end)."""
@@ -236,9 +250,9 @@ class Kernel:
         for number, pmd in enumerate(pmds, low):
             at, stop = max(first, number * PTRS_PER_PMD), min(end, (number + 1) * PTRS_PER_PMD)
             here = slice(at - first, stop - first)
-            if pmd & LEAF:
+            if self.paging.is_leaf(pmd):
                 entries[here], huge[here] = pmd, True
-            elif pmd & PRESENT:
+            elif self.paging.is_table(pmd):
                 place = self._table_of(pmd) + 8 * (at % PTRS_PER_PMD)
                 entries[here] = np.frombuffer(self.memory.read(place, 8 * (stop - at)), np.uint64)
 
@@ -279,6 +293,7 @@ class Kernel:
         raw = self.memory.read(address, layout.vma_bytes)
         low, high, flags, pgoff, anon_vma, link = (struct.unpack_from("<Q", raw, at)[0] for at in layout.vma_fields)
         chain = self._chain(link, address + layout.vma_fields[-1])
+        entries = self.paging.as_x86(entries)
         return VmaLook(low // PAGE, high // PAGE, flags, pgoff, anon_vma, chain, first, entries, huge)
 
     def _chain(self, link: int, end: int) -> tuple[int, ...]:

@@ -23,10 +23,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, Self
 
+from ...kernel.history import ARCHITECTURES
 from ...kernel.policy import policy_for_kernel
 from ..here import Disturbed, LiveError, NotLive
 from ..hidden.bpf import NotHidden
@@ -50,6 +52,63 @@ PMD_ORDER = 9
 SIZE_COUNTERS = ("anon_fault_alloc", "anon_fault_fallback", "nr_anon_partially_mapped", "split_deferred")
 PATIENCE = 60.0
 """Seconds to wait for another live run to end."""
+
+
+# --- user faults ----------------------------------------------------------------------------------------------------
+
+
+class FaultEvent(NamedTuple):
+    """How an architecture's kernel tells of user faults.
+
+    Attributes
+    ----------
+    says, needs : str
+        The event, for people, and the file in tracefs that must be there for it.
+    defines : str
+        What makes it an event in the first place; empty for a tracepoint.
+    condition : str
+        The filter for user faults at addresses from ``{low}`` to below ``{high}``.
+    line : str
+        What a line of the trace has of it: a group for the address, one for the code.
+    bits : dict of int to int
+        Bits of that code to those of x86's error codes.
+    present : bool
+        Whether the code says that something was there.
+    """
+
+    says: str
+    needs: str
+    defines: str
+    condition: str
+    line: str
+    bits: dict[int, int]
+    present: bool
+
+
+GROUP = "anonfolio"
+FAULT_EVENTS = {
+    "x86_64": FaultEvent(
+        "exceptions:page_fault_user", "events/exceptions/page_fault_user", "",
+        "address >= {low:#x} && address < {high:#x}",
+        r"page_fault_user: address=(?:0x)?([0-9a-f]+) .*error_code=0x([0-9a-f]+)",
+        {1: 1, 2: 2, 4: 4}, True,
+    ),
+    # No tracepoint there. Flags are FAULT_FLAG_WRITE and FAULT_FLAG_USER (include/linux/mm_types.h); an access that no
+    # mapping allows does not come so far.
+    "aarch64": FaultEvent(
+        "kprobe on handle_mm_fault", "kprobe_events", "handle_mm_fault address=%x1:x64 flags=%x2:x32",
+        "address >= {low:#x} && address < {high:#x} && flags & 0x40",
+        r"\(handle_mm_fault\+0x0/\S+\) address=0x([0-9a-f]+) flags=0x([0-9a-f]+)",
+        {0x1: 2, 0x40: 4}, False,
+    ),
+}  # fmt: skip
+"""By what ``uname -m`` says."""
+CONVERT = "contpte_convert address=%x1:x64"
+CONVERT_CONDITION = "address >= {low:#x} && address < {high:#x}"
+CONVERTED = re.compile(r"\(contpte_convert\+0x0/\S+\) address=0x([0-9a-f]+)")
+"""Where arm64 gives its contiguous bit to a block that is mapped, or takes it away."""
+VMA_LOCK = 0x1000
+"""FAULT_FLAG_VMA_LOCK: a fault that could not be handled under it alone comes a second time, without it."""
 
 
 # --- what this machine can show -------------------------------------------------------------------------------------
@@ -76,8 +135,9 @@ def kernel_version() -> str:
 
 def abilities() -> Iterator[Ability]:
     """What this machine can show, the needed things first and in the order in which they depend on each other."""
-    linux = sys.platform == "linux" and platform.machine() == "x86_64"
-    yield _ability("Linux on x86-64", linux, platform.platform(), "use such a machine; recordings show it anywhere")
+    linux = sys.platform == "linux" and platform.machine() in FAULT_EVENTS and os.sysconf("SC_PAGE_SIZE") == PAGE
+    there = "Linux on x86-64 or arm64, base pages of 4 KiB"
+    yield _ability(there, linux, platform.platform(), "use such a machine; recordings show it anywhere")
     if not linux:
         return
     yield _ability("root", os.geteuid() == 0, "effective user 0", "run it with sudo, or look at recordings")
@@ -99,7 +159,7 @@ def _further_abilities() -> Iterator[Ability]:
     yield trace_ability()
     version = kernel_version()
     try:
-        policy = policy_for_kernel(version).name
+        policy = policy_for_kernel(version, platform.machine()).name
     except ValueError as error:
         policy, advice = "", f"{error} (--policy)"
     else:
@@ -148,25 +208,26 @@ def _shows_frames() -> bool:
 
 
 def _tracefs() -> bool:
-    """Whether the tracepoint is there, mounting tracefs when root can."""
-    event = TRACEFS / "events/exceptions/page_fault_user"
-    if not os.path.exists(event) and os.path.isdir(TRACEFS) and os.geteuid() == 0:
+    """Whether page faults can be traced there, mounting tracefs when root can."""
+    needed = TRACEFS / FAULT_EVENTS[platform.machine()].needs
+    if not os.path.exists(needed) and os.path.isdir(TRACEFS) and os.geteuid() == 0:
         live_worker.libc.mount(b"tracefs", os.fsencode(TRACEFS), b"tracefs", 0, None)
-    return os.path.exists(event)
+    return os.path.exists(needed)
 
 
 def trace_ability() -> Ability:
     """Whether a run can say where faults happened."""
     reason = _no_fault_trace()
     advice = f"{reason}; faults are counted instead (minflt)"
-    return _ability("where faults happen", not reason, "exceptions:page_fault_user", advice, needed=False)
+    says = FAULT_EVENTS[platform.machine()].says
+    return _ability("where faults happen", not reason, says, advice, needed=False)
 
 
 def _no_fault_trace() -> str:
     """Why page faults cannot be traced here; empty when they can."""
     if os.stat(PROC / "self/ns/pid").st_ino != FIRST_PID_NAMESPACE:
         return "not in the first pid namespace, whose process ids a trace has"
-    return "" if _tracefs() else f"no such tracepoint in {TRACEFS}"
+    return "" if _tracefs() else f"no {FAULT_EVENTS[platform.machine()].says} in {TRACEFS}"
 
 
 def _no_hidden_state() -> str:
@@ -368,6 +429,8 @@ def restore_leftovers(journal: int) -> None:
     knobs.restore()
     for path in (TRACEFS / "instances").glob(INSTANCES + "*"):
         path.rmdir()
+    for path in (TRACEFS / "events" / GROUP).glob("*_*"):
+        _define(f"-:{GROUP}/{path.name}")
 
 
 def _left_behind() -> str:
@@ -387,7 +450,8 @@ def _left_behind() -> str:
         return f"a run is going on, or was killed and left settings changed: sudo {restore}" if changed else ""
     try:
         with only_run(patience=0) as journal:
-            left = [*read_journal(journal), *map(str, (TRACEFS / "instances").glob(INSTANCES + "*"))]
+            traces = chain((TRACEFS / "instances").glob(INSTANCES + "*"), (TRACEFS / "events" / GROUP).glob("*_*"))
+            left = [*read_journal(journal), *map(str, traces)]
     except LiveError as error:
         return str(error)
     return f"{', '.join(left)}: {restore}" if left else ""
@@ -451,6 +515,8 @@ class LiveKernel:
     ----------
     version : str
         Its version, as recordings name it.
+    arch : str
+        Its architecture, as policies name it.
     nursery : Remote
         The process whose children run the scenarios.
     knobs : Knobs
@@ -461,6 +527,8 @@ class LiveKernel:
         Whether it says where faults happen; else they are only counted.
     hidden : Kernel or None
         Reads its own state, where that can be read.
+    converts : list of int or None
+        On arm64 the addresses of the `contpte_convert` calls that came with the faults; whoever takes them clears it.
     """
 
     nursery: Remote
@@ -468,10 +536,13 @@ class LiveKernel:
     sizes: tuple[int, ...]
     traces: bool
     hidden: HiddenKernel | None
+    converts: list[int] | None
 
     def __init__(self, patience: float = PATIENCE) -> None:
         self.version = kernel_version()
+        self.arch = ARCHITECTURES.get(platform.machine(), platform.machine())
         self._patience = patience
+        self.converts = None
         self._undo = ExitStack()
 
     def __enter__(self) -> Self:
@@ -512,9 +583,11 @@ class LiveKernel:
         # Another CPU's batch of the LRU would hold references that no fault can drain.
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
         self._set_knobs()
+        self._fault_event = FAULT_EVENTS[platform.machine()]
         self.traces = not _no_fault_trace()
         if self.traces:
             self._open_trace()
+        self.tells_present = self._fault_event.present
         self._kpageflags = self._open(PROC / "kpageflags", os.O_RDONLY)
         self._kpagecount = self._open(PROC / "kpagecount", os.O_RDONLY)
         self.hidden = self._open_hidden()
@@ -566,12 +639,27 @@ class LiveKernel:
 
     def _open_trace(self) -> None:
         """A tracefs instance of our own, with the user faults in the window."""
+        known = self._fault_event
+        events = {self._probe("fault", known.defines) if known.defines else known.needs: known.condition}
+        if self.arch == "arm64":
+            # Some compilers leave no such function.
+            with suppress(OSError):
+                events[self._probe("convert", CONVERT)] = CONVERT_CONDITION
+                self.converts = []
         self._instance = self.instance()
-        event = self._instance / "events/exceptions/page_fault_user"
-        end = WINDOW_START + WINDOW_PAGES * PAGE
-        (event / "filter").write_text(f"address >= {WINDOW_START:#x} && address < {end:#x}")
-        (event / "enable").write_text("1")
+        window = {"low": WINDOW_START, "high": WINDOW_START + WINDOW_PAGES * PAGE}
+        for event, condition in events.items():
+            path = self._instance / event
+            (path / "filter").write_text(condition.format(**window))
+            (path / "enable").write_text("1")
         self._trace = self._open(self._instance / "trace_pipe", os.O_RDONLY | os.O_NONBLOCK)
+
+    def _probe(self, name: str, what: str) -> str:
+        """A kprobe as an event of our own, until everything is put back; returns where it is in tracefs."""
+        full = f"{GROUP}/{name}_{os.getpid()}"
+        self._undo.callback(_undefine, full)
+        _define(f"p:{full} {what}")
+        return f"events/{full}"
 
     def _open_hidden(self) -> HiddenKernel | None:
         try:
@@ -652,15 +740,27 @@ class LiveKernel:
         return lines
 
     def faults(self) -> list[tuple[int, int, int]]:
-        """User faults in the window since the last call: process id, address, x86 error code; empty when not traced."""
+        """User faults in the window since the last call: process id, address, x86 error code; empty when not traced.
+
+        Where the kernel does not say whether something was there (`FaultEvent.present`), the code lacks that bit.
+        """
         if not self.traces:
             return []
-        form = r"-(\d+)\s+\[\d+\].*page_fault_user: address=(?:0x)?([0-9a-f]+) .*error_code=0x([0-9a-f]+)"
-        found = []
+        known = self._fault_event
+        form = re.compile(r"-(\d+)\s+\[\d+\].*" + known.line)
+        found: list[tuple[int, int, int]] = []
+        again = None
         for line in self.trace_lines():
-            match = re.search(form, line)
+            match = form.search(line)
             if match:
-                found.append((int(match[1]), int(match[2], 16), int(match[3], 16)))
+                pid, address, flags = int(match[1]), int(match[2], 16), int(match[3], 16)
+                if (pid, address, flags) == again:
+                    found.pop()
+                again = (pid, address, flags & ~VMA_LOCK) if not known.present and flags & VMA_LOCK else None
+                code = sum(bit for flag, bit in known.bits.items() if flags & flag)
+                found.append((pid, address, code))
+            elif (converted := CONVERTED.search(line)) and self.converts is not None:
+                self.converts.append(int(converted[1], 16))
             elif line.strip():
                 raise LiveError(f"the trace of page faults cannot be read: {line.strip()!r:.100}")
         return found
@@ -683,6 +783,20 @@ class LiveKernel:
     def frame_mapcounts(self, first: int, frames: int) -> memoryview[int]:
         """/proc/kpagecount of frames [first, first + frames), fewer at the end of memory: how often each is mapped."""
         return memoryview(os.pread(self._kpagecount, 8 * frames, 8 * first)).cast("Q")
+
+
+def _define(text: str) -> None:
+    """Make an event, or take one away: the file only takes what is appended."""
+    fd = os.open(TRACEFS / "kprobe_events", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def _undefine(name: str) -> None:
+    if (TRACEFS / "events" / name).is_dir():
+        _define(f"-:{name}")
 
 
 def _remove_instance(path: Path) -> None:

@@ -15,6 +15,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
+from ...kernel.record import PF_PROT, PF_USER, PF_WRITE
 from ...kernel.sizes import PTRS_PER_PMD
 from ...program.ops import TABLE, Step
 from ...program.scenario import Scenario
@@ -58,7 +61,7 @@ def live_run(scenario: Scenario, kernel: LiveKernel | None = None) -> Recorded:
             return live_run(scenario, prepared)
     kernel.enable(scenario.sizes, scenario.thp)
     steps = undisturbed(kernel, lambda: _attempt(scenario, kernel))
-    return Recorded(kernel.version, scenario, tuple(steps))
+    return Recorded(kernel.version, scenario, tuple(steps), kernel.arch)
 
 
 def undisturbed(kernel: LiveKernel, attempt: Callable[[], T], attempts: int = ATTEMPTS) -> T:
@@ -114,6 +117,7 @@ class LiveRun:
         self.live: dict[int, Remote] = {}
         self.count = 0
         self.folios: dict[int, int] = {}
+        self.valid: dict[int, list[bool]] = {}
         # What is locked, or unmapped where it was, waits in a batch of its own, which holds a reference, too.
         self.locks = any(step[0].startswith("mlock") for step in scenario.steps)
         self._page = mmap.mmap(-1, PAGE)
@@ -163,12 +167,16 @@ class LiveRun:
             remote.close()
             del self.live[number]
         value = answer.get("value") if answer["ok"] else None
-        faults = self._faults(remote) if self.kernel.traces else _fault_count(operation, answer)
+        faults = self._faults(step, remote, answer) if self.kernel.traces else _fault_count(operation, answer)
         view, mapcounts = self._view()
         counted = {**answer.get("counted", {}), "mapcount": mapcounts}
         counted |= {key: answer[key] for key in ("minflt", "held", "errno") if key in answer}
         seen = {"ok": answer["ok"], "value": value, "faults": faults, "view": view, "counted": counted}
-        return seen if self.kernel.hidden is None else {**seen, "hidden": self._hidden(self.kernel.hidden)}
+        if self.kernel.hidden is not None:
+            seen["hidden"] = self._hidden(self.kernel.hidden)
+        if self.kernel.arch == "arm64":
+            seen |= {"raw": self._raw(), "converts": self._converts()}
+        return seen
 
     def _drain_lru(self) -> None:
         """Let go of the references that this CPU's batches for the LRU lists hold (`lru_add_drain`, in `madvise_cold`).
@@ -191,7 +199,7 @@ class LiveRun:
         ok = libc.process_vm_readv(remote.pid, ctypes.byref(here), 1, ctypes.byref(there), 1, 0) == 1
         return {"ok": ok, "value": byte.raw[0]}
 
-    def _faults(self, remote: Remote) -> list[list[int]]:
+    def _faults(self, step: Step, remote: Remote, answer: dict[str, Any]) -> list[list[int]]:
         ours = {other.pid for other in self.live.values()} - {remote.pid}
         faults = []
         for pid, address, code in self.kernel.faults():
@@ -200,6 +208,18 @@ class LiveRun:
             # What is in no process of ours is another program's, which maps something at the same address.
             if pid == remote.pid:
                 faults.append([(address - self.base) // PAGE, code])
+        return faults if self.kernel.tells_present else self._completed(faults, step, answer)
+
+    def _completed(self, faults: list[list[int]], step: Step, answer: dict[str, Any]) -> list[list[int]]:
+        """Faults with the bit that says whether something was there, and the refused one, which arm64 does not tell."""
+        operation, number, *arguments = step
+        if TABLE[operation].access and not answer["ok"]:
+            faults.append([arguments[0], PF_USER | (PF_WRITE if operation == "write" else 0)])
+        there = self.valid.get(number, [False] * self.scenario.pages)
+        for fault in faults:
+            page, code = fault
+            fault[1] = code | (PF_PROT if there[page] else 0)
+            there[page] = True
         return faults
 
     # --- looking ------------------------------------------------------------------------------------------------
@@ -219,6 +239,28 @@ class LiveRun:
             return state_of_look(kernel.look_at(pagemaps, first, first + pages), first, pages)
         except Fault as error:
             raise Disturbed(f"the kernel's memory changed while it was read: {error.strerror}") from None
+
+    def _raw(self) -> dict[str, list[int | list[int | str]]]:
+        """The raw entries, one word a page; ``["H1", word]`` for a page under a PMD that maps memory itself."""
+        tables = self.kernel.hidden
+        if tables is None:
+            raise LiveError("raw page-table entries cannot be read here")
+        found = {}
+        for number, remote in self.live.items():
+            entries, huge = tables.entries(tables.mm_of(remote.pagemap), self.base // PAGE, self.scenario.pages)
+            self.valid[number] = (entries & np.uint64(1)).astype(bool).tolist()
+            pairs = zip(entries.tolist(), huge.tolist(), strict=True)
+            found[str(number)] = [["H1", word] if whole else word for word, whole in pairs]
+        return found
+
+    def _converts(self) -> list[int] | None:
+        """The pages at which `contpte_convert` was called since the last look; None where that is not told."""
+        found = self.kernel.converts
+        if found is None:
+            return None
+        pages = [(address - self.base) // PAGE for address in found]
+        found.clear()
+        return pages
 
     def _cells(self, remote: Remote, frames: Frames) -> tuple[list[Cell], list[int]]:
         raw = os.pread(remote.pagemap, 8 * self.scenario.pages, self.base // PAGE * 8)

@@ -28,8 +28,8 @@ PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
 MAP_SHARED, MAP_POPULATE = 0x01, 0x8000
 MAP_ANONYMOUS_PRIVATE, MAP_FIXED, MAP_NORESERVE, MAP_FIXED_NOREPLACE = 0x22, 0x10, 0x4000, 0x10_0000
 MAP_FAILED = (1 << 64) - 1
-LOWEST, HIGHEST = 0x1_0000, 0x7FFF_FFFF_F000
-"""The addresses of a process's memory on x86-64: above vm.mmap_min_addr, below TASK_SIZE."""
+LOWEST, HIGHEST = 0x1_0000, 1 << 48 if os.uname().machine == "aarch64" else 0x7FFF_FFFF_F000
+"""The addresses of a process's memory: above vm.mmap_min_addr, below TASK_SIZE (arm64's DEFAULT_MAP_WINDOW)."""
 STACK_GUARD = 1 << 20
 """Below a stack the kernel places nothing (stack_guard_gap)."""
 HOW = {
@@ -63,8 +63,8 @@ VMSTAT = ("pgreuse",)
 """Counters that are lines of /proc/vmstat; every other one is a file with one number."""
 ACCESSES = ("write", "read")
 COUNTED = frozenset((
-    *ACCESSES, "mmap", "munmap", "mremap", "remap", "brk", "mprotect", "madvise", "mlock", "mlock_onfault",
-    "munlock", "thp_disable", "pin", "unpin", "ref", "unref", "dma_write", "dma_read",
+    *ACCESSES, "clear_refs", "mmap", "munmap", "mremap", "remap", "brk", "mprotect", "madvise", "mlock",
+    "mlock_onfault", "munlock", "thp_disable", "pin", "unpin", "ref", "unref", "dma_write", "dma_read",
 ))  # fmt: skip
 
 Answer = dict[str, Any]
@@ -77,7 +77,7 @@ class IoVec(ctypes.Structure):
 
 
 class SigAction(ctypes.Structure):
-    """struct sigaction, as glibc and musl lay it out on x86-64."""
+    """struct sigaction, as glibc and musl lay it out on x86-64 and arm64."""
 
     _fields_ = (
         ("handler", ctypes.c_void_p), ("mask", ctypes.c_ubyte * 128), ("flags", ctypes.c_int),
@@ -112,6 +112,67 @@ def _system_call(number: int, *arguments: object, what: str) -> int:
     return result
 
 
+LOAD, STORE, FAILED, HANDLER, BETWEEN, CODE_BYTES = 0, 8, 24, 32, 96, 256
+"""Where in the machine code each piece begins. What faults within the first 16 bytes is one of the two accesses."""
+
+
+def _x86_64(page: int) -> dict[int, bytes]:
+    getrusage = b"\x31\xff\xb8\x62\x00\x00\x00\x0f\x05"  # xor edi, edi; mov eax, 98; syscall
+    return {
+        LOAD: b"\x0f\xb6\x07\xc3",  # movzx eax, byte [rdi]; ret
+        STORE: b"\x40\x88\x37\x31\xc0\xc3",  # mov [rdi], sil; xor eax, eax; ret
+        FAILED: b"\xb8\xff\xff\xff\xff\xc3",  # mov eax, -1; ret
+        HANDLER: (
+            b"\x48\x8b\x82\xa8\x00\x00\x00"  # mov rax, [rdx + 168]: the saved RIP in the ucontext
+            + (b"\x48\xb9" + struct.pack("<Q", page))  # mov rcx, page
+            + b"\x48\x29\xc8\x48\x3d\x10\x00\x00\x00"  # sub rax, rcx; cmp rax, 16
+            + b"\x77\x0c"  # ja crash
+            + (b"\x48\x83\xc1" + bytes([FAILED]))  # add rcx, failed
+            + b"\x48\x89\x8a\xa8\x00\x00\x00\xc3"  # mov [rdx + 168], rcx; ret
+            + b"\x0f\x0b"  # crash: ud2
+        ),
+        BETWEEN: (
+            b"\x53\x41\x54\x41\x55\x41\x56\x41\x57"  # push rbx, r12, r13, r14, r15
+            + b"\x48\x89\xfb\x49\x89\xf4\x49\x89\xcd\x4d\x89\xc6"  # mov rbx, rdi; r12, rsi; r13, rcx; r14, r8
+            + (b"\x48\x89\xd6" + getrusage)  # mov rsi, rdx
+            + b"\x48\x89\xdf\x4c\x89\xe6\x41\xff\xd6\x41\x89\xc7"  # mov rdi, rbx; rsi, r12; call r14; mov r15d, eax
+            + (b"\x4c\x89\xee" + getrusage)  # mov rsi, r13
+            + b"\x44\x89\xf8"  # mov eax, r15d
+            + b"\x41\x5f\x41\x5e\x41\x5d\x41\x5c\x5b\xc3"  # pop r15, r14, r13, r12, rbx; ret
+        ),
+    }
+
+
+def _aarch64(page: int) -> dict[int, bytes]:
+    getrusage = (0xD2800000, 0xD28014A8, 0xD4000001)  # mov x0, 0; mov x8, 165; svc 0
+    words = {
+        LOAD: (0x39400000, 0xD65F03C0),  # ldrb w0, [x0]; ret
+        STORE: (0x39000001, 0x52800000, 0xD65F03C0),  # strb w1, [x0]; mov w0, 0; ret
+        FAILED: (0x12800000, 0xD65F03C0),  # mov w0, -1; ret
+        HANDLER: (
+            0xF940DC40,  # ldr x0, [x2 + 440]: the saved PC in the ucontext
+            0x58000121,  # ldr x1, page
+            0xCB010000, 0xF100401F, 0x54000082,  # sub x0, x0, x1; cmp x0, 16; b.hs crash
+            0x91000021 | FAILED << 10, 0xF900DC41, 0xD65F03C0,  # add x1, x1, failed; str x1, [x2 + 440]; ret
+            0, 0,  # crash: udf
+            page & 0xFFFFFFFF, page >> 32,
+        ),
+        BETWEEN: (
+            0xA9BC7BFD, 0xA90153F3, 0xA9025BF5, 0xF9001BF7,  # push x29, x30, x19 to x23
+            0xAA0003F3, 0xAA0103F4, 0xAA0303F5, 0xAA0403F6,  # mov x19, x0; x20, x1; x21, x3; x22, x4
+            0xAA0203E1, *getrusage,  # mov x1, x2
+            0xAA1303E0, 0xAA1403E1, 0xD63F02C0, 0x2A0003F7,  # mov x0, x19; x1, x20; blr x22; mov w23, w0
+            0xAA1503E1, *getrusage,  # mov x1, x21
+            0x2A1703E0, 0xA94153F3, 0xA9425BF5, 0xF9401BF7, 0xA8C47BFD, 0xD65F03C0,  # mov w0, w23; pop all; ret
+        ),
+    }  # fmt: skip
+    return {at: struct.pack(f"<{len(piece)}I", *piece) for at, piece in words.items()}
+
+
+MACHINE_CODE = {"x86_64": _x86_64, "aarch64": _aarch64}
+"""By what ``uname -m`` says."""
+
+
 def byte_access() -> tuple[int, int, Callable[..., int]]:
     """Addresses of ``load(address)`` -> byte and ``store(address, byte)`` -> 0, and who calls them.
 
@@ -122,42 +183,16 @@ def byte_access() -> tuple[int, int, Callable[..., int]]:
     the instruction pointer from either of them to the code that returns -1, and lets any other SIGSEGV crash.
     """
     page = libc.mmap(None, PAGE, PROT_READ | PROT_WRITE, MAP_ANONYMOUS_PRIVATE, -1, 0)
-    load, store, failed, handler, between = 0, 8, 16, 32, 96
-    code = bytearray(b"\xcc" * 256)
-    getrusage = b"\x31\xff\xb8\x62\x00\x00\x00\x0f\x05"  # xor edi, edi; mov eax, 98; syscall
-    for at, instructions in (
-        (load, b"\x0f\xb6\x07\xc3"),  # movzx eax, byte [rdi]; ret
-        (store, b"\x40\x88\x37\x31\xc0\xc3"),  # mov [rdi], sil; xor eax, eax; ret
-        (failed, b"\xb8\xff\xff\xff\xff\xc3"),  # mov eax, -1; ret
-        (
-            handler,
-            b"\x48\x8b\x82\xa8\x00\x00\x00"  # mov rax, [rdx + 168]: the saved RIP in the ucontext
-            + (b"\x48\xb9" + struct.pack("<Q", page))  # mov rcx, page
-            + b"\x48\x29\xc8\x48\x3d\x10\x00\x00\x00"  # sub rax, rcx; cmp rax, 16
-            + b"\x77\x0c"  # ja crash
-            + (b"\x48\x83\xc1" + bytes([failed]))  # add rcx, failed
-            + b"\x48\x89\x8a\xa8\x00\x00\x00\xc3"  # mov [rdx + 168], rcx; ret
-            + b"\x0f\x0b",  # crash: ud2
-        ),
-        (
-            between,
-            b"\x53\x41\x54\x41\x55\x41\x56\x41\x57"  # push rbx, r12, r13, r14, r15
-            + b"\x48\x89\xfb\x49\x89\xf4\x49\x89\xcd\x4d\x89\xc6"  # mov rbx, rdi; r12, rsi; r13, rcx; r14, r8
-            + (b"\x48\x89\xd6" + getrusage)  # mov rsi, rdx
-            + b"\x48\x89\xdf\x4c\x89\xe6\x41\xff\xd6\x41\x89\xc7"  # mov rdi, rbx; rsi, r12; call r14; mov r15d, eax
-            + (b"\x4c\x89\xee" + getrusage)  # mov rsi, r13
-            + b"\x44\x89\xf8"  # mov eax, r15d
-            + b"\x41\x5f\x41\x5e\x41\x5d\x41\x5c\x5b\xc3",  # pop r15, r14, r13, r12, rbx; ret
-        ),
-    ):
+    code = bytearray(CODE_BYTES)
+    for at, instructions in MACHINE_CODE[os.uname().machine](page).items():
         code[at : at + len(instructions)] = instructions
     ctypes.memmove(page, bytes(code), len(code))
     libc.mprotect(page, PAGE, PROT_READ | PROT_EXEC)
-    action = SigAction(handler=page + handler, flags=4)  # SA_SIGINFO
+    action = SigAction(handler=page + HANDLER, flags=4)  # SA_SIGINFO
     libc.sigaction(int(signal.SIGSEGV), ctypes.byref(action), None)
     pointer = ctypes.c_void_p
     caller = ctypes.CFUNCTYPE(ctypes.c_int, pointer, ctypes.c_int, pointer, pointer, pointer)
-    return page + load, page + store, caller(page + between)
+    return page + LOAD, page + STORE, caller(page + BETWEEN)
 
 
 class Ring:
@@ -491,6 +526,12 @@ class Worker:
 
     def do_thp_disable(self, disabled: str) -> Answer:
         return _result(libc.prctl(PR_SET_THP_DISABLE, *map(ctypes.c_ulong, (*PR_THP_DISABLE[disabled], 0, 0))))
+
+    def do_clear_refs(self, which: int) -> Answer:
+        fd = os.open("/proc/self/clear_refs", os.O_WRONLY)
+        os.write(fd, str(which).encode())
+        os.close(fd)
+        return {"ok": True}
 
     # --- pins and references ------------------------------------------------------------------------------------
 
