@@ -79,7 +79,7 @@ def folio(machine: af.Machine, process: af.Process, vpn: int) -> int:
 
 def layout(process: af.Process) -> list[tuple[int, int]]:
     """The mappings of a process as (first page, end)."""
-    return [(vma.start, vma.end) for vma in process.mm.vmas]
+    return [(mapping.start, mapping.end) for mapping in process.mappings()]
 
 
 def vma_at(process: af.Process, vpn: int) -> Vma:

@@ -570,3 +570,87 @@ def test_a_heap_grows_no_nearer_to_a_stack_than_its_gap() -> None:
     process.map(600, 4, grows_down=True)
     assert process.brk(344).errno == "ENOMEM"
     assert process.brk(343)
+
+
+# --- a page and a mapping as values ----------------------------------------------------------------------------------
+
+
+def test_a_page_says_what_it_maps() -> None:
+    process = arena(1600)
+    process.map(0, 16)
+    process.write(3)
+    process.map(400, 104)
+    process.read(500)
+    page = process.page(3)
+    assert (page.vpn, page.order, page.present, page.huge, page.writable, page.exclusive) == (
+        3,
+        4,
+        True,
+        False,
+        True,
+        True,
+    )
+    assert page.head is not None
+    assert page.frame == page.head + 3
+    assert page.folio == process.page(0).folio
+    assert (page.dirty, page.accessed) == (True, True)
+    child = process.fork()
+    assert not process.page(3).exclusive
+    assert not process.page(3).writable
+    assert child.page(3).frame == page.frame
+    assert not child.page(3).accessed
+    zero = process.page(500)
+    assert (zero.zero, zero.present, zero.frame, zero.folio, zero.head, zero.order) == (
+        True,
+        True,
+        None,
+        None,
+        None,
+        None,
+    )
+    none = process.page(501)
+    assert (none.zero, none.present, none.frame, none.writable) == (False, False, None, False)
+    process.map(512, 512)
+    process.write(600)
+    assert process.page(700).huge
+    assert process.page(700).exclusive
+    assert process.page(700).head == process.page(512).frame
+
+
+def test_a_mapping_says_where_it_came_from() -> None:
+    process = arena()
+    process.map(0, 8)
+    assert process.mapping(7).anon_vma is None
+    process.write(0)
+    process.map(32, 4, 0)
+    process.madvise(0, 8, "wipeonfork")
+    process.madvise(0, 8, "keeponfork")
+    process.mremap(0, 8, 16)
+    child = process.fork()
+    mine, nothing = process.mappings()
+    theirs = child.mapping(16)
+    assert (mine.start, mine.end, mine.page_offset, len(mine)) == (16, 24, 0, 8)
+    assert (mine.flags, nothing.flags) == (("readable", "writable"), ("uncharged",))
+    assert (mine.ancestors, theirs.ancestors) == (0, 1)
+    assert mine.anon_vma
+    assert theirs.anon_vma not in (None, mine.anon_vma)
+    assert process.page(20).mapping == mine
+
+
+def test_what_is_in_no_mapping_is_said_in_one_line() -> None:
+    process = arena()
+    with pytest.raises(ValueError, match=r"^page 3 is in no mapping of process 0; it has none$"):
+        process.page(3)
+    process.map(4, 4)
+    with pytest.raises(ValueError, match=r"^page 9 is in no mapping of process 0; it has 4\.\.7$"):
+        process.mapping(9)
+    with pytest.raises(ValueError, match="not a whole number"):
+        process.page("x")  # type: ignore[arg-type]
+
+
+def test_every_flag_has_a_word() -> None:
+    from anonfolio.kernel import vma
+    from anonfolio.machine.page import FLAG_WORDS
+
+    named = {value for name, value in vars(vma).items() if name.startswith("VM_") and value & (value - 1) == 0}
+    assert named == set(FLAG_WORDS)

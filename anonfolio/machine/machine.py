@@ -43,6 +43,7 @@ from ..kernel.vma import (
 )
 from ..stream.run import Touched, touch_stream
 from ..stream.window import Pages, Stream
+from .page import Page, VmaView, mapping_of, page_of
 from .show import Latest, Shown, show
 from .snapshot import Snapshot, snapshot
 
@@ -382,6 +383,27 @@ class Process:
         self._begin()
         deferred_split_scan(self.machine.memory)
         return Outcome()
+
+    # --- looking ------------------------------------------------------------------------------------------------
+
+    def mappings(self) -> tuple[VmaView, ...]:
+        """Its mappings as values, in order."""
+        return tuple(map(mapping_of, self.mm.vmas))
+
+    def mapping(self, vpn: int) -> VmaView:
+        """The mapping that contains page `vpn`; ValueError where there is none."""
+        return mapping_of(self._mapped(vpn))
+
+    def page(self, vpn: int) -> Page:
+        """What page `vpn` maps, and in which mapping it lies; ValueError where there is none."""
+        return page_of(self.mm, self._mapped(vpn), int(vpn))
+
+    def _mapped(self, vpn: int) -> Vma:
+        vma = self.mm.find_vma(_whole("page", vpn))
+        if vma is None:
+            there = ", ".join(f"{vma.start}..{vma.end - 1}" for vma in self.mm.vmas[:20])
+            raise ValueError(f"page {vpn} is in no mapping of process {self.number}; it has {there or 'none'}")
+        return vma
 
     # --- accesses -----------------------------------------------------------------------------------------------
 
