@@ -164,6 +164,15 @@ def test_what_cannot_be_populated_is_locked_and_told(kind: str) -> None:
     assert not (process.mm.pfn[12:32]).any()
 
 
+def test_a_mapping_without_access_is_refused_though_all_its_pages_are_there() -> None:
+    process = process_of(orders=())
+    process.madvise(0, 8, "populate_write")
+    process.mprotect(0, 8, 0)
+    assert process.mlock(0, 4).errno == "ENOMEM"
+    assert process.mlock(4, 4, onfault=True)
+    assert locks(process)[:2] == [(0, 4, "locked"), (4, 8, "on fault")]
+
+
 def test_what_is_locked_may_not_be_dropped() -> None:
     process = process_of(orders=())
     process.madvise(0, 32, "populate_write")

@@ -29,6 +29,7 @@ TESTS = (
     "test_mm_ids.py",
     "test_fork_and_pins.py",
     "test_mappings.py",
+    "test_populate.py",
     "test_mmap.py",
     "test_memory.py",
     "test_ops.py",
