@@ -68,8 +68,6 @@ class VmaLook:
         plain = (self.entries & np.uint64(PRESENT)) > 0
         entries = np.where(plain, self.entries, ~self.entries)
         frames = ((entries & np.uint64(FRAME)) >> np.uint64(12)).astype(np.int64)
-        # Below its frame a PMD has zeros, which are inverted, too (`pmd_pfn_mask`).
-        frames = np.where(self.huge, frames & -PTRS_PER_PMD, frames)
         pages = np.arange(self.first, self.first + len(frames))
         # A PMD has other bits below its frame, which are not inverted (`pmd_pfn_mask`).
         frames = np.where(self.huge, (frames & -PTRS_PER_PMD) + pages % PTRS_PER_PMD, frames)
