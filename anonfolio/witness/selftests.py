@@ -26,6 +26,7 @@ DONE = ""
 FLAG_WORDS = {
     "rd": flags.VM_READ, "wr": flags.VM_WRITE, "wf": flags.VM_WIPEONFORK, "dc": flags.VM_DONTCOPY,
     "hg": flags.VM_HUGEPAGE, "nh": flags.VM_NOHUGEPAGE, "nr": flags.VM_NORESERVE,
+    "lo": flags.VM_LOCKED,
 }  # fmt: skip
 """Flags of a mapping as the VmFlags line of /proc/PID/smaps calls them."""
 
@@ -87,7 +88,7 @@ class Selftest:
     checks : tuple of Check
         In order of `after`. A step of which nothing is said must be done.
     needs : tuple of str
-        Fields of `Policy` that must be so (with ``!`` not so): another kernel fails this case, which came later.
+        Fields of `Policy` that must be so (``!FIELD`` not so, ``FIELD!=VALUE``): another kernel fails this case.
     """
 
     suite: str
@@ -103,15 +104,20 @@ class Selftest:
         return next(reasons, "")
 
     def lacks(self, policy: Policy) -> str:
-        """The first field that a kernel has not so, or nothing."""
-        return next(
-            (need for need in self.needs if bool(getattr(policy, need.lstrip("!"))) == need.startswith("!")), ""
-        )
+        """The first of its needs that a kernel does not meet, or nothing."""
+        return next((need for need in self.needs if not _met(need, policy)), "")
 
     def on_model(self, policy: Policy | str) -> list[str]:
         """What is wrong under a policy, in a sentence each; `NotBacked` when it has no folio of a size it takes."""
         chosen = policy_named(policy) if isinstance(policy, str) else policy
         return problems(self, ModelWitness(self.scenario, chosen))
+
+
+def _met(need: str, policy: Policy) -> bool:
+    field, unequal, value = need.partition("!=")
+    if unequal:
+        return bool(getattr(policy, field) != value)
+    return bool(getattr(policy, need.lstrip("!"))) != need.startswith("!")
 
 
 class NotBacked(ValueError):

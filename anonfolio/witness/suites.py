@@ -7,7 +7,7 @@ Those of `cow.c` are made (`cow`); all others are files in ``anonfolio/selftests
     case NAME                       a case begins; its steps are written as in scenario files
     each K 2 3 4                    it is as many cases: with 2, 3 and 4 where its name and lines say $K
     each K,N 2,3 4,5                the same with two at once
-    needs FIELD !FIELD …            fields of a policy: kernels where they are not so are older than the case
+    needs FIELD !FIELD FIELD!=VALUE fields of a policy: kernels where they are not so are older than the case
     write 0 0..3 7                  a span of pages is as many accesses; without a byte it is the page's number + 1
     read 0 2 -> 7                   the step returns 7; -> 1..4 for the span 0..3: 1, 2, 3 and 4
     madvise 0 0 4 free -> EINVAL    it is refused with that errno (SIGSEGV, for an access)
@@ -142,7 +142,9 @@ def _cases(suite: str, block: _Block, source: str) -> Iterator[Selftest]:
                 raise ScenarioError(f"{source}, line {number}: {error}") from None
         fields = [f"{name} {said(value)}" for name, value in block.fields.items()]
         name = said(block.name)
-        scenario = Scenario.parse("\n".join([*fields, *steps]), f"{source}, case {name}").but(about=f"{suite}: {name}")
+        scenario = Scenario.parse("\n".join([*fields, *steps]), f"{source}, case {name}").but(
+            name=f"{suite}: {name}", about=""
+        )
         yield Selftest(suite, name, scenario, tuple(checks), block.needs)
 
 

@@ -168,7 +168,7 @@ class LiveRun:
             del self.live[number]
         value = answer.get("value") if answer["ok"] else None
         faults = self._faults(step, remote, answer) if self.kernel.traces else _fault_count(operation, answer)
-        view, mapcounts = self._view()
+        view, mapcounts = self.view()
         counted = {**answer.get("counted", {}), "mapcount": mapcounts}
         counted |= {key: answer[key] for key in ("minflt", "held", "errno") if key in answer}
         seen = {"ok": answer["ok"], "value": value, "faults": faults, "view": view, "counted": counted}
@@ -224,7 +224,7 @@ class LiveRun:
 
     # --- looking ------------------------------------------------------------------------------------------------
 
-    def _view(self) -> tuple[dict[str, list[Cell]], dict[str, list[int]]]:
+    def view(self) -> tuple[dict[str, list[Cell]], dict[str, list[int]]]:
         """Per process its cells, and how often each of its pages is mapped (0 where there is no folio)."""
         frames = Frames(self.kernel)
         seen = {str(number): self._cells(remote, frames) for number, remote in self.live.items()}

@@ -30,7 +30,7 @@ class LiveWitness:
 
     def __init__(self, run: LiveRun) -> None:
         self.run = run
-        self._view: dict[str, list[int | str | list[int]]] = {}
+        self._view = run.view()[0]
 
     def do(self, step: Step) -> Came:
         """Do one step, and look."""
