@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import mmap
 import os
 import random
@@ -12,6 +13,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,6 +31,7 @@ from anonfolio.witness.hidden import bpf, look, paging, reader
 from anonfolio.witness.hidden.bpf import NotHidden
 from anonfolio.witness.hidden.btf import Btf
 from anonfolio.witness.hidden.state import FIELDS
+from anonfolio.witness.live import kernel as live_kernel
 from anonfolio.witness.live.compare import Tally, repeated_difference
 from anonfolio.witness.live.kernel import LiveKernel
 from anonfolio.witness.live.run import live_run
@@ -201,3 +204,99 @@ def test_what_leads_to_a_table_maps_nothing_itself() -> None:
         known = paging.PAGING[machine]
         assert [known.is_table(entry) for entry in entries] == [True, False, False]
         assert [known.is_leaf(entry) for entry in entries] == [False, True, False]
+
+
+# --- page tables that are made up: the walk, without a kernel ---------------------------------------------------------
+
+BASE = 0xFFFF_8880_0000_0000
+MM = 0x1000
+PGD = BASE + 0x10_0000
+
+
+class MadeUp:
+    """Kernel memory of which some words are known; the rest are zeros."""
+
+    def __init__(self) -> None:
+        self.words: dict[int, int] = {MM: PGD}
+
+    def read(self, address: int, length: int) -> memoryview:
+        words = [self.words.get(address + at, 0) for at in range(0, length, 8)]
+        return memoryview(struct.pack(f"<{len(words)}Q", *words))
+
+    def word(self, address: int) -> int:
+        return self.words.get(address, 0)
+
+    def map(self, vpn: int, entry: int, levels: int = 4) -> None:
+        """Put an entry there; tables are made as they are needed."""
+        table = PGD
+        for level in range(3, 4 - levels, -1):
+            place = table + 8 * (vpn >> 9 * level & 511)
+            frame = 0x200 + len(self.words)
+            self.words.setdefault(place, frame << 12 | look.PRESENT | 2)
+            table = BASE + (self.words[place] & look.FRAME)
+        self.words[table + 8 * (vpn >> 9 * (4 - levels) & 511)] = entry
+
+
+def walker(memory: MadeUp) -> reader.Kernel:
+    kernel = object.__new__(reader.Kernel)
+    kernel.memory = memory  # type: ignore[assignment]
+    kernel.layout = SimpleNamespace(pgd=0)  # type: ignore[assignment]
+    kernel.paging = paging.PAGING["x86_64"]
+    kernel._page_offset, kernel._encrypted = BASE, look.FRAME & ~((1 << 46) - 1)
+    return kernel
+
+
+def test_a_walk_finds_pages_pmds_and_holes_across_tables() -> None:
+    memory = MadeUp()
+    first = (7 << 18) - 512 - 3
+    memory.map(first, 5 << 12 | look.PRESENT)
+    memory.map(first + 3, 1024 << 12 | look.PRESENT | look.LEAF, levels=3)
+    memory.map(first + 3 + 512 + 2, 9 << 12 | look.PRESENT)
+    entries, huge = walker(memory).entries(MM, first, 600)
+    assert np.flatnonzero(entries).tolist() == [0, *range(3, 515), 517]
+    assert np.flatnonzero(huge).tolist() == [*range(3, 515)]
+    vma = look.VmaLook(first, first + 600, 0, 0, 0, (), first, entries, huge)
+    assert vma.frames[[0, 1, 3, 514, 517]].tolist() == [5, -1, 1024, 1024 + 511, 9]
+
+
+@pytest.mark.parametrize("levels", [2, 3, 4])
+def test_encrypted_memory_is_refused_and_not_misread(levels: int) -> None:
+    memory = MadeUp()
+    memory.map(0, 5 << 12 | look.PRESENT)
+    place = next(place for place, entry in memory.words.items() if entry & look.PRESENT and place != MM)
+    memory.words[place] |= 1 << 47
+    with pytest.raises(NotHidden, match="encrypts its memory"):
+        walker(memory).entries(MM, 0, 1)
+
+
+def test_a_mark_for_1_gib_is_passed_over() -> None:
+    memory = MadeUp()
+    memory.map(0, 1 << 18 << 12 | look.PRESENT | look.LEAF, levels=2)
+    assert not walker(memory).entries(MM, 0, 4)[0].any()
+
+
+def test_doctor_says_why_the_kernels_own_state_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses() -> None:
+        raise NotHidden("5-level page tables (la57): boot with no5lvl")
+
+    monkeypatch.setattr(live_kernel, "HiddenKernel", refuses)
+    assert live_kernel._no_hidden_state() == "5-level page tables (la57): boot with no5lvl"
+
+
+def test_doctor_says_who_clears_accessed_bits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(live_kernel, "PROC", tmp_path)
+    monkeypatch.setattr(live_kernel, "DAMON_STAT", tmp_path / "enabled")
+    assert live_kernel._damon() == ""
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7/comm").write_text("kdamond.0\n")
+    assert live_kernel._damon() == "kdamond.0"
+    # That one a live run stops by itself.
+    (tmp_path / "enabled").write_text("Y\n")
+    assert live_kernel._damon() == ""
+
+
+def test_a_run_that_stopped_damon_puts_it_back(tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    journal.write_text(json.dumps({str(live_kernel.DAMON_STAT): "Y", "/sys/module/other/parameters/enabled": "Y"}))
+    with journal.open() as file:
+        assert live_kernel.read_journal(file.fileno()) == {str(live_kernel.DAMON_STAT): "Y"}

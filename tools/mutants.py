@@ -37,6 +37,8 @@ TESTS = (
     "test_rules.py",
     "test_invariants.py",
     "test_policy_evidence.py",
+    "test_hidden.py",
+    "test_hidden_state.py",
     "test_replay.py",
     "test_properties.py",
     "test_search.py",
@@ -116,8 +118,9 @@ def run(mutant: Mutant) -> str | None:
         file = tree / "anonfolio" / mutant.file
         if mutant.text:
             file.write_text(file.read_text(encoding="utf-8").replace(mutant.text, mutant.broken), encoding="utf-8")
-        word = Path(mutant.file).stem.split("_")[0]
-        tests = [f"tests/{name}" for name in sorted(TESTS, key=lambda name: f"test_{word}" not in name)]
+        words = Path(mutant.file).stem.split("_")[0], Path(mutant.file).parent.name
+        own = [name for name in TESTS if any(f"test_{word}" in name for word in words)]
+        tests = [f"tests/{name}" for name in (*own, *(name for name in TESTS if name not in own))]
         # No live tests: they take turns on the one kernel, and what it is asked meanwhile must not decide.
         options = ["-x", "-q", "--no-header", "-p", "no:cacheprovider", "-m", "not live"]
         command = [sys.executable, "-m", "pytest", *options, *tests]
