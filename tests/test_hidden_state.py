@@ -17,8 +17,10 @@ import anonfolio as af
 from anonfolio.__main__ import main
 from anonfolio.kernel import gup, mm, mmap, rmap
 from anonfolio.witness.comparing import iter_differences
+from anonfolio.witness.hidden import look
 from anonfolio.witness.hidden.state import (
     FIELDS,
+    SOMEBODY,
     HiddenState,
     NotAState,
     as_json,
@@ -26,6 +28,7 @@ from anonfolio.witness.hidden.state import (
     first_difference,
     from_json,
     kept_pins,
+    state_of_look,
     state_of_snapshot,
 )
 from anonfolio.witness.recording import RecordingError, read_program, read_recording, write_recording
@@ -186,6 +189,59 @@ def test_without_the_hidden_state_nobody_sees_it(row: Any, monkeypatch: pytest.M
         assert not list(iter_differences(program.scenario.run(), replace(program, steps=plain)))
 
 
+# --- what was read of a kernel, in these terms ------------------------------------------------------------------------
+
+ENTRY = look.PRESENT | look.WRITE | look.ACCESSED | look.DIRTY
+KERNEL_FLAGS = 0x1 | 0x2 | 0x70 | 0x10_0000 | 0x800_0000
+
+
+def one_vma(frames: list[int], entry: int = ENTRY, anon_vma: int = 0xFFFF_8880_0000_1000) -> look.VmaLook:
+    """A mapping of pages 100 on; frame 0 is a hole."""
+    entries = np.array([frame << 12 | entry if frame else 0 for frame in frames], np.uint64)
+    huge = np.zeros(len(frames), np.bool_)
+    chain = (anon_vma, anon_vma + 64)
+    return look.VmaLook(100, 100 + len(frames), KERNEL_FLAGS, 100, anon_vma, chain, 100, entries, huge)
+
+
+def folios(mm_id: list[list[int]]) -> look.Folios:
+    """Two folios of four pages, at frames 8 and 40."""
+    two, no = np.array([2, 2]), np.zeros(2, np.bool_)
+    pages, none = np.arange(8), np.zeros(8, np.bool_)
+    return look.Folios(
+        np.array([8, 40]), two, two.astype(np.uint64), np.array([5, 7]), two, two, two, two, np.array(mm_id),
+        np.array([[1, 2], [3, 4]]), no, no, no, np.array([0, 4, 8]), pages, none, no,
+    )  # fmt: skip
+
+
+def test_folios_come_as_they_are_met_and_slots_name_processes() -> None:
+    seen = look.Look(
+        {
+            0: look.ProcessLook(31, True, (one_vma([41, 0, 9]),)),
+            1: look.ProcessLook(30, False, (one_vma([8, 41]),)),
+        },
+        folios([[30, 77], [0, 31]]),
+    )
+    state = state_of_look(seen, 100, 4)
+    assert state.folios[:, 1].tolist() == [7, 5]
+    assert state.folios[:, 6:10].tolist() == [[0, 1, 3, 4], [2, SOMEBODY, 1, 2]]
+    assert state.mapcount.tolist() == [4, 5, 6, 7, 0, 1, 2, 3]
+    assert state.processes[0].entries.tolist() == [15, 0, 15, 0]
+    assert state.processes[0].has_pinned
+    assert state.processes[0].vmas.tolist() == [[0, 3, 3, 0, 1, 2]]
+    assert state.processes[1].vmas[0, 4] == 1
+
+
+def test_what_is_there_and_not_present_is_a_marker_and_what_prot_none_hides_is_present() -> None:
+    hidden = one_vma([8], look.PROTNONE)
+    hidden.entries[:] = ~np.uint64(8 << 12) & np.uint64(look.FRAME) | np.uint64(look.PROTNONE)
+    seen = look.Look({0: look.ProcessLook(1, False, (hidden,))}, folios([[1, 0], [0, 0]]))
+    assert state_of_look(seen, 100, 1).processes[0].entries.tolist() == [1]
+    assert len(state_of_look(seen, 100, 1).folios) == 1
+    marked = look.Look({0: look.ProcessLook(1, False, (one_vma([8], 0),))}, folios([[1, 0], [0, 0]]))
+    assert state_of_look(marked, 100, 1).processes[0].entries.tolist() == [128]
+    assert len(state_of_look(marked, 100, 1).folios) == 0
+
+
 # --- what is the witness's own --------------------------------------------------------------------------------------
 
 
@@ -285,6 +341,13 @@ BAD = {
     "too many folios": put("folios", "order", [0] * 40),
     "mapcounts of fewer pages": put("pages", "mapcount", [15, 2]),
 }
+
+
+def test_no_array_is_made_as_large_as_a_file_asks_for() -> None:
+    content = as_json(FOLIO)
+    content["folios"]["order"], content["pages"] = [40], {"mapcount": [1 << 40, 1]}
+    with pytest.raises(NotAState, match="from 0 to 9"):
+        from_json(content, 16)
 
 
 @pytest.mark.parametrize("name", BAD)
