@@ -43,7 +43,8 @@ VMA_FLAGS = {
     model_vma.VM_READ: 0x1, model_vma.VM_WRITE: 0x2, model_vma.VM_WIPEONFORK: 0x200_0000,
     model_vma.VM_GROWSDOWN: 0x100,
     model_vma.VM_DONTCOPY: 0x2_0000, model_vma.VM_HUGEPAGE: 0x2000_0000, model_vma.VM_NOHUGEPAGE: 0x4000_0000,
-    model_vma.VM_NORESERVE: 0x20_0000,
+    model_vma.VM_NORESERVE: 0x20_0000, model_vma.VM_GROWSDOWN: 0x100, model_vma.VM_LOCKED: 0x2000,
+    model_vma.VM_LOCKONFAULT: 0x8_0000,
     model_vma.VM_LOCKED: 0x2000, model_vma.VM_LOCKONFAULT: 0x8_0000,
 }  # fmt: skip
 """The model's flags and the kernel's (include/linux/mm.h); VM_UNACCOUNTED is that VM_ACCOUNT is missing."""
