@@ -19,6 +19,10 @@ WRITTEN = 24
 NOTICED = [
     ("kept-6.12.118", {"dontunmap_joins": "nothing"}),
     ("kept-6.16.12", {"dontunmap_joins": "others"}),
+    ("kept-6.1.192", {"dontunmap_joins": "others"}),
+    ("kept-7.3.4", {"dontunmap_joins": "itself"}),
+    ("kept-7.3.4", {"thp_aligns_mmap": "larger"}),
+    ("kept-6.1.192", {"thp_aligns_mmap": "larger"}),
     ("kept-6.12.118", {"thp_aligns_mmap": "nothing"}),
     ("min-6.17.13", {"moved_keeps_anon_vma": True}),
     ("knobs-6.18.44", {"thp_disable_except_advised": False}),

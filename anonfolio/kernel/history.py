@@ -86,7 +86,7 @@ HISTORY = (
     Change("6.12", {"mmap_asks_upper_first": False}, "cacded5e42b9", "recorded: 6.1.192 no, 6.12.117 yes"),
     Change("6.12", {"thp_aligns_mmap": "multiples"}, "d4148aeab412", "recorded: 6.1.192 no, 6.12.118 yes"),
     # The mending of it came back to stable releases: 6.1.192 has it, 6.12.118 and 7.3 another one, 6.16 to 6.18.44 not.
-    Change("6.12", {"dontunmap_joins": "others"}, "a stable release's, not named here", "recorded: 6.12.118 yes"),
+    Change("6.12", {"dontunmap_joins": "others"}, "a stable release's", "recorded: 6.1.192 no, 6.12.118 yes"),
     Change("6.13", {"huge_zero_write": "huge"}, "1ced09e0331f", "recorded: 6.12.117 no, 6.16.12 yes"),
     Change("6.13", {"has_guard_markers": True}, "662df3e5c376", "source of 6.12 and 7.3"),
     Change("6.14", {"reclaims_page_tables": True}, "6375e95f381e", "recorded: 6.12.117 no, 6.16.12 yes", arch="x86-64"),
@@ -116,7 +116,7 @@ HISTORY = (
         "recorded: 6.17.13 and 6.19.14 no, 7.0.13 yes", arch="arm64",
     ),
     Change("7.3", {"collapse_takes_small_ranges": True}, "not looked up", "source of 7.3; run on 7.0.13 no"),
-    Change("7.3", {"dontunmap_joins": "others"}, "its mending, not named here", "source of 7.3"),
+    Change("7.3", {"dontunmap_joins": "others"}, "its mending, not named here", "recorded: 6.19.14 no, 7.3.4 yes"),
 )  # fmt: skip
 """Oldest first."""
 
