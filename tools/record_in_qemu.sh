@@ -7,20 +7,29 @@
 # one's own, which wants CONFIG_TRANSPARENT_HUGEPAGE, IO_URING, FTRACE_SYSCALLS and an initrd. The small "cloud"
 # packages have all that is needed, and apt-get download fetches one. The arguments are those of `python -m anonfolio
 # record` after the file: scenarios, recordings to do again, or --random N --seed S --kind K.
+# A package for arm64, or ARCH=arm64 with an Image of one's own, is recorded with raw page-table entries on CPU=neoverse-n1
+# (the default) or cortex-a72, which marks no entry accessed or dirty. That needs qemu-system-arm, pip, and sources of apt
+# that have arm64 (dpkg --add-architecture arm64, apt-get update), from which Python and its libraries are fetched.
 # Needs qemu-system-x86, busybox-static, cpio and .venv (make lab or make test makes it); no root. The machine is made
 # on the spot from this tree, .venv's Python and numpy, and vanishes; IMAGE=FILE keeps its root, which takes some
 # seconds to make, for the next call. Booting takes about ten seconds, a program about one.
 set -euo pipefail
 
-[ $# -ge 3 ] || { sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; exit 2; }
-for tool in qemu-system-x86_64 busybox cpio dpkg-deb; do
-    command -v "$tool" >/dev/null || { echo "error: $tool is missing" >&2; exit 2; }
-done
+[ $# -ge 3 ] || { sed -n '2,17s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 project=$(cd "$(dirname "$0")/.." && pwd)
 python=$project/.venv/bin/python
 kernel=$1 out=$2
 shift 2
 [ -r "$kernel" ] || { echo "error: $kernel: there is no such kernel" >&2; exit 2; }
+arch=${ARCH:-$(dpkg-deb -f "$kernel" Architecture 2>/dev/null || echo amd64)}
+case $arch in
+amd64) qemu=qemu-system-x86_64 ;;
+arm64) qemu=qemu-system-aarch64 ;;
+*) echo "error: $kernel is for $arch; amd64 and arm64 can be recorded" >&2; exit 2 ;;
+esac
+for tool in "$qemu" busybox cpio dpkg-deb; do
+    command -v "$tool" >/dev/null || { echo "error: $tool is missing" >&2; exit 2; }
+done
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 image=${IMAGE:-$work/image}
@@ -74,6 +83,40 @@ print(os.path.dirname(numpy.__path__[0]))')
     rm -rf "$root"
 }
 
+# Python of the same version for arm64, from packages, and numpy from its wheel.
+make_arm64_image() { # make_arm64_image FILE
+    local root=$work/root version name
+    version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+    mkdir -p "$root"/{bin,dev,in,proc,project,sys,tmp} "$work/packages"
+    for name in "python$version-minimal" "libpython$version-minimal" "libpython$version-stdlib" busybox-static libc6 \
+        libstdc++6 libgcc-s1 zlib1g libexpat1 libffi8 libcrypt1; do
+        (cd "$work/packages" && apt-get download "$name:arm64" >/dev/null 2>&1) || {
+            echo "error: apt has no $name:arm64: dpkg --add-architecture arm64, sources that have it, apt-get update" >&2
+            exit 2
+        }
+    done
+    for name in "$work"/packages/*.deb; do
+        dpkg-deb -x "$name" "$root"
+    done
+    # Where a package still says /lib, that is /usr/lib.
+    if [ -d "$root/lib" ]; then cp -a "$root/lib/." "$root/usr/lib/" && rm -rf "$root/lib"; fi
+    ln -sfn usr/lib "$root/lib"
+    mv "$(find "$root" -name busybox -type f -print -quit)" "$root/bin/busybox.arm64"
+    mv "$root/bin/busybox.arm64" "$root/bin/busybox"
+    rm -rf "$root"/usr/share "$root"/etc
+    "$python" -m pip download -q --no-deps --only-binary=:all: -d "$work/packages" --python-version "$version" \
+        --platform manylinux_2_28_aarch64 --platform manylinux_2_27_aarch64 --platform manylinux2014_aarch64 \
+        "numpy==$("$python" -c 'import numpy; print(numpy.__version__)')"
+    "$python" -m zipfile -e "$work"/packages/numpy*.whl "$root/project"
+    find "$root/project" -name tests -type d -prune -exec rm -rf {} +
+    copy "$project" "$root/project" anonfolio
+    "$python" -m compileall -qq --invalidation-mode unchecked-hash -s "$root" "$root/project" "$root/usr/lib/python$version" || true
+    ln -s "/usr/bin/python$version" "$root/bin/python"
+    pack "$root" >"$1.part"
+    mv "$1.part" "$1"
+    rm -rf "$root"
+}
+
 make_init() { # make_init DIRECTORY ARGUMENT…: what is done there, and the files that it is given
     local arguments=() argument
     mkdir -p "$1/in"
@@ -97,7 +140,7 @@ damon=/sys/module/damon_stat/parameters/enabled
 export PYTHONPATH=/project PYTHONDONTWRITEBYTECODE=1 OPENBLAS_NUM_THREADS=1
 cd /project
 \$(\$busybox readlink -f /bin/python) -m anonfolio record /tmp/recording.json.gz ${arguments[*]@Q}
-\$busybox base64 /tmp/recording.json.gz >/dev/ttyS1
+{ \$busybox echo; \$busybox echo =recording=; \$busybox base64 /tmp/recording.json.gz; \$busybox echo =end=; } >$sends
 \$busybox sleep 1
 \$busybox poweroff -f
 INIT
@@ -106,16 +149,26 @@ INIT
 
 bzimage=$(find_bzimage "$kernel")
 [ -n "$bzimage" ] || { echo "error: $kernel holds no vmlinuz" >&2; exit 2; }
-[ -s "$image" ] || make_image "$image"
+sends=/dev/ttyS1
+[ "$arch" = amd64 ] || sends=/dev/ttyAMA0
+[ -s "$image" ] || if [ "$arch" = amd64 ]; then make_image "$image"; else make_arm64_image "$image"; fi
 make_init "$work/first" "$@"
 { cat "$image"; pack "$work/first"; } >"$work/initrd"
 
 # slab_nomerge: a failing fork is checked by counting the kernel's vm_area_structs. no_timer_check: on a loaded host the
 # timer seems dead at boot. One CPU, as on a real machine. No AVX: with qemu 7.2's numpy sorts wrongly.
-qemu-system-x86_64 -accel tcg -cpu max,la57=off,avx=off -smp 1 -m 3072 -nodefaults -display none -no-reboot \
-    -serial stdio -serial "file:$work/sent" -kernel "$bzimage" -initrd "$work/initrd" \
-    -append "console=ttyS0 quiet panic=-1 slab_nomerge mitigations=off nokaslr tsc=reliable no_timer_check rcupdate.rcu_expedited=1" \
-    </dev/null
-base64 --decode --ignore-garbage "$work/sent" >"$work/recording"
+if [ "$arch" = amd64 ]; then
+    qemu-system-x86_64 -accel tcg -cpu max,la57=off,avx=off -smp 1 -m 3072 -nodefaults -display none -no-reboot \
+        -serial stdio -serial "file:$work/sent" -kernel "$bzimage" -initrd "$work/initrd" \
+        -append "console=ttyS0 quiet panic=-1 slab_nomerge mitigations=off nokaslr tsc=reliable no_timer_check rcupdate.rcu_expedited=1" \
+        </dev/null
+else
+    # One serial line: what is sent comes between marks.
+    qemu-system-aarch64 -M virt -cpu "${CPU:-neoverse-n1}" -accel tcg -smp 1 -m 2048 -nodefaults -display none -no-reboot \
+        -serial stdio -kernel "$bzimage" -initrd "$work/initrd" \
+        -append "console=ttyAMA0 quiet panic=-1 slab_nomerge mitigations=off nokaslr rcupdate.rcu_expedited=1" \
+        </dev/null | tee "$work/sent" | sed '/^=recording=/,/^=end=/d'
+fi
+sed -n '/^=recording=/,/^=end=/{//!p}' "$work/sent" | base64 --decode --ignore-garbage >"$work/recording"
 [ -s "$work/recording" ] || { echo "error: the machine recorded nothing; its console stands above" >&2; exit 1; }
 mv "$work/recording" "$out"
