@@ -114,6 +114,23 @@ def test_whether_others_map_a_folio_is_guessed_from_its_first_page(release: str,
     assert check(parent.machine) == []
 
 
+def test_more_mappings_than_pages_are_never_one_owner_s() -> None:
+    """6.12 looks at the first page only where the count alone does not say."""
+    parent = filled(started("6.12"))
+    parent.fork().munmap(0, 8)
+    parent.madvise(0, 2, "free")
+    assert parent.mm.memory.order[folio_of(parent, 0)] == 4
+
+
+def test_2_mib_of_one_process_grow_cold_in_every_release() -> None:
+    for release in ("6.10", "6.12", "7.3"):
+        process = started(release, (9,), 512)
+        process.write(0, 1)
+        process.madvise(0, 512, "cold")
+        assert process.mm.pmd[0] == PMD_HUGE
+        assert ages(process) == [PTE_DIRTY] * 512
+
+
 def test_before_6_11_a_folio_that_others_map_ends_the_work_on_its_page_table() -> None:
     def old_pages(release: str) -> list[int]:
         parent = filled(started(release, (2,), 8), 8)
