@@ -149,6 +149,7 @@ SEEN = [
     ("merge-6.18.44", "6.16"), ("free-6.12.118", "6.10"), ("free-6.12.118", "6.11"),
     ("kept-6.12.118", "6.11"), ("kept-6.16.12", "6.15"), ("kept-7.3.4", "7.2"),
     ("free-7.3.4", "6.14"), ("arm64/reclaim6.17", "7.0"), ("arm64/reclaim7.0", "6.19.14"),
+    ("collapse-6.17.13", "6.18.7"), ("collapse-7.0.13", "6.19"),
     ("knobs-6.18.44", "6.17"), ("knobs-6.17.13", "6.18.0"),
 ]  # fmt: skip
 """A recording, and a release beside its own that it is not of."""

@@ -101,7 +101,7 @@ HISTORY = (
     Change("6.18", {"thp_disable_except_advised": True}, "9dc21bbd62ed", "recorded: 6.17.13 no, 6.18.44 yes"),
     Change(
         "6.18", {"collapse_needs_writable": False}, "mail 20250901074817.73012-1 (khugepaged on non-writable VMAs)",
-        "inferred: source of 6.12 no, run on 6.18.44 yes",
+        "recorded: 6.17.13 no, 6.18.44 yes",
     ),
     Change(
         "6.18.8", {"moved_keeps_anon_vma": True}, "a4d9dbfc1bab (61f67c230a5e), 5b0caf3913e7 (3b617fd3d317)",
@@ -109,7 +109,7 @@ HISTORY = (
     ),
     Change(
         "7.0", {"collapse_stops_at_hole": False}, "mail (khugepaged: continue to collapse on SCAN_PMD_NONE)",
-        "inferred: run on 6.18.44 no, 7.0.13 yes",
+        "recorded: 6.18.44 no, 7.0.13 yes",
     ),
     Change(
         "7.0", {"reclaims_page_tables": True}, "mail 83b034810935 (PT_RECLAIM on all 64-bit)",
