@@ -200,6 +200,8 @@ def record(chosen: Namespace) -> int:
             raise ValueError(
                 "a recording says where page faults happened, and here they can only be counted; see doctor"
             )
+        if kernel.hidden is None:
+            print(f"recorded without the kernel's own state: {kernel.not_hidden}", file=sys.stderr)
         notes: dict[str, Any] = {"build": os.uname().version}
         if kernel.arch != "x86-64":
             notes |= {"machine": kernel.arch, "page": os.sysconf("SC_PAGE_SIZE")}

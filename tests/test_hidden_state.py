@@ -31,7 +31,7 @@ from anonfolio.witness.hidden.state import (
     state_of_look,
     state_of_snapshot,
 )
-from anonfolio.witness.recording import RecordingError, read_program, read_recording, write_recording
+from anonfolio.witness.recording import RecordingError, as_program, read_program, read_recording, write_recording
 
 NAMED = Path(__file__).resolve().parent.parent / "data/recordings/hidden-named-6.18.44.json.gz"
 RECORDING = read_recording(NAMED)
@@ -369,3 +369,16 @@ def test_a_recording_says_where_it_is_wrong() -> None:
     program["steps"][0]["hidden"] = as_json(FOLIO)
     with pytest.raises(RecordingError, match="not of the processes that the view has"):
         read_program("6.18.44", "x86-64", program, "here")
+
+
+def test_what_a_step_populates_may_get_back_the_frame_that_it_freed() -> None:
+    text = "pages 24\norders\nwrite 0 20 3\nmlock 0 0 8\nremap 0 0 7 9 12 move\n"
+    scenario = af.Scenario.parse(text)
+    program = json.loads(json.dumps(as_program(scenario.run(), "6.18.44")))
+    cells = program["steps"][-1]["view"]["0"]
+    assert program["steps"][-1]["faults"] == []
+    for page, differs in ((20, False), (7, True)):
+        kept = cells[page]
+        cells[page] = [99, 0, 1, 1]
+        assert bool(read_program("6.18.44", "x86-64", program, "here").replay()) == differs, page
+        cells[page] = kept

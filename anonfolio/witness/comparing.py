@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from ..kernel.history import kernel_number
 from ..kernel.policy import Policy, policy_for_kernel
+from ..kernel.record import FIRST_TOUCH
 from ..kernel.sizes import PTRS_PER_PMD
 from ..machine.snapshot import FolioView, ProcessView, Snapshot
 from ..program import witnesses
@@ -166,7 +167,9 @@ def iter_differences(
     theirs_all = _seen_steps(other)
     for number, (result, theirs) in enumerate(zip(mine, theirs_all, strict=True)):
         seen = seen_by_model(result, base, scenario.pages)
-        difference = _first_difference(result.step, seen, theirs, mine_before, theirs_before, kernel, base)
+        fresh = _populated(result, base)
+        before = _forgetting(mine_before, fresh), _forgetting(theirs_before, fresh)
+        difference = _first_difference(result.step, seen, theirs, *before, kernel, base)
         if isinstance(other, Recorded):
             hidden = _hidden_difference(result.snapshot, other, number, tally)
             entries = _entries_difference(result.snapshot, converts, other, number, tally)
@@ -260,8 +263,7 @@ def _first_difference(
             if not np.array_equal(left, right):
                 page = int(np.flatnonzero(left != right)[0])
                 return f"process {number} page {page}: {what}", _word(left[page]), _word(right[page])
-        # A frame that mmap frees may come back at once in what it populates: there frames tell nothing.
-        if number in mine_before and number in theirs_before and step[-1] != "populate":
+        if number in mine_before and number in theirs_before:
             left, right = _same_frame(mine_before[number], here), _same_frame(theirs_before[number], there)
             if not np.array_equal(left, right):
                 page = int(np.flatnonzero(left != right)[0])
@@ -282,6 +284,23 @@ def _faults_in_words(faults: list[list[int]] | int) -> str:
 
 def _word(value: np.generic) -> str:
     return {True: "yes", False: "no"}[bool(value)] if value.dtype == np.bool_ else str(value)
+
+
+def _populated(result: Result, base: int) -> set[tuple[int, int]]:
+    """Processes and pages that a step made anew by itself (mmap that populates, a locked range that grows)."""
+    faults = [fault for fault in result.faults if fault.path == FIRST_TOUCH and not fault.user]
+    return {(fault.process, page - base) for fault in faults for page in fault.pages}
+
+
+def _forgetting(views: dict[int, PageView], pages: set[tuple[int, int]]) -> dict[int, PageView]:
+    """As if nothing had been mapped there: the frame that the same step frees may come back, or not."""
+    views = dict(views)
+    for process, page in pages:
+        if process in views and 0 <= page < len(views[process].folio):
+            folio = views[process].folio.copy()
+            folio[page] = NONE
+            views[process] = views[process]._replace(folio=folio)
+    return views
 
 
 def _same_frame(before: PageView, after: PageView) -> npt.NDArray[np.bool_]:

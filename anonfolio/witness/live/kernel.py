@@ -526,7 +526,7 @@ class LiveKernel:
     traces : bool
         Whether it says where faults happen; else they are only counted.
     hidden : Kernel or None
-        Reads its own state, where that can be read.
+        Reads its own state, where that can be read; else `not_hidden` says why not.
     converts : list of int or None
         On arm64 the addresses of the `contpte_convert` calls that came with the faults; whoever takes them clears it.
     """
@@ -536,6 +536,7 @@ class LiveKernel:
     sizes: tuple[int, ...]
     traces: bool
     hidden: HiddenKernel | None
+    not_hidden: str = ""
     converts: list[int] | None
 
     def __init__(self, patience: float = PATIENCE) -> None:
@@ -664,7 +665,8 @@ class LiveKernel:
     def _open_hidden(self) -> HiddenKernel | None:
         try:
             hidden = HiddenKernel()
-        except NotHidden:
+        except NotHidden as reason:
+            self.not_hidden = str(reason)
             return None
         self._undo.callback(hidden.close)
         return hidden
