@@ -23,7 +23,7 @@ BOOKS   = $(wildcard notebooks/*.ipynb)
 LAB_FLAGS ?= $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test live lint format notebooks site mutants fuzz search bench lock clean
+.PHONY: help lab test live kills lint format notebooks site mutants fuzz search bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -50,6 +50,9 @@ live: $(TEST) ## hold the model against this machine's kernel: fixed programs, t
 		{ $(BIN)/python -m anonfolio compare --seconds $(LIVE_SECONDS) --kind any --seed fresh --keep data/failing \
 			|| [ $$? -eq 2 ]; }; \
 	else echo "live comparison skipped: see the first no"; fi
+
+kills: $(TEST) ## kill live runs at a hundred random moments, and look what stays (root, a quarter of an hour)
+	ANONFOLIO_LIVE=1 ANONFOLIO_KILLS=100 $(BIN)/pytest -q -m live tests/test_live.py -k random_moment
 
 lint: $(TEST) ## ruff, without changing anything
 	$(BIN)/ruff check

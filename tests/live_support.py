@@ -8,6 +8,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -77,18 +78,21 @@ def settings() -> dict[str, str]:
             not path.match("khugepaged/full_scans") and not path.match("khugepaged/pages_collapsed")}  # fmt: skip
 
 
+def command_lines() -> list[str]:
+    """What every process on the machine was started as."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            found.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return found
+
+
 def leftovers() -> list[str]:
     """Tracefs instances and processes of live runs."""
     from anonfolio.witness.live.kernel import INSTANCES, TRACEFS
 
     found = [str(path) for path in (TRACEFS / "instances").glob(INSTANCES + "*")]
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        found += [str(path)] if any(word.endswith(b"live/worker.py") for word in words) else []
-    return found
+    return found + ["/proc/" + words for words in command_lines() if "live/worker.py " in words]
 
 
 def loaded_programs() -> list[int]:

@@ -24,7 +24,6 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -37,7 +36,7 @@ from ..kernel.record import PF_WRITE
 from ..kernel.sizes import MAX_VPN, PTRS_PER_PMD
 from ..kernel.vma import VM_READ, VM_WRITE, Vma
 from ..machine.machine import Machine, Outcome, Process, SegmentationFault
-from ..program.formats import DATA, MOST_BYTES, of_format, read_json
+from ..program.formats import DATA, MOST_BYTES, new_file, of_format, read_json
 
 FORMAT = "anonfolio-trace/1"
 MEASURED_FORMAT = "anonfolio-trace-measured/1"
@@ -379,16 +378,11 @@ def write_trace(path: str | Path, trace: Trace) -> None:
     size = sum(array.nbytes for array in arrays.values())
     if size > MOST_BYTES - (1 << 16):
         raise TraceError(f"{path}: {size:,} bytes are more than a trace has, which is {MOST_BYTES:,} at most")
-    unfinished = path.with_name(path.name + ".part")
     try:
-        with unfinished.open("wb") as file:
+        with new_file(path) as file:
             np.savez_compressed(file, **cast(dict[str, Any], arrays))
-        unfinished.replace(path)
     except OSError as error:
         raise TraceError(f"{path}: {error.strerror or error}") from None
-    finally:
-        with suppress(OSError):
-            unfinished.unlink()
 
 
 def read_trace(path: str | Path) -> Trace:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -81,6 +84,36 @@ def parsed_bytes(raw: bytes) -> int:
     text = (3 if raw.isascii() else 9) * len(raw)
     inner = 96 * raw.count(b"[") + 184 * raw.count(b"{") + 100 * raw.count(b":") + 28 * raw.count(b'"')
     return text + inner + 10 * raw.count(b",") + 32 * numbers
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that appears at `path` when it is complete, in place of what was there; OSError as `open` has it.
+
+    Where a file can be without a name (O_TMPFILE, Linux) nothing of it stays, not even when the program is killed.
+    """
+    unfinished = path.with_name(path.name + ".part")
+    nameless = _nameless(path.parent)
+    try:
+        with nameless or unfinished.open("wb") as file:
+            yield file
+            file.flush()
+            if nameless:
+                unfinished.unlink(missing_ok=True)
+                # With a folder's descriptor alone Python follows the link (linkat).
+                os.link(f"/proc/self/fd/{file.fileno()}", unfinished, src_dir_fd=file.fileno())
+        unfinished.replace(path)
+    finally:
+        with suppress(OSError):
+            unfinished.unlink()
+
+
+def _nameless(folder: Path) -> BinaryIO | None:
+    """A file without a name, where there are such: not on every system, nor on every file system."""
+    try:
+        return open(os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o666), "wb")
+    except (AttributeError, OSError):
+        return None
 
 
 def of_format(content: object, path: str | Path, form: str, error: type[ValueError]) -> dict[str, Any]:

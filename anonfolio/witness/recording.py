@@ -7,7 +7,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +16,7 @@ from ..kernel.history import ARCHITECTURES
 from ..kernel.policy import Policy
 from ..kernel.sizes import PMD_ORDER, PTRS_PER_PMD
 from ..program import witnesses
-from ..program.formats import DATA, MOST_BYTES, MOST_PARSED_BYTES, is_file, parsed_bytes, read_json
+from ..program.formats import DATA, MOST_BYTES, MOST_PARSED_BYTES, is_file, new_file, parsed_bytes, read_json
 from ..program.ops import TABLE, ScenarioError
 from ..program.scenario import Result, Scenario, Timeline
 from ..program.witnesses import Difference
@@ -239,10 +238,9 @@ def write_recording(
     RecordingError for what `read_recording` would not read: no run at all, an operation that no recording holds.
     """
     path = Path(path)
-    unfinished = path.with_name(path.name + ".part")
     count = steps = parsed = 0
     try:
-        with unfinished.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
+        with new_file(path) as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
             file.write(_compact({"format": FORMAT, "kernel": kernel, **notes})[:-1] + b',"programs":[')
             for run in runs:
                 program = as_program(run, kernel)
@@ -255,12 +253,8 @@ def write_recording(
             if not count:
                 raise RecordingError(f"{path}: there is no program to write")
             file.write(b"]}\n")
-        unfinished.replace(path)
     except OSError as error:
         raise RecordingError(f"{error.filename or path}: {error.strerror or error}") from None
-    finally:
-        with suppress(OSError):
-            unfinished.unlink()
     return count, steps
 
 
