@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import inspect
 import json
+import os
 import random
 import re
 import tempfile
@@ -523,6 +524,19 @@ def test_a_recorded_program_that_none_can_be_is_told(
     change(content["programs"][0])
     path.write_text(json.dumps(content), encoding="utf-8")
     one_line(af.RecordingError, lambda: af.read_recording(path), f"{path}, program 0", *words)
+
+
+@pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="files have a name from the beginning here")
+def test_nothing_is_seen_of_a_file_until_it_is_complete(tmp_path: Path) -> None:
+    """So that nothing stays of it when its writer is killed."""
+    path = tmp_path / "x"
+    for content in (b"one", b"another"):
+        (tmp_path / "x.part").write_bytes(b"of a run that was killed by another system")
+        with formats.new_file(path) as file:
+            file.write(content)
+            file.flush()
+            assert {each.name: each.stat().st_size for each in tmp_path.iterdir()}.get("x.part") != len(content)
+        assert (list(tmp_path.iterdir()), path.read_bytes()) == ([path], content)
 
 
 def test_a_recording_without_programs_is_not_written(tmp_path: Path) -> None:

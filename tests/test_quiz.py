@@ -12,6 +12,7 @@ import math
 import pkgutil
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -565,6 +566,28 @@ def test_a_function_without_end_is_stopped_and_shown_where(endless: Callable[[in
     assert time.monotonic() - began < 20
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
     assert signal.getsignal(signal.SIGALRM) is handler
+
+
+HUNGRY: dict[str, Callable[[], object]] = {
+    "at once": lambda: bytearray(1 << 45),
+    "bit by bit": lambda: [bytearray(1 << 26) for _ in range(1 << 20)],
+    "as numbers": lambda: list(range(1 << 34)),
+    "as text": lambda: "x" * (1 << 33),
+    "in arrays": lambda: [np.ones(1 << 24) for _ in range(1 << 12)],
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no limit of memory here")
+@pytest.mark.parametrize("how", HUNGRY)
+def test_a_function_that_takes_all_memory_is_told_so(how: str) -> None:
+    import resource
+
+    before, began = resource.getrlimit(resource.RLIMIT_AS), time.monotonic()
+    said = first_touch.order.check(lambda **of: HUNGRY[how]())
+    assert "MemoryError" in said.lines[1]
+    assert time.monotonic() - began < first_touch.order.seconds + 10
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
+    assert len(bytearray(3 << 29)) == 3 << 29
 
 
 def test_a_function_is_judged_on_another_thread_too() -> None:

@@ -6,6 +6,7 @@ Windows and macOS are stood in for by what they do not have: modules, calls, sig
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -185,3 +186,71 @@ def test_importing_changes_nothing_of_the_process_and_asks_no_kernel() -> None:
     assert done.returncode == 0, done.stderr
     assert not [name for name in done.stdout.split() if name.startswith("anonfolio")], done.stdout
     assert DATA_DIR.is_dir()
+
+
+# --- an ordinary user ---------------------------------------------------------------------------------------------
+
+AS_NOBODY = """
+import contextlib, importlib, io, json, os, pkgutil, sys
+import anonfolio
+for module in pkgutil.walk_packages(anonfolio.__path__, "anonfolio."):
+    if not module.name.startswith("anonfolio.view"):
+        importlib.import_module(module.name)
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+told = {}
+for name, words in json.loads(sys.argv[1]).items():
+    reader, writer = os.pipe()
+    if not os.fork():
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = anonfolio.__main__.main(words)
+        os.write(writer, json.dumps([code, out.getvalue()[:2000], err.getvalue()]).encode())
+        os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as said:
+        told[name] = json.loads(said.read() or "null")
+    os.wait()
+print(json.dumps(told))
+"""
+"""All is imported first: an ordinary user may not be allowed to read where Python lies."""
+NOBODY: dict[str, tuple[list[str], int, str]] = {
+    "run": (["run", "first-write"], 0, ""),
+    "search": (["search", "--policy", "linux-6.15", "--steps", "1"], 0, ""),
+    "compare": (["compare", "--programs", "1"], 2, "root"),
+    "record": (["record", "x.json.gz", "first-write"], 2, "root"),
+    "trace record": (["trace", "record", "x.npz", "true"], 2, "root"),
+    "cost measure": (["cost", "measure", "--pages", "512", "--rounds", "1"], 2, "root"),
+    "look": (["look", "1"], 2, "root"),
+    "doctor": (["doctor"], 1, ""),
+    "doctor --restore": (["doctor", "--restore"], 2, "root"),
+}
+
+
+@pytest.fixture(scope="module")
+def told_nobody(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, str]]:
+    """Per command exit code and what was said, in a folder that is not the user's, where nothing may be written."""
+    folder = tmp_path_factory.mktemp("not_his")
+    folder.chmod(0o755)
+    asked = json.dumps({name: words for name, (words, *_) in NOBODY.items()})
+    done = subprocess.run(
+        [sys.executable, "-c", AS_NOBODY, asked], capture_output=True, text=True, cwd=folder, check=True, timeout=300
+    )
+    assert list(folder.iterdir()) == []
+    told: dict[str, tuple[int, str, str]] = json.loads(done.stdout)
+    return told
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root can become nobody")
+@pytest.mark.parametrize("name", NOBODY)
+def test_an_ordinary_user_gets_a_result_or_one_line(name: str, told_nobody: dict[str, tuple[int, str, str]]) -> None:
+    _, code, says = NOBODY[name]
+    returned, out, err = told_nobody[name]
+    assert returned == code, err
+    assert says in err
+    if code == 2:
+        assert err.startswith("anonfolio: ")
+        assert (out, err.count("\n")) == ("", 1)
+    else:
+        assert out
