@@ -23,10 +23,10 @@ BOOKS   = $(wildcard notebooks/*.ipynb)
 LAB_FLAGS ?= $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test live kills lint format notebooks site mutants fuzz search bench lock clean
+.PHONY: help lab test live kills record-releases lint format notebooks site mutants fuzz search bench lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 # Of a notebook that nobody has signed, JupyterLab shows the text that stands behind each stored picture.
 lab: $(LAB) ## open the notebooks in JupyterLab
@@ -53,6 +53,11 @@ live: $(TEST) ## hold the model against this machine's kernel: fixed programs, t
 
 kills: $(TEST) ## kill live runs at a hundred random moments, and look what stays (root, a quarter of an hour)
 	ANONFOLIO_LIVE=1 ANONFOLIO_KILLS=100 $(BIN)/pytest -q -m live tests/test_live.py -k random_moment
+
+# The packages: apt-get download linux-image-VERSION-cloud-amd64, linux-binary-VERSION-cloud-amd64.
+record-releases: $(TEST) ## record every kernel package of KERNELS=FOLDER in emulation; say which fields that notices
+	$(BIN)/python tools/releases.py record $(or $(KERNELS),kernels)
+	$(BIN)/python tools/releases.py table
 
 lint: $(TEST) ## ruff, without changing anything
 	$(BIN)/ruff check

@@ -63,7 +63,7 @@ HISTORY = (
     Change("5.10", FIRST_KERNEL, "", "recorded on 5.10.223; source of 5.10"),
     # Between them nobody looked: the releases in brackets are those that the commits were merged for, from memory.
     Change("6.1", {"marks_exclusive": True}, "6c287605fd56 (5.19)", "recorded: 5.10.223 no, 6.1.192 yes"),
-    Change("6.1", {"huge_reuse": "refcount_one"}, "3bff7e3f1f16 (5.18)", "recorded: 5.10.223 no, 6.1.192 yes"),
+    Change("6.1", {"huge_reuse": "refcount_one"}, "3bff7e3f1f16 (5.18)", "source of 5.10 and 6.1"),
     Change("6.1", {"mremap_looks_first": True}, "550a7d60bd5e (5.16)", "recorded: 5.10.223 no, 6.1.192 yes"),
     Change("6.1", {"has_collapse": True}, "7d8faaf15545", "source of 5.10 and 6.1"),
     Change("6.1", {"madvise_populate": "past_holes"}, "4ca9b3859dac (5.14)", "source of 5.10 and 6.1"),
