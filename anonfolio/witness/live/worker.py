@@ -469,8 +469,12 @@ class Worker:
         bounds = zip([LOWEST, *(last for _, last in taken)], [*(first for first, _ in taken), HIGHEST], strict=True)
         gaps = [(start, min(end, HIGHEST)) for start, end in bounds if start < min(end, HIGHEST)]
         flags = MAP_ANONYMOUS_PRIVATE | MAP_FIXED_NOREPLACE | MAP_NORESERVE
+        # Below mmap_min_addr root may map, and up to 6.1 at least the kernel looks there too.
+        lowest = libc.mmap(PAGE, LOWEST - PAGE, PROT_READ | PROT_EXEC, flags, -1, 0)
+        if lowest == PAGE:
+            gaps.append((PAGE, LOWEST))
         try:
-            for start, end in gaps:
+            for start, end in [gap for gap in gaps if gap[0] != PAGE]:
                 if libc.mmap(start, end - start, PROT_READ | PROT_EXEC, flags, -1, 0) != start:
                     raise OSError(ctypes.get_errno(), f"{start:#x} to {end:#x} could not be taken")
             yield
