@@ -231,6 +231,8 @@ def test_steps_end_where_the_model_does_whatever_the_entries_are(name: str, poli
     do_step(whole, ("write", 0, work.page, 77) if isinstance(work, Write) else ("fork", 0), start.first_vpn)
     for machine in (state.machine, whole):
         machine.counters, machine.faults = af.Counters(), []
+        # A fork in steps writes whole entries, so it repaints blocks another number of times.
+        machine.memory.contpte_converts = 0
     assert freeze(state.machine.snapshot()) == freeze(whole.snapshot())
 
 

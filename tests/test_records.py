@@ -496,7 +496,7 @@ def test_a_fault_prints_itself_with_its_checks() -> None:
 
 
 def test_every_path_has_a_short_code() -> None:
-    assert len(set(PATHS.values())) == len(PATHS) == 8
+    assert len(set(PATHS.values())) == len(PATHS) == 9
 
 
 def test_counters_are_the_sum_of_the_records() -> None:

@@ -297,7 +297,9 @@ def scene(
     earlier = before.by_number() if before else {}
     fresh = {number[id] for id in _allocated(faults) if id in number}
     if before:
-        fresh |= {one for one in number.values() if one not in earlier}
+        # What a split leaves under the old number is new, too.
+        sizes = {number[view.id]: view.pages for view in snapshot.folios}
+        fresh |= {one for one, pages in sizes.items() if one not in earlier or earlier[one].pages != pages}
     where = _Frames(snapshot, number)
     tables = tuple(_table(process, where, faults, before, fresh) for process in snapshot.processes)
     folios = [

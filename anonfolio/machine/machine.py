@@ -131,9 +131,9 @@ class Machine(System):
 
     def spawn(self, arena: range = ARENA) -> Process:
         """A new process with an empty address space. `arena`: the pages for mappings that ask for no place."""
-        process = Process(self, Mm(len(self.processes) + 1, self.memory, self.policy))
         if type(arena) is not range or arena.step != 1 or not 0 <= arena.start < arena.stop <= MAX_VPN:
             raise ValueError(f"arena={arena!r:.60} is no range of pages within 0..{MAX_VPN - 1}, such as range(512)")
+        process = Process(self, Mm(len(self.processes) + 1, self.memory, self.policy))
         process.mm.arena = arena
         process.mm.start_brk = process.mm.brk = arena.start
         self.processes.append(process)

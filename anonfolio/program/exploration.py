@@ -8,10 +8,9 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -20,6 +19,10 @@ from ..machine.invariants import check
 from .explore import BATCH, Broken, Expanded, Space, Ways, kept_bytes
 from .states import NAME_BYTES
 from .workers import Workers
+
+if TYPE_CHECKING:
+    # It brings logging, which has something to do at exit.
+    from concurrent.futures import Executor
 
 Progress = Callable[[int, int, int], None]
 """Called about once a second with the depth, the distinct states and the transitions so far."""

@@ -6,9 +6,9 @@ differ only in the names of processes, frames and folios, or in bytes, are one s
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..kernel.policy import Policy, policy_named
 from ..machine.invariants import KERNEL_PROMISES, Invariant, Violation
@@ -17,6 +17,10 @@ from .exploration import Exploration, Limits, Progress, Stopped
 from .explore import Broken, Space
 from .ops import TABLE, Step
 from .scenario import Scenario
+
+if TYPE_CHECKING:
+    # It brings logging, which has something to do at exit.
+    from concurrent.futures import Executor
 
 OPERATIONS = ("write", "fork", "exit", "wipeonfork", "keeponfork", "pin", "unpin")
 """What programs are made of by default. Nothing in it needs a failure to be injected."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pickle
 import signal
@@ -11,7 +10,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from typing import TYPE_CHECKING
 
 from .explore import BATCH, Expanded, Space, Ways, expand
 
@@ -19,6 +18,9 @@ AHEAD = 16
 """So many batches are under way at most; none of some workers is idle while what it did is taken in."""
 POOLED_STATES = 1000
 """A level of fewer is done before a second process has begun."""
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor, Future, ProcessPoolExecutor
 
 Send = Callable[[Ways], "Future[Expanded]"]
 
@@ -82,6 +84,10 @@ def _pool(space: Space, jobs: int) -> ProcessPoolExecutor | None:
     A forked process inherits rules that are written in a cell or a file; a fresh one can only import them. To fork
     beside threads of Python (a notebook has some) would be unsafe.
     """
+    # Not every search needs processes, and not every system that can import this has them.
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
     how = "fork" if _forks_safely() else "spawn"
     if how == "spawn":
         try:
@@ -98,7 +104,7 @@ def _pool(space: Space, jobs: int) -> ProcessPoolExecutor | None:
 
 
 def _forks_safely() -> bool:
-    return "fork" in multiprocessing.get_all_start_methods() and threading.active_count() == 1
+    return hasattr(os, "fork") and threading.active_count() == 1
 
 
 _space: Space
