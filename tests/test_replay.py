@@ -138,7 +138,8 @@ def test_the_kernel_s_version_chooses_the_policy(version: str, policy: str) -> N
 
 @pytest.mark.parametrize("version", ["6.0", "6.0.19", "5.19", "2.6.39"])
 def test_a_kernel_older_than_any_checked_asks_for_a_policy(version: str) -> None:
-    with pytest.raises(ValueError, match=rf"^kernel {version} is older .*6\.1.*name a policy"):
+    said = rf"^kernel {version} is (older than any that was checked \(5\.10\)|not covered: 5\.10 was .*6\.1 .*); name a policy"
+    with pytest.raises(ValueError, match=said):
         af.policy_for_kernel(version)
 
 
@@ -533,7 +534,7 @@ BAD = {
     "page true": (setting(*P, "program", 0, to=["write", 0, True, 7]), "page is True"),
     "byte too large": (setting(*P, "program", 0, to=["write", 0, 1, 256]), "byte 256"),
     "range empty": (setting(*P, "program", 0, to=["munmap", 0, 1, 0]), "at least one page"),
-    "advice unknown": (setting(*P, "program", 0, to=["madvise", 0, 1, 1, "free"]), "'free'"),
+    "advice unknown": (setting(*P, "program", 0, to=["madvise", 0, 1, 1, "pageout"]), "'pageout'"),
     "prot unknown": (setting(*P, "program", 0, to=["mprotect", 0, 1, 1, 2]), "prot 2"),
     "seen a list": (setting(*STEP0, to=[]), "step 0: what was seen is list"),
     **{f"step without {key}": (without(*STEP0, key), f"step 0: '{key}' is missing")
