@@ -174,7 +174,7 @@ COMMANDS = (
     Command(
         "run", commands.run, "step through a scenario under a policy",
         (
-            _option("scenario", help="a name (see: run list), or a scenario file"),
+            _option("scenario", help="a name (see: run list), or a scenario file (docs/OPERATIONS.md)"),
             *_policy("linux-6.15", "linux-6.15"),
             _option("--against", help="another policy, or a recorded kernel such as 6.18, to compare with"),
         ),

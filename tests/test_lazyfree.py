@@ -88,7 +88,7 @@ def test_an_unmapped_page_of_a_split_folio_is_free_again() -> None:
 
 @pytest.mark.parametrize(
     ("release", "splits", "old"),
-    [("6.10", True, [0] * 16), ("6.11", False, [0] * 16), ("7.3", False, [0] * 16)],
+    [("6.9", True, [0] * 16), ("6.10", False, [0] * 16), ("7.3", False, [0] * 16)],
 )
 def test_before_6_11_each_folio_was_split(release: str, splits: bool, old: list[int]) -> None:
     process = filled(started(release))
@@ -99,8 +99,8 @@ def test_before_6_11_each_folio_was_split(release: str, splits: bool, old: list[
 
 @pytest.mark.parametrize(
     ("release", "split"),
-    # Before 6.11 and 6.15 only the first page is asked: others map the rest, and it is split all the same.
-    [("6.10", True), ("6.12", True), ("7.3", False)],
+    # Before 6.10 and 6.15 only the first page is asked: others map the rest, and it is split all the same.
+    [("6.9", True), ("6.12", True), ("7.3", False)],
 )
 def test_whether_others_map_a_folio_is_guessed_from_its_first_page(release: str, split: bool) -> None:
     parent = filled(started(release))
@@ -123,7 +123,7 @@ def test_more_mappings_than_pages_are_never_one_owner_s() -> None:
 
 
 def test_2_mib_of_one_process_grow_cold_in_every_release() -> None:
-    for release in ("6.10", "6.12", "7.3"):
+    for release in ("6.9", "6.12", "7.3"):
         process = started(release, (9,), 512)
         process.write(0, 1)
         process.madvise(0, 512, "cold")
@@ -139,7 +139,7 @@ def test_before_6_11_a_folio_that_others_map_ends_the_work_on_its_page_table() -
         parent.madvise(0, 8, "free")
         return [page for page in range(8) if not ages(parent)[page]]
 
-    assert old_pages("6.10") == []
+    assert old_pages("6.9") == []
     assert old_pages("6.12") == list(range(8))
 
 
@@ -223,8 +223,8 @@ def test_a_hole_is_told_after_the_rest_was_done() -> None:
 
 
 def test_a_split_of_what_several_processes_map_keeps_their_shares() -> None:
-    """6.10 guesses wrong: the folio is split under all, and what each maps stays where it was."""
-    parent = filled(started("6.10"))
+    """6.9 guesses wrong: the folio is split under all, and what each maps stays where it was."""
+    parent = filled(started("6.9"))
     child = parent.fork()
     child.munmap(0, 1)
     grandchild = child.fork()

@@ -34,7 +34,7 @@ def test_the_topmost_gap_that_is_large_enough_is_taken_at_its_end() -> None:
     for at, pages in ((160, 2), (150, 4), (120, 10)):
         process.map(at, pages)
     assert [process.map(None, pages) for pages in (7, 6, 2, 16, 20)] == [143, 154, 162, 104, af.Outcome(
-        False, "ENOMEM", "no gap holds 20 pages"
+        False, "ENOMEM", "no gap of the arena holds 20 pages"
     )]  # fmt: skip
 
 
@@ -236,12 +236,12 @@ def test_a_program_names_the_place_that_the_kernel_chose_as_a_page_of_the_arena(
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("mmap 0 - 8 3 fixed", "without a place"),
-        ("mmap 0 4 8 3 anywhere", "without a place"),
+        ("mmap 0 - 8 3 fixed", "go together"),
+        ("mmap 0 4 8 3 anywhere", "go together"),
         ("mmap 0 30 8 3 fixed", "page 37 is outside"),
         ("mmap 0 0 8 2 fixed", "prot 2"),
         ("mmap 0 0 8 3 there", "no how 'there'"),
-        ("mmap 0 x 8 3 fixed", "place is 'x'"),
+        ("mmap 0 x 8 3 fixed", "is 'x', not a number"),
     ],
 )
 def test_a_mapping_that_cannot_be_meant_is_no_scenario(line: str, words: str) -> None:
@@ -557,7 +557,7 @@ def test_nothing_is_placed_near_below_a_stack() -> None:
     process.map(600, 4, grows_down=True)
     process.map(604, 396)
     assert process.map(None, 100) == 244
-    assert process.map(None, 500) == af.Outcome(False, "ENOMEM", "no gap holds 500 pages")
+    assert process.map(None, 500) == af.Outcome(False, "ENOMEM", "no gap of the arena holds 500 pages")
     # Where a gap below it would not do anyway, the stack is as any mapping.
     process.map(300, 300, 0)
     process.munmap(244, 100)

@@ -85,6 +85,40 @@ def test_every_operation_is_said() -> None:
     assert {step[0] for step in SAID} == set(TABLE)
 
 
+OPERATIONS_PAGE = (Path(__file__).parent.parent / "docs" / "OPERATIONS.md").read_text(encoding="utf-8")
+
+
+def test_the_page_of_operations_has_each_once_with_its_arguments() -> None:
+    """docs/OPERATIONS.md is where a newcomer looks; README and the recordings' README lead there."""
+    page = OPERATIONS_PAGE[OPERATIONS_PAGE.index("## All operations") :]
+    rows = re.findall(r"^\| `([a-z_ ]+)` \| (.*)$", page[: page.index("## Advice")], re.M)
+    assert sorted(row for row, _ in rows) == sorted(
+        " ".join((op.name, "process", *op.arguments)) for op in TABLE.values()
+    )
+    for row, meaning in rows:
+        for kind in TABLE[row.split()[0]].arguments:
+            if kind in ops.WORDS and kind != "advice":
+                assert set(ops.WORDS[kind]) <= set(re.findall(r"`([a-z_]+)`", meaning)), row
+    advice = re.findall(r"^\| (`.*`) \|", page[page.index("## Advice") :], re.M)
+    assert sorted(re.findall(r"`([a-z_]+)`", " ".join(advice))) == sorted(ADVICE)
+    kinds = {kind for op in TABLE.values() for kind in op.arguments} - set(ops.WORDS)
+    arguments = OPERATIONS_PAGE[OPERATIONS_PAGE.index("## What arguments are") : OPERATIONS_PAGE.index("## All")]
+    assert kinds | {"process"} == set(
+        re.findall(r"`([a-z]+)`", " ".join(re.findall(r"^\| (`.*?) \|", arguments, re.M)))
+    )
+    for leads in ("README.md", "data/README.md"):
+        assert "docs/OPERATIONS.md" in (Path(__file__).parent.parent / leads).read_text(encoding="utf-8")
+
+
+def test_the_scenario_on_the_page_of_operations_runs() -> None:
+    example = re.search(r"```\n(.*?)```", OPERATIONS_PAGE, re.S)
+    assert example
+    scenario = af.Scenario.parse(example[1])
+    results = scenario.run("7.3").results
+    assert [result.why for result in results if not result.ok] == []
+    assert results[1].value == 512
+
+
 def test_pages_become_page_numbers_once() -> None:
     """What the kernel's reason names is where the page lies, as everything below a program does."""
     program = (("write", 0, 2, 7), ("munmap", 0, 3, 1), ("forkfail", 0, 3), ("read", 0, 3), ("mremap", 0, 2, 1, 5))

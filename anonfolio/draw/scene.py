@@ -18,6 +18,7 @@ from ..kernel.sizes import GUP_PIN_COUNTING_BIAS
 from ..kernel.vma import VM_DONTCOPY, VM_LOCKED, VM_NOHUGEPAGE, VM_READ, VM_WIPEONFORK, VM_WRITE
 from ..machine.show import Latest
 from ..machine.snapshot import FolioView, MappingView, PinView, ProcessView, Snapshot
+from ..program.ops import in_text
 from ..program.scenario import Result, Timeline
 from ..witness.comparing import GUARD, NONE, ZERO, PageView, Recorded
 from .table import NO_ENTRIES, Entries, Flags, Numbers, Table, letter, page_name, row_spans
@@ -476,7 +477,7 @@ def scenes(timeline: Timeline) -> list[Scene]:
     where = f" · page 0 of the scenario is page {base}" if base else ""
     found = [scene(timeline.start, numbers=numbers[0], heading=f"{timeline.policy.name} · start{where}")]
     for at, result in enumerate(timeline, 1):
-        words = f"{timeline.policy.name} · step {at} of {total} · {' '.join(map(str, result.step))}{where}"
+        words = f"{timeline.policy.name} · step {at} of {total} · {' '.join(map(in_text, result.step))}{where}"
         found.append(after(result, found[-1], numbers[at], words, base=base))
     return _side_by_side(found)
 
@@ -527,7 +528,7 @@ def recorded_scenes(recorded: Recorded) -> list[Scene]:
     numbers: dict[tuple[int, int], int] = {}
     found: list[Scene] = []
     for at, view in enumerate([{0: start}, *(seen.view for seen in recorded.seen())]):
-        words = f"step {at} of {len(steps)} · {' '.join(map(str, steps[at - 1]))}" if at else "start"
+        words = f"step {at} of {len(steps)} · {' '.join(map(in_text, steps[at - 1]))}" if at else "start"
         said = recorded_sentence(recorded, at - 1) if at else "Nothing is mapped yet."
         before = found[-1] if at else None
         processes = 1 + forks(recorded, at)

@@ -46,7 +46,10 @@ def collapse_possible(mm: Mm, vma: Vma) -> bool:
 
 
 def collapse_scan_pmd(mm: Mm, vma: Vma, start: int) -> str:
-    """Collapse 2 MiB, or say why not; empty when a PMD maps them afterwards (`collapse_scan_pmd`)."""
+    """Collapse 2 MiB, or say why not; empty when a PMD maps them afterwards.
+
+    (`hpage_collapse_scan_pmd`, 6.1-6.12; `collapse_scan_pmd`, 7.3.)
+    """
     memory, state, end = mm.memory, mm.pmd[start >> 9], start + PTRS_PER_PMD
     if state == PMD_HUGE:
         return ""

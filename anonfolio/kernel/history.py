@@ -74,12 +74,16 @@ HISTORY = (
     Change("6.7", {"thp_aligns_mmap": "larger"}, "efa7df3e3bb5", "inferred from the message of d4148aeab412"),
     Change("6.8", {"knob_orders": ANON_ORDERS}, "19eaf44954df", "source; recorded on 6.12.117"),
     Change("6.9", {"large_reuse": "never"}, "cd197c3a2040", "source; recorded on 6.12.117"),
-    Change("6.9", {"madvise_populate": "to_hole"}, "631426ba1d45", "source of 6.1 and 6.12"),
     Change("6.9", {"splits_to_any_order": True}, "fc4d182316bd", "source of 6.1 and 6.12"),
     Change("6.9", {"cont_pte_order": 4}, "4602e5757bcc", "recorded on 6.12.118 and later", arch="arm64"),
     Change("6.9", {"cont_pte_order": 7}, "4602e5757bcc", "recorded on 7.3.4 with pages of 16 KiB", arch="arm64-16k"),
+    # Both are in the list of what was merged for 6.10-rc1 (mail of 17 May 2024).
     Change(
-        "6.11", {"ages_whole_folios": True}, "3931b871c494 (MADV_COLD, in 6.10), dce7d10be4bb",
+        "6.10", {"madvise_populate": "to_hole"}, "mail 20240314161300.382526-3 (no VMA walk for MADV_POPULATE)",
+        "source of 6.1 and 6.12",
+    ),
+    Change(
+        "6.10", {"ages_whole_folios": True}, "3931b871c494 (MADV_COLD), dce7d10be4bb (MADV_FREE)",
         "recorded: 6.1.192 no, 6.12.118 yes",
     ),
     Change("6.12", {"split_maps_zero_page": True}, "b1f202060afe", "recorded: 6.1.192 no, 6.12.118 yes"),

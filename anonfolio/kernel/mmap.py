@@ -96,7 +96,7 @@ def get_unmapped_area(mm: Mm, pages: int) -> int:
             return gap + PTRS_PER_PMD - gap % PTRS_PER_PMD
     found = mm.highest_gap(pages)
     if found is None:
-        raise Refused("ENOMEM", f"no gap holds {pages} pages")
+        raise Refused("ENOMEM", f"no gap of the arena holds {pages} pages")
     return found
 
 
@@ -492,8 +492,8 @@ def madvise_vma_behavior(mm: Mm, vma: Vma, start: int, end: int, advice: str) ->
 def madvise_dontneed(mm: Mm, start: int, end: int) -> None:
     """Drop the pages, keep the mapping (`madvise_dontneed_single_vma`).
 
-    A page table that this leaves empty over its whole 2 MiB goes too (PT_RECLAIM, `try_get_and_clear_pmd`; from 6.14 on
-    x86-64, from 7.0 on arm64).
+    A page table that this leaves empty over its whole 2 MiB goes too (PT_RECLAIM; from 6.14 on x86-64, from 7.0
+    on arm64; `zap_empty_pte_table`, `zap_pte_table_if_empty`, 7.3).
     """
     _zap_but_guards(mm, start, end)
     if not mm.policy.reclaims_page_tables:
@@ -540,7 +540,7 @@ POPULATE = {"populate_read": False, "populate_write": True}
 
 
 def madvise_populate(system: System, mm: Mm, start: int, end: int, advice: str, faults: list[Fault]) -> None:
-    """Fault in a range as by reads or writes, up to the first hole (`madvise_populate`, 5.14; past holes before 6.9).
+    """Fault in a range as by reads or writes, up to the first hole (`madvise_populate`, 5.14; past holes before 6.10).
 
     EINVAL where a mapping does not allow it, EFAULT at a guard page; what lies before stays.
     """

@@ -126,7 +126,7 @@ class Policy:
         Which mappings without a place of their own go to a 2 MiB boundary (`__get_unmapped_area`): those of 2 MiB and
         more (6.7), multiples of 2 MiB alone (6.12), none before.
     madvise_populate : {"unknown", "past_holes", "to_hole"}
-        What MADV_POPULATE_READ and _WRITE do: EINVAL before 5.14; up to the first hole from 6.9 on, past it before.
+        What MADV_POPULATE_READ and _WRITE do: EINVAL before 5.14; up to the first hole from 6.10 on, past it before.
     thp_disable_except_advised : bool
         Whether PR_SET_THP_DISABLE knows PR_THP_DISABLE_EXCEPT_ADVISED (`prctl_set_thp_disable`, 6.18); else EINVAL.
     unaccounts_read_only : bool
@@ -136,7 +136,7 @@ class Policy:
         Whether mprotect changes the entries of a large folio in batches, which then share accessed and dirty, and
         mremap moves what is folded so (`mprotect_folio_pte_batch`, `mremap_folio_pte_batch`, 6.17).
     ages_whole_folios : bool
-        Whether MADV_FREE and MADV_COLD leave a large folio whole that lies in the range (dce7d10be4bb, 6.11); before,
+        Whether MADV_FREE and MADV_COLD leave a large folio whole that lies in the range (dce7d10be4bb, 6.10); before,
         each was split, or, where its first page was mapped more than once, ended the work on that page table.
     has_guard_markers : bool
         Whether MADV_GUARD_INSTALL and MADV_GUARD_REMOVE are known (662df3e5c376, 6.13); else EINVAL.
@@ -393,6 +393,6 @@ def policy_named(name: str) -> Policy:
 def policy_for_kernel(version: str, arch: str = "x86-64") -> Policy:
     """The policy that models a kernel version such as ``"6.12.117"``: `Policy.at`.
 
-    The recorded kernels have well-known ones: 6.1 linux-6.3, 6.12 linux-6.9, 6.18 and later linux-6.15.
+    The recorded kernels have well-known ones: 6.1 linux-6.3, 6.12 linux-6.9, 6.18 linux-6.15.
     """
     return Policy.at(version, arch)

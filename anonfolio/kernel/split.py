@@ -43,7 +43,8 @@ def split_folio(memory: Memory, folio: int, order: int = 0) -> bool:
 def split_huge_pages_pid(mm: Mm, start: int, end: int, order: int) -> None:
     """Split what [start, end) maps, up to the first hole, as far as it is larger (`split_huge_pages_pid`, debugfs).
 
-    Kernels before 6.9 do not read the order, and split to single pages.
+    Kernels before 6.9 do not read the order, and split to single pages. 5.10 takes no range at all, only every page of
+    the machine; there this is a range of it.
     """
     order = order if mm.policy.splits_to_any_order else 0
     stop = start

@@ -375,7 +375,7 @@ def check_step(step: Step, pages: int, alive: list[bool]) -> None:
     for kind, value in arguments.items():
         _check_argument(kind, value)
     if "how" in arguments and (arguments["place"] is None) != (arguments["how"] == "anywhere"):
-        raise ScenarioError("a mapping without a place is made anywhere, and one with a place is not")
+        raise ScenarioError(f"place {ANYWHERE} (null, None) and how anywhere go together; any other how needs a page")
     n = arguments.get("n", max(1, arguments.get("size", 1), arguments.get("newsize", 1)))
     for start in PAGES:
         if arguments.get(start) is not None and arguments[start] + n > pages:
@@ -444,7 +444,9 @@ def parse_step(words: Sequence[str], pages: int) -> list[Step]:
 def _parse_word(word: str, kind: str) -> int | str | None:
     if kind in WORDS:
         return word
-    return None if kind == "place" and word == ANYWHERE else parse_number(word, kind)
+    if kind == "place" and word == ANYWHERE:
+        return None
+    return parse_number(word, f"{kind} (a page, or {ANYWHERE})" if kind == "place" else kind)
 
 
 def in_text(argument: int | str | None) -> str:
