@@ -390,7 +390,7 @@ class Programs(RuleBasedStateMachine):
         process, _ = self.pick(number)
         call, *arguments = [
             (process.munmap, -1, 2), (process.munmap, 3, 0), (process.mremap, 0, 1, 1 << 40),
-            (process.mprotect, 480, 4, 2), (process.madvise, 480, 4, "free"), (process.write, 480, 256),
+            (process.mprotect, 480, 4, 2), (process.madvise, 480, 4, "pageout"), (process.write, 480, 256),
             (process.pin, -4, 2, 7), (process.mmap, 0, 5), (process.fork_fails_after, -1), (process.dma_read, 9, 0),
             (process.mmap, 1, 5000, "dontneed"), (self.machine.process, 99),
         ][which]  # fmt: skip
