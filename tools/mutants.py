@@ -58,6 +58,7 @@ TESTS = (
     "test_stepper.py",
     "test_look.py",
     "test_playground.py",
+    "test_injection_browser.py",
 )  # fmt: skip
 
 

@@ -134,6 +134,24 @@ def _is_shape(element: ElementTree.Element) -> bool:
     return not any(name.startswith("on") for name in plain) and plain.get("href", "#").startswith("#")
 
 
+def drawn_in_pieces(frames: Any) -> bool:
+    """Whether a stepper's front end finds shapes and words alone in what it makes elements of, each piece on its own.
+
+    A piece is a whole element, or opens one that a later piece ends.
+    """
+    drawings = [*frames.get("pieces", ()), *(text for text in frames.get("panel", ()) if text.startswith("<svg"))]
+    return all(map(_is_piece, drawings))
+
+
+@cache
+def _is_piece(piece: str) -> bool:
+    if piece in ("</g>", "</svg>"):
+        return True
+    name = next((name for name in ("svg", "g") if re.match(rf"<{name}[ >]", piece)), "")
+    whole = piece if not name or piece.endswith(f"</{name}>") else f"{piece}</{name}>"
+    return shapes_alone(whole if name == "svg" else f'<svg xmlns="{_SVG[1:-1]}">{whole}</svg>')
+
+
 @cache
 def own_fronts() -> frozenset[str]:
     """The front ends of the library's widgets."""
@@ -300,9 +318,11 @@ def below(model: str, models: dict[str, Any]) -> Iterator[str]:
 
 
 def runs(model: dict[str, Any]) -> bool:
-    """Whether a widget is one of the library's, and can run with nobody to answer it."""
-    front = model.get("state", {}).get("_esm")
-    return model.get("model_module") == "anywidget" and front in own_fronts() and "model.send(" not in front
+    """Whether a widget is one of the library's, holds what these draw, and can run with nobody to answer it."""
+    state = model.get("state", {})
+    front = state.get("_esm")
+    is_own = model.get("model_module") == "anywidget" and front in own_fronts() and "model.send(" not in front
+    return is_own and drawn_in_pieces(state.get("frames", {}))
 
 
 def widget(data: dict[str, Any], models: dict[str, Any]) -> str:

@@ -6,11 +6,11 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import numpy as np
 
+from ..draw.drawing import xml
 from ..draw.picture import Picture
 from ..kernel.faults import WRITE, VmFault, wp_can_reuse_anon_folio
 from ..kernel.pagetable import PTE_SPECIAL, PTE_WRITE
@@ -207,7 +207,7 @@ class Answers:
         body = ""
         for row in self.rows:
             costs = (row.faults, row.copied, row.scanned, row.held, row.unmapped)
-            body += f'<tr><th style="{_NAME}">{escape(row.policy)}</th>'
+            body += f'<tr><th style="{_NAME}">{xml(row.policy)}</th>'
             body += "".join(_letter(letter) for letter in row.letters)
             body += "".join(f'<td style="text-align: right">{cost:,}</td>' for cost in costs) + "</tr>"
         return _html_table(head, body, WORDS)
@@ -444,10 +444,10 @@ class Matrix:
 
     def _repr_html_(self) -> str:
         heads = ["alone?", *self.policies, *(f"{kernel}, recorded" for kernel in self.kernels)]
-        head = "".join(f'<th style="{_LETTER}">{escape(name)}</th>' for name in heads)
+        head = "".join(f'<th style="{_LETTER}">{xml(name)}</th>' for name in heads)
         body = ""
         for moment, (is_alone, letters) in self.rows.items():
-            body += f'<tr><th style="{_NAME}">{escape(moment)}</th><td style="{_LETTER}">{_yes(is_alone)}</td>'
+            body += f'<tr><th style="{_NAME}">{xml(moment)}</th><td style="{_LETTER}">{_yes(is_alone)}</td>'
             body += "".join(map(_letter, letters)) + "</tr>"
         return _html_table(head, body, {"R": "reuse", "C": "copy"})
 

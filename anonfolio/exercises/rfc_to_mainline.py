@@ -10,6 +10,7 @@ from html import escape
 from itertools import groupby
 from typing import Any
 
+from ..draw.drawing import xml
 from ..draw.picture import Picture
 from ..kernel.policy import (
     LINUX_6_3,
@@ -201,13 +202,13 @@ class Table:
             f'<th style="{_CENTRE}" colspan="{len(heads) - 2}">released: the model</th>'
             f'<th style="{_CENTRE}" colspan="{len(self.kernels)}">recorded</th>'
         )
-        names = "".join(f'<th style="{_CENTRE}">{escape(head)}</th>' for head in (*heads, *self.kernels))
+        names = "".join(f'<th style="{_CENTRE}">{xml(head)}</th>' for head in (*heads, *self.kernels))
         paths = ", ".join(dict.fromkeys(row.path for row in self.rows))
         body = ""
         for at, row in enumerate(self.rows):
             first = at == 0 or self.rows[at - 1].path != row.path
             body += f'<tr><th style="{_LEFT}">{row.path[0] if first else ""}</th>'
-            body += f'<td style="{_LEFT}" title="{escape(row.scenario)}">{escape(row.state)}</td>'
+            body += f'<td style="{_LEFT}" title="{xml(row.scenario)}">{xml(row.state)}</td>'
             body += "".join(_code_html(code, code) for code in self.codes(row))
             body += "".join(_code_html(cell.code, cell.text) for cell in self.cells(row)) + "</tr>"
         return (
@@ -224,7 +225,7 @@ _KEY = (
 
 def _code_html(code: str, text: str) -> str:
     tint = f"; background: {_BLOCK}" if code.rstrip("0123456789") in _PATHS and pages_of(code) > 1 else ""
-    return f'<td style="{_CENTRE}{tint}">{escape(text)}</td>'
+    return f'<td style="{_CENTRE}{tint}">{xml(text)}</td>'
 
 
 _PATHS = ("alloc", "zero", "copy", "reuse")
@@ -391,7 +392,7 @@ class Events:
         heads = ("when", "in", "what", self.found_by)
         rows = [(f"{event.day:%b %Y}", event.where, event.what, event.found) for event in self.events]
         columns = [(head, cells) for head, cells in zip(heads, zip(*rows, strict=True), strict=True) if any(cells)]
-        head = "".join(f'<th style="{_LEFT}">{escape(head)}</th>' for head, _ in columns)
+        head = "".join(f'<th style="{_LEFT}">{xml(head)}</th>' for head, _ in columns)
         body = "".join(
             "<tr>"
             + "".join(
@@ -571,7 +572,7 @@ def _lane(lane: Lane, y: int) -> Iterator[str]:
 def _bar(start: float, stop: float, y: int, kind: str, told: str, words: str) -> Iterator[str]:
     width = round(stop - start - 2, 1)
     yield f'<rect x="{start}" y="{y + 3}" width="{width}" height="24" rx="3" fill="{_FILL[kind]}">'
-    yield f"<title>{escape(told)}</title></rect>"
+    yield f"<title>{xml(told)}</title></rect>"
     fits = len(words) * 7 < width
     yield _text(start + 6, y + 20, words) if fits else _text(start, y + 40, words, size=12)
 
@@ -594,7 +595,7 @@ def _around(bottom: int) -> Iterator[str]:
         # The leftmost hang lowest: no line then runs through another's words.
         x, y = _x(event.day), bottom + 56 + 17 * (len(AROUND) - 1 - number)
         yield f'<line x1="{x}" y1="{bottom + 35}" x2="{x}" y2="{y - 12}" stroke="currentColor" stroke-opacity=".5">'
-        yield f"<title>{event.where}: {escape(event.what)}, {event.found}</title></line>"
+        yield f"<title>{event.where}: {xml(event.what)}, {event.found}</title></line>"
         yield _text(x, y, f"{event.where} {event.what}", size=12)
 
 

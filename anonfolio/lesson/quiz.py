@@ -25,6 +25,7 @@ from itertools import islice
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
+from ..draw.drawing import printable, xml
 from ..program.scenario import Scenario, ScenarioError, Step, Timeline
 from .patience import TooLong, within
 
@@ -74,7 +75,7 @@ class Note:
         head = f"<strong>{_marked(self.head)}</strong>"
         body = _html_lines(self.lines)
         if self.code:
-            body += f"<pre>{escape(self.code.rstrip())}</pre>"
+            body += f"<pre>{xml(self.code.rstrip())}</pre>"
         if self.picture is not None:
             body += self.picture.svg()
         if self.fold:
@@ -88,7 +89,7 @@ def _wrapped(line: str) -> str:
 
 
 def _marked(words: str) -> str:
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(words, quote=False))
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(printable(words), quote=False))
 
 
 def _html_lines(lines: Iterable[str]) -> str:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
+from matplotlib.text import Text
+
+from ..draw.drawing import printable, xml
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,6 +54,16 @@ class Line:
     y: Sequence[float]
 
 
+def _in_legend(name: str) -> str:
+    """A name as a label: one that begins with _ would be left out of the legend."""
+    return f" {name}" if name.startswith("_") else name
+
+
+def _at_ticks(names: Iterable[str]) -> list[str]:
+    """Names along an axis, which are formatted only when they are drawn."""
+    return [printable(name) for name in names]
+
+
 def new_figure(width: float = 7.4, height: float = 3.4) -> Figure:
     """An empty figure, sizes in inches. It belongs to no window and to no backend."""
     return Figure(figsize=(width, height), facecolor=PAPER, layout="constrained")
@@ -59,12 +71,17 @@ def new_figure(width: float = 7.4, height: float = 3.4) -> Figure:
 
 def finished(figure: Figure, title: str, words: str) -> Plot:
     """The figure as SVG: the same bytes each time, text as text."""
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        # Names are foreign: a $ begins no formula, and XML may not hold every character.
+        text.set_parse_math(False)
+        text.set_text(printable(text.get_text()))
     image = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": "anonfolio", "svg.fonttype": "none"}):
+    with mpl.rc_context({"svg.hashsalt": "anonfolio", "svg.fonttype": "none", "text.parse_math": False}):
         figure.savefig(image, format="svg", facecolor=PAPER, metadata={"Date": None, "Creator": None})
     svg = image.getvalue()
     tag, rest = svg[svg.index("<svg") :].split(">", 1)
-    told = f"<title>{escape(title)}</title><desc>{escape(words)}</desc>"
+    told = f"<title>{xml(title)}</title><desc>{xml(words)}</desc>"
     return Plot(f'{tag} role="img" style="max-width: 100%; height: auto">{told}{rest}', f"{title}\n{words}")
 
 
@@ -100,7 +117,7 @@ def curves(
     for at, line in enumerate(lines):
         axes.plot(
             x, line.y, color=COLOURS[at % 5], linestyle=STYLES[at % 5], linewidth=2, marker="o", markersize=3,
-            label=line.name,
+            label=_in_legend(line.name),
         )  # fmt: skip
     axes.set_xscale("log", base=2)
     # Between powers of two there is no room for a name.
@@ -151,7 +168,7 @@ def coverage(title: str, rows: Sequence[tuple[str, Sequence[Piece]]]) -> Plot:
                 first + count / 2, row, says, ha="center", va="center", fontsize=8,
                 color=INK if count == 1 else "white",
             )  # fmt: skip
-    axes.set_yticks(range(len(rows)), [f"{name}: {_entries(pieces)}" for name, pieces in rows])
+    axes.set_yticks(range(len(rows)), _at_ticks(f"{name}: {_entries(pieces)}" for name, pieces in rows))
     axes.set_xticks([])
     dress(axes, title, "", "")
     axes.grid(visible=False)
@@ -202,9 +219,9 @@ def panels(title: str, names: Sequence[str], drawn: Sequence[Panel], *, x_name: 
             axes.plot(
                 range(len(names)), line.y, color=COLOURS[at % 5], linestyle="none" if dotted else STYLES[at % 5],
                 linewidth=2, marker=shape, markersize=size, fillstyle="none" if dotted else "full",
-                markeredgewidth=1.5, label=line.name,
+                markeredgewidth=1.5, label=_in_legend(line.name),
             )  # fmt: skip
-        axes.set_xticks(range(len(names)), list(names))
+        axes.set_xticks(range(len(names)), _at_ticks(names))
         if panel.log:
             axes.set_yscale("log", base=2)
             axes.minorticks_off()
@@ -241,12 +258,12 @@ def stacks(
     below = [0.0] * len(names)
     for at, part in enumerate(parts):
         axes.bar(
-            range(len(names)), part.y, 0.62, bottom=below, label=part.name, color=COLOURS[at % 5], edgecolor=PAPER,
-            hatch=HATCHES[at % 5], linewidth=0.8,
+            range(len(names)), part.y, 0.62, bottom=below, label=_in_legend(part.name), color=COLOURS[at % 5],
+            edgecolor=PAPER, hatch=HATCHES[at % 5], linewidth=0.8,
         )  # fmt: skip
         below = [low + each for low, each in zip(below, part.y, strict=True)]
     axes.set_ylim(0, 1.1 * max(below))
-    axes.set_xticks(range(len(names)), list(names))
+    axes.set_xticks(range(len(names)), _at_ticks(names))
     dress(axes, "", x_name, y_name)
     axes.grid(visible=False, axis="x")
     axes.set_axisbelow(True)
@@ -265,14 +282,14 @@ def straight(title: str, x: Sequence[float], names: Sequence[str], drawn: Sequen
         for at, line in enumerate(panel.lines):
             axes.plot(
                 x, line.y, color=COLOURS[at % 5], linestyle=STYLES[at % 5], linewidth=2, marker="o", markersize=4,
-                label=line.name,
+                label=_in_legend(line.name),
             )  # fmt: skip
         top = panel.lines[0].y[-1]
         axes.plot(x, [top * each / x[-1] for each in x], color=INK, linewidth=0.8, label="in proportion")
         axes.set_xscale("log", base=2)
         axes.set_yscale("log", base=10)
         step = max(1, (len(x) - 1) // 2)
-        axes.set_xticks(list(x[::step]), list(names[::step]))
+        axes.set_xticks(list(x[::step]), _at_ticks(names[::step]))
         axes.minorticks_off()
         dress(axes, panel.y_name, x_name, "")
     _head(figure, title, every[0])
