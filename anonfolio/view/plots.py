@@ -59,9 +59,14 @@ def _in_legend(name: str) -> str:
     return f" {name}" if name.startswith("_") else name
 
 
+def _literal(words: str) -> str:
+    """Foreign words for matplotlib: a $ begins no formula, and there is no character that XML may not hold."""
+    return printable(words).replace("$", r"\$")
+
+
 def _at_ticks(names: Iterable[str]) -> list[str]:
     """Names along an axis, which are formatted only when they are drawn."""
-    return [printable(name) for name in names]
+    return [_literal(name) for name in names]
 
 
 def new_figure(width: float = 7.4, height: float = 3.4) -> Figure:
@@ -73,11 +78,9 @@ def finished(figure: Figure, title: str, words: str) -> Plot:
     """The figure as SVG: the same bytes each time, text as text."""
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
-        # Names are foreign: a $ begins no formula, and XML may not hold every character.
-        text.set_parse_math(False)
-        text.set_text(printable(text.get_text()))
+        text.set_text(_literal(text.get_text()))
     image = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": "anonfolio", "svg.fonttype": "none", "text.parse_math": False}):
+    with mpl.rc_context({"svg.hashsalt": "anonfolio", "svg.fonttype": "none"}):
         figure.savefig(image, format="svg", facecolor=PAPER, metadata={"Date": None, "Creator": None})
     svg = image.getvalue()
     tag, rest = svg[svg.index("<svg") :].split(">", 1)
