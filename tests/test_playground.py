@@ -517,6 +517,14 @@ def test_a_click_saves_beside_the_notebook_and_never_over_a_file(
     assert Scenario.load("mine.scenario").steps == play.scenario.steps
 
 
+def test_what_a_file_says_of_its_program_cannot_run_as_code() -> None:
+    about = 'a """); raise SystemExit(1) #\\ \\x41'
+    play = Playground("rfc-v2", scenario=Scenario(4, (("write", 0, 1, 7),), (2,), about=about))
+    names: dict[str, Any] = {}
+    exec(play.code(), names)
+    assert names["scenario"] == Scenario.parse(play.scenario.text())
+
+
 def test_the_code_builds_the_same_program() -> None:
     play = Playground("rfc-v2", scenario=HALF_WIPED)
     names: dict[str, Any] = {}

@@ -268,7 +268,9 @@ class Playground(anywidget.AnyWidget):
         """Python that builds the program anew and shows how it ends."""
         run = f'"{self.policy.name}"' if self.policy.name in POLICIES else "policy"
         own = "" if self.policy.name in POLICIES else f"# policy: your own {self.policy.name!r}\n"
-        program = f'scenario = af.Scenario.parse("""\n{self.scenario.text().rstrip()}\n""")'
+        # What a file says of its program must not end the string that it stands in.
+        text = self.scenario.text().rstrip().replace("\\", r"\\").replace('"""', r"\"\"\"")
+        program = f'scenario = af.Scenario.parse("""\n{text}\n""")'
         return f"import anonfolio as af\n\n{program}\n{own}scenario.run({run}).show()\n"
 
     # --- steps ------------------------------------------------------------------------------------------------------
