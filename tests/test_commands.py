@@ -202,7 +202,9 @@ def test_ctrl_c_while_it_is_being_imported_is_one_line(module: str) -> None:
 def test_who_imports_the_library_keeps_its_own_ctrl_c(started: list[str]) -> None:
     """Only the command's own is taken, and given back before it begins."""
     look = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
-    code = f"import sys; sys.argv[0] = {started[0]!r}; sys.orig_argv[1:] = {started!r}; import anonfolio; {look}"
+    # What a shell starts in the background ignores Ctrl-C, and all that it starts.
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code += f"; sys.argv[0] = {started[0]!r}; sys.orig_argv[1:] = {started!r}; import anonfolio; {look}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == f"{started[0] == '-c'}\n"
     code += "; import anonfolio.__main__ as main; main.main(['cost', 'show']); " + look

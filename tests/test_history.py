@@ -86,7 +86,8 @@ def test_a_release_is_named_like_a_policy() -> None:
 def test_what_changed_between_two_releases_is_listed_with_its_evidence() -> None:
     rows = changes_between("6.12", "6.14")
     assert [(row.release, *row.fields) for row in rows] == [
-        ("6.13", "huge_zero_write"), ("6.13", "has_guard_markers"), ("6.14", "reclaims_page_tables"),
+        ("6.13", "pmd_modify_keeps_dirty"), ("6.13", "huge_zero_write"), ("6.13", "has_guard_markers"),
+        ("6.14", "reclaims_page_tables"),
     ]  # fmt: skip
     assert all(row.commit and row.evidence for row in rows)
     assert [row.release for row in changes_between("6.12", "6.14", "arm64")] == ["6.13", "6.13"]

@@ -29,6 +29,7 @@ NOTICED = [
     ("min-6.18.9", {"moved_keeps_anon_vma": False}),
     ("various-6.1.192", {"mprotect_needs_dirty": False}),
     ("various-6.1.192", {"split_keeps_dirty": True}),
+    ("huge-dirty-6.17.13", {"pmd_modify_keeps_dirty": True}),
     ("various-6.1.192", {"merges_into_unfaulted": True}),
     ("accounted-6.1.192", {"unaccounts_read_only": True}),
     ("various-6.1.192", {"reclaims_page_tables": True}),

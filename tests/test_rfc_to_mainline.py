@@ -146,7 +146,7 @@ def test_the_other_programs_of_6_1_are_hundreds_as_the_notebook_says() -> None:
     count = sum(text.count(b'"program":') for text in texts)
     cells = json.loads((NOTEBOOKS / "10_rfc_to_mainline.ipynb").read_text(encoding="utf-8"))["cells"]
     assert count > 300
-    assert "(Hundreds of other programs of 6.1 are in" in "\n".join("".join(cell["source"]) for cell in cells)
+    assert "(Hundreds more of 6.1 are in" in "\n".join("".join(cell["source"]) for cell in cells)
 
 
 def test_some_scenarios_end_before_the_longer_reuse_of_rfc_v2_shows() -> None:

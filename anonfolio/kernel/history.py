@@ -39,6 +39,7 @@ FIRST_KERNEL: dict[str, Any] = {
     "huge_zero_write": "page",
     "mprotect_needs_dirty": True,
     "split_keeps_dirty": False,
+    "pmd_modify_keeps_dirty": True,
     "reclaims_page_tables": False,
     "moves_many_vmas": False,
     "merges_into_unfaulted": False,
@@ -91,6 +92,11 @@ HISTORY = (
     Change("6.12", {"thp_aligns_mmap": "multiples"}, "d4148aeab412", "recorded: 6.1.192 no, 6.12.118 yes"),
     # The mending of it came back to stable releases: 6.1.192 has it, 6.12.118 and 7.3 another one, 6.16 to 6.18.44 not.
     Change("6.12", {"dontunmap_joins": "others"}, "a stable release's", "recorded: 6.1.192 no, 6.12.118 yes"),
+    # In mainline since 6.6's shadow stacks; 6.12.118 and 6.18.44 have the mending. What is between was not looked up.
+    Change(
+        "6.13", {"pmd_modify_keeps_dirty": False},
+        "shadow stacks (6.6)", "recorded: 6.12.118 yes, 6.17.13 and 6.18.5 no", arch="x86-64",
+    ),
     Change("6.13", {"huge_zero_write": "huge"}, "1ced09e0331f", "recorded: 6.12.117 no, 6.16.12 yes"),
     Change("6.13", {"has_guard_markers": True}, "662df3e5c376", "source of 6.12 and 7.3"),
     Change("6.14", {"reclaims_page_tables": True}, "6375e95f381e", "recorded: 6.12.117 no, 6.16.12 yes", arch="x86-64"),
@@ -112,12 +118,24 @@ HISTORY = (
         "recorded: 6.18.5 no, 6.18.9 yes; the stable release's list of changes",
     ),
     Change(
+        "6.18.44", {"pmd_modify_keeps_dirty": True},
+        "f7491d7c81db", "recorded: 6.18.5 no, 6.18.44 yes", arch="x86-64",
+    ),
+    Change(
+        "6.19", {"pmd_modify_keeps_dirty": False},
+        "not mended here", "recorded: 7.0.13 no, 7.3.4 yes", arch="x86-64",
+    ),
+    Change(
         "7.0", {"collapse_stops_at_hole": False}, "mail (khugepaged: continue to collapse on SCAN_PMD_NONE)",
         "recorded: 6.18.44 no, 7.0.13 yes",
     ),
     Change(
         "7.0", {"reclaims_page_tables": True}, "mail 83b034810935 (PT_RECLAIM on all 64-bit)",
         "recorded: 6.17.13 and 6.19.14 no, 7.0.13 yes", arch="arm64",
+    ),
+    Change(
+        "7.3", {"pmd_modify_keeps_dirty": True},
+        "f7491d7c81db", "recorded: 6.17.13 no, 7.3.4 yes", arch="x86-64",
     ),
     Change("7.3", {"collapse_takes_small_ranges": True}, "not looked up", "source of 7.3; run on 7.0.13 no"),
     Change("7.3", {"dontunmap_joins": "others"}, "its mending, not named here", "recorded: 6.19.14 no, 7.3.4 yes"),

@@ -439,6 +439,9 @@ def change_protection(mm: Mm, start: int, end: int, *, writable: bool) -> None:
         # when the last of them is set and they are alike.
         contpte.contpte_try_unfold(mm, first, stop)
         bits = mm.pte[first:stop]
+        if mm.is_huge(first) and not mm.policy.pmd_modify_keeps_dirty:
+            # What is read-only already has it in _PAGE_SAVED_DIRTY, which stays (`pmd_modify`).
+            bits[(bits & PTE_WRITE) > 0] &= 0xFF ^ PTE_DIRTY
         bits &= WRPROTECT
         bits[may] |= PTE_WRITE
         if not mm.is_huge(first):

@@ -103,6 +103,9 @@ class Policy:
         Whether mprotect to writable skips clean PTEs, and huge mappings (`can_change_pte_writable`; up to 6.1).
     split_keeps_dirty : bool
         Whether a PMD split hands its dirty bit to the 512 PTEs (`__split_huge_pmd_locked`; from 6.4 on).
+    pmd_modify_keeps_dirty : bool
+        Whether mprotect leaves a writable PMD its dirty bit (`pmd_modify` of x86-64; not in 6.17.13, 6.18.5 and
+        7.0.13, which after MADV_FREE loses data).
     mremap_looks_first : bool
         Whether mremap refuses to move a hole before it unmaps the target (6.1; `mremap_to` did it after, 5.10).
     reclaims_page_tables : bool
@@ -184,6 +187,7 @@ class Policy:
     huge_zero_write: str = "huge"
     mprotect_needs_dirty: bool = False
     split_keeps_dirty: bool = True
+    pmd_modify_keeps_dirty: bool = True
     mremap_looks_first: bool = True
     reclaims_page_tables: bool = True
     moves_many_vmas: bool = True
