@@ -587,7 +587,14 @@ class TestPreparedKernel:
     @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "forkfail"])
     def test_random_programs_equal_the_model(self, kernel: LiveKernel, kind: str) -> None:
         for seed in range(5):
-            assert difference(random_scenario(seed, kind, kernel.sizes), kernel) is None, seed
+            try:
+                found = difference(random_scenario(seed, kind, kernel.sizes), kernel)
+            except NotLive as refused:
+                # debugfs is closed where the kernel is locked down.
+                if kind != "split":
+                    raise
+                pytest.skip(str(refused))
+            assert found is None, seed
 
     def test_a_page_taken_twice_has_no_reference_left(self, kernel: LiveKernel) -> None:
         taken = "pages 16\norders 2\nskew 3\nwrite 0 0 6\nfork 0\ngup 1 0\nwrite 1 0 13\ngup 1 0\nfork 1\n"

@@ -118,7 +118,9 @@ def state_of_look(look: Look, first: int, pages: int) -> HiddenState:
         states[number] = ProcessState(entries, _vmas_of_look(process, first, pages), process.has_pinned)
     owner = {process.mm_id: number + 1 for number, process in look.processes.items() if process.mm_id} | {0: 0}
     _number_anon_vmas(states)
-    return _state_of_folios(states, look.folios, _as_met(look.folios.of(np.concatenate(frames))), owner)
+    return _state_of_folios(
+        states, look.folios, _as_met(look.folios.of(np.concatenate(frames or [np.zeros(0, np.int64)]))), owner
+    )
 
 
 def _entries_of_look(process: ProcessLook, first: int, pages: int) -> tuple[Entries, Numbers]:
