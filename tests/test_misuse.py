@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from support import freeze, machine_with_folio
 
@@ -406,3 +407,33 @@ def test_an_access_outside_is_a_result_of_a_scenario_and_no_exception() -> None:
     assert [result.ok for result in timeline] == [True, False, False]
     assert "SIGSEGV" in timeline[1].why
     assert [[fault.vpn, fault.error_code] for fault in timeline[1].user_faults] == [[1, 6]]
+
+
+@pytest.mark.parametrize("number", [np.int64, np.array], ids=["int64", "array of no dimension"])
+def test_numbers_of_numpy_do_what_whole_numbers_do(number: Callable[[int], Any]) -> None:
+    def machine(number: Callable[[int], Any]) -> af.Machine:
+        made = af.Machine("7.3", orders=(4,))
+        process = made.spawn(range(2048))
+        process.mmap(1024, at=32)
+        process.touch(range(32, 64))
+        process.remap(number(32), number(16), number(20), number(1040))
+        process.brk(number(5))
+        process.pin(48, 2, number(1))
+        process.dma_write(number(1), number(0), 9)
+        process.unpin(number(1))
+        process.fork_fails(number(48))
+        return made
+
+    made = machine(number)
+    assert af.check(made) == []
+    assert freeze(made) == freeze(machine(int))
+    assert type(made.processes[0].mm.brk) is int
+
+
+@pytest.mark.parametrize("wrong", [None, "1", [1], 1.5, np.array([1, 2])], ids=repr)
+@pytest.mark.parametrize("call", ["fork_fails", "may_fork_fail_at", "unpin", "unref"])
+def test_what_is_no_whole_number_is_refused_in_one_line(call: str, wrong: Any) -> None:
+    process = af.Machine().spawn()
+    process.mmap(16)
+    with pytest.raises(ValueError, match=r"^\w+(=| is a ).* is not a whole number|that is not a whole number"):
+        getattr(process, call)(wrong)

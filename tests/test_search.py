@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import os
 import subprocess
 import sys
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -242,6 +245,55 @@ def test_a_search_that_was_stopped_goes_on_from_its_checkpoint(tmp_path: Path) -
     path.write_bytes(b"PK")
     with pytest.raises(ValueError, match="is not the checkpoint of a search"):
         counterexample("rfc-v2-fixed", **bound)
+
+
+def test_whatever_is_in_the_file_of_a_checkpoint_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "search.npz"
+    bound = {"pages": 2, "steps": 2, "operations": ("write", "fork"), "checkpoint": path}
+    counterexample("7.3", **bound)
+    whole = path.read_bytes()
+    with np.load(path) as kept:
+        content = dict(kept)
+
+    def changed(**arrays: Any) -> bytes:
+        file = io.BytesIO()
+        np.savez(file, **{**content, **arrays})
+        return file.getvalue()
+
+    alone = io.BytesIO()
+    np.save(alone, np.zeros(3))
+    breaks = [
+        b"", whole[: len(whole) // 2], alone.getvalue(), changed(waiting=np.zeros(3, np.uint16)),
+        changed(next=np.zeros((3, 9), np.uint16)), changed(numbers=np.array(5)), changed(numbers=np.array(["a"] * 3)),
+    ]  # fmt: skip
+    for broken in breaks:
+        path.write_bytes(broken)
+        with pytest.raises(ValueError, match="is not the checkpoint of a search"):
+            counterexample("7.3", **bound)
+    path.write_bytes(whole)
+    assert counterexample("7.3", **bound) == counterexample("7.3", **{**bound, "checkpoint": None})
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name here")
+def test_a_checkpoint_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="is not the checkpoint of a search"):
+        counterexample("7.3", pages=2, steps=1, checkpoint=tmp_path / "pipe")
+
+
+def test_a_search_never_goes_beyond_its_steps_whatever_its_checkpoint_has(tmp_path: Path) -> None:
+    bound = {"pages": 2, "operations": ("write", "fork", "munmap"), "checkpoint": tmp_path / "search.npz"}
+    three = counterexample("7.3", steps=3, **bound)
+    assert isinstance(three, Exhausted)
+    assert not three.complete
+    # Nothing is tried: what is told is what the checkpoint knows.
+    assert counterexample("7.3", steps=2, **bound) == three
+
+
+def test_where_no_checkpoint_can_be_is_said_before_the_search(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file"):
+        # A search that finds something has nothing to keep at its end.
+        counterexample("rfc-v2", steps=6, checkpoint=tmp_path / "none" / "x")
 
 
 def test_a_reuse_that_asks_for_no_references_leaks_into_what_another_process_holds() -> None:

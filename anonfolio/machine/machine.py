@@ -268,7 +268,7 @@ class Process:
     def brk(self, vpn: int) -> Outcome:
         """Move the end of the heap to page `vpn`, the first after it (brk); it begins with the arena, empty."""
         self._begin()
-        self._checked_range(vpn, 1)
+        vpn, _ = self._checked_range(vpn, 1)
         return _outcome(mmap.do_brk, self.mm, vpn)
 
     def thp_disable(self, how: bool | str = True) -> Outcome:
@@ -323,8 +323,10 @@ class Process:
             MREMAP_DONTUNMAP: the pages go, the old mapping stays, empty.
         """
         self._begin()
+        vpn, pages, new_pages = _whole("page", vpn), _whole("pages", pages), _whole("pages", new_pages)
+        new_vpn = None if new_vpn is None else _whole("page", new_vpn)
         for at, size in ((vpn, pages), (vpn, new_pages), (vpn if new_vpn is None else new_vpn, new_pages)):
-            self._checked_range(at, _whole("pages", size) or 1)
+            self._checked_range(at, size or 1)
         try:
             at = mmap.do_mremap(self.mm, vpn, pages, new_pages, new_vpn, may_move=may_move, keep=keep)
         except mmap.Refused as refusal:
@@ -479,7 +481,7 @@ class Process:
 
     def may_fork_fail_at(self, vpn: int) -> bool:
         """Whether page `vpn` is in a mapping that fork copies and charges (VM_ACCOUNT), so that fork can fail there."""
-        vma = self.mm.find_vma(vpn)
+        vma = self.mm.find_vma(_whole("page", vpn))
         return vma is not None and not vma.flags & (VM_DONTCOPY | VM_UNACCOUNTED)
 
     def fork_fails(self, vpn: int) -> Outcome:
@@ -525,7 +527,7 @@ class Process:
         """
         self._begin()
         vpn, pages = self._checked_range(vpn, pages)
-        self._check_free("pin", id)
+        id = self._check_free("pin", id)
         try:
             held = gup.pin_user_pages(
                 self.machine, self.mm, vpn, pages, write=write, longterm=True, faults=self.machine.faults
@@ -543,7 +545,7 @@ class Process:
         """A plain reference to one page (FOLL_GET, as vmsplice takes it)."""
         self._begin()
         vpn = _whole("page", vpn)
-        self._check_free("reference", id)
+        id = self._check_free("reference", id)
         try:
             held = gup.get_user_page(self.machine, self.mm, vpn, self.machine.faults)
         except gup.BadAddress as refusal:
@@ -716,9 +718,11 @@ class Process:
             return Outcome(False, "ENOMEM", str(failure))
         raise AssertionError("a fork that was to fail did not")
 
-    def _check_free(self, kind: str, id: int) -> None:
-        if (kind, _whole("id", id)) in self._held:
+    def _check_free(self, kind: str, id: int) -> int:
+        id = _whole("id", id)
+        if (kind, id) in self._held:
             raise ValueError(f"process {self.number} holds {kind} {id} already; choose another id or let go first")
+        return id
 
     def _hold(self, kind: str, id: int, held: Pin) -> None:
         self._held[kind, id] = held
@@ -726,7 +730,7 @@ class Process:
 
     def _release(self, kind: str, id: int) -> Outcome:
         self._begin()
-        held = self._held.pop((kind, id), None)
+        held = self._held.pop((kind, _whole("id", id)), None)
         if held is None:
             return Outcome(False, "ENXIO", f"process {self.number} holds no {kind} {id}")
         # By identity: two pins of the same pages are equal.
@@ -735,7 +739,7 @@ class Process:
         return Outcome()
 
     def _pinned(self, id: int, page: int) -> Pin:
-        held = self._held.get(("pin", id))
+        held = self._held.get(("pin", _whole("id", id)))
         if held is None:
             pins = sorted(number for kind, number in self._held if kind == "pin")
             raise ValueError(f"process {self.number} holds no pin {id}; it holds {pins}")

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -102,9 +101,11 @@ class Exploration:
             self._seen.add(self.space.name(start))
             if violations := check(start, self.space.invariants):
                 return Broken((), violations[0])
+            # Where no file can be is said before hours of searching.
+            self._save()
         workers = Workers(self.space, self.limits.executor, self.limits.jobs)
         try:
-            while len(self._waiting) and self.depth != self.limits.steps:
+            while len(self._waiting) and (self.limits.steps is None or self.depth < self.limits.steps):
                 self.depth += 1
                 if broken := self._level(workers):
                     return broken
@@ -183,11 +184,15 @@ class Exploration:
         if not path or not path.exists():
             return False
         try:
-            with np.load(path, allow_pickle=False) as kept:
+            if not path.is_file():
+                raise ValueError
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
                 space, numbers = str(kept["space"]), kept["numbers"].tolist()
                 waiting, following, seen = kept["waiting"], kept["next"], kept["seen"].tobytes()
-            self.depth, self.transitions, self._done = numbers
-        except (OSError, ValueError, KeyError, BadZipFile):
+            if waiting.ndim != 2 or following.shape[1:] != (waiting.shape[1] + 1,):
+                raise ValueError
+            self.depth, self.transitions, self._done = map(int, numbers)
+        except Exception:  # what is in somebody's file may raise anything
             raise ValueError(f"{path} is not the checkpoint of a search; name another file, or remove it") from None
         if space != fingerprint(self.space):
             raise ValueError(f"{path} is the checkpoint of another search; name another file, or remove it")
