@@ -51,6 +51,7 @@ NOTICED = [
     ("named-6.18", {"unshare_extent": "source_order"}),
     ("named-6.18", {"huge_zero_write": "page"}),
     ("named-6.18", {"fixed_orders": (5,)}),
+    ("huge-touched-6.18.44", {"read_ages_pmd": True}),
     ("various-6.18.44", {"merges_into_unfaulted": False}),
     ("accounted-6.18.44", {"unaccounts_read_only": False}),
     ("merge-6.18.44", {"moves_many_vmas": False}),

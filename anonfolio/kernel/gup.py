@@ -112,7 +112,9 @@ def try_grab_folio(memory: Memory, pfn: int) -> None:
 
 
 def touch_page(mm: Mm, vpn: int, *, write: bool) -> None:
-    """The walk under the lock sets accessed in a PMD, and dirty for writing (`touch_pmd`, FOLL_TOUCH, 6.1-7.3).
+    """The walk under the lock sets dirty and accessed in a PMD for writing (`touch_pmd`, FOLL_TOUCH, 6.1-7.3).
+
+    For reading it sets accessed alone, on arm64; x86-64 leaves the entry as it is (`pmdp_set_access_flags`, 5.10-7.3).
 
     It never sets them in a PTE; a folio is marked dirty that is to be written under a clean one (`follow_page_pte`).
     Short-term pins of another process's memory go that way (`pin_user_pages_remote`), long-term ones only after a
@@ -120,7 +122,10 @@ def touch_page(mm: Mm, vpn: int, *, write: bool) -> None:
     """
     if mm.is_huge(vpn):
         start, end = mm.block_of(vpn)
-        mm.pte[start:end] |= PTE_YOUNG | (PTE_DIRTY if write else 0)
+        if write:
+            mm.pte[start:end] |= PTE_YOUNG | PTE_DIRTY
+        elif mm.policy.read_ages_pmd:
+            mm.pte[start:end] |= PTE_YOUNG
     elif write and not mm.pte[vpn] & PTE_DIRTY:
         mm.memory.dirty[mm.memory.folio_of[mm.pfn[vpn]]] = True
 

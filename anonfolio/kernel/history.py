@@ -40,6 +40,7 @@ FIRST_KERNEL: dict[str, Any] = {
     "mprotect_needs_dirty": True,
     "split_keeps_dirty": False,
     "pmd_modify_keeps_dirty": True,
+    "read_ages_pmd": False,
     "reclaims_page_tables": False,
     "moves_many_vmas": False,
     "merges_into_unfaulted": False,
@@ -62,6 +63,9 @@ FIRST_KERNEL: dict[str, Any] = {
 
 HISTORY = (
     Change("5.10", FIRST_KERNEL, "", "recorded on 5.10.223; source of 5.10"),
+    Change(
+        "5.10", {"read_ages_pmd": True}, "none: always so", "source of 6.12 and 7.3 (arch/arm64/mm/fault.c)", arch="arm64",
+    ),
     # Between them nobody looked: the releases in brackets are those that the commits were merged for, from memory.
     Change("6.1", {"marks_exclusive": True}, "6c287605fd56 (5.19)", "recorded: 5.10.223 no, 6.1.192 yes"),
     Change("6.1", {"huge_reuse": "refcount_one"}, "3bff7e3f1f16 (5.18)", "source of 5.10 and 6.1"),

@@ -106,6 +106,9 @@ class Policy:
     pmd_modify_keeps_dirty : bool
         Whether mprotect leaves a writable PMD its dirty bit (`pmd_modify` of x86-64; not in 6.17.13, 6.18.5 and
         7.0.13, which after MADV_FREE loses data).
+    read_ages_pmd : bool
+        Whether a walk that takes pages for reading marks a PMD accessed (`touch_pmd`): arm64's `ptep_set_access_flags`
+        does, x86-64's `pmdp_set_access_flags` changes the entry for a writer alone.
     mremap_looks_first : bool
         Whether mremap refuses to move a hole before it unmaps the target (6.1; `mremap_to` did it after, 5.10).
     reclaims_page_tables : bool
@@ -188,6 +191,7 @@ class Policy:
     mprotect_needs_dirty: bool = False
     split_keeps_dirty: bool = True
     pmd_modify_keeps_dirty: bool = True
+    read_ages_pmd: bool = False
     mremap_looks_first: bool = True
     reclaims_page_tables: bool = True
     moves_many_vmas: bool = True
