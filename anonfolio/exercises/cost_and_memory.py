@@ -658,6 +658,8 @@ JOBS = {
 class Choosing(Asked):
     """A size for each of several programs, and what speaks against the next larger one."""
 
+    kind = "pairs"
+
     jobs: Mapping[str, Job]
     kept: dict[str, tuple[str, str]] = field(default_factory=dict)
 
@@ -670,6 +672,9 @@ class Choosing(Asked):
         if not said:
             return self._asked(f"Not answered yet: put a size and a reason, such as `a={_SUCH}`. {GOES_ON}")
         self.kept.update(said)
+        return self._noted(lambda: {letter: list(pair) for letter, pair in self.kept.items()}, self._judged(said))
+
+    def _judged(self, said: Mapping[str, tuple[str, str]]) -> Note:
         told = {letter: self._judge(letter, *answer) for letter, answer in said.items()}
         right = sum(not line for line in told.values())
         half = [letter for letter, (size, _) in said.items() if told[letter] and size == self.jobs[letter].best()]
@@ -682,7 +687,7 @@ class Choosing(Asked):
 
     def solution(self) -> Note:
         """Every size and why, folded where HTML is shown."""
-        return Note("tell", f"Solution of `{self.name}`", tuple(self._why(self.jobs)), fold=True)
+        return self._solved(Note("tell", f"Solution of `{self.name}`", tuple(self._why(self.jobs)), fold=True))
 
     def forget(self) -> None:
         """As if it had never been asked."""

@@ -154,6 +154,8 @@ RACES = (THREADS, CHILD)
 class Order(Asked):
     """Put the steps of a copy in order; every interleaving of that order is tried."""
 
+    kind = "order"
+
     def check(self, order: Any = None) -> Note:
         """Try an order of step names. A wrong one is shown by its shortest interleaving that does damage."""
         names = () if is_open(order) else _listed(order)
@@ -170,7 +172,7 @@ class Order(Asked):
         missing = [step for step in KERNEL_COPY if step not in steps]
         if missing:
             return Note("wrong", f"Some steps are missing: {', '.join(missing)}.", (f"`{self.name}.hint()` helps.",))
-        return self._tried(steps)
+        return self._noted(lambda: list(steps), self._tried(steps))
 
     def _tried(self, steps: tuple[str, ...]) -> Note:
         states = 0
@@ -190,7 +192,8 @@ class Order(Asked):
     def solution(self) -> Note:
         """The kernel's order, folded where HTML is shown."""
         code = f"{self.name}.check({list(KERNEL_COPY[:-1])})"
-        return Note("tell", f"Solution of `{self.name}`", ("The kernel's own order:",), code=code, fold=True)
+        told = ("The kernel's own order:",)
+        return self._solved(Note("tell", f"Solution of `{self.name}`", told, code=code, fold=True))
 
     def _asked(self, *more: str) -> Note:
         return Note("ask", self.prompt, (*_steps_told(), *more))
@@ -262,6 +265,8 @@ HUNTS = {
 class Interleavings(Asked):
     """Per wrong order an interleaving that shows its damage: ``check(stale=[…], leak=[…], lost=[…])``."""
 
+    kind = "events"
+
     hunts: Mapping[str, Hunt]
 
     def check(self, **given: Any) -> Note:
@@ -272,6 +277,9 @@ class Interleavings(Asked):
         said = {name: events for name, events in given.items() if not is_open(events)}
         if not said:
             return self._asked(f"Not answered yet: put a list in place of each `...`. {GOES_ON}")
+        return self._noted(lambda: {name: _kept(events) for name, events in said.items()}, self._judged(said))
+
+    def _judged(self, said: dict[str, Any]) -> Note:
         shown: list[str] = []
         run: Run | None = None
         for name, events in said.items():
@@ -302,11 +310,21 @@ class Interleavings(Asked):
         """One interleaving of each, folded where HTML is shown."""
         lines = [f"    {name}={list(hunt.worked)}," for name, hunt in self.hunts.items()]
         code = "\n".join([f"{self.name}.check(", *lines, ")"])
-        return Note("tell", f"Solution of `{self.name}`", ("One way to show each:",), code=code, fold=True)
+        told = ("One way to show each:",)
+        return self._solved(Note("tell", f"Solution of `{self.name}`", told, code=code, fold=True))
 
     def _asked(self, *more: str) -> Note:
         lines = [f"- `{name}`, a {hunt.kind}: {_order_told(hunt.race)}" for name, hunt in self.hunts.items()]
         return Note("ask", self.prompt, (*lines, *more))
+
+
+def _kept(events: Any) -> list[Any]:
+    """The events as JSON has them; what nobody can read is kept as nothing."""
+    try:
+        return [event if isinstance(event, str) else [shown(part, str) if not isinstance(part, int) else part
+                for part in event] for event in _readable(events)]  # fmt: skip
+    except Exception:  # A reader's own object may raise anything.
+        return []
 
 
 def _order_told(race: Race) -> str:

@@ -18,15 +18,16 @@ import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from html import escape
 from itertools import islice
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..draw.drawing import printable, xml
 from ..program.scenario import Scenario, ScenarioError, Step, Timeline
+from . import answers
 from .patience import TooLong, within
 
 if TYPE_CHECKING:
@@ -61,6 +62,10 @@ class Note:
     code: str = ""
     picture: Shown | None = None
     fold: bool = False
+
+    def with_line(self, line: str) -> Note:
+        """The same with a line more, unless that is empty."""
+        return replace(self, lines=(*self.lines, line)) if line else self
 
     def __repr__(self) -> str:
         parts = [_wrapped(self.head), *map(_wrapped, self.lines)]
@@ -142,12 +147,24 @@ class Asked:
         The question, in a sentence or two.
     hints : tuple of str
         Given one at a time.
+    bank : str
+        The module of `anonfolio.exercises` that asks it: under ``bank.name`` its answers are kept in a file
+        (`anonfolio.lesson.answers`); without one they are not.
     """
+
+    kind: ClassVar[str]
+    """What an answer is, as `anonfolio.lesson.answers` lists it."""
 
     name: str
     prompt: str
     hints: tuple[str, ...] = ()
+    bank: str = ""
     hinted: int = 0
+
+    @property
+    def id(self) -> str:
+        """Its name in files and browsers; empty for a question of no bank."""
+        return f"{self.bank}.{self.name.rpartition('.')[2]}" if self.bank else ""
 
     def hint(self, number: int | None = None) -> Note:
         """The next hint, or the one of that number from 1."""
@@ -160,7 +177,18 @@ class Asked:
             if rest
             else f"That was the last; there is `{self.name}.solution()`."
         )
-        return Note("tell", f"Hint {self.hinted} of {len(self.hints)}", (self.hints[self.hinted - 1], more))
+        hints = self.hinted
+        unkept = answers.note(self.id, lambda entry: answers.helped(entry, self.kind, hints=hints))
+        return Note("tell", f"Hint {hints} of {len(self.hints)}", (self.hints[hints - 1], more)).with_line(unkept)
+
+    def _noted(self, given: Callable[[], Any], said: Note) -> Note:
+        """The same note, once the answer is in the reader's file; it says so where it cannot be."""
+        right = {"right": True, "wrong": False}.get(said.kind)
+        return said.with_line(answers.note(self.id, lambda entry: answers.answered(entry, self.kind, given(), right)))
+
+    def _solved(self, said: Note) -> Note:
+        """The same note, once the file says that the solution was shown."""
+        return said.with_line(answers.note(self.id, lambda entry: answers.helped(entry, self.kind, shown=True)))
 
     def forget(self) -> None:
         """As if it had never been asked."""
@@ -206,7 +234,8 @@ class Question(Asked, ABC):
         if isinstance(given, Note):
             return given
         self.kept.append(given)
-        return Note("kept", f"Kept: you say {self._say(given)}.", ("Read on; the answer comes in a moment.",))
+        told = Note("kept", f"Kept: you say {self._say(given)}.", ("Read on; the answer comes in a moment.",))
+        return self._noted(lambda: self._plain(given), told)
 
     def compare(self) -> Note:
         """What was predicted beside what is so."""
@@ -216,9 +245,11 @@ class Question(Asked, ABC):
         given = self.kept[-1]
         verdict = self._judge(given)
         if verdict.right:
-            return Note("right", f"As you said: {self._say(self.answer)}.", self._why())
-        head = f"You said {self._say(given)}; it is {self._say(self.answer)}."
-        return Note("wrong", head, (*verdict.lines, *self._why()), picture=verdict.picture)
+            said = Note("right", f"As you said: {self._say(self.answer)}.", self._why())
+        else:
+            head = f"You said {self._say(given)}; it is {self._say(self.answer)}."
+            said = Note("wrong", head, (*self._recognised(given), *self._why()), picture=verdict.picture)
+        return self._noted(lambda: self._plain(given), said)
 
     def check(self, answer: Any = None) -> Note:
         """Judge an answer. A wrong one is told why, when we know the mistake, but not what is right."""
@@ -228,13 +259,16 @@ class Question(Asked, ABC):
         self.kept.append(given)
         verdict = self._judge(given)
         if verdict.right:
-            return Note("right", f"Right: {self._say(given)}.", self._why())
-        lines = verdict.lines or (f"`{self.name}.hint()` helps.",)
-        return Note("wrong", f"Not {self._say(given)}.", lines, picture=verdict.picture)
+            said = Note("right", f"Right: {self._say(given)}.", self._why())
+        else:
+            lines = verdict.lines or (f"`{self.name}.hint()` helps.",)
+            said = Note("wrong", f"Not {self._say(given)}.", lines, picture=verdict.picture)
+        return self._noted(lambda: self._plain(given), said)
 
     def solution(self) -> Note:
         """The answer and why, folded where HTML is shown."""
-        return Note("tell", f"Solution of `{self.name}`", (f"It is {self._say(self.answer)}.", *self._why()), fold=True)
+        told = (f"It is {self._say(self.answer)}.", *self._why())
+        return self._solved(Note("tell", f"Solution of `{self.name}`", told, fold=True))
 
     def forget(self) -> None:
         """As if it had never been asked."""
@@ -263,10 +297,15 @@ class Question(Asked, ABC):
     def _judge(self, given: Any) -> Verdict:
         if given == self.answer:
             return Verdict(True)
-        for mistake in self.mistakes:
-            if self._read(mistake.means) == given:
-                return Verdict(False, (mistake.says,))
-        return Verdict(False, self._miss(given))
+        return Verdict(False, self._recognised(given) or self._miss(given))
+
+    def _recognised(self, given: Any) -> tuple[str, ...]:
+        """What is said of a known mistake."""
+        return next(((mistake.says,) for mistake in self.mistakes if self._read(mistake.means) == given), ())
+
+    def _plain(self, given: Any) -> Any:
+        """An answer as JSON has it."""
+        return given
 
     def _miss(self, given: Any) -> tuple[str, ...]:
         """What to say of a wrong answer that is no known mistake."""
@@ -296,6 +335,8 @@ _EXAMPLES = (8, 16, 32, 2, 128, 512)
 class Number(Question):
     """How many? `unit` is the word after the number, in the plural; `one` after 1, where its s alone does not do."""
 
+    kind = "number"
+
     unit: str = ""
     one: str = ""
 
@@ -322,6 +363,8 @@ class Number(Question):
 class Choice(Question):
     """Which one? `options` are letters and what they stand for; `truth` gives a letter."""
 
+    kind = "choice"
+
     options: Mapping[str, str]
 
     def _read(self, answer: Any) -> str:
@@ -345,6 +388,8 @@ class Choice(Question):
 class Pages(Question):
     """Which pages? An answer is a set, list or range of page numbers."""
 
+    kind = "pages"
+
     def _read(self, answer: Any) -> frozenset[int]:
         if isinstance(answer, str) or not isinstance(answer, Iterable):
             raise Unreadable(f"{shown(answer)} is not a set of pages.")
@@ -360,6 +405,9 @@ class Pages(Question):
             " and ".join(said + ([f"{len(missing)} missing"] if missing else [])) + f"; `{self.name}.hint()` helps.",
         )
 
+    def _plain(self, given: frozenset[int]) -> list[int]:
+        return sorted(given)
+
     def _example(self) -> str:
         return "{0, 1, 2}"
 
@@ -367,6 +415,8 @@ class Pages(Question):
 @dataclass(eq=False, kw_only=True, repr=False)
 class Sizes(Question):
     """Which numbers, in this order? An answer is a list."""
+
+    kind = "sizes"
 
     def _read(self, answer: Any) -> tuple[int, ...]:
         if isinstance(answer, (str, set, frozenset)) or not isinstance(answer, Iterable):
@@ -382,6 +432,9 @@ class Sizes(Question):
         if at < len(given):
             return (f"The first {at} are right; look again at number {at + 1}, where you say {given[at]}.",)
         return (f"The {at} you name are right, but there are more.",)
+
+    def _plain(self, given: tuple[int, ...]) -> list[int]:
+        return list(given)
 
     def _example(self) -> str:
         return "[4, 2, 1]"
@@ -412,6 +465,8 @@ class Cases(Asked):
         Every possible answer, and other words for it.
     """
 
+    kind = "cases"
+
     cases: Mapping[str, Case]
     answers: Mapping[str, tuple[str, ...]]
     kept: dict[str, str] = field(default_factory=dict)
@@ -427,6 +482,9 @@ class Cases(Asked):
             such = f'`{letter}="{next(answer for answer in self.answers if answer != case.truth())}"`'
             return self._asked(f"Not answered yet: put one of these in place of each `...`, such as {such}. {GOES_ON}")
         self.kept.update(said)
+        return self._noted(lambda: dict(self.kept), self._judged(said))
+
+    def _judged(self, said: Mapping[str, str]) -> Note:
         wrong = [letter for letter in self.cases if letter in said and said[letter] != self.cases[letter].truth()]
         open_ = [letter for letter in self.cases if letter not in said]
         rest = (f"Still open: {', '.join(open_)}.",) if open_ else ()
@@ -451,7 +509,7 @@ class Cases(Asked):
     def solution(self) -> Note:
         """Every case's answer, folded where HTML is shown."""
         lines = tuple(f"- {letter}: {case.truth()}. {case.story}" for letter, case in self.cases.items())
-        return Note("tell", f"Solution of `{self.name}`", lines, fold=True)
+        return self._solved(Note("tell", f"Solution of `{self.name}`", lines, fold=True))
 
     def forget(self) -> None:
         """As if it had never been asked."""
@@ -497,6 +555,8 @@ class Function(Asked):
         How long a reader's function may take for all cases together.
     """
 
+    kind = "function"
+
     truth: Callable[..., Any]
     case: Callable[[random.Random], Mapping[str, Any]]
     worked: Callable[..., Any]
@@ -521,18 +581,21 @@ class Function(Asked):
             return Note("wrong", f"That is {type(function).__name__}, not a function.")
         if function is self.truth:
             return Note("wrong", "That asks the library, which yours is compared with. Write one of your own.")
+        return self._noted(lambda: answers.source(function), self._judged(function))
+
+    def _judged(self, function: Callable[..., Any]) -> Note:
         by_position = _other_names(function, self.cases[0][0])
-        answers: list[Any] = []
+        said: list[Any] = []
         try:
             with within(self.seconds):
                 for case, _ in self.cases:
                     mine = deepcopy(case)
-                    answers.append(function(*mine.values()) if by_position else function(**mine))
+                    said.append(function(*mine.values()) if by_position else function(**mine))
         except (Exception, SystemExit, TooLong) as error:  # Whatever a reader's function does is part of her answer.
-            return self._failed(len(answers), error)
-        if all(map(is_open, answers)):
+            return self._failed(len(said), error)
+        if all(map(is_open, said)):
             return self._asked(f"Not written yet: your function returns nothing. {GOES_ON}")
-        return self._unfit(answers) or self._compared(answers)
+        return self._unfit(said) or self._compared(said)
 
     def _failed(self, at: int, error: BaseException) -> Note:
         case, right = self.cases[at]
@@ -565,7 +628,7 @@ class Function(Asked):
     def solution(self) -> Note:
         """A right function, folded where HTML is shown."""
         code = inspect.getsource(self.worked)
-        return Note("tell", f"Solution of `{self.name}`", ("One way to write it:",), code=code, fold=True)
+        return self._solved(Note("tell", f"Solution of `{self.name}`", ("One way to write it:",), code=code, fold=True))
 
     def _called(self, case: Mapping[str, Any]) -> str:
         return f"`{self.worked.__name__}({', '.join(f'{name}={value!r}' for name, value in case.items())})`"
@@ -637,6 +700,8 @@ class Program(Asked):
         The solution as code; by default the text of the worked program.
     """
 
+    kind = "program"
+
     judge: Callable[[Scenario], Verdict]
     worked: Callable[[], Scenario]
     start: Scenario | None = None
@@ -659,12 +724,14 @@ class Program(Asked):
         if self.start is not None and scenario.steps == self.start.steps:
             return self._asked(f"Not changed yet. {verdict.lines[0]} {GOES_ON}")
         lines = verdict.lines if verdict.right or verdict.lines else (f"`{self.name}.hint()` helps.",)
-        return Note("right" if verdict.right else "wrong", verdict.head, lines, picture=verdict.picture)
+        said = Note("right" if verdict.right else "wrong", verdict.head, lines, picture=verdict.picture)
+        return self._noted(scenario.text, said)
 
     def solution(self) -> Note:
         """A program that does it, folded where HTML is shown."""
         code = self.told or self.worked().text()
-        return Note("tell", f"Solution of `{self.name}`", ("One program that does it:",), code=code, fold=True)
+        told = ("One program that does it:",)
+        return self._solved(Note("tell", f"Solution of `{self.name}`", told, code=code, fold=True))
 
     def _asked(self, *more: str) -> Note:
         limits = (self.limits(),) if self.limits else ()

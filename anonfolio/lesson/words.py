@@ -57,7 +57,7 @@ class Words:
             if missing := [name for name in told["wrong"] if name not in computed]:
                 raise ValueError(f"{self.file.name}: there is no wrong function {missing[0]!r} for {question!r}")
             told["wrong"] = {says: computed[name] for name, says in told["wrong"].items()}
-        return {"name": f"q.{question}", **told}
+        return {"name": f"q.{question}", "bank": self.file.stem, **told}
 
     def cases(
         self, question: str, make: Callable[..., Case], given: Mapping[str, Sequence[Any]] | None = None
