@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 from . import commands, interrupted
 from .console import make_readable
 from .kernel.policy import POLICIES
+from .program.policy_file import blamed
 from .program.random_programs import ANY, KINDS
 from .program.search import EXTRA_OPERATIONS, MEMORY_MIB, OPERATIONS
 
@@ -53,7 +54,12 @@ def main(arguments: list[str] | None = None) -> int:
         _forget(sys.stdout)
         return _told(": ".join(filter(None, (str(error.filename or ""), error.strerror))), WRONG_INPUT)
     except (ValueError, MemoryError) as error:
-        return _told(str(error) or "out of memory", WRONG_INPUT)
+        return _told(blamed(error) or str(error) or "out of memory", WRONG_INPUT)
+    except Exception as error:
+        # A rule of the reader's own raised when it was asked; all else is a bug of ours, with its traceback.
+        if not (where := blamed(error)):
+            raise
+        return _told(where, WRONG_INPUT)
     return code
 
 
@@ -142,7 +148,7 @@ def _policy(default: str, name: str | None = None) -> tuple[Option, Option]:
     return (
         _option(
             "--policy", default=name,
-            help=f"one of {', '.join(POLICIES)}, or a release such as 6.14 (default: {default})",
+            help=f"one of {', '.join(POLICIES)}, a release such as 6.14, or a file FILE.py (default: {default})",
         ),
         _option(
             "--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE",

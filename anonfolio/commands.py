@@ -33,7 +33,8 @@ from .hardware.trace import (
     write_trace,
 )
 from .hardware.trace import replay as replay_trace
-from .kernel.policy import POLICIES, Policy, policy_for_kernel, policy_named
+from .kernel.policy import POLICIES, Policy, policy_for_kernel
+from .program.policy_file import policy_called
 from .program.random_programs import random_scenario
 from .program.scenario import Scenario, scenario_names
 from .program.search import CTRL_C, Exhausted, counterexample
@@ -44,7 +45,7 @@ from .witness.here import NotLive, need_linux
 from .witness.hidden.state import FIELDS
 from .witness.recording import read_recording, write_recording
 from .witness.recording import replay as replay_recording
-from .witness.suites import Problems, Suite, judged, row, suites_named, table
+from .witness.suites import Problems, Suite, disagreements, judged, row, suites_named, table
 
 if TYPE_CHECKING:
     from .program.witnesses import Difference
@@ -59,7 +60,7 @@ _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no"
 
 def policy_of(chosen: Namespace, kernel: str, arch: str = "x86-64") -> Policy:
     """The policy that --policy and --set name; without --policy the one that models `kernel` on that architecture."""
-    policy = policy_for_kernel(kernel, arch) if chosen.policy is None else policy_named(chosen.policy)
+    policy = policy_for_kernel(kernel, arch) if chosen.policy is None else policy_called(chosen.policy)
     if not chosen.set:
         return policy
     changes = [_setting(text, policy) for text in chosen.set]
@@ -107,7 +108,8 @@ def run(chosen: Namespace) -> int:
     against = chosen.against
     other = None
     if against is not None:
-        other = scenario.run(against) if against in POLICIES else scenario.recorded(against)
+        policies = against in POLICIES or against.endswith(".py")
+        other = scenario.run(policy_called(against)) if policies else scenario.recorded(against)
     timeline = scenario.run(policy)
     for number in range(len(timeline)):
         print(timeline.show(number), end="\n\n")
@@ -297,22 +299,30 @@ def selftest(chosen: Namespace) -> int:
     wanted = suites_named(chosen.names)
     if not chosen.live:
         return _judge(wanted, policy_of(chosen, SELFTESTED))
+    named = chosen.policy is not None or chosen.set
     with _live_kernel() as kernel:
         from .witness.live.selftests import problems_live
 
-        return _judge(wanted, policy_of(chosen, kernel.version), lambda case: problems_live(case, kernel))
+        policy = policy_of(chosen, kernel.version)
+        return _judge(wanted, policy, lambda case: problems_live(case, kernel), held_against=policy if named else None)
 
 
-def _judge(wanted: list[Suite], policy: Policy, ask: Problems | None = None) -> int:
-    rows = []
+def _judge(wanted: list[Suite], policy: Policy, ask: Problems | None = None, held_against: Policy | None = None) -> int:
+    """Print what fails and the table; with `held_against` also what a kernel does that this policy does not say."""
+    rows, unlike = [], list[str]()
     for suite in wanted:
         verdicts = list(judged(suite.cases, policy, ask))
         for verdict in verdicts:
             for problem in verdict.problems:
                 print(f"{suite.name}, {verdict.case.name}: {problem}")
         rows.append(row(suite, verdicts))
+        if held_against:
+            unlike += disagreements(verdicts, held_against)
+    if held_against:
+        print("".join(f"{each}\n" for each in unlike), end="")
+        print(f"{len(unlike)} cases end otherwise than under {held_against.name}")
     print(table(rows))
-    return 0 if all(each.passed == each.run for each in rows) else 1
+    return 0 if not unlike and all(each.passed == each.run for each in rows) else 1
 
 
 def doctor(chosen: Namespace) -> int:

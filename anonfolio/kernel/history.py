@@ -64,7 +64,8 @@ FIRST_KERNEL: dict[str, Any] = {
 HISTORY = (
     Change("5.10", FIRST_KERNEL, "", "recorded on 5.10.223; source of 5.10"),
     Change(
-        "5.10", {"read_ages_pmd": True}, "none: always so", "source of 6.12 and 7.3 (arch/arm64/mm/fault.c)", arch="arm64",
+        "5.10", {"read_ages_pmd": True}, "none: always so", "source of 6.12 and 7.3 (arch/arm64/mm/fault.c)",
+        arch="arm64",
     ),
     # Between them nobody looked: the releases in brackets are those that the commits were merged for, from memory.
     Change("6.1", {"marks_exclusive": True}, "6c287605fd56 (5.19)", "recorded: 5.10.223 no, 6.1.192 yes"),

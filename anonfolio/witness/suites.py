@@ -225,6 +225,21 @@ def judged(cases: Iterable[Selftest], policy: Policy, ask: Problems | None = Non
                 yield Verdict(case, skipped=str(reason))
 
 
+def disagreements(of_kernel: Iterable[Verdict], policy: Policy) -> Iterator[str]:
+    """The cases that end otherwise on a kernel than the model says under a policy, those alone that both can run."""
+    for verdict in of_kernel:
+        if verdict.skipped:
+            continue
+        (model,) = judged([verdict.case], policy)
+        if not model.skipped and model.problems != verdict.problems:
+            case = f"{verdict.case.suite}, {verdict.case.name}"
+            yield f"{case}: the kernel {_ended(verdict)}; {policy.name} {_ended(model)}"
+
+
+def _ended(verdict: Verdict) -> str:
+    return f"fails ({verdict.problems[0]})" if verdict.problems else "passes"
+
+
 class Row(NamedTuple):
     """One line of the table: how many cases a suite has, how many ran and passed, and by reason how many did not."""
 

@@ -1,0 +1,184 @@
+"""A policy in a file of the reader's: one loader, one line for what is wrong and where, and every command takes it."""
+
+from __future__ import annotations
+
+import pickle
+import signal
+from pathlib import Path
+
+import pytest
+
+import anonfolio as af
+from anonfolio.__main__ import COMMANDS, DIFFERENT, EQUAL, WRONG_INPUT, main
+from anonfolio.program import policy_file
+from anonfolio.program.policy_file import PolicyFileError, policy_called, policy_in
+from anonfolio.witness.recording import DATA_DIR
+from anonfolio.witness.suites import Verdict, disagreements, suites_named
+
+RULE = """
+def alone(folio, ask):
+    return ask("nobody else maps it", folio.mine == folio.mappings, yes="nobody else maps a page of it")
+"""
+MINE = f'import anonfolio as af\n{RULE}\nmine = af.LINUX_6_15.but(name="mine", large_reuse=alone)\n'
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test has a folder of its own, so that files are named as a reader names them."""
+    monkeypatch.chdir(tmp_path)
+
+
+def written(text: str, name: str = "mine.py") -> str:
+    Path(name).write_text(text, encoding="utf-8")
+    return name
+
+
+def test_the_policy_that_a_file_makes() -> None:
+    policy = policy_called(written(MINE))
+    assert policy.name == "mine"
+    assert callable(policy.large_reuse)
+    assert policy.but(large_reuse="mm_id") == af.LINUX_6_15.but(name="mine")
+
+
+def test_what_it_started_from_is_not_what_it_means() -> None:
+    made = "import anonfolio as af\nfrom anonfolio import RFC_V2\nbase = af.Policy.at('7.3')\n"
+    assert policy_in(written(f"{made}new = base.but(name='new', reuse_extent='range')\n")).name == "new"
+    again = f"{made}one = base.but(name='one', reuse_extent='range')\npolicy = one.but(name='two', large_reuse='never')"
+    assert policy_in(written(again)).name == "two"
+    assert policy_in(written(f"{made}policy = RFC_V2\n")) is af.RFC_V2
+
+
+@pytest.mark.parametrize("base", ["af.LINUX_6_15", "af.Policy.at('7.3')", "af.RFC_V2"])
+def test_a_policy_is_not_called_like_a_kernel_that_does_something_else(base: str) -> None:
+    text = f"import anonfolio as af\npolicy = {base}.but(large_reuse='refcount_one')\n"
+    assert policy_in(written(text, "my-idea.py")).name == "my-idea"
+
+
+def test_what_lies_beside_the_file_can_be_imported_and_replaces_nothing() -> None:
+    written(RULE, "rules_beside.py")
+    written("raise RuntimeError('a module of the reader stands in for one of Python')", "random.py")
+    text = "import random\nimport anonfolio as af\nfrom rules_beside import alone\n"
+    policy = policy_in(written(f"{text}p = af.RFC_V2.but(name='p', large_reuse=alone)\n"))
+    assert callable(policy.large_reuse)
+
+
+def test_rules_of_a_file_can_be_sent_to_other_processes() -> None:
+    policy = policy_in(written(MINE))
+    assert pickle.loads(pickle.dumps(policy)) == policy
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def f(:\n", "mine.py, line 1: SyntaxError"),
+        ("\nx = nowhere\n", "mine.py, line 2: NameError: name 'nowhere' is not defined"),
+        ("import anonfolio as af\nbase = af.LINUX_6_15\n", "mine.py: makes no policy; it should end with"),
+        ("\npolicy = 'rfc-v2'\n", "mine.py, line 2: `policy` is a str, and should be a Policy"),
+        ("import sys\nsys.exit(3)\n", "mine.py, line 2: SystemExit: 3"),
+        ("raise ValueError\n", "mine.py, line 1: ValueError"),
+        ("import nowhere_at_all\n", "mine.py, line 1: ModuleNotFoundError: No module named"),
+        (f"{MINE}other = mine.but(name='other')\n", "makes 2 policies: mine (line 6), other (line 7); call the one"),
+        (f"{MINE}wrong = mine.but(speed=9)\n", "mine.py, line 7: a policy has no field 'speed'"),
+        (
+            MINE.replace("return ask", "if folio.shared:\n        return False\n    return ask"),
+            "mine.py, line 8: policy 'mine': large_reuse=alone says copy for a folio of order 2, 1 reference",
+        ),
+        (
+            MINE.replace("folio.mine ==", "1 // (folio.order - 4) ==", 1),
+            "mine.py, line 4: policy 'mine': large_reuse=alone raises ZeroDivisionError",
+        ),
+        ("\x00", "mine.py"),
+        ("# coding: latin-9000\n", "mine.py"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_in_a_file_is_one_line_that_says_where(
+    text: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "last-page", "--policy", written(text)]) == WRONG_INPUT
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith("anonfolio: ")
+    assert said in err
+
+
+@pytest.mark.parametrize("name", ["missing.py", "folder.py"])
+def test_a_file_that_cannot_be_read_is_named(name: str) -> None:
+    Path("folder.py").mkdir()
+    with pytest.raises(PolicyFileError, match=f"^{name}: "):
+        policy_in(name)
+
+
+def test_a_name_that_is_none_tells_of_files() -> None:
+    with pytest.raises(ValueError, match=r"there is no policy 'rfc-v3'; .*, or a file FILE\.py"):
+        policy_called("rfc-v3")
+
+
+def test_a_file_that_never_ends_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policy_file, "MOST_SECONDS", 0.2)
+    before = signal.getsignal(signal.SIGALRM)
+    text = MINE.replace(
+        "    return",
+        "    while True:\n        try:\n            pass\n        except Exception:\n            pass\n    return",
+    )
+    with pytest.raises(PolicyFileError, match=r"mine\.py, line \d+: not done after 0\.2 s"):
+        policy_in(written(text))
+    assert signal.getsignal(signal.SIGALRM) == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+LATE = MINE.replace("    return", "    if folio.refcount == 14:\n        raise KeyError('late')\n    return")
+FOURTEEN = "scenario fourteen\npages 8\norders 3\nwrite 0 0 1\nfork 0\nwrite 0 0 2\nwrite 0 1 2\nwrite 0 2 2\n"
+"""The third copy meets a folio with 14 references, which no rule is shown when it is looked at."""
+
+
+def test_a_rule_that_raises_when_it_is_asked_is_told_with_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["run", written(FOURTEEN, "fourteen.scenario"), "--policy", written(LATE)])
+    assert (code, capsys.readouterr().err) == (WRONG_INPUT, "anonfolio: mine.py, line 5: KeyError: 'late'\n")
+
+
+# --- every command that takes a policy takes a file -----------------------------------------------------------------
+
+
+def test_a_file_is_a_policy_for_run_search_and_selftest(capsys: pytest.CaptureFixture[str]) -> None:
+    mine = written(MINE)
+    assert main(["run", "reference-blocks-reuse", "--policy", "linux-6.15", "--against", mine]) == DIFFERENT
+    assert "linux-6.15 against mine.py: " in capsys.readouterr().out
+    assert main(["run", "first-write", "--policy", mine, "--set", "large_reuse=mm_id", "--against", "6.18"]) == EQUAL
+    assert main(["search", "--policy", mine, "--steps", "2", "--jobs", "1"]) == EQUAL
+    assert "mine: nothing found" in capsys.readouterr().out
+    assert main(["selftest", "vmsplice", "--policy", mine]) == DIFFERENT
+    assert "returned" in capsys.readouterr().out
+
+
+def test_a_file_is_a_policy_for_replay_and_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    mine = written(MINE)
+    recording = str(DATA_DIR / "named-6.18.json.gz")
+    assert main(["replay", recording, "--policy", mine]) == DIFFERENT
+    assert main(["trace", "replay", "--policy", mine, "--sizes", "4K"]) == EQUAL
+    assert "against mine" in capsys.readouterr().out
+
+
+def test_every_command_with_a_policy_says_that_it_takes_a_file() -> None:
+    helps = [how["help"] for command in COMMANDS for names, how in command.options if "--policy" in names]
+    assert len(helps) > 5
+    assert all("FILE.py" in each for each in helps)
+
+
+# --- a kernel held against a rule -----------------------------------------------------------------------------------
+
+
+def test_a_kernel_that_does_not_do_what_a_rule_says_is_told_case_by_case() -> None:
+    policy = policy_in(written(MINE))
+    (suite,) = suites_named(["cow.c"])
+    fails = [case for case in suite.cases if case.on_model(policy)][:2]
+    passes = next(case for case in suite.cases if not case.on_model(policy) and not case.lacks(policy))
+    kernel = [
+        Verdict(fails[0]),
+        Verdict(fails[1], tuple(fails[1].on_model(policy))),
+        Verdict(passes),
+        Verdict(passes, ("no",)),
+    ]
+    said = list(disagreements([*kernel, Verdict(fails[0], skipped="not here")], policy))
+    assert [line.split(": the kernel ")[0] for line in said] == [f"cow.c, {fails[0].name}", f"cow.c, {passes.name}"]
+    assert "the kernel passes; mine fails (step " in said[0]
+    assert said[1].endswith("the kernel fails (no); mine passes")
