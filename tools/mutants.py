@@ -21,7 +21,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 1200
 """Seconds after which a mutant counts as caught: whoever runs the tests would notice."""
-COPIED = ("anonfolio", "tests", "data", "pyproject.toml")
+COPIED = ("anonfolio", "tests", "data", "docs", "pyproject.toml")
 # A mutant's run ends at the first failure: what is named after the file comes first, then what catches most.
 TESTS = (
     "test_worked_scenarios.py",
@@ -51,6 +51,7 @@ TESTS = (
     "test_touch.py",
     "test_selftests.py",
     "test_commands.py",
+    "test_policy_file.py",
     "test_fuzz.py",
     "test_systems.py",
     "test_words.py",
