@@ -185,9 +185,7 @@ def test_a_replay_costs_what_its_counters_cost() -> None:
     process.fork()
     process.touch(range(3), value=2)
     counters = machine.counters
-    replay = Replay(
-        (4,), "linux-6.15", dict(counters.faults), dict(counters.anon_fault_alloc), 7, 43, 40, 40, 0, {}
-    )  # fmt: skip
+    replay = Replay((4,), "linux-6.15", counters, 7, 43, 40, 40, 0, {})
     assert Work.of(replay) == Work.of(counters)
     row = cost.row(replay, TABLE, name="64K")
     assert (row.faults, row.held_pages, row.never_written_pages) == (sum(counters.faults.values()), 43, 3)

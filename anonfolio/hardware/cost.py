@@ -38,13 +38,12 @@ from ..kernel.record import (
     ZERO_READ,
     Counters,
     Fault,
-    Tally,
 )
 from ..kernel.sizes import PMD_ORDER
 from ..machine.machine import Machine, Process
 from ..program.formats import DATA, read_json
 from .tlb import NEOVERSE_N1, UNMAPPED, Coalescing, Contiguous, Core, PageTable, page_table
-from .trace import Replay, size_names
+from .trace import Part, Replay, size_names
 
 FORMAT = "anonfolio-costs/1"
 DATA_DIR = DATA / "costs"
@@ -332,11 +331,10 @@ class Work:
     units: Counter[str] = field(default_factory=Counter)
 
     @classmethod
-    def of(cls, done: Counters | Fault | Replay | Work) -> Work:
+    def of(cls, done: Counters | Fault | Replay | Part | Work) -> Work:
         """What was counted.
 
-        A replay knows no sizes of copies, so that each counts for the one page of mainline, and of the entries scanned
-        only those below folios that came to be.
+        Of a replay all that its faults did, a copy of a block as its pages; forks and exits are not among it.
         """
         if isinstance(done, Work):
             return done
@@ -344,14 +342,8 @@ class Work:
             counters = Counters()
             counters.add(done)
             done = counters
-        if isinstance(done, Replay):
-            counters = Counters(faults=Tally(done.faults), anon_fault_alloc=Tally(done.allocated))
-            single = counters.faults[ZERO_COPY]
-            counters.zeroed = single + sum(count << order for order, count in done.allocated.items())
-            counters.scanned = sum(count << order for order, count in done.allocated.items() if 0 < order < PMD_ORDER)
-            counters.copied = counters.faults[COW_COPY]
-            counters.flushed = single + counters.copied + counters.faults[REUSE]
-            done = counters
+        if isinstance(done, (Replay, Part)):
+            done = done.counters
         return cls(_counted(done))
 
     def __add__(self, other: Work) -> Self:
@@ -432,12 +424,12 @@ def _pieces(process: Process, vpns: npt.NDArray[np.intp]) -> int:
 # --- the price --------------------------------------------------------------------------------------------------------
 
 
-def priced(done: Counters | Fault | Replay | Work, table: Table) -> dict[str, float]:
+def priced(done: Counters | Fault | Replay | Part | Work, table: Table) -> dict[str, float]:
     """Nanoseconds by unit (`UNITS`), those that occurred."""
     return {unit: count * table.units[unit] for unit, count in Work.of(done).units.items()}
 
 
-def ns(done: Counters | Fault | Replay | Work, table: Table) -> float:
+def ns(done: Counters | Fault | Replay | Part | Work, table: Table) -> float:
     """Nanoseconds that the kernel of the table would have needed."""
     return sum(priced(done, table).values())
 

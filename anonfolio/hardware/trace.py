@@ -4,15 +4,31 @@ A trace is made under 4K pages alone (`live_trace`), where every page that is to
 are the accesses that matter, whatever the sizes. What lies between two system calls is one stream (`Process.touch`).
 
 Treated as the kernel treats it, each checked against the kernel's own maps at the end of the recorded run: mappings
-that merge and split, brk, bss, the stack and its growth, reads that map the zero page, faults that the kernel takes on
-the program's behalf, exec (whose pages of the new stack are single: the stack is temporary then), fork, and exit.
-Memory of files, private copies of it included, is a hole for the model: its faults are the same under all sizes and
-are counted as they were.
+that merge, split and grow, brk, bss, the stack and its growth, reads that map the zero page, faults that the kernel
+takes on the program's behalf (copies from and to user space; pages that are faulted in for MAP_POPULATE, mlock,
+O_DIRECT, process_vm_writev and whatever else takes pages, where the recorder could see them), exec (whose pages of the
+new stack are single: the stack is temporary then), fork, and exit. Memory of files, private copies of it included, is a
+hole for the model: its faults are the same under all sizes and are counted as they were.
 
-Left out: shared memory, swap, hugetlb, MADV_FREE (it frees nothing before memory is short; but on a part of a large
-folio that nobody else maps it splits the folio at once, which the replay does not do), access bits other than read and
-write (PROT_NONE counts as readable, execution is not asked), and pages that the kernel maps without a fault of the
-program (MAP_POPULATE, mlock, GUP). Calls of that kind are counted in `Trace.left_out`.
+Left out: shared memory, swap, hugetlb, userfaultfd, execution as an access bit. What a run did of that kind is counted,
+by name, in `Trace.left_out`.
+
+What a trace offers, for whoever builds on it:
+
+- accesses: ``vpn``, ``process``, ``code``. One that the kernel took in get_user_pages has no user bit (4) in its code,
+  like any other that it takes in kernel mode.
+- ``calls``: one row per change of a mapping (`CALLS`), fork, exec (``spawn``) and exit.
+- ``processes``: a dict for each, in the order in which they began: ``name``; ``elsewhere``, its faults outside
+  anonymous memory; ``kernel_faults``, the kernel's own count for it (minflt + majflt; not in older files); and, of
+  those seen to exit, ``anonymous_pages``, ``mappings`` ([first page, pages]) and ``peak_rss_kib`` (VmHWM). exec begins
+  a new process.
+- ``kernel_faults``, all of the kernel's counts together; ``untraced``, those of them that are neither accesses nor
+  elsewhere: 0, or the recorder missed some.
+- ``left_out`` by name; ``status``, how the program ended (its exit code, or minus a signal's number).
+- `anonfolio.hardware.trust.trust` puts these together: how far a prediction from this trace holds.
+
+What a replay offers: counts for all processes and for each (`Replay.processes`: `Part`), what each had at its exit
+(`Replay.ends`), and, where asked for, moments in between (`Replay.curve`).
 """
 
 from __future__ import annotations
@@ -23,6 +39,7 @@ import math
 import struct
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,10 +48,13 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
+from ..kernel.mlock import apply_vma_lock_flags
+from ..kernel.pagetable import PTE_PRESENT, PTE_SPECIAL
 from ..kernel.policy import Policy, check_orders, policy_for_kernel
-from ..kernel.record import PF_WRITE
+from ..kernel.record import PF_WRITE, Counters, Tally
+from ..kernel.refused import Refused
 from ..kernel.sizes import MAX_VPN, PTRS_PER_PMD
-from ..kernel.vma import VM_READ, VM_WRITE, Vma
+from ..kernel.vma import VM_LOCKED, VM_LOCKONFAULT, VM_READ, VM_WRITE, Vma
 from ..machine.machine import Machine, Outcome, Process, SegmentationFault
 from ..program.formats import DATA, MOST_BYTES, new_file, of_format, read_json
 
@@ -42,18 +62,30 @@ FORMAT = "anonfolio-trace/1"
 MEASURED_FORMAT = "anonfolio-trace-measured/1"
 DATA_DIR = DATA / "traces"
 
-CALLS = ("spawn", "populate", "map", "unmap", "protect", "move", "advise", "fork", "exit")
-"""What a call in a trace can be; a row of `Trace.calls` holds the index in here."""
-ADVICE = ("dontneed", "wipeonfork", "keeponfork", "dontfork", "dofork", "hugepage", "nohugepage")
+CALLS = (
+    "spawn", "populate", "map", "unmap", "protect", "move", "advise", "fork", "exit",
+    "grow", "move_keep", "lock", "thp_disable",
+)  # fmt: skip
+"""What a call in a trace can be; a row of `Trace.calls` holds the index in here. The second row is of November 2026."""
+ADVICE = (
+    "dontneed", "wipeonfork", "keeponfork", "dontfork", "dofork", "hugepage", "nohugepage",
+    "free", "guard_install", "guard_remove", "collapse",
+)  # fmt: skip
 """What the argument of advise counts."""
-READ_ONLY, READ_WRITE, NO_HUGE, ALONE = 1, 3, 4, 8
-"""The argument of map and protect: the access. Added for map: NO_HUGE for MAP_STACK (VM_NOHUGEPAGE in 6.12, not yet in
-6.1), ALONE for the first brk, which joins no neighbour: `do_brk_flags` is given no mapping below start_brk (6.12)."""
+NO_ACCESS, READ_ONLY, READ_WRITE, NO_HUGE, ALONE, NO_RESERVE = 0, 1, 3, 4, 8, 16
+"""The argument of map and protect: the access (older files have READ_ONLY for none). Added for map: NO_HUGE for
+MAP_STACK (VM_NOHUGEPAGE in 6.12, not yet in 6.1), ALONE for the first brk, which joins no neighbour: `do_brk_flags` is
+given no mapping below start_brk (6.12), NO_RESERVE for MAP_NORESERVE."""
+LOCKS = (0, VM_LOCKED, VM_LOCKED | VM_LOCKONFAULT)
+"""The argument of lock: munlock, mlock, mlock2 with MLOCK_ONFAULT. The pages that it faults in are accesses."""
+THP_DISABLE = (False, True, "except_advised")
+"""The argument of thp_disable: prctl(PR_SET_THP_DISABLE)."""
+STARTS = ("spawn", "fork")
 RELEASING = ("unmap", "move", "advise", "exit", "end")
 """Calls before which memory in use may be at its peak; ``end`` stands for the end of the trace."""
 LEAST_FRAMES = 1 << 20
-MOST_PROCESSES = 256
-"""A trace has one byte for whose an access is."""
+MOST_PROCESSES = 1 << 16
+"""A trace has one byte for whose an access is, or two where there are more than 256."""
 MOST_CALLS, MOST_BLOCKS, MOST_POPULATED = 500_000, 1 << 15, 1 << 16
 """Calls of a trace, 2 MiB blocks of its pages (64 GiB), pages that exec populates at once: far more than the recorder
 makes, and little enough that no small file makes much work."""
@@ -67,7 +99,9 @@ class Call(NamedTuple):
     """One system call, or what else changes mappings, in page numbers of the trace.
 
     `at` counts the accesses before it; `name` is one of `CALLS`; `argument` depends on it: access (map, protect), the
-    new page (move), index in `ADVICE` (advise), the child (fork).
+    new page (move, move_keep), index in `ADVICE` (advise), `LOCKS` (lock) or `THP_DISABLE`, the child (fork).
+    ``grow`` adds `pages` from `vpn` on to the mapping that ends there (mremap in place); ``move_keep`` moves the pages
+    and leaves the mapping (MREMAP_DONTUNMAP).
     """
 
     at: int
@@ -90,7 +124,7 @@ class Trace:
         Provenance: what ran, which compiler, which source, when.
     vpn : ndarray of shape (accesses,), int64
         The page of each access. Pages keep their place in 2 MiB; areas far apart were moved together.
-    process : ndarray of shape (accesses,), uint8
+    process : ndarray of shape (accesses,), uint8 or uint16
         Whose it is.
     code : ndarray of shape (accesses,), uint8
         x86 error code of its fault: 1 present, 2 write, 4 user.
@@ -99,24 +133,27 @@ class Trace:
     blocks : ndarray of shape (n,), int64
         Per 2 MiB of the trace's pages the number of the 2 MiB it was (address >> 21), -1 for gaps.
     processes : tuple of dict
-        Per process: ``name``, ``elsewhere`` (faults outside anonymous memory), ``anonymous_pages`` and ``mappings``
-        ([first page, pages]) when it exited, ``peak_rss_kib``.
+        Per process (see the module): ``name``, ``elsewhere``, ``kernel_faults``, ``anonymous_pages``, ``mappings``,
+        ``peak_rss_kib``.
     kernel_faults : int
         The kernel's own count for all processes (minflt + majflt), from the first exec on.
     left_out : dict of str to int
-        Calls that were met and are not part of the trace.
+        What was met and is not part of the trace.
+    status : int
+        The program's exit code; minus a signal's number when that ended it.
     """
 
     kernel: str
     about: dict[str, Any]
     vpn: npt.NDArray[np.int64]
-    process: npt.NDArray[np.uint8]
+    process: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
     code: npt.NDArray[np.uint8]
     calls: tuple[Call, ...]
     blocks: npt.NDArray[np.int64]
     processes: tuple[dict[str, Any], ...]
     kernel_faults: int
     left_out: dict[str, int] = field(default_factory=dict)
+    status: int = 0
 
     def __len__(self) -> int:
         return len(self.vpn)
@@ -125,6 +162,11 @@ class Trace:
     def elsewhere(self) -> int:
         """Faults of the kernel's count that are not accesses of the trace: files, exec, what GUP faulted in."""
         return self.kernel_faults - len(self)
+
+    @property
+    def untraced(self) -> int:
+        """Faults of the kernel's count that no event told of: neither accesses nor elsewhere in any process."""
+        return self.elsewhere - sum(int(process.get("elsewhere", 0)) for process in self.processes)
 
     def address(self, vpn: int) -> int:
         """The address that a page of the trace had."""
@@ -143,15 +185,52 @@ class End:
 
 
 @dataclass(frozen=True)
+class Part:
+    """One process's part of a replay.
+
+    Attributes
+    ----------
+    name : str
+        The program.
+    counters : Counters
+        What its faults and its forks did: faults by path, pages zeroed and copied, entries scanned and flushed.
+    elsewhere : int
+        Its faults outside anonymous memory, as recorded.
+    rss_peak_pages : int
+        The most anonymous pages that it mapped at one time.
+    held_pages : int
+        Frames of the folios that it mapped any page of, when it exited; one that others map too counts in full.
+    """
+
+    name: str
+    counters: Counters
+    elsewhere: int
+    rss_peak_pages: int
+    held_pages: int
+
+    @property
+    def anonymous(self) -> int:
+        """Its faults in anonymous memory."""
+        return sum(self.counters.faults.values())
+
+
+class Moment(NamedTuple):
+    """How things stood after `at` accesses: frames held by all, and per live process its faults so far and its RSS."""
+
+    at: int
+    held_pages: int
+    faults: dict[int, int]
+    rss_pages: dict[int, int]
+
+
+@dataclass(frozen=True)
 class Replay:
     """What the model says of a trace under a set of sizes.
 
     Attributes
     ----------
-    faults : dict of str to int
-        Anonymous faults by path (`anonfolio.kernel.record.PATHS`).
-    allocated : dict of int to int
-        First touches by the order of their folio.
+    counters : Counters
+        What was done, by all processes together.
     elsewhere : int
         All other faults, as recorded.
     held_peak_pages, rss_peak_pages : int
@@ -163,18 +242,33 @@ class Replay:
         Accesses that `Process.touch` took one at a time.
     ends : dict of int to End
         Per process what it had when it exited.
+    processes : tuple of Part
+        Per process, numbered as in the trace, what it did.
+    curve : tuple of Moment
+        What was asked for with `points`.
     """
 
     orders: tuple[int, ...]
     policy: str
-    faults: dict[str, int]
-    allocated: dict[int, int]
+    counters: Counters
     elsewhere: int
     held_peak_pages: int
     rss_peak_pages: int
     touched_pages: int
     stepped: int
     ends: dict[int, End]
+    processes: tuple[Part, ...] = ()
+    curve: tuple[Moment, ...] = ()
+
+    @property
+    def faults(self) -> dict[str, int]:
+        """Anonymous faults by path (`anonfolio.kernel.record.PATHS`)."""
+        return dict(self.counters.faults)
+
+    @property
+    def allocated(self) -> dict[int, int]:
+        """First touches by the order of their folio."""
+        return dict(self.counters.anon_fault_alloc)
 
     @property
     def anonymous(self) -> int:
@@ -201,6 +295,7 @@ def replay(
     policy: Policy | str | None = None,
     *,
     frames: int | None = None,
+    points: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Replay:
     """Do what the program did, on a machine of the model with these sizes always on.
@@ -213,6 +308,8 @@ def replay(
         Which kernel to be; by default the one that models the recorded kernel.
     frames : int, optional
         Memory of the machine, in base pages; by default more than the program can use.
+    points : int
+        How many moments of its curve to keep, evenly over the accesses.
     progress : callable, optional
         Called with (accesses done, all accesses) after each call of the trace.
 
@@ -224,39 +321,77 @@ def replay(
         `frames` is too small for the trace.
     """
     kernel = policy if policy is not None else policy_for_kernel(trace.kernel)
-    # A block of the trace's pages can be in use as often as there are processes, and be copied once more.
-    enough = max(LEAST_FRAMES, (len(trace.processes) + 1) * PTRS_PER_PMD * len(trace.blocks))
-    machine = Machine(kernel, orders=orders, frames=enough if frames is None else frames)
-    return _Replaying(trace, machine).run(progress)
+    machine = Machine(kernel, orders=orders, frames=_enough(trace) if frames is None else frames)
+    return _Replaying(trace, machine, points).run(progress)
+
+
+def _enough(trace: Trace) -> int:
+    """Frames for all: a block of the trace's pages can be in use once a live process, and be copied once more."""
+    alive = most = 0
+    for call in trace.calls:
+        alive += (call.name in STARTS) - (call.name == "exit")
+        most = max(most, alive)
+    return max(LEAST_FRAMES, (most + 1) * PTRS_PER_PMD * len(trace.blocks))
 
 
 class _Replaying:
     """One replay as it goes on."""
 
-    def __init__(self, trace: Trace, machine: Machine) -> None:
+    def __init__(self, trace: Trace, machine: Machine, points: int) -> None:
         self.trace, self.machine = trace, machine
         self.write = (trace.code & PF_WRITE) > 0
         self.processes: dict[int, Process] = {}
+        self.live: dict[int, Process] = {}
+        self.counters: dict[int, Counters] = {}
+        self.rss: dict[int, int] = {}
+        self.held: dict[int, int] = {}
         self.ends: dict[int, End] = {}
         self.held_peak = self.rss_peak = self.touched = self.stepped = 0
+        total = len(trace)
+        self.moments = [total * number // points for number in range(1, points + 1)] if points > 0 else []
+        self.curve: list[Moment] = []
 
     def run(self, progress: Callable[[int, int], None] | None) -> Replay:
         """The calls in order, and the accesses before each."""
         done, total = 0, len(self.trace)
         for number, call in enumerate((*self.trace.calls, Call(total, "end", 0))):
             try:
-                self._touch(done, call.at)
+                self._until(done, call.at)
                 done = call.at
                 self._do(call)
             except (ValueError, SegmentationFault, KeyError) as error:
                 raise TraceError(f"the trace contradicts itself at call {number} ({call.name}): {error}") from error
             if progress:
                 progress(done, total)
-        counters = self.machine.counters
+        for number in self.live:
+            self._note_held(number)
         return Replay(
-            self.machine.orders, self.machine.policy.name, dict(counters.faults), dict(counters.anon_fault_alloc),
-            self.trace.elsewhere, self.held_peak, self.rss_peak, self.touched, self.stepped, self.ends,
+            self.machine.orders, self.machine.policy.name, _together(self.counters.values()), self.trace.elsewhere,
+            self.held_peak, self.rss_peak, self.touched, self.stepped, self.ends, self._parts(), tuple(self.curve),
         )  # fmt: skip
+
+    def _parts(self) -> tuple[Part, ...]:
+        return tuple(
+            Part(
+                about.get("name", ""), self.counters.get(number, Counters()), about.get("elsewhere", 0),
+                self.rss.get(number, 0), self.held.get(number, 0),
+            )
+            for number, about in enumerate(self.trace.processes)
+        )  # fmt: skip
+
+    def _until(self, start: int, end: int) -> None:
+        """The accesses, with a stop at each moment that is to be kept."""
+        while self.moments and self.moments[0] <= end:
+            at = self.moments.pop(0)
+            self._touch(start, at)
+            start = at
+            self.curve.append(self._moment(at))
+        self._touch(start, end)
+
+    def _moment(self, at: int) -> Moment:
+        faults = {number: sum(self.counters[number].faults.values()) for number in self.live}
+        rss = {number: process.rss_pages for number, process in self.live.items()}
+        return Moment(at, self.machine.memory.held_pages(), faults, rss)
 
     def _touch(self, start: int, end: int) -> None:
         """One stream for each turn of a process: nearly always one between two calls."""
@@ -265,9 +400,14 @@ class _Replaying:
         owners = self.trace.process[start:end]
         turns = (np.flatnonzero(owners[1:] != owners[:-1]) + 1 + start).tolist()
         for first, stop in zip([start, *turns], [*turns, end], strict=True):
-            process = self.processes[int(self.trace.process[first])]
+            process = self._acting(int(self.trace.process[first]))
             touched = process.touch(self.trace.vpn[first:stop], write=self.write[first:stop])
             self.stepped += touched.stepped
+
+    def _acting(self, number: int) -> Process:
+        """The process, and what it does is counted as its own from now on."""
+        self.machine.counters = self.counters[number]
+        return self.processes[number]
 
     def _do(self, call: Call) -> None:
         if call.name in RELEASING:
@@ -275,26 +415,24 @@ class _Replaying:
         if call.name == "end":
             return
         if call.name == "spawn":
-            self.processes[call.process] = self.machine.spawn()
+            self._began(call.process, self.machine.spawn())
             return
-        process = self.processes[call.process]
+        process = self._acting(call.process)
         if call.name == "populate":
             self._populate(process, call)
-        elif call.name == "map":
-            _map(process, call)
-        elif call.name == "unmap":
-            process.munmap(call.vpn, call.pages)
-        elif call.name == "protect":
-            _must(process.mprotect(call.vpn, call.pages, call.argument))
-        elif call.name == "move":
-            _must(process.mremap(call.vpn, call.pages, call.argument))
-        elif call.name == "advise":
-            _must(process.madvise(call.vpn, call.pages, ADVICE[call.argument]))
         elif call.name == "fork":
-            self.processes[call.argument] = process.fork()
-        else:
+            self._began(call.argument, process.fork())
+        elif call.name == "exit":
             self.ends[call.process] = End(_mappings(process), process.rss_pages)
+            self._note_held(call.process)
             process.exit()
+            del self.live[call.process]
+        else:
+            DOES[call.name](process, call)
+
+    def _began(self, number: int, process: Process) -> None:
+        self.processes[number] = self.live[number] = process
+        self.counters[number], self.rss[number] = Counters(), 0
 
     def _populate(self, process: Process, call: Call) -> None:
         """exec writes the arguments to a stack that is still temporary: single pages (`vma_is_temporary_stack`).
@@ -310,10 +448,19 @@ class _Replaying:
         finally:
             process.mm.thp_disabled, machine.counters = disabled, counters
 
+    def _note_held(self, number: int) -> None:
+        mm, memory = self.processes[number].mm, self.machine.memory
+        mapped = np.flatnonzero((mm.pte & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT)
+        folios = np.unique(memory.folio_of[mm.pfn[mapped]])
+        self.held[number] = int((1 << memory.order[folios].astype(np.int64)).sum())
+
     def _note_peak(self) -> None:
         """Between two calls that release memory there is only more of it: the end of such a stretch is its peak."""
-        live = self.machine.live()
-        self.rss_peak = max(self.rss_peak, sum(process.rss_pages for process in live))
+        together = 0
+        for number, process in self.live.items():
+            together += process.rss_pages
+            self.rss[number] = max(self.rss[number], process.rss_pages)
+        self.rss_peak = max(self.rss_peak, together)
         held = self.machine.memory.held_pages()
         if held <= self.held_peak:
             return
@@ -323,19 +470,59 @@ class _Replaying:
         self.touched = int(np.count_nonzero(memory.content[memory.folio_of[:] >= 0]))
 
 
+def _together(parts: Iterable[Counters]) -> Counters:
+    total = Counters()
+    for part in parts:
+        for name in Counters.__slots__:
+            mine, more = getattr(total, name), getattr(part, name)
+            setattr(total, name, Tally(Counter(mine) + Counter(more)) if isinstance(mine, Tally) else mine + more)
+    return total
+
+
 def _map(process: Process, call: Call) -> None:
     if call.argument & ALONE:
         if process.mm.vmas_in(call.vpn, call.vpn + call.pages):
             raise ValueError(f"pages {call.vpn}..{call.vpn + call.pages - 1} overlap a mapping")
         process.mm.insert_vma(Vma(call.vpn, call.vpn + call.pages, VM_READ | VM_WRITE, pgoff=call.vpn))
         return
-    process.mmap(call.pages, at=call.vpn, advice="nohugepage" if call.argument & NO_HUGE else None)
-    if call.argument & ~NO_HUGE == READ_ONLY:
-        _must(process.mprotect(call.vpn, call.pages, READ_ONLY))
+    access, reserve = call.argument & READ_WRITE, not call.argument & NO_RESERVE
+    mapped = process.map(call.vpn, call.pages, access, replace=False, reserve=reserve)
+    if isinstance(mapped, Outcome):
+        raise ValueError(f"pages {call.vpn}..{call.vpn + call.pages - 1} overlap a mapping")
+    if call.argument & NO_HUGE:
+        _must(process.madvise(call.vpn, call.pages, "nohugepage"))
 
 
-def _must(outcome: Outcome) -> None:
-    if not outcome:
+def _grow(process: Process, call: Call) -> None:
+    """In place: the last page of the mapping that ends there becomes so many more (`expand_vma`)."""
+    if call.vpn < 1:
+        raise ValueError("nothing ends at page 0 that could grow")
+    _must(process.remap(call.vpn - 1, 1, 1 + call.pages, may_move=False))
+
+
+def _lock(process: Process, call: Call) -> None:
+    try:
+        apply_vma_lock_flags(process.mm, call.vpn, call.vpn + call.pages, LOCKS[call.argument])
+    except Refused as refusal:
+        raise ValueError(f"the model refuses: {refusal.why}") from None
+
+
+DOES: dict[str, Callable[[Process, Call], object]] = {
+    "map": _map,
+    "grow": _grow,
+    "lock": _lock,
+    "unmap": lambda process, call: process.munmap(call.vpn, call.pages),
+    "protect": lambda process, call: _must(process.mprotect(call.vpn, call.pages, call.argument)),
+    "move": lambda process, call: _must(process.mremap(call.vpn, call.pages, call.argument)),
+    "move_keep": lambda process, call: _must(process.remap(call.vpn, call.pages, call.pages, call.argument, keep=True)),
+    "advise": lambda process, call: _must(process.madvise(call.vpn, call.pages, ADVICE[call.argument])),
+    "thp_disable": lambda process, call: _must(process.thp_disable(THP_DISABLE[call.argument])),
+}
+"""What a call does to a process, but for those that the replay itself must know of."""
+
+
+def _must(outcome: object) -> None:
+    if isinstance(outcome, Outcome) and not outcome:
         raise ValueError(f"the model refuses: {outcome.errno}, {outcome.why}")
 
 
@@ -346,6 +533,9 @@ def _mappings(process: Process) -> tuple[tuple[int, int], ...]:
 # --- files ------------------------------------------------------------------------------------------------------------
 
 _HEADER = {"kernel": str, "about": dict, "processes": list, "kernel_faults": int, "left_out": dict}
+_PROCESS: dict[str, type] = {
+    "name": str, "elsewhere": int, "kernel_faults": int, "anonymous_pages": int, "mappings": list, "peak_rss_kib": int,
+}  # fmt: skip
 _ARRAYS = ("steps", "process", "code", "calls", "blocks")
 
 
@@ -360,6 +550,8 @@ def write_trace(path: str | Path, trace: Trace) -> None:
         "format": FORMAT, "kernel": trace.kernel, "about": trace.about, "processes": trace.processes,
         "kernel_faults": trace.kernel_faults, "left_out": trace.left_out,
     }  # fmt: skip
+    if trace.status:
+        header["status"] = trace.status
     try:
         text = json.dumps(header).encode()
     except (TypeError, ValueError) as error:
@@ -456,7 +648,23 @@ def _header(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
         raise TraceError(f"{path}: processes in the header are not at most {MOST_PROCESSES} objects")
     if not all(type(times) is int for times in header["left_out"].values()):
         raise TraceError(f"{path}: left_out in the header is {header['left_out']!r:.60}, not numbers by name")
+    if type(header.get("status", 0)) is not int:
+        raise TraceError(f"{path}: status in the header is {header['status']!r:.60}, no int")
+    for number, process in enumerate(header["processes"]):
+        _check_process(path, number, process)
     return header
+
+
+def _check_process(path: Path, number: int, process: dict[str, Any]) -> None:
+    """What is said of a process, as far as it is said."""
+    for key, kind in _PROCESS.items():
+        if type(process.get(key, kind())) is not kind:
+            raise TraceError(
+                f"{path}: {key} of process {number} in the header is {process[key]!r:.60}, no {kind.__name__}"
+            )
+    for mapping in process.get("mappings", []):
+        if not (isinstance(mapping, list) and [type(each) for each in mapping] == [int, int]):
+            raise TraceError(f"{path}: a mapping of process {number} in the header is {mapping!r:.60}, not two numbers")
 
 
 def _trace(path: Path, header: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Trace:
@@ -479,16 +687,19 @@ def _trace(path: Path, header: dict[str, Any], arrays: dict[str, npt.NDArray[Any
         calls=tuple(Call(at, CALLS[name], *rest) for at, name, *rest in rows.tolist()),
         blocks=arrays["blocks"],
         processes=tuple(header["processes"]),
+        status=header.get("status", 0),
         **{key: header[key] for key in ("kernel", "about", "kernel_faults", "left_out")},
     )
 
 
 def _check(path: Path, trace: Trace) -> None:
     accesses = len(trace.vpn)
-    for name in ("process", "code"):
+    wide = np.uint16 if len(trace.processes) > 256 else np.uint8
+    for name, dtype in (("process", wide), ("code", np.uint8)):
         array = getattr(trace, name)
-        if array.shape != (accesses,) or array.dtype != np.uint8:
-            raise TraceError(f"{path}: {name} has shape {array.shape}, dtype {array.dtype}; wanted {accesses} bytes")
+        if array.shape != (accesses,) or array.dtype != dtype:
+            wanted = f"{accesses} of {np.dtype(dtype)}"
+            raise TraceError(f"{path}: {name} has shape {array.shape}, dtype {array.dtype}; wanted {wanted}")
     if accesses and not 0 <= int(trace.vpn.min()) <= int(trace.vpn.max()) < MAX_VPN:
         raise TraceError(f"{path}: pages outside 0..{MAX_VPN - 1}")
     if any(call.vpn < 0 or call.pages < 0 or call.vpn + call.pages > MAX_VPN for call in trace.calls):
@@ -503,7 +714,7 @@ def _check(path: Path, trace: Trace) -> None:
     places = [call.at for call in trace.calls]
     if places != sorted(places) or (places and not 0 <= places[0] <= places[-1] <= accesses):
         raise TraceError(f"{path}: the calls are not in the order of the accesses")
-    started = {call.argument if call.name == "fork" else call.process for call in trace.calls if _starts(call)}
+    started = {call.argument if call.name == "fork" else call.process for call in trace.calls if call.name in STARTS}
     unknown = set(np.unique(trace.process).tolist()) | {call.process for call in trace.calls}
     if unknown - started:
         raise TraceError(f"{path}: process {min(unknown - started)} is never started")
@@ -511,18 +722,28 @@ def _check(path: Path, trace: Trace) -> None:
 
 def _check_argument(path: Path, call: Call, most: int) -> None:
     """What a call of its name cannot have."""
-    highest = {"fork": MOST_PROCESSES, "advise": len(ADVICE), "move": most - call.pages + 1}.get(call.name, 1 << 31)
+    highest = {
+        "fork": MOST_PROCESSES, "advise": len(ADVICE), "lock": len(LOCKS), "thp_disable": len(THP_DISABLE),
+        "move": most - call.pages + 1, "move_keep": most - call.pages + 1,
+    }.get(call.name, 1 << 31)  # fmt: skip
     if not 0 <= call.argument < highest or not 0 <= call.process < MOST_PROCESSES:
         raise TraceError(f"{path}: {call.name} of process {call.process} cannot have {call.argument}")
     if call.name == "populate" and call.pages > MOST_POPULATED:
         raise TraceError(f"{path}: exec populates {call.pages:,} pages; {MOST_POPULATED:,} at most")
 
 
-def _starts(call: Call) -> bool:
-    return call.name in ("spawn", "fork")
-
-
 # --- what the kernel counted ------------------------------------------------------------------------------------------
+
+
+class Counted(NamedTuple):
+    """What the kernel counted for one process: all its faults, those in anonymous memory, and its VmHWM."""
+
+    faults: int
+    anonymous: int
+    peak_rss_kib: int
+
+
+ROUNDS = ("faults", "traced", "anonymous", "peak_rss_kib", "fallbacks")
 
 
 class Setting(NamedTuple):
@@ -530,7 +751,8 @@ class Setting(NamedTuple):
 
     `faults` is its own count (minflt + majflt of all processes), `traced` that of the tracepoints, `anonymous` those of
     them in anonymous memory; `peak_rss_kib` is the VmHWM of the process with most; `fallbacks` is how often a large
-    folio was not to be had.
+    folio was not to be had. `processes` has, for each round, one `Counted` a process, in the order of a trace's; empty
+    in older files.
     """
 
     orders: tuple[int, ...]
@@ -539,6 +761,7 @@ class Setting(NamedTuple):
     anonymous: list[int]
     peak_rss_kib: list[int]
     fallbacks: list[int]
+    processes: tuple[tuple[Counted, ...], ...] = ()
 
     @property
     def name(self) -> str:
@@ -585,20 +808,32 @@ def read_measured(path: str | Path) -> list[Setting]:
 def _setting(row: dict[str, Any]) -> Setting:
     orders = tuple(row["orders"])
     check_orders(orders, "orders")
-    for name in Setting._fields[1:]:
+    for name in ROUNDS:
         counts = row[name]
         if type(counts) is not list or not counts or not all(type(each) is int and each >= 0 for each in counts):
             raise ValueError(f"{name} is {counts!r:.60}, not one count a round")
     if not min(row["faults"]):
         raise ValueError("a round without a fault")
-    return Setting(orders, *(row[name] for name in Setting._fields[1:]))
+    rounds = tuple(tuple(_counted(each) for each in counts) for counts in row.get("processes", ()))
+    return Setting(orders, *(row[name] for name in ROUNDS), rounds)
+
+
+def _counted(row: object) -> Counted:
+    if not isinstance(row, list) or [type(each) for each in row] != [int, int, int]:
+        raise ValueError(f"processes has {row!r:.60}, not three numbers")
+    return Counted(*row)
 
 
 def write_measured(path: str | Path, settings: Sequence[Setting], **notes: Any) -> None:
     """Write what was measured, one setting a line."""
     head = json.dumps({"format": MEASURED_FORMAT, **notes})[:-1]
-    rows = ",\n  ".join(json.dumps(setting._asdict()) for setting in settings)
+    rows = ",\n  ".join(json.dumps(_said(setting)) for setting in settings)
     Path(path).write_text(f'{head},\n "settings": [\n  {rows}\n ]}}\n')
+
+
+def _said(setting: Setting) -> dict[str, Any]:
+    said = setting._asdict()
+    return said if setting.processes else {name: said[name] for name in said if name != "processes"}
 
 
 def compared(

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from ...hardware.trace import (
     ADVICE,
@@ -740,7 +741,7 @@ def trace_of(run: Run, kernel: str, **about: Any) -> Trace:
         kernel=kernel,
         about=about,
         vpn=np.array([page(vpn) for vpn in columns[1]], np.int64),
-        process=np.array(columns[0], np.uint8),
+        process=_owners(columns[0], len(found.spaces)),
         code=np.array(columns[2], np.uint8),
         calls=tuple(map(renumbered, found.calls)),
         blocks=np.array(blocks, np.int64),
@@ -748,6 +749,10 @@ def trace_of(run: Run, kernel: str, **about: Any) -> Trace:
         kernel_faults=run.kernel_faults,
         left_out={name: count for name, count in found.left_out.items() if count},
     )
+
+
+def _owners(processes: Sequence[int], count: int) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
+    return np.array(processes, np.uint8) if count <= 256 else np.array(processes, np.uint16)
 
 
 def _moved_together(calls: Iterable[Call]) -> tuple[dict[int, int], list[int]]:
