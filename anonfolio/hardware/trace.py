@@ -815,7 +815,7 @@ def _setting(row: dict[str, Any]) -> Setting:
     if not min(row["faults"]):
         raise ValueError("a round without a fault")
     rounds = tuple(tuple(_counted(each) for each in counts) for counts in row.get("processes", ()))
-    return Setting(orders, *(row[name] for name in ROUNDS), rounds)
+    return Setting(orders, *(row[name] for name in ROUNDS))._replace(processes=rounds)
 
 
 def _counted(row: object) -> Counted:
