@@ -162,6 +162,56 @@ def test_what_is_mine_is_less_by_each_copy() -> None:
     assert not difference(*map(state_of, machines))
 
 
+def test_a_rule_sees_how_often_the_page_is_mapped_and_whether_a_device_holds_the_folio() -> None:
+    seen: list[tuple[int, bool]] = []
+
+    def looks(folio: Folio, ask: Ask) -> bool:
+        seen.append((folio.mapcount, folio.pinned))
+        return ask("mapped once", folio.mapcount == 1)
+
+    parent = one_folio(af.LINUX_6_15.but(name="looks", large_reuse=looks))
+    child = parent.fork()
+    child.munmap(4, 4)
+    seen.clear()
+    assert [parent.write(page).code for page in (3, 4)] == ["copy0", "reuse1"]
+    parent.pin(5)
+    assert parent.write(6).code == "reuse1"
+    assert seen == [(2, False), (1, False), (1, False), (1, True)]
+
+
+def test_a_pmd_counts_in_the_mapcount_of_each_page() -> None:
+    machine = af.Machine(orders=(9,))
+    parent = machine.spawn()
+    parent.mmap(1024)
+    parent.write(512)
+    child = parent.fork()
+    child.munmap(600, 1)
+    pfns = parent.mm.pfn[[512, 600]]
+    assert machine.memory.mapcounts_of(pfns).tolist() == [2, 1]
+
+
+def test_a_copy_may_go_by_mapcounts() -> None:
+    """A page that the child no longer maps is left out, and so is the folio that a device holds."""
+
+    def where_mapped_twice(around: Around, ask: Ask) -> range:
+        block = around.block(2)
+        inside = around.suitable(2, ask) and not ask("pinned", around.pinned)
+        return block if inside and around.all_of(around.mapcount == 2, block) else around.page
+
+    def mapped_once(folio: Folio, ask: Ask) -> bool:
+        return ask("mapped once", folio.mapcount == 1)
+
+    twice = af.LINUX_6_15.but(name="twice", copy_extent=where_mapped_twice, large_reuse=mapped_once)
+    for held in (False, True):
+        parent = one_folio(twice)
+        child = parent.fork()
+        child.munmap(7, 1)
+        if held:
+            parent.pin(7)
+        assert parent.write(5).pages == range(5, 6)
+        assert parent.write(1).pages == (range(1, 2) if held else range(4))
+
+
 def test_a_copy_of_16_kib_stops_at_an_exclusive_page() -> None:
     parent = one_folio(COPY)
     child = parent.fork()
@@ -525,6 +575,14 @@ def looks_whose_it_is(folio: Folio, ask: Ask) -> bool:
     return folio.mine > 1 and ask("not shared", not folio.shared)
 
 
+def looks_how_often_the_page_is_mapped(folio: Folio, ask: Ask) -> bool:
+    return folio.mapcount == 1 and ask("not shared", not folio.shared)
+
+
+def looks_for_a_device(folio: Folio, ask: Ask) -> bool:
+    return not folio.pinned and ask("not shared", not folio.shared)
+
+
 def no_end(folio: Folio, ask: Ask) -> bool:
     while not ask("again?", False):
         pass
@@ -574,6 +632,8 @@ def breaks(folio: Folio, ask: Ask) -> bool:
         (asks_and_looks_elsewhere, ("says", "references", "did not ask")),
         (looks_at_the_run, ("in a row", "did not ask")),
         (looks_whose_it_is, ("(1 of this process)", "did not ask")),
+        (looks_how_often_the_page_is_mapped, ("the page mapped 2 times", "did not ask")),
+        (looks_for_a_device, (", pinned", "did not ask")),
         (no_end, ("asks more than 12 questions", "come to an end")),
         (breaks, ("ZeroDivisionError", "order 2")),
         (lambda folio, ask: True, ("asks nothing", "ask(name, test)")),
@@ -723,7 +783,7 @@ def test_a_kernel_before_6_15_keeps_no_mm_ids() -> None:
 
 
 def test_after_copies_a_folio_has_fewer_mappings_and_references() -> None:
-    folio = Folio(3, 8, 8, False, lambda: 1, str, lambda: 8)
+    folio = Folio(3, 8, 8, False, lambda: 1, str, lambda: 8, lambda: 1, False)
     assert rules.copies_before_reuse(rules.refcount_one, folio, 8) == 7
     assert rules.copies_before_reuse(rules.mm_id, folio, 8) == 0
     assert rules.copies_before_reuse(rules.never, folio, 8) == 8

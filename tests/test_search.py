@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -309,6 +310,25 @@ def test_a_reuse_that_asks_for_no_references_leaks_into_what_another_process_hol
     assert (found.steps, found.violation.invariant) == (3, "held_page_is_private")
     assert found.said == "process 0 wrote 0xdd, and process 1 reads 0xdd through reference 0"
     assert not counterexample("linux-6.15", **bound)
+
+
+def mapcount_one(folio: af.rules.Folio, ask: af.rules.Ask) -> bool:
+    return ask("page_mapcount == 1", folio.mapcount == 1)
+
+
+def mapcount_and_references(folio: af.rules.Folio, ask: af.rules.Ask) -> bool:
+    return mapcount_one(folio, ask) and ask("every reference is a mapping", folio.mappings == folio.refcount)
+
+
+def test_a_reuse_by_the_mapcount_of_the_page_leaks_and_asking_for_references_mends_it() -> None:
+    """The vmsplice leak; whoever asks for references too is sound."""
+    start = af.Scenario(4, (("write", 0, 0, 1), ("fork", 0)), (2,))
+    bound = {"operations": ("write", "fork", "ref", "munmap"), "steps": 3, "start": start}
+    found = counterexample(af.LINUX_6_15.but(name="mine", large_reuse=mapcount_one), **bound)
+    assert isinstance(found, Counterexample)
+    assert (found.steps, found.violation.invariant) == (3, "held_page_is_private")
+    assert re.fullmatch(r"process (\d) wrote 0xdd, and process (?!\1)\d reads 0xdd through reference 0", found.said)
+    assert not counterexample(af.LINUX_6_15.but(name="mine", large_reuse=mapcount_and_references), **bound)
 
 
 @pytest.mark.parametrize(

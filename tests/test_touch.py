@@ -59,6 +59,19 @@ def walks_the_rmap(folio: Any, ask: Any) -> bool:
     return ask("all mine", folio.mine == folio.mappings) and ask("all mappings", folio.mappings == folio.refcount)
 
 
+def page_mapped_once(folio: Any, ask: Any) -> bool:
+    """The page's own mapcount, where nobody holds a reference to the folio."""
+    held = ask("pinned?", folio.pinned) or not ask("all mappings", folio.mappings == folio.refcount)
+    return not held and bool(ask("page_mapcount == 1", folio.mapcount == 1))
+
+
+def few_of_mine(folio: Any, ask: Any) -> bool:
+    """Copies change what is said of the pages that are left, and their own mapcount tells these apart."""
+    if not ask("three of mine, or six references", folio.mine <= 3 or folio.refcount <= 6):
+        return False
+    return page_mapped_once(folio, ask)
+
+
 def by_mapping(where: Any) -> set[int]:
     """Large orders where advised, small ones elsewhere, none at all in short mappings."""
     return ({4, 3} if where.advice == "hugepage" else {2}) if where.pages > 16 else set()
@@ -71,6 +84,9 @@ READERS = {
     "last page too, copy large": af.RFC_V2.but(name="last page too, copy large", large_reuse=last_page_too),
     "walks the rmap": af.LINUX_6_15.but(name="walks the rmap", large_reuse=walks_the_rmap),
     "walks the rmap, range": af.RFC_V2_FIXED.but(name="walks the rmap, range", large_reuse=walks_the_rmap),
+    "page mapped once": af.LINUX_6_15.but(name="page mapped once", large_reuse=page_mapped_once),
+    "few of mine": af.LINUX_6_15.but(name="few of mine", large_reuse=few_of_mine, cont_pte_order=4),
+    "page mapped once, range": af.RFC_V2_FIXED.but(name="page mapped once, range", large_reuse=page_mapped_once),
     "copies 16K": af.LINUX_6_15.but(name="copies 16K", copy_extent=copies_16k),
     "reuses a run": af.LINUX_6_15.but(name="reuses a run", reuse_extent=two_around),
     "second largest": af.RFC_V2.but(name="second largest", chosen_order=second_largest),
@@ -732,8 +748,33 @@ def test_a_readers_reuse_rule_is_planned(name: str, reused: int) -> None:
     assert done.faults.get("cow copy", 0) == 8 * (13 - reused)
 
 
+def test_a_rule_that_looks_at_the_mapcount_of_each_page_is_planned() -> None:
+    """Half of the folio is mapped twice, and of that each copy leaves one mapping less: the other half is reused."""
+    machines = []
+    for stream in (True, False):
+        machine, process = fresh(16, policy=READERS["page mapped once"], orders=(4,))
+        process.touch(range(16))
+        process.fork().munmap(0, 8)
+        if stream:
+            done = process.touch(range(15, -1, -1), value=5)
+            assert (done.stepped, done.faults) == (0, {"cow copy": 8, "exclusive reuse": 8})
+        else:
+            step_through(process, range(15, -1, -1), True, 5)
+        machines.append(machine)
+    assert not difference(*map(state_of, machines))
+    # Where one answer is for a range, what it says hangs on which page is written first: that is stepped.
+    machine, process = fresh(16, policy=READERS["page mapped once, range"], orders=(4,))
+    process.touch(range(16))
+    process.fork()
+    assert process.touch(range(16)).why_stepped == {"page mapped once, range: large_reuse": 16}
+
+
 @pytest.mark.parametrize(
-    ("name", "why"), [("copies 16K", "copies 16K: copy_extent"), ("reuses a run", "reuses a run: reuse_extent")]
+    ("name", "why"),
+    [
+        ("copies 16K", "copies 16K: copy_extent"),
+        ("reuses a run", "reuses a run: reuse_extent"),
+    ],
 )
 def test_what_a_readers_range_rule_decides_is_stepped_and_told(name: str, why: str) -> None:
     process = child_died(READERS[name])

@@ -291,7 +291,8 @@ def _by_rules(large: Reuse = mm_id, small: Reuse = refcount_one, ask: Ask = sile
     """What somebody says who asks one rule of large folios and one of small ones; `ask` may mishear an answer."""
 
     def says(page: Met) -> str:
-        folio = Folio(page.order, page.references, page.mappings, page.maybe_shared, int, str, int)
+        lazy = int, str, int, lambda: page.mapped
+        folio = Folio(page.order, page.references, page.mappings, page.maybe_shared, *lazy, False)
         return _says(page.exclusive or (large if page.order else small)(folio, ask))
 
     return says

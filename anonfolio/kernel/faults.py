@@ -450,6 +450,7 @@ def wp_can_reuse_anon_folio(vmf: VmFault) -> range:
         memory.order.item(folio), memory.refcount.item(folio), memory.large_mapcount.item(folio),
         memory.maybe_mapped_shared.item(folio), run, lambda: _seen_slots(memory, folio),
         lambda: vmf.mm.mappings_of(np.array([folio])).item(0),
+        lambda: memory.mapcounts_of(vmf.mm.pfn[vmf.vpn : vmf.vpn + 1]).item(0), memory.maybe_dma_pinned(folio),
     )  # fmt: skip
     rule = vmf.policy.rules.large_reuse if facts.order else refcount_one
     if not rule(facts, vmf.check):
@@ -498,11 +499,13 @@ def alloc_copy_folio(vmf: VmFault) -> tuple[int, int]:
 
 
 def _around(vmf: VmFault, orders: tuple[int, ...] = ()) -> Around:
-    table = slice(*vmf.mm.block_of(vmf.vpn))
-    frames = vmf.memory.frames_of(vmf.effect.old_folio)
+    table, folio = slice(*vmf.mm.block_of(vmf.vpn)), vmf.effect.old_folio
+    frames = vmf.memory.frames_of(folio)
     return Around(
         vmf.vpn, range(vmf.vma.start, vmf.vma.end), (vmf.mm.pte[table], vmf.mm.pfn[table]),
         range(frames.start, frames.stop), vmf.memory.anon_exclusive, orders,
+        mapcounts=lambda: vmf.memory.mapcounts_of(np.arange(frames.start, frames.stop)),
+        pinned=vmf.memory.maybe_dma_pinned(folio),
     )  # fmt: skip
 
 
@@ -605,7 +608,8 @@ def _wp_huge_folio(vmf: VmFault, start: int, end: int) -> bool:
         vmf.policy.marks_exclusive and vmf.check("PageAnonExclusive", marked, saw, yes="the page is exclusive to it")
     ):
         refcount, mappings = vmf.memory.refcount.item(folio), vmf.memory.large_mapcount.item(folio)
-        facts = Folio(PMD_ORDER, refcount, mappings, False, int, str, int)
+        pinned = vmf.memory.maybe_dma_pinned(folio)
+        facts = Folio(PMD_ORDER, refcount, mappings, False, int, str, int, lambda: mappings, pinned)
         if not HUGE_REUSES[vmf.policy.huge_reuse](facts, vmf.check):
             vmf.mm.split_huge_pmd(vmf.vpn)
             return False

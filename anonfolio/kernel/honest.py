@@ -70,7 +70,7 @@ def tree(rule: Reuse, script: tuple[bool, ...] = ()) -> Node | bool:
     if len(script) > MOST_QUESTIONS:
         raise _Endless(f"asks more than {MOST_QUESTIONS} questions one after the other; a rule has to come to an end")
     try:
-        return bool(rule(Folio(2, 4, 4, False, run, str, lambda: 4), ask))
+        return bool(rule(Folio(2, 4, 4, False, run, str, lambda: 4, lambda: 1, False), ask))
     except _Open:
         return Node(*asked[-1], tuple(looked), tree(rule, (*script, True)), tree(rule, (*script, False)))
 
@@ -138,7 +138,9 @@ def _folios() -> Iterator[Folio]:
             if mappings <= refcount:
                 most = min(size, mappings)
                 for run, mine in {(1, 1), (1, most), (most, most)}:
-                    yield Folio(order, refcount, mappings, shared, partial(int, run), str, partial(int, mine))
+                    for mapcount, pinned in product({1, min(2, mappings)}, {False, mappings < refcount}):
+                        lazy = partial(int, run), str, partial(int, mine), partial(int, mapcount)
+                        yield Folio(order, refcount, mappings, shared, *lazy, pinned)
 
 
 def check_allowed_orders(rule: AllowedOrders) -> None:
@@ -221,7 +223,12 @@ def _arounds() -> Iterator[Around]:
             marked[size + other - start] = True
             bits[other] |= PTE_WRITE
         mapping = range(max(start, at - cut) if cut else 0, at + 1 + cut if cut else PTRS_PER_PMD)
-        yield Around(at, mapping, (bits, pfns), range(size, 2 * size), marked, ANY_ORDER)
+        counts = np.full(size, 1 + (state > 2))
+        counts[other - start] = 1
+        yield Around(
+            at, mapping, (bits, pfns), range(size, 2 * size), marked, ANY_ORDER,
+            mapcounts=partial(np.copy, counts), pinned=state > 3,
+        )  # fmt: skip
 
 
 def _check_call(rule: Callable[..., Any], *names: str) -> None:

@@ -57,13 +57,19 @@ class Folio:
         References to it, and how many page-table entries map pages of it, of all processes.
     shared : bool
         Whether another process may map it (`folio_test_large_maybe_mapped_shared`, mm_id slots).
+    pinned : bool
+        Whether a device may hold it (`folio_maybe_dma_pinned`).
+    mapcount : int
+        How many entries map the one page that faulted, PMDs included (`folio_precise_page_mapcount`).
     run, mine : int
         Pages of it that a reuse would reach around the one that faulted, and mappings that are this process's.
     slots : str
         Which processes its mm_id slots track, in words: for a question's `saw`.
     """
 
-    __slots__ = ("_mine", "_pages", "_run", "_slots", "looked", "mappings", "order", "refcount", "shared")
+    __slots__ = (
+        "_mapcount", "_mine", "_pages", "_run", "_slots", "looked", "mappings", "order", "pinned", "refcount", "shared",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -74,15 +80,22 @@ class Folio:
         run: Callable[[], int],
         slots: Callable[[], str],
         mine: Callable[[], int],
+        mapcount: Callable[[], int],
+        pinned: bool,
     ) -> None:
-        self.order, self.refcount, self.mappings, self.shared = order, refcount, mappings, shared
-        self._run, self._slots, self._mine, self._pages, self.looked = run, slots, mine, 0, False
+        self.order, self.refcount, self.mappings, self.shared, self.pinned = order, refcount, mappings, shared, pinned
+        self._run, self._slots, self._mine, self._mapcount = run, slots, mine, mapcount
+        self._pages, self.looked = 0, False
 
     def __repr__(self) -> str:
         shared = "maybe" if self.shared else "not"
         counts = f"{_many(self.refcount, 'reference')}, {_many(self.mappings, 'mapping')} ({self.mine} of this process)"
         run = _many(self._run(), "page")
-        return f"a folio of order {self.order}, {counts}, {shared} mapped by others, {run} in a row"
+        pinned = ", pinned" if self.pinned else ""
+        return (
+            f"a folio of order {self.order}, {counts}, {shared} mapped by others, {run} in a row, "
+            f"the page mapped {self.mapcount} times{pinned}"
+        )
 
     @property
     def run(self) -> int:
@@ -104,20 +117,28 @@ class Folio:
         """
         return self._mine()
 
+    @property
+    def mapcount(self) -> int:
+        """How many entries map the page that faulted, of all processes: it says nothing of who holds a reference.
+
+        A kernel built without per-page mapcounts cannot tell (CONFIG_NO_PAGE_MAPCOUNT, an option since 6.15).
+        """
+        return self._mapcount()
+
     def told(self, slots: str) -> Folio:
         """The same folio with other words for its slots."""
-        return Folio(self.order, self.refcount, self.mappings, self.shared, self._run, lambda: slots, self._mine)
+        return self._but(self.refcount, self.mappings, lambda: slots, self._mine)
 
     def after(self, copies: int) -> Folio:
         """The folio when so many of its pages were copied away: each took one mapping and one reference.
 
         The mapping was the faulting process's; that of the page it writes now is left.
         """
-        refcount, mappings = self.refcount - copies, self.mappings - copies
         mine = self._mine
-        return Folio(
-            self.order, refcount, mappings, self.shared, self._run, self._slots, lambda: max(1, mine() - copies)
-        )
+        return self._but(self.refcount - copies, self.mappings - copies, self._slots, lambda: max(1, mine() - copies))
+
+    def _but(self, refcount: int, mappings: int, slots: Callable[[], str], mine: Callable[[], int]) -> Folio:
+        return Folio(self.order, refcount, mappings, self.shared, self._run, slots, mine, self._mapcount, self.pinned)
 
 
 def _many(count: int, what: str) -> str:
@@ -301,6 +322,8 @@ class Around:
         Where both and the table overlap: no range may leave it.
     orders : tuple of int
         For a copy: the orders above 0 that are to be had, largest first. Fewer after an allocation failed.
+    pinned : bool
+        Whether a device may hold the folio (`folio_maybe_dma_pinned`).
     looked : int
         Entries read so far, as the kernel would count its work.
     """
@@ -313,8 +336,12 @@ class Around:
         frames: range,
         marked: Mask,
         orders: tuple[int, ...] = (),
+        *,
+        mapcounts: Callable[[], npt.NDArray[np.integer]],
+        pinned: bool,
     ) -> None:
         self.at, self.orders, self.looked = vpn % PTRS_PER_PMD, orders, 0
+        self.pinned, self._mapcounts = pinned, mapcounts
         self.first, self.mapping, self._frames, self._marked = vpn - self.at, mapping, frames, marked
         self._bits, self._pfns = entries
         self.order = len(frames).bit_length() - 1
@@ -343,6 +370,16 @@ class Around:
         marked = np.zeros(PTRS_PER_PMD, np.bool_)
         marked[self.reach.start : self.reach.stop] = self._marked[low : low + len(self.reach)]
         return _to_read(marked & self.same_folio)
+
+    @cached_property
+    def mapcount(self) -> npt.NDArray[np.integer]:
+        """Shape (512,): how many entries map the page, PMDs counted; 0 where it is none of `same_folio`."""
+        counts = np.zeros(PTRS_PER_PMD, np.int32)
+        first = self.reach.start - self.folio.start
+        counts[self.reach.start : self.reach.stop] = self._mapcounts()[first : first + len(self.reach)]
+        counts[~self.same_folio] = 0
+        counts.flags.writeable = False
+        return counts
 
     @cached_property
     def writable(self) -> Mask:

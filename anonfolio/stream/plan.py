@@ -428,6 +428,8 @@ def _reused(draft: Draft, places: Pages, folios: Numbers) -> Mask:
     owners = folios[starts]
     most = min(pages, PTRS_PER_PMD)
     wanted = _decided(draft, owners, lambda folio: copies_before_reuse(rule, folio, most), (1, most))
+    if wanted is None:
+        return _reused_by_page(draft, places, folios)
     if int(wanted.min()) == most or not bool(wanted.any()):
         return np.full(pages, not wanted[0])
     sizes = np.diff(starts, append=pages)
@@ -442,29 +444,46 @@ def _reused(draft: Draft, places: Pages, folios: Numbers) -> Mask:
     return reuse
 
 
-def _decided(draft: Draft, folios: Numbers, decide: Callable[[Folio], int], near: tuple[int, int]) -> Pages:
+def _reused_by_page(draft: Draft, places: Pages, folios: Numbers) -> Mask:
+    """The same for a rule that looks at the page's own mapcount: page after page of each folio, as they are written."""
+    rule, window = draft.policy.rules.large_reuse, draft.window
+    order = np.lexsort((window.first_write[places], folios))
+    starts = places_of(np.diff(folios[order], prepend=-1))
+    sizes = np.diff(starts, append=len(order))
+    owners, pfns = folios[order[starts]], window.mm.pfn[window.pages][places]
+    facts, mine, copied = _packed(draft, owners), window.mm.mappings_of(owners), np.zeros(len(owners), np.int64)
+    reuse = np.zeros(len(places), np.bool_)
+    for rank in range(int(sizes.max())):
+        has = places_of(sizes > rank)
+        page = order[starts[has] + rank]
+        left = facts[has] - (copied[has] << 32) - (copied[has] << 6)
+        mapcounts = draft.memory.mapcounts_of(pfns[page])
+        columns = (left, np.maximum(1, mine[has] - copied[has]), mapcounts)
+        reuse[page] = _decided_by(columns, partial(answers, rule), 1) > 0
+        copied[has] += ~reuse[page]
+    return reuse
+
+
+def _decided(draft: Draft, folios: Numbers, decide: Callable[[Folio], int], near: tuple[int, int]) -> Pages | None:
     """What is decided for each of these folios, asked once for all that a rule cannot tell apart.
 
-    `near` is how many pages a reuse would reach, and what else `decide` hangs on. There are fewer than 2**27 mappings
-    of one folio. Whose these are is counted only if the rule looks: then it is asked again, once for each count.
+    `near` is how many pages a reuse would reach, and what else `decide` hangs on. Whose the mappings are is counted
+    only if the rule looks: then it is asked again, once for each count. None if it looks at the page's mapcount.
     """
-    memory, at = draft.memory, as_slice(folios)
-    facts = np.left_shift(rows_at(memory.refcount, at), 32, dtype=np.int64)
-    facts |= np.left_shift(rows_at(memory.large_mapcount, at), 5, dtype=np.int64)
-    facts |= rows_at(memory.order, at) << 1 | rows_at(memory.maybe_mapped_shared, at)
+    facts = _packed(draft, folios)
     alike = bool((facts == facts[0]).all())
     rows = facts[:1] if alike else np.unique(facts)
-    looks: list[None] = []
+    looks: list[str] = []
 
-    def look() -> int:
-        looks.append(None)
+    def look(at: str) -> int:
+        looks.append(at)
         return 1
 
     told, said = draft.policy.told, []
     for row in rows.tolist():
         key = (row, *near)
         if key not in told:
-            answer = decide(_facts(row, near[0], look))
+            answer = decide(_facts(row, near[0], partial(look, "mine"), partial(look, "mapcount")))
             if looks:
                 break
             told[key] = answer
@@ -472,14 +491,43 @@ def _decided(draft: Draft, folios: Numbers, decide: Callable[[Folio], int], near
     else:
         decided = np.array(said, np.intp)
         return decided.repeat(len(facts)) if alike else decided[rows.searchsorted(facts)]
-    both = np.stack((facts, draft.window.mm.mappings_of(folios)))
-    pairs, of = np.unique(both, axis=1, return_inverse=True)
-    said = [decide(_facts(row, near[0], partial(int, mine))) for row, mine in pairs.T.tolist()]
+    # With another count of its own mappings a rule may go on to what it has not looked at so far.
+    looks.clear()
+    counts = draft.window.mm.mappings_of(folios)
+    said_of = _decided_by((facts, counts, np.ones_like(counts)), decide, near[0], partial(look, "mapcount"))
+    return None if "mapcount" in looks else said_of
+
+
+def _decided_by(
+    columns: tuple[npt.NDArray[np.integer], ...],
+    decide: Callable[[Folio], int],
+    run: int,
+    look: Callable[[], int] | None = None,
+) -> Pages:
+    """What is decided for each row of packed facts, own mappings and mapcount; `look` stands for the last."""
+    rows, of = np.unique(np.stack(columns), axis=1, return_inverse=True)
+    said = [
+        decide(_facts(row, run, partial(int, mine), look or partial(int, mapcount)))
+        for row, mine, mapcount in rows.T.tolist()
+    ]
     return np.array(said, np.intp)[of.reshape(-1)]
 
 
-def _facts(row: int, run: int, mine: Callable[[], int]) -> Folio:
-    return Folio(row >> 1 & 15, row >> 32, row >> 5 & (1 << 27) - 1, bool(row & 1), partial(int, run), str, mine)
+def _packed(draft: Draft, folios: Numbers) -> npt.NDArray[np.int64]:
+    """What a rule sees of each folio at once, in one number. One folio has fewer than 2**26 mappings."""
+    memory, at = draft.memory, as_slice(folios)
+    facts = np.left_shift(rows_at(memory.refcount, at), 32, dtype=np.int64)
+    facts |= np.left_shift(rows_at(memory.large_mapcount, at), 6, dtype=np.int64)
+    facts |= np.left_shift(rows_at(memory.pincount, at) > 0, 5, dtype=np.int64)
+    facts |= rows_at(memory.order, at) << 1 | rows_at(memory.maybe_mapped_shared, at)
+    return facts
+
+
+def _facts(row: int, run: int, mine: Callable[[], int], mapcount: Callable[[], int]) -> Folio:
+    return Folio(
+        row >> 1 & 15, row >> 32, row >> 6 & (1 << 26) - 1, bool(row & 1), partial(int, run), str, mine, mapcount,
+        bool(row >> 5 & 1),
+    )  # fmt: skip
 
 
 def _mark_reuses_and_copies(draft: Draft, places: Pages, reuse: Mask) -> None:
@@ -532,6 +580,11 @@ def plan_wp_whole_folios(draft: Draft, folios: Numbers) -> None:
         # Twice the answer, and whether the rule looked for the range.
         near = (size if reuses_all else 1, 0)
         said = _decided(draft, owner, lambda folio: 2 * answers(rules.large_reuse, folio) + folio.looked, near)
+        if said is None:
+            # What it says hangs on which page is written first, and what of the others.
+            _step_folios(draft, owner, "large_reuse")
+            planned.append(owner)
+            continue
         sole = exclusive | (said > 1)
         # As for a reuse, the scan that finds another owner has read the folio's entries too.
         looked = np.where(sole | (said & 1 > 0), size if reuses_all else 0, 0)
