@@ -250,7 +250,7 @@ class Memory:
             return bool(self.pincount[folio] > 0)
         return bool(self.refcount[folio] >= GUP_PIN_COUNTING_BIAS)
 
-    def mapcounts_of(self, pfns: Index) -> npt.NDArray[np.integer]:
+    def mapcounts_of(self, pfns: Index | Numbers) -> npt.NDArray[np.integer]:
         """How many entries map each of these frames of folios, a PMD counted (`folio_precise_page_mapcount`, 6.11)."""
         counts: npt.NDArray[np.integer] = self.mapcount[pfns] + self.entire_mapcount[self.folio_of[pfns]]
         return counts
