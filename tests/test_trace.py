@@ -703,8 +703,21 @@ def test_sizes_have_names() -> None:
 if sys.platform == "linux":
     from anonfolio.witness.here import LiveError
     from anonfolio.witness.live import kernel as live_kernel
+    from anonfolio.witness.live.cost import build
     from anonfolio.witness.live.kernel import LiveKernel
-    from anonfolio.witness.live.trace import LAUNCHER, Ended, Image, Run, Spans, measure, record, trace_of
+    from anonfolio.witness.live.trace import (
+        CLONE_VM,
+        LAUNCHER,
+        Ended,
+        Image,
+        Launch,
+        Run,
+        Spans,
+        check_program,
+        measure,
+        record,
+        trace_of,
+    )
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the recorder needs Linux")
 STACK = 0x7FFFF000  # the page of the stack's start
@@ -870,10 +883,21 @@ def test_what_exec_writes_on_its_own_stack_is_a_fault_of_the_new_program() -> No
 
 
 @linux
-def test_an_exec_by_one_of_several_threads_is_refused() -> None:
-    exec_again = line(7, "sched_process_exec", "filename=/bin/program pid=7 old_pid=8")
-    with pytest.raises(LiveError, match="process 7 ran another program from one of its threads"):
-        trace_of(run_of([exec_again], images=2), "6.18.44")
+def test_an_exec_by_another_thread_than_the_first_is_told_by_the_recorder() -> None:
+    newtask = line(7, "task_newtask", f"pid=8 comm=program clone_flags={CLONE_VM:x} oom_score_adj=0")
+    leave = line(7, "sched_process_exit", "comm=program pid=7 prio=120")
+    tried = line(8, "sys_enter", "NR 59 (0, 0)")
+    told = line(7, "sched_process_exec", "filename=/bin/program pid=7 old_pid=8")
+    ours = line(99, "tracing_mark_write", "anonfolio: ran 7 old_pid=8")
+    for events in ([newtask, tried, leave, told, ours], [newtask, tried, leave, ours]):
+        trace = trace_of(run_of([*events, fault(1023)], images=2), "6.18.44")
+        assert [call.name for call in trace.calls if call.name in ("spawn", "exit")] == [
+            "spawn",
+            "exit",
+            "spawn",
+            "exit",
+        ]
+        assert trace.process.tolist() == [1]
 
 
 @linux
@@ -961,6 +985,53 @@ def test_a_program_recorded_now_is_explained_by_the_model(tmp_path: Path) -> Non
             assert found.ends[number].anonymous_pages == process["anonymous_pages"]
     (live,) = measure(command, tmp_path, [(4,)], rounds=1)
     assert abs(Compared(live, replay(trace, (4,))).difference) < 0.01
+
+
+RUNS_FROM_A_THREAD = r"""
+#include <pthread.h>
+#include <unistd.h>
+static void *run(void *command) { execl("/bin/sh", "sh", "-c", command, (char *)0); return 0; }
+int main(int count, char **words)
+{
+	pthread_t other;
+	pthread_create(&other, 0, run, words[1]);
+	pthread_join(other, 0);
+	return 1;
+}
+"""
+
+
+@pytest.mark.live
+@needs_kernel
+def test_a_thread_may_run_another_program_whose_environment_output_and_cpus_are_given(tmp_path: Path) -> None:
+    (tmp_path / "runs.c").write_text(RUNS_FROM_A_THREAD)
+    program = build(tmp_path / "runs.c", tmp_path / "runs", "-pthread")
+    launch = Launch({"SAID": "a word"}, cpus=frozenset(os.sched_getaffinity(0)), buffer_kib=4096)
+    with (tmp_path / "out").open("wb") as out, (tmp_path / "errors").open("wb") as errors:
+        launch = replace(launch, output=out.fileno(), errors=errors.fileno())
+        trace = record([str(program), "echo $SAID; echo no >&2; nproc"], tmp_path, {}, launch=launch)
+    assert (tmp_path / "out").read_text() == f"a word\n{len(os.sched_getaffinity(0))}\n"
+    assert (tmp_path / "errors").read_text() == "no\n"
+    # Whether the shell forks for the last command is its own affair.
+    names = [process["name"] for process in trace.processes]
+    assert (names[:2], names[-1]) == (["runs", "sh"], "nproc")
+    assert 0 <= trace.elsewhere - sum(process["elsewhere"] for process in trace.processes) <= 16
+    assert replay(trace).anonymous == len(trace)
+
+
+@linux
+def test_a_program_that_cannot_be_run_is_named_before_anything_is_changed(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no program")
+    old = tmp_path / "old"
+    old.write_bytes(b"\x7fELF\x01" + bytes(60))
+    old.chmod(0o755)
+    for program, says in (
+        ("nosuch", "nosuch: there is no such program"), ("./nosuch", "there is no such program"),
+        ("./text", "is no program that can be run"), (".", "is no"), (str(old), "old is no 64-bit program"),
+    ):  # fmt: skip
+        with pytest.raises(LiveError, match=says):
+            check_program(program, tmp_path, os.environ)
+    check_program("sh", tmp_path, {})
 
 
 @pytest.mark.live

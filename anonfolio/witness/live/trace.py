@@ -17,6 +17,7 @@ import ctypes
 import hashlib
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -128,13 +129,43 @@ class Run(NamedTuple):
 # --- the trace buffer -------------------------------------------------------------------------------------------------
 
 
-def trace_instance(kernel: LiveKernel) -> Path:
+@dataclass(frozen=True)
+class Launch:
+    """How a program is run.
+
+    Attributes
+    ----------
+    environment : dict of str to str
+        By default the same few words for every run: they lie on the program's stack.
+    output, errors : int, optional
+        Descriptors to be its standard output and error; by default ours.
+    cpus : frozenset of int
+        Where it may run; none means the one CPU that a live run stays on.
+    buffer_kib : int
+        Room for events, on each CPU.
+    """
+
+    environment: Mapping[str, str] = field(
+        default_factory=lambda: {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C", "TMPDIR": "."}
+    )
+    output: int | None = None
+    errors: int | None = None
+    cpus: frozenset[int] = frozenset()
+    buffer_kib: int = BUFFER_KIB
+
+
+def trace_instance(kernel: LiveKernel, buffer_kib: int = BUFFER_KIB) -> Path:
     """A tracefs instance of our own, off, with the events a trace is made of; it goes when the kernel is put back."""
     if not kernel.traces:
         raise LiveError(f"no trace can be recorded: {trace_ability().says}")
     path = kernel.instance("-trace")
     (path / "tracing_on").write_text("0")
-    (path / "buffer_size_kb").write_text(str(BUFFER_KIB))
+    try:
+        (path / "buffer_size_kb").write_text(str(buffer_kib))
+    except OSError as error:
+        raise LiveError(f"no room for {buffer_kib >> 10} MiB of events on each CPU ({error.strerror})") from None
+    # The local clock of one CPU may be a little ahead of another's.
+    (path / "trace_clock").write_text("global")
     (path / "options/event-fork").write_text("1")
     numbers = " || ".join(f"id == {number}" for number in (*FOLLOWED, *EXECS, *UNFOLLOWED))
     for event in ("sys_enter", "sys_exit"):
@@ -156,14 +187,28 @@ def _begin(instance: Path, pid: int) -> None:
     (instance / "tracing_on").write_text("1")
 
 
+def _follow_too(instance: Path, pid: int) -> None:
+    """One more process whose events are told."""
+    # Python's own open(…, "a") seeks to the end, which tracefs refuses.
+    at = os.open(instance / "set_event_pid", os.O_WRONLY | os.O_APPEND)
+    try:
+        os.write(at, str(pid).encode())
+    finally:
+        os.close(at)
+
+
 def _collect(instance: Path) -> list[str]:
     (instance / "tracing_on").write_text("0")
     (instance / "events/enable").write_text("0")
     (instance / "set_event_pid").write_text("")
+    room_kib = int((instance / "buffer_size_kb").read_text().split()[0])
     for stats in instance.glob("per_cpu/cpu*/stats"):
         lost = re.findall(r"(?:overrun|dropped events): ([1-9]\d*)", stats.read_text())
         if lost:
-            raise LiveError(f"{lost[0]} events of the trace were lost: the program is too long for {BUFFER_KIB} KiB")
+            raise LiveError(
+                f"{lost[0]} events of the trace were lost: the program is too long for {room_kib >> 10} MiB of them; "
+                f"--buffer {room_kib >> 8} has room for four times as many"
+            )
     lines = [line for line in (instance / "trace").read_text(errors="replace").splitlines() if not line.startswith("#")]
     (instance / "trace").write_text("")
     return lines
@@ -171,11 +216,13 @@ def _collect(instance: Path) -> list[str]:
 
 # --- ptrace -----------------------------------------------------------------------------------------------------------
 
-PTRACE_CONT, PTRACE_SEIZE = 7, 0x4206
+PTRACE_CONT, PTRACE_GETEVENTMSG, PTRACE_SEIZE = 7, 0x4201, 0x4206
 PTRACE_EVENT_EXEC, PTRACE_EVENT_EXIT = 4, 6
 # FORK, VFORK, CLONE, EXEC, EXIT, and EXITKILL: nobody is left behind when the recorder dies.
 PTRACE_OPTIONS = 2 | 4 | 8 | 16 | 64 | 1 << 20
 WALL, WNOTHREAD = 0x40000000, 0x20000000
+RAN = "anonfolio: ran"
+"""Begins what we write into the trace ourselves."""
 END_SECONDS = 20.0
 """How long a program that was killed may take to end."""
 
@@ -189,10 +236,12 @@ if not os.read(parent, 1):
     sys.exit("the recorder is gone")
 os.close(parent)
 os.chdir(sys.argv[2])
+if sys.argv[3]:
+    os.sched_setaffinity(0, set(map(int, sys.argv[3].split(","))))
 try:
-    os.execvp(sys.argv[3], sys.argv[3:])
+    os.execvp(sys.argv[4], sys.argv[4:])
 except OSError as error:
-    sys.exit(f"{sys.argv[3]}: {error.strerror}")
+    sys.exit(f"{sys.argv[4]}: {error.strerror}")
 """
 
 
@@ -203,10 +252,11 @@ def _ptrace(request: int, pid: int, data: int = 0) -> None:
 
 
 def run_traced(
-    instance: Path, command: Sequence[str], folder: Path, progress: Callable[[str], None] | None = None
-) -> Run:
+    instance: Path, command: Sequence[str], folder: Path, progress: Callable[[str], None] | None = None,
+    launch: Launch | None = None,
+) -> Run:  # fmt: skip
     """Run a command to its end under the tracepoints. `progress` gets a line every now and then, in another thread."""
-    program = _Program(instance, command, folder, progress)
+    program = _Program(instance, command, folder, progress, launch or Launch())
     try:
         # No thread.join: in Python 3.11 a thread whose join was interrupted counts as ended.
         program.start()
@@ -223,9 +273,11 @@ class _Program:
     """A program and all its children, followed by a thread of its own."""
 
     def __init__(
-        self, instance: Path, command: Sequence[str], folder: Path, progress: Callable[[str], None] | None
-    ) -> None:
+        self, instance: Path, command: Sequence[str], folder: Path, progress: Callable[[str], None] | None,
+        launch: Launch,
+    ) -> None:  # fmt: skip
         self.instance, self.command, self.folder, self.progress = instance, command, folder, progress
+        self.launch = launch
         self.images: list[Image] = []
         self.exits: list[Ended] = []
         self.root = 0
@@ -272,16 +324,23 @@ class _Program:
         """Start the launcher; when it waits for a word to exec the command, attach, begin to trace, and give it."""
         go, waiting = socket.socketpair()
         waiting.set_inheritable(True)
-        # What a program finds in its environment lies on its stack: the same few words for every run.
-        environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C", "TMPDIR": "."}
+        launch = self.launch
         arguments = [
-            sys.executable, "-I", "-S", "-c", LAUNCHER, str(waiting.fileno()), str(self.folder), *self.command,
+            sys.executable, "-I", "-S", "-c", LAUNCHER, str(waiting.fileno()), str(self.folder),
+            ",".join(map(str, sorted(launch.cpus))), *self.command,
         ]  # fmt: skip
         # In a process group of its own, every read from a terminal would stop it (SIGTTIN), again and again.
-        nothing = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)] if os.isatty(0) else []
+        files: list[tuple[int, ...] | tuple[int, int, str, int, int]] = []
+        if os.isatty(0):
+            files.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
+        files += [
+            (os.POSIX_SPAWN_DUP2, at, to) for at, to in ((launch.output, 1), (launch.errors, 2)) if at is not None
+        ]
         with go:
             with waiting:
-                self.root = os.posix_spawn(sys.executable, arguments, environment, file_actions=nothing, setpgroup=0)
+                self.root = os.posix_spawn(
+                    sys.executable, arguments, dict(launch.environment), file_actions=files, setpgroup=0
+                )
             self._alive.add(self.root)
             if self._killed or not go.recv(1):
                 raise LiveError("the program could not be launched; run it again")
@@ -315,11 +374,31 @@ class _Program:
         if self._killed:
             return
         if what == PTRACE_EVENT_EXEC:
+            self._ran_from_thread(pid, _event_message(pid))
             self.images.append(_image(pid))
             if self.progress:
                 self.progress(f"running {self.images[-1].name}")
         elif what == PTRACE_EVENT_EXIT:
             self.exits.append(_ended(pid))
+
+    def _ran_from_thread(self, pid: int, before: int) -> None:
+        """A thread other than the first ran a program, and has the first one's number since (`de_thread`, fs/exec.c).
+
+        The first thread's exit took that number from those that are traced, so that nobody told of the exec: we do.
+        """
+        if before == pid:
+            return
+        self._alive.discard(before)
+        _follow_too(self.instance, pid)
+        (self.instance / "trace_marker").write_text(f"{RAN} {pid} old_pid={before}")
+
+
+def _event_message(pid: int) -> int:
+    """What ptrace says of the event: of an exec, which thread it was (PTRACE_GETEVENTMSG)."""
+    message = ctypes.c_ulong()
+    if libc.ptrace(ctypes.c_long(PTRACE_GETEVENTMSG), ctypes.c_long(pid), ctypes.c_long(0), ctypes.byref(message)) < 0:
+        raise OSError(ctypes.get_errno(), f"ptrace asks of process {pid}")
+    return message.value
 
 
 def _kill(pid: int) -> None:
@@ -501,7 +580,11 @@ class Converter:
         elif event == "task_newtask":
             self._new_task(pid, rest)
         elif event == "sched_process_exec":
-            self._exec(pid, rest)
+            # From another thread than the first: our own mark follows, whether or not this was told.
+            if rest.endswith(f" old_pid={pid}"):
+                self._exec(pid, pid)
+        elif event == "tracing_mark_write" and (marked := re.match(rf"{RAN} (\d+) old_pid=(\d+)", rest)):
+            self._exec(int(marked[1]), int(marked[2]))
         elif event == "sched_process_exit":
             self._leave(pid, self.ended.get(pid))
 
@@ -644,12 +727,10 @@ class Converter:
         self.space_of[child] = twin
         self.calls.append(Call(len(self.accesses), "fork", space.number, argument=twin.number))
 
-    def _exec(self, pid: int, rest: str) -> None:
-        if not rest.endswith(f" old_pid={pid}"):
-            # de_thread (fs/exec.c) gives it the number of the first thread, in the middle of what is to be followed.
-            raise LiveError(f"process {pid} ran another program from one of its threads, which cannot be followed")
+    def _exec(self, pid: int, thread: int) -> None:
+        """A program begins: process `pid`, run by that thread of its predecessor."""
         # Nobody has seen what the program before had at its end.
-        self._leave(pid, None)
+        self._leave(thread, None)
         images = self.images.get(pid)
         if not images:
             raise LiveError(f"process {pid} ran a program that was not seen to start; run it again")
@@ -661,7 +742,7 @@ class Converter:
         self._call("spawn", space)
         for start, end in image.anonymous:
             self._map(space, start, end, READ_WRITE)
-        faults = self.during_exec.pop(pid, [])
+        faults = self.during_exec.pop(thread, [])
         self._populate(space, image, faults, counted=not first)
 
     def _populate(self, space: Space, image: Image, faults: list[Fault], counted: bool) -> None:
@@ -832,23 +913,38 @@ def enable_always(kernel: LiveKernel, orders: Sequence[int]) -> None:
     time.sleep(0.01)
 
 
+def check_program(program: str, folder: Path, environment: Mapping[str, str]) -> None:
+    """Raise LiveError for a program that is not there, or not to be run."""
+    path = environment.get("PATH", os.defpath)
+    found = shutil.which(str(folder / program) if "/" in program else program, path=path)
+    if found is None:
+        there = "/" in program and (folder / program).exists()
+        raise LiveError(f"{program}: {'is no program that can be run' if there else 'there is no such program'}")
+    with suppress(OSError), open(found, "rb") as file:
+        if file.read(len(ELF_64))[:4] == ELF_64[:4]:
+            check_64_bit(Path(found))
+
+
 @contextmanager
-def _prepared(orders: Sequence[int]) -> Iterator[tuple[LiveKernel, Path]]:
+def _prepared(orders: Sequence[int], launch: Launch) -> Iterator[tuple[LiveKernel, Path]]:
     """The kernel with exactly these sizes, and a tracefs instance."""
     try:
         with LiveKernel() as kernel:
             enable_always(kernel, orders)
-            yield kernel, trace_instance(kernel)
+            yield kernel, trace_instance(kernel, launch.buffer_kib)
     except OSError as error:
         raise LiveError(f"the run was cut short: {error}; run it again") from error
 
 
 def record(
-    command: Sequence[str], folder: Path, about: Mapping[str, Any], progress: Callable[[str], None] | None = None
-) -> Trace:
+    command: Sequence[str], folder: Path, about: Mapping[str, Any], progress: Callable[[str], None] | None = None,
+    launch: Launch | None = None,
+) -> Trace:  # fmt: skip
     """Run a command in a folder with 4K pages alone, and return its trace. `progress` gets a line now and then."""
-    with _prepared(()) as (kernel, instance):
-        run = run_traced(instance, command, folder, progress)
+    launch = launch or Launch()
+    check_program(command[0], folder, launch.environment)
+    with _prepared((), launch) as (kernel, instance):
+        run = run_traced(instance, command, folder, progress, launch)
     _check_success(run, command)
     return trace_of(run, kernel.version, **about)
 
@@ -859,6 +955,7 @@ def measure(
     settings: Iterable[Sequence[int]] = SETTINGS,
     rounds: int = 3,
     progress: Callable[[str], None] | None = None,
+    launch: Launch | None = None,
 ) -> list[Setting]:
     """Run a command under each set of sizes, in interleaved rounds, and count as a trace does.
 
@@ -869,14 +966,14 @@ def measure(
         for setting in measured:
             if progress:
                 progress(f"round {number} of {rounds}: {setting.name}")
-            _measure_once(command, folder, setting)
+            _measure_once(command, folder, setting, launch or Launch())
     return measured
 
 
-def _measure_once(command: Sequence[str], folder: Path, setting: Setting) -> None:
-    with _prepared(setting.orders) as (kernel, instance):
+def _measure_once(command: Sequence[str], folder: Path, setting: Setting, launch: Launch) -> None:
+    with _prepared(setting.orders, launch) as (kernel, instance):
         before = kernel.fallbacks()
-        run = run_traced(instance, command, folder)
+        run = run_traced(instance, command, folder, launch=launch)
         setting.fallbacks.append(kernel.fallbacks() - before)
     _check_success(run, command)
     found = Converter(run)
