@@ -14,6 +14,7 @@ import pytest
 from anonfolio.exercises import cost_and_memory, cow_copy_order, first_touch, start_here, zero_page_copy
 from anonfolio.hardware.orders import KERNEL_COPY
 from anonfolio.lesson import answers
+from anonfolio.lesson.spoilers import spoilers
 
 ASKED = (
     start_here.backed, start_here.last, start_here.writable, start_here.eight, first_touch.blocks, first_touch.order,
@@ -218,3 +219,22 @@ def test_a_file_of_something_else_is_refused_in_a_line_and_left_alone(file: Path
     assert start_here.backed.predict(8).lines[-1].startswith("Not kept in ")
     assert file.read_text() == text
     assert list(file.parent.iterdir()) == [file]
+
+
+# --- what stays closed ----------------------------------------------------------------------------------------------
+
+
+def test_what_answers_a_question_is_what_stands_between_it_and_its_comparison() -> None:
+    cells = [
+        "1",
+        "q.a.predict(...)",
+        "",
+        "print(1)",
+        "q.b.predict(...)",
+        "Playground()",
+        "2\nq.b.compare()",
+        "q.a.compare()",
+        "3",
+    ]
+    assert spoilers(cells) == {3: ("a",), 6: ("a", "b"), 7: ("a",)}
+    assert spoilers(["q.a.compare()", "q.c.check(...)"]) == {}

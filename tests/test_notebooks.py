@@ -6,6 +6,7 @@ import ast
 import re
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +141,67 @@ def test_a_widget_leaves_a_picture_where_none_runs(name: str) -> None:
         for output in cell.outputs:
             if "application/vnd.jupyter.widget-view+json" in output.get("data", {}):
                 assert output.data["image/svg+xml"].startswith("<svg")
+
+
+# --- nothing is given away ------------------------------------------------------------------------------------------
+
+ASKED_STEP = {
+    "00_start_here": {"last": 7}, "01_first_touch": {"edge": 2, "neighbour": 3},
+    "02_zero_page_copy": {"own": 2, "stray": 2},
+    "03_fork_and_share": {"held": 17, "own": 10}, "05_exclusive_reuse": {"gone": 24, "faults": 19},
+    "06_exclusive_pitfalls": {"half": 18, "culprits": 21}, "12_playground": {"again": 4},
+}  # fmt: skip
+"""The step that answers a question, where a stepper stands between it and its comparison."""
+
+
+def before_comparison(name: str) -> Iterator[tuple[str, Any]]:
+    """Each question with the code cells after it, up to its comparison."""
+    cells = code(name)
+    for at, cell in enumerate(cells):
+        for question in re.findall(r"q\.(\w+)\.predict\(", cell.source):
+            last = next(n for n, other in enumerate(cells) if f"q.{question}.compare(" in other.source)
+            assert last > at
+            yield from ((question, other) for other in cells[at + 1 : last + 1])
+
+
+@each
+def test_what_stands_between_a_question_and_its_comparison_is_closed(name: str) -> None:
+    # Another question says no answer; a playground shows what its reader does.
+    may_be_open = re.compile(r"^q\.\w+\.(predict|check)\(|\bPlayground\(", re.MULTILINE)
+    closed = set()
+    for question, cell in before_comparison(name):
+        open_ = not cell.metadata.get("jupyter", {}).get("outputs_hidden")
+        if f"q.{question}.compare(" in cell.source or not may_be_open.search(cell.source):
+            assert not open_, f"{question}: {cell.source}"
+            closed.add(cell.id)
+    assert len(closed) >= len(re.findall(r"\.predict\(", "\n".join(cell.source for cell in code(name))))
+    # And nothing else is: a reader would miss it.
+    hidden = {cell.id for cell in code(name) if cell.metadata.get("jupyter", {}).get("outputs_hidden")}
+    assert hidden == closed
+
+
+def test_every_question_of_all_notebooks_is_looked_at() -> None:
+    assert sum(cell.source.count(".predict(...)") for name in BOOKS for cell in code(name)) >= 41
+
+
+@each
+def test_a_question_cell_stores_the_question_alone(name: str) -> None:
+    for cell in code(name):
+        if ".predict(" in cell.source:
+            (output,) = cell.outputs
+            assert "Not answered yet" in output.data["text/plain"]
+            assert cell.source.rstrip().splitlines()[-1].endswith(".predict(...)")
+
+
+@each
+def test_a_stepper_between_starts_before_the_step_that_is_asked_about(name: str) -> None:
+    steppers = {cell.id: (question, cell) for question, cell in before_comparison(name) if "Stepper(" in cell.source}
+    seen = {}
+    for question, cell in steppers.values():  # the question asked last, where one stands within another
+        (output,) = cell.outputs
+        step = re.search(r"step (\d+) of \d+$", output.data["text/plain"], re.MULTILINE)
+        assert step is not None
+        seen[question] = int(step[1])
+    asked = ASKED_STEP.get(name, {})
+    assert seen.keys() == asked.keys()
+    assert all(seen[question] < asked[question] for question in seen)

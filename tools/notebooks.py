@@ -5,7 +5,8 @@
     python tools/notebooks.py check     [FILE ...]   fail if a file is not executed or not normal
 
 Without files: every notebook in notebooks/. In normal form two executions of the same notebook are the
-same bytes, so that a diff shows what changed and nothing else.
+same bytes, so that a diff shows what changed and nothing else. What stands between a question and its comparison is
+stored closed (`anonfolio.lesson.spoilers`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+
+from anonfolio.lesson.spoilers import spoilers
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -142,12 +145,17 @@ def normalise(nb: Any) -> str:
     nb.nbformat, nb.nbformat_minor = 4, 5
     seen: dict[str, int] = {}
     count = 0
-    for cell in nb.cells:
+    hidden = spoilers([cell.source if cell.cell_type == "code" else "" for cell in nb.cells])
+    for at, cell in enumerate(nb.cells):
         # From what the cell says: an id then survives a cell put in above it and a notebook written anew.
         digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:8]
         seen[digest] = seen.get(digest, 0) + 1
         cell.id = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
         cell.metadata = {k: v for k, v in cell.metadata.items() if k in CELL_METADATA and v}
+        # JupyterLab keeps the output, closed, and opens it when the cell is run.
+        own = {k: v for k, v in cell.metadata.get("jupyter", {}).items() if k != "outputs_hidden"}
+        cell.metadata["jupyter"] = own | ({"outputs_hidden": True} if at in hidden else {})
+        cell.metadata = {k: v for k, v in cell.metadata.items() if v}
         if cell.cell_type != "code":
             continue
         if cell.execution_count is not None:
