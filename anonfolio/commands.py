@@ -111,6 +111,8 @@ def run(chosen: Namespace) -> int:
         policies = against in POLICIES or against.endswith(".py")
         other = scenario.run(policy_called(against)) if policies else scenario.recorded(against)
     timeline = scenario.run(policy)
+    if not scenario.steps:
+        print(f"{policy.name}: {scenario.name or 'the scenario'} has no steps, so there is nothing to show")
     for number in range(len(timeline)):
         print(timeline.show(number), end="\n\n")
     if other is None:

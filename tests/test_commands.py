@@ -15,6 +15,7 @@ import anonfolio as af
 from anonfolio import commands
 from anonfolio.__main__ import COMMANDS, CUT_OFF, DIFFERENT, EQUAL, INTERRUPTED, WRONG_INPUT, main
 from anonfolio.commands import policy_of
+from anonfolio.program.formats import new_file
 from anonfolio.program.search import CTRL_C, Exhausted
 from anonfolio.witness.recording import DATA_DIR
 
@@ -109,6 +110,23 @@ def test_0_is_for_what_was_looked_at_and_found_equal(capsys: pytest.CaptureFixtu
     assert main(["replay", recording, "--set", "large_reuse=mm_id"]) == DIFFERENT
     # Page tables are freed from 7.0 on there, from 6.14 on on x86-64.
     assert main(["replay", str(DATA_DIR / "arm64" / "reclaim6.17.json.gz")]) == EQUAL
+
+
+def test_a_scenario_without_steps_says_that_there_is_nothing_to_show(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty.scenario").write_text("scenario nothing\npages 8\norders\n")
+    assert main(["run", str(tmp_path / "empty.scenario")]) == EQUAL
+    assert capsys.readouterr().out == "linux-6.15: nothing has no steps, so there is nothing to show\n"
+
+
+def test_a_missing_folder_is_named_before_anything_is_written(tmp_path: Path) -> None:
+    with (
+        pytest.raises(FileNotFoundError, match=r"there is no such folder: '.*missing'$"),
+        new_file(tmp_path / "missing" / "x.json.gz"),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

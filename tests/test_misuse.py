@@ -325,10 +325,13 @@ def test_processes_that_exited_or_are_yet_to_come_do_nothing() -> None:
         ({"pages": 4, "orders": (1,)}, ("order 1", "2 to 9")),
         ({"pages": 4, "orders": (4.0,)}, ("4.0",)),
         ({"pages": 4, "orders": 5}, ("orders=5 is no tuple",)),
+        ({"pages": 4, "orders": np.array(0)}, ("orders=array(0) is no tuple",)),
+        ({"pages": 4, "steps": (5,)}, ("steps are tuples of an operation",)),
+        ({"pages": 4, "advice": np.array([1, 2])}, ("advice=array([1, 2]) is none of",)),
     ],
 )
 def test_a_scenario_that_cannot_be(fields: dict[str, Any], words: tuple[str, ...]) -> None:
-    expect_refusal(af.ScenarioError, lambda: af.Scenario(steps=(), **fields), *words)
+    expect_refusal(af.ScenarioError, lambda: af.Scenario(**{"steps": (), **fields}), *words)
 
 
 PARSE_ERRORS = {

@@ -749,9 +749,10 @@ class Process:
 
 
 def _knobs(orders: Iterable[int], thp: str) -> dict[int, str]:
-    if not isinstance(orders, Iterable):
-        raise ValueError(f"orders={orders!r:.60} is not a tuple of orders, such as (2, 4)")
-    enabled = tuple(orders)
+    try:
+        enabled = tuple(orders)
+    except TypeError:
+        raise ValueError(f"orders={orders!r:.60} is not a tuple of orders, such as (2, 4)") from None
     check_orders(enabled, "orders")
     if thp not in ("always", "madvise"):
         instead = "orders=() has no large folios, knobs={4: 'always'} says it per size"

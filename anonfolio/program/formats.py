@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import json
@@ -92,6 +93,8 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
 
     Where a file can be without a name (O_TMPFILE, Linux) nothing of it stays, not even when the program is killed.
     """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "there is no such folder", str(path.parent))
     unfinished = path.with_name(path.name + ".part")
     nameless = _nameless(path.parent)
     try:

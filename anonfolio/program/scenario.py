@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -145,10 +145,16 @@ class Scenario:
         if self.knobs:
             _say_by_size(self)
         for field in ("steps", "orders"):
-            if not isinstance(getattr(self, field), Iterable):
-                raise ScenarioError(f"{field}={getattr(self, field)!r:.60} is no tuple")
-        object.__setattr__(self, "steps", tuple(tuple(step) for step in self.steps))
-        object.__setattr__(self, "orders", tuple(self.orders))
+            try:
+                object.__setattr__(self, field, tuple(getattr(self, field)))
+            except TypeError:
+                raise ScenarioError(f"{field}={getattr(self, field)!r:.60} is no tuple") from None
+        try:
+            object.__setattr__(self, "steps", tuple(tuple(step) for step in self.steps))
+        except TypeError:
+            raise ScenarioError(
+                "steps are tuples of an operation and what it takes, such as ('write', 0, 5, 7)"
+            ) from None
         _check_scenario(self)
         lines = [line.strip() for line in self.about.splitlines()]
         object.__setattr__(self, "about", "\n".join(lines).strip())
@@ -317,7 +323,8 @@ def _located(where: str) -> Iterator[None]:
 def _check_scenario(scenario: Scenario) -> None:
     _check_mapping(scenario.pages, scenario.skew, scenario.orders)
     for field, words in (("thp", THP), ("advice", ADVISED)):
-        if (value := getattr(scenario, field)) not in words:
+        value = getattr(scenario, field)
+        if not isinstance(value, str) or value not in words:
             raise ScenarioError(f"{field}={value!r:.60} is none of {', '.join(map(repr, words))}")
     _check_words(scenario.name, scenario.about)
     check_count(len(scenario.steps))
