@@ -7,10 +7,11 @@ import math
 import os
 import random
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
-from . import commands, interrupted
+from . import advising, commands, interrupted
 from .console import make_readable
 from .kernel.policy import POLICIES
 from .program.policy_file import blamed
@@ -40,7 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
     if sys.stdout is None:
         return _told("standard output is closed; nobody would see the answer", WRONG_INPUT)
     make_readable(sys.stdout, sys.stderr)
-    chosen = _parser().parse_args(arguments)
+    words, program = _apart(sys.argv[1:] if arguments is None else arguments)
+    chosen = _parser().parse_args(words, Namespace(program=program))
     code = CUT_OFF
     try:
         code = chosen.run(chosen)
@@ -61,6 +63,14 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         return _told(where, WRONG_INPUT)
     return code
+
+
+def _apart(words: list[str]) -> tuple[list[str], list[str] | None]:
+    """What is ours, and after two dashes the program to run, which has options of its own; None where there is none."""
+    if words[:1] != ["advise"] or "--" not in words:
+        return words, None
+    at = words.index("--")
+    return words[:at], words[at + 1 :]
 
 
 LONGEST = 1000
@@ -167,7 +177,9 @@ _ROUNDS = _option("--rounds", type=_count, default=3, help="how often each setti
 
 
 def _sizes(default: str) -> Option:
-    return _option("--sizes", nargs="+", metavar="SIZES", help=f"such as 64K 16K+1M all; by default {default}")
+    return _option(
+        "--sizes", nargs="+", metavar="SIZES", help=f"such as 64k,16k+1M,all or all+2M; by default {default}"
+    )
 
 
 # --- the commands ---------------------------------------------------------------------------------------------------
@@ -244,6 +256,18 @@ COMMANDS = (
             _option("names", nargs="*", metavar="NAME", help="a suite such as merge.c, or a part of cases' names"),
             *_policy("7.3; with --live, which cases a kernel has, this machine's"),
             _option("--live", action="store_true", help="ask this machine's kernel instead (root)"),
+        ),
+    ),
+    Command(
+        "advise", advising.advise, "which folio sizes a program should get, and why",
+        (
+            _option("what", nargs="*", metavar="FILE.npz", help="a stored trace; or a program after two dashes"),
+            _sizes("4K, 64K, 16K+64K, all, 2M"),
+            *_policy("the recorded kernel decides"),
+            _option("--cost", metavar="TABLE", help="prices: a stored table, or a file (default: of this CPU's maker)"),
+            _option("--figure", metavar="FILE", help="where to write the figure (default NAME.advise.svg)"),
+            _option("--json", action="store_true", help="all numbers, curves too, as one line of JSON"),
+            _option("-v", "--verbose", action="store_true", help="say what goes on, also where no terminal is"),
         ),
     ),
     Command(

@@ -27,8 +27,8 @@ from .hardware.trace import (
     compared,
     read_measured,
     read_trace,
+    settings_named,
     size_names,
-    sizes_named,
     write_measured,
     write_trace,
 )
@@ -376,7 +376,7 @@ def trace_record(chosen: Namespace) -> int:
     from .witness.live.trace import COMPILE, record, write_program
 
     _check_folder(chosen.file)
-    with tempfile.TemporaryDirectory() as name, _progress_line() as tell:
+    with tempfile.TemporaryDirectory() as name, progress_line() as tell:
         command, folder = chosen.program, Path.cwd()
         if command:
             about = {"command": " ".join(command)}
@@ -398,7 +398,7 @@ def trace_replay(chosen: Namespace) -> int:
     _print_left_out(trace)
     known = path.with_suffix(".json")
     measured = read_measured(known) if known.exists() else []
-    wanted = [sizes_named(name) for name in chosen.sizes or []]
+    wanted = settings_named(chosen.sizes or [])
     chosen_settings = [setting for setting in measured if not wanted or setting.orders in wanted]
     for orders in wanted or ([] if measured else [(), (4,)]):
         _print_replay(trace, orders, policy)
@@ -412,8 +412,8 @@ def trace_measure(chosen: Namespace) -> int:
 
     if chosen.save:
         _check_folder(chosen.save)
-    settings = [sizes_named(name) for name in chosen.sizes] if chosen.sizes else SETTINGS
-    with tempfile.TemporaryDirectory() as name, _progress_line() as tell:
+    settings = settings_named(chosen.sizes) if chosen.sizes else SETTINGS
+    with tempfile.TemporaryDirectory() as name, progress_line() as tell:
         about = write_program(Path(name))
         trace = record(COMPILE, Path(name), about, tell)
         measured = measure(COMPILE, Path(name), settings, chosen.rounds, tell)
@@ -433,7 +433,7 @@ def _check_folder(path: str) -> None:
 def _print_comparison(trace: Trace, measured: list[Setting], policy: Policy) -> int:
     print(f"kernel {trace.kernel} against {policy.name}: {trace.about.get('command', '')}\n{HEADING}")
     found = []
-    with _progress_line() as tell:
+    with progress_line() as tell:
         for comparison in compared(trace, measured, policy, _percent(tell)):
             tell("")
             print(comparison)
@@ -445,7 +445,7 @@ def _print_comparison(trace: Trace, measured: list[Setting], policy: Policy) -> 
 
 
 def _print_replay(trace: Trace, orders: tuple[int, ...], policy: Policy) -> None:
-    with _progress_line() as tell:
+    with progress_line() as tell:
         found = replay_trace(trace, orders, policy, progress=_percent(tell))
     paths = ", ".join(f"{count:,} {path}" for path, count in found.faults.items())
     print(f"{size_names(orders)}: {found.total:,} faults ({paths}, {found.elsewhere:,} elsewhere)")
@@ -462,16 +462,20 @@ def _percent(tell: Callable[[str], None]) -> Callable[[int, int], None]:
 
 
 @contextmanager
-def _progress_line() -> Iterator[Callable[[str], None]]:
-    """One line on a terminal that says what goes on; nothing elsewhere."""
-    shown = sys.stderr.isatty()
+def progress_line(always: bool = False) -> Iterator[Callable[[str], None]]:
+    """One line on a terminal that says what goes on; elsewhere nothing, or with `always` a line each time."""
+    terminal = sys.stderr.isatty()
     last = ""
 
     def tell(text: str) -> None:
         nonlocal last
-        if shown and text != last:
+        if text == last:
+            return
+        last = text
+        if terminal:
             print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
-            last = text
+        elif always and text:
+            print(f"  {text}", file=sys.stderr, flush=True)
 
     try:
         yield tell

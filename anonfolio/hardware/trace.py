@@ -36,6 +36,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import struct
 import zipfile
 import zlib
@@ -53,7 +54,7 @@ from ..kernel.pagetable import PTE_PRESENT, PTE_SPECIAL
 from ..kernel.policy import Policy, check_orders, policy_for_kernel
 from ..kernel.record import PF_WRITE, Counters, Tally
 from ..kernel.refused import Refused
-from ..kernel.sizes import MAX_VPN, PTRS_PER_PMD
+from ..kernel.sizes import MAX_VPN, PMD_ORDER, PTRS_PER_PMD
 from ..kernel.vma import VM_LOCKED, VM_LOCKONFAULT, VM_READ, VM_WRITE, Vma
 from ..machine.machine import Machine, Outcome, Process, SegmentationFault
 from ..program.formats import DATA, MOST_BYTES, new_file, of_format, read_json
@@ -850,21 +851,38 @@ def compared(
 def size_names(orders: Iterable[int]) -> str:
     """``(2, 4)`` as ``16K+64K``; no order is ``4K``, and all that there are below 2 MiB ``all``."""
     chosen = tuple(sorted(orders))
-    if chosen == ALL_SIZES:
-        return "all"
-    return "+".join(f"{4 << order}K" if order < 8 else f"{1 << (order - 8)}M" for order in chosen) or "4K"
+    if chosen[: len(ALL_SIZES)] == ALL_SIZES:
+        return "+".join(["all", *map(_size_name, chosen[len(ALL_SIZES) :])])
+    return "+".join(map(_size_name, chosen)) or _size_name(0)
+
+
+def _size_name(order: int) -> str:
+    return f"{4 << order}K" if order < 8 else f"{1 << (order - 8)}M"
 
 
 def sizes_named(text: str) -> tuple[int, ...]:
-    """The inverse of `size_names`: ``64K``, ``16K+1M``, ``all``, ``4K``."""
-    if text == "all":
-        return ALL_SIZES
-    known = {size_names((order,)): order for order in range(2, 10)}
-    words = [] if text == "4K" else text.split("+")
-    unknown = [word for word in words if word not in known]
-    if unknown:
-        raise ValueError(f"{unknown[0]!r} is no size; there are 4K alone, {', '.join(known)}, joined by +, and all")
-    return tuple(sorted(known[word] for word in words))
+    """The inverse of `size_names`, as people write it: ``64K``, ``16k+1m``, ``64kB``, ``1024k``, ``all+2M``, ``4K``."""
+    found: set[int] = set()
+    for word in text.split("+"):
+        found.update(ALL_SIZES if word.strip().lower() == "all" else _sizes_of(word.strip()))
+    return tuple(sorted(found))
+
+
+def settings_named(texts: Iterable[str]) -> list[tuple[int, ...]]:
+    """Sets of sizes, each once: ``["64k,16k+64k", "all"]`` are three."""
+    named = (sizes_named(name) for text in texts for name in text.split(",") if name.strip())
+    return list(dict.fromkeys(named))
+
+
+def _sizes_of(word: str) -> tuple[int, ...]:
+    """One size as orders; 4K, which is always there, is none."""
+    match = re.fullmatch(r"([1-9]\d{0,6})([km])(?:i?b)?", word.lower())
+    kib = int(match[1]) << (10 if match[2] == "m" else 0) if match else 0
+    order = next((order for order in (0, *ALL_SIZES, PMD_ORDER) if 4 << order == kib), None)
+    if order is None:
+        names = ", ".join(map(_size_name, (*ALL_SIZES, PMD_ORDER)))
+        raise ValueError(f"{word!r:.60} is no size; there are 4K alone, {names}, joined by +, and all")
+    return (order,) if order else ()
 
 
 ALL_SIZES = (2, 3, 4, 5, 6, 7, 8)

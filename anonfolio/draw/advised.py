@@ -1,0 +1,248 @@
+"""An advice (`hardware.advice`) as text: a table, a sentence, how far to trust it; as numbers; and as a figure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from ..hardware.advice import MIB, Advice, Option, faults_so_far
+from ..hardware.trace import Moment
+from .drawing import RIGHT, Sheet, document, paint, sized, wrap
+
+FORMAT = "anonfolio-advice/1"
+HEADING = ("sizes", "faults", "time ms*", "peak MiB", "never written", "reach MiB")
+SHOWN_PROCESSES = 4
+"""As many curves of single processes."""
+
+
+# --- as text ----------------------------------------------------------------------------------------------------------
+
+
+def advice_text(advice: Advice) -> str:
+    """All of it in a terminal."""
+    return "\n".join((*_head(advice), *_table(advice), *advice.sentences, *_notes(advice)))
+
+
+def _head(advice: Advice) -> Iterator[str]:
+    trace = advice.trace
+    processes = "1 process" if len(trace.processes) == 1 else f"{len(trace.processes)} processes"
+    yield f"{trace.about.get('command', 'a program')}: kernel {trace.kernel}, the model as {advice.policy}"
+    yield f"{processes}, {trace.kernel_faults:,} faults ({len(trace):,} anonymous). {advice.trust}"
+
+
+def _table(advice: Advice) -> Iterator[str]:
+    """One line a set of sizes, columns as wide as they need."""
+    heading = list(HEADING) + (["measured (predicted)"] if advice.measured else [])
+    rows = [heading, *(_cells(advice, option) for option in advice.options)]
+    wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [
+            cell.ljust(room) if not at else cell.rjust(room)
+            for at, (cell, room) in enumerate(zip(row, wide, strict=True))
+        ]
+        yield "  ".join(cells).rstrip()
+
+
+def _cells(advice: Advice, option: Option) -> list[str]:
+    reach = "?" if option.reach_mib is None else f"{option.reach_mib:,.0f}"
+    cells = [
+        option.name, f"{option.faults:,}", f"{option.time_ms:,.1f}", f"{option.peak_mib:,.1f}",
+        f"{option.never_written_mib:,.1f}", reach,
+    ]  # fmt: skip
+    if advice.measured:
+        setting = advice.counted(option)
+        cells.append(f"{setting.median_faults:,} ({option.replay.total:,})" if setting else "")
+    return cells
+
+
+def _notes(advice: Advice) -> Iterator[str]:
+    table, cpu = advice.table, advice.cpu
+    memory = table.about.get("memory", "warm")
+    yield f"* page faults alone; prices of Linux {table.kernel}, {table.machine}, {memory} memory"
+    yield "khugepaged and reclaim are not modelled"
+    core = cpu.core.name if cpu.core else "not known"
+    yield f"Reach: {cpu.name}, TLB {core}" + (f" ({cpu.note})" if cpu.note else "")
+    for each in advice.wrong:
+        yield f"{each.measured.name}: the prediction is {100 * each.difference:+.1f} % from what the kernel counted"
+
+
+# --- as numbers -------------------------------------------------------------------------------------------------------
+
+
+def advice_json(advice: Advice) -> dict[str, Any]:
+    """All of it for a program."""
+    trace, trust = advice.trace, advice.trust
+    return {
+        "format": FORMAT,
+        "command": trace.about.get("command"), "kernel": trace.kernel, "policy": advice.policy,
+        "status": trace.status,
+        "processes": len(trace.processes), "kernel_faults": trace.kernel_faults, "anonymous": len(trace),
+        "trust": {
+            "doubts": list(trust.doubts), "untraced": trust.untraced, "ended": trust.ended,
+            "differ": list(map(str, trust.differ)), "left_out": trust.left_out,
+        },
+        "costs": {
+            "machine": advice.table.machine, "kernel": advice.table.kernel,
+            "memory": advice.table.about.get("memory", "warm"),
+        },
+        "cpu": {"name": advice.cpu.name, "tlb": advice.cpu.core.name if advice.cpu.core else None},
+        "settings": [_numbers(advice, option) for option in advice.options],
+        "suggested": None if trust.doubts else advice.suggested.name,
+        "says": list(advice.sentences),
+    }  # fmt: skip
+
+
+def _numbers(advice: Advice, option: Option) -> dict[str, Any]:
+    setting, found = advice.counted(option), option.replay
+    return {
+        "sizes": option.name, "orders": list(found.orders), "faults": option.faults, "all_faults": found.total,
+        "paths": {path: count for path, count in found.faults.items() if count}, "time_ms": round(option.time_ms, 3),
+        "peak_pages": found.held_peak_pages, "never_written_pages": found.never_written_pages,
+        "reach_pages": option.reach_pages, "measured": setting.faults if setting else None,
+        "curve": [
+            {"accesses": at, "faults": faults, "rss_pages": rss, "held_pages": held}
+            for at, held, faults, rss in found.curve
+        ],
+    }  # fmt: skip
+
+
+# --- as a figure ------------------------------------------------------------------------------------------------------
+
+BAR, LEFT = 18, 92
+HIGH = 150
+"""Of a curve's frame."""
+
+
+def advice_svg(advice: Advice) -> str:
+    """Bars for faults, time and memory of each set of sizes; curves of faults and of memory over the program's life."""
+    said = " ".join(advice.sentences)
+    return "".join(document(AdviceSheet(advice), 0, said, advice_text(advice)))
+
+
+class AdviceSheet(Sheet):
+    """An advice laid out, top to bottom."""
+
+    def __init__(self, advice: Advice) -> None:
+        super().__init__()
+        self.advice = advice
+        head, *lines = "\n".join(_head(advice)).splitlines()
+        y = self._said(head, 24, "t", 14)
+        for line in lines:
+            y = self._said(line, y, "m", 11)
+        for sentence in advice.sentences:
+            y = self._said(sentence, y, "b", 11.5)
+        y = self._bars(y + 14)
+        y = self._curves(y + 18)
+        for note in _notes(advice):
+            y = self._said(note, y, "m", 11)
+        self.height = y
+
+    def _said(self, words: str, y: float, name: str, size: float) -> float:
+        found = wrap(words, RIGHT - 16, sized(size, name in "tb"))
+        self.lines(16, y, found, name, size + 5)
+        return y + (size + 5) * len(found) + 2
+
+    def _bars(self, y: float) -> float:
+        """Three columns of bars; what is suggested has a frame."""
+        options = self.advice.options
+        room = (RIGHT - LEFT) / 3
+        columns: list[tuple[str, list[float], str, list[float] | None]] = [
+            ("anonymous faults", [option.faults for option in options], "{:,.0f}", None),
+            ("time of faults, ms", [option.time_ms for option in options], "{:,.1f}", None),
+            ("peak MiB, of it never written", [option.peak_mib for option in options], "{:,.1f}",
+             [option.never_written_mib for option in options]),
+        ]  # fmt: skip
+        for at, option in enumerate(options):
+            self.text(16, y + 22 + BAR * at, option.name, "kb" if option is self._chosen else "k")
+        for column, (title, values, form, inner) in enumerate(columns):
+            x = LEFT + column * room
+            self.text(x, y + 4, title, "b")
+            most = max(values, default=0) or 1
+            for at, value in enumerate(values):
+                told = form.format(value) + (f", {inner[at]:,.1f}" if inner else "")
+                self._bar(x, y + 11 + BAR * at, (room - 110) * value / most, told, at)
+                if inner and (part := (room - 110) * inner[at] / most) > 0:
+                    self.rect(x, y + 11 + BAR * at, max(part, 1), 13, "was", 1)
+        return y + 22 + BAR * len(options)
+
+    @property
+    def _chosen(self) -> Option | None:
+        return None if self.advice.trust.doubts else self.advice.suggested
+
+    def _bar(self, x: float, y: float, width: float, told: str, at: int) -> None:
+        self.rect(x, y, max(width, 1), 13, _hue(at), 2)
+        if self.advice.options[at] is self._chosen:
+            self.rect(x, y, max(width, 1), 13, "new", 2)
+        self.text(x + max(width, 1) + 6, y + 10.5, told, "k")
+
+    def _curves(self, y: float) -> float:
+        """Faults of each set of sizes on the left; on the right memory of the processes under what is suggested."""
+        options, middle = self.advice.options, (16 + RIGHT) / 2
+        faults = [
+            (option.name, faults_so_far(self.advice.trace, option.replay), at)
+            for at, option in enumerate(options)
+        ]  # fmt: skip
+        self._plot(16, y, middle - 40, "faults so far", faults, "{:,.0f}")
+        shown = self._chosen or self.advice.base
+        self._plot(
+            middle + 20, y, RIGHT - middle - 110, f"MiB mapped under {shown.name}", self._memory(shown), "{:,.0f} MiB"
+        )
+        return y + HIGH + 46
+
+    def _memory(self, option: Option) -> list[tuple[str, list[tuple[int, float]], int]]:
+        """Held by all, and mapped by the processes that have most."""
+        moments = option.replay.curve
+        most: Counter[int] = Counter()
+        for moment in moments:
+            for process, pages in moment.rss_pages.items():
+                most[process] = max(most[process], pages)
+        lines = [("all, held", [(moment.at, moment.held_pages / MIB) for moment in moments], 0)]
+        for at, (process, _) in enumerate(most.most_common(SHOWN_PROCESSES), 1):
+            name = self.advice.trace.processes[process].get("name", "")
+            lines.append((f"P{process} {name}"[:18], _mapped(moments, process), at))
+        return lines
+
+    def _plot(
+        self, x: float, y: float, width: float, title: str,
+        lines: Sequence[tuple[str, Sequence[tuple[int, float]], int]], form: str,
+    ) -> None:  # fmt: skip
+        """Curves over the pages touched, each with its name at its end, names apart from each other."""
+        self.text(x, y + 4, title, "b")
+        top, room = y + 14, width - 90
+        self.rect(x, top, room, HIGH, "rule", 0)
+        across = max((at for _, points, _ in lines for at, _ in points), default=0) or 1
+        most = max((value for _, points, _ in lines for _, value in points), default=0) or 1
+        self.text(x + 4, top + 12, form.format(most), "m")
+        self.text(x, top + HIGH + 15, f"pages touched: 0 to {across:,}", "m")
+        ends = []
+        for name, points, hue in lines:
+            placed = [(x + room * at / across, top + HIGH * (1 - value / most)) for at, value in ((0, 0.0), *points)]
+            self.parts.append(_line(placed, hue))
+            ends.append((placed[-1][1], name))
+        below = top - 4
+        for height, name in sorted(ends):
+            below = max(height + 4, below + 12)
+            self.text(x + room + 5, min(below, top + HIGH + 24), name, "k")
+
+
+def _mapped(moments: Iterable[Moment], process: int) -> list[tuple[int, float]]:
+    """From a process's first page to its exit."""
+    points = [(moment.at, moment.rss_pages.get(process, 0) / MIB) for moment in moments]
+    there = [at for at, (_, mib) in enumerate(points) if mib]
+    return points[max(there[0] - 1, 0) : there[-1] + 2] if there else points
+
+
+def _hue(at: int) -> str:
+    return f"c{at % 7}"
+
+
+_DASHES = ("", "6 3", "2 3", "9 3 2 3", "1 4")
+
+
+def _line(points: Sequence[tuple[float, float]], hue: int) -> str:
+    """A curve. Its style says what the class of a folio, which is filled, has otherwise."""
+    path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+    dash = _DASHES[hue % len(_DASHES)]
+    style = "fill:none;stroke-width:2" + (f";stroke-dasharray:{dash}" if dash else "")
+    return f'<path d="{path}" {paint(_hue(hue))} style="{style}"/>'

@@ -1,0 +1,314 @@
+"""Which folio sizes a program should get: its trace under several sets of sizes, side by side, with a reason.
+
+`advise` replays a trace (`trace.replay`) and gives an `Advice`: one `Option` a set of sizes, what is suggested and why,
+and how far to trust it (`trust`). Times are those of the page faults alone, by a table of costs; the program's own
+work, forks and exits, khugepaged and reclaim are not in them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from ..kernel.policy import Policy, policy_for_kernel
+from ..kernel.sizes import PMD_ORDER
+from .cost import Table, entry_orders_of_folios, ns, reach_pages
+from .cpu import Cpu
+from .trace import ALL_SIZES, Compared, Replay, Setting, Trace, replay, size_names
+from .trust import Trust, trust
+
+if TYPE_CHECKING:
+    from concurrent.futures import ProcessPoolExecutor
+
+SETTINGS = ((), (4,), (2, 4), ALL_SIZES, (PMD_ORDER,))
+"""What a program is tried under, unless said otherwise."""
+POINTS = 64
+"""Points of a curve over time."""
+GOOD_ENOUGH = 0.95
+"""A set of sizes that saves so much of what the best one saves is as good as that one; then less memory decides."""
+WORTH_IT = 0.05
+"""Less time saved than this part of what 4K takes is not worth a change."""
+MEMORY_PART, MEMORY_PAGES = 0.05, 512
+"""So much more memory at the peak, by part or in pages, is not held against a set of sizes."""
+CLOSE = 0.01
+"""A prediction is right within this part of what the kernel counts."""
+MIB = 256
+"""Base pages."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """A program under one set of sizes.
+
+    Attributes
+    ----------
+    replay : Replay
+        What the model says.
+    time_ms : float
+        Its faults by the table of costs.
+    reach_pages : int or None
+        Pages that this CPU's last TLB level covers, its entries as those of this run on average; None for a CPU that is
+        not known.
+    """
+
+    replay: Replay
+    time_ms: float
+    reach_pages: int | None
+
+    @property
+    def name(self) -> str:
+        """Such as ``16K+64K``."""
+        return size_names(self.replay.orders)
+
+    @property
+    def faults(self) -> int:
+        """In anonymous memory."""
+        return self.replay.anonymous
+
+    @property
+    def peak_mib(self) -> float:
+        """Anonymous memory held at its peak."""
+        return self.replay.held_peak_pages / MIB
+
+    @property
+    def never_written_mib(self) -> float:
+        """How much of that the program had never written."""
+        return self.replay.never_written_pages / MIB
+
+    @property
+    def reach_mib(self) -> float | None:
+        """`reach_pages` in MiB."""
+        return None if self.reach_pages is None else self.reach_pages / MIB
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A program under several sets of sizes.
+
+    Attributes
+    ----------
+    trace : Trace
+    policy : str
+        Which kernel the model was.
+    options : tuple of Option
+        In the order they were asked for.
+    base : Option
+        4K alone, whether asked for or not.
+    trust : Trust
+    table : Table
+        The prices.
+    cpu : Cpu
+        Whose TLB.
+    measured : tuple of Setting
+        What a kernel counted under some of these sets of sizes.
+    """
+
+    trace: Trace
+    policy: str
+    options: tuple[Option, ...]
+    base: Option
+    trust: Trust
+    table: Table
+    cpu: Cpu
+    measured: tuple[Setting, ...] = ()
+
+    def counted(self, option: Option) -> Setting | None:
+        """What the kernel counted under these sizes."""
+        return next((each for each in self.measured if each.orders == option.replay.orders), None)
+
+    @property
+    def wrong(self) -> tuple[Compared, ...]:
+        """Predictions that are more than 1 % from what the kernel counted."""
+        both = [(self.counted(option), option.replay) for option in self.options]
+        compared = [Compared(setting, found) for setting, found in both if setting]
+        return tuple(each for each in compared if abs(each.difference) > CLOSE)
+
+    @cached_property
+    def suggested(self) -> Option:
+        """What to enable (`suggested`)."""
+        return suggested(self.base, self.options)
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The advice and its reason; none where something speaks against the prediction."""
+        if not self.trust:
+            return ("No advice: the prediction does not hold (see Trust).",)
+        return (reason(self.base, self.suggested, self.options), *in_pieces(self.options))
+
+
+def advise(
+    trace: Trace,
+    settings: Iterable[Sequence[int]] = SETTINGS,
+    policy: Policy | None = None,
+    *,
+    table: Table,
+    cpu: Cpu,
+    jobs: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Advice:
+    """Replay a trace under each set of sizes, and judge.
+
+    Parameters
+    ----------
+    settings : iterable of sequences of int
+        Sets of sizes, as orders.
+    policy : Policy, optional
+        Which kernel to be; by default the one that models the recorded kernel. The trace is held against that one in
+        any case.
+    table : Table
+        The prices.
+    cpu : Cpu
+        Whose TLB reach to tell.
+    jobs : int
+        How many replays at one time, each in a process of its own.
+    progress : callable, optional
+        Called with (replays done, all replays).
+
+    Raises
+    ------
+    TraceError
+        The trace contradicts itself.
+    """
+    recorded = policy_for_kernel(trace.kernel)
+    policy = policy or recorded
+    wanted = list(dict.fromkeys(tuple(sorted(orders)) for orders in settings))
+    tasks = [((), recorded), ((), policy), *((orders, policy) for orders in wanted)]
+    tasks = [task for at, task in enumerate(tasks) if task not in tasks[:at]]
+    replays: list[Replay] = []
+    for found in replayed(trace, tasks, jobs):
+        replays.append(found)
+        if progress:
+            progress(len(replays), len(tasks))
+    options = {task[0]: _option(found, table, cpu) for task, found in zip(tasks, replays, strict=True)
+               if task[1] == policy}  # fmt: skip
+    told = tuple(options[orders] for orders in wanted)
+    return Advice(trace, policy.name, told, options[()], trust(trace, replays[0]), table, cpu)
+
+
+def _option(found: Replay, table: Table, cpu: Cpu) -> Option:
+    reach = None
+    if cpu.core:
+        reach = reach_pages(cpu.core, entry_orders_of_folios(found.allocated, cpu.coalescing))
+    return Option(found, ns(found, table) / 1e6, reach)
+
+
+def faults_so_far(trace: Trace, found: Replay) -> list[tuple[int, int]]:
+    """Anonymous faults of all processes, those that have exited too, at each moment of a replay's curve:
+    (accesses, faults)."""
+    exits = {call.process: call.at for call in trace.calls if call.name == "exit"}
+    return [
+        (
+            moment.at,
+            sum(
+                moment.faults.get(number, part.anonymous if exits.get(number, moment.at + 1) <= moment.at else 0)
+                for number, part in enumerate(found.processes)
+            ),
+        )
+        for moment in found.curve
+    ]
+
+
+# --- judging ----------------------------------------------------------------------------------------------------------
+
+
+def suggested(base: Option, options: Sequence[Option]) -> Option:
+    """What to enable: of those that hold little more memory than 4K does and save nearly as much time as the best of
+    them, the one that holds least that was never written. 4K where nothing saves enough.
+    """
+    room = base.replay.held_peak_pages + max(MEMORY_PAGES, MEMORY_PART * base.replay.held_peak_pages)
+    fitting = [option for option in options if option.replay.held_peak_pages <= room]
+    best = max((base.time_ms - option.time_ms for option in fitting), default=0.0)
+    if best < WORTH_IT * base.time_ms or best <= 0:
+        return base
+    good = [option for option in fitting if base.time_ms - option.time_ms >= GOOD_ENOUGH * best]
+    return min(good, key=lambda option: (option.replay.never_written_pages, option.time_ms))
+
+
+def reason(base: Option, chosen: Option, options: Sequence[Option]) -> str:
+    """Why, in a sentence or two: what it saves, and what the fastest of the others would save more."""
+    fastest = min((base, *options), key=lambda option: option.time_ms)
+    if chosen is base:
+        said = "Suggest 4K: no set of sizes saves enough time"
+        if fastest.time_ms < (1 - WORTH_IT) * base.time_ms:
+            more = fastest.peak_mib - base.peak_mib
+            said += f" without much more memory ({fastest.name} takes {_ms(fastest)} instead of {_ms(base)}"
+            return f"{said}, and holds {more:.1f} MiB more)."
+        return f"{said} ({fastest.name}: {_ms(fastest)}, 4K: {_ms(base)})."
+    fewer = 100 * (1 - chosen.faults / max(base.faults, 1))
+    said = f"Suggest {chosen.name}: {fewer:.0f} % fewer anonymous faults"
+    said += f" for {chosen.never_written_mib:.1f} MiB never written"
+    if fastest is not chosen and fastest.time_ms < chosen.time_ms:
+        saved = chosen.time_ms - fastest.time_ms
+        more = fastest.never_written_mib - chosen.never_written_mib
+        said += f"; {fastest.name} saves {saved:,.1f} ms more for {more:.1f} MiB more"
+    return said + "."
+
+
+def in_pieces(options: Iterable[Option]) -> Iterator[str]:
+    """A remark on 2M where most of the memory came in pieces that are smaller."""
+    for option in options:
+        allocated = option.replay.allocated
+        pages = {order: count << order for order, count in allocated.items()}
+        if option.replay.orders == (PMD_ORDER,) and 2 * pages.get(PMD_ORDER, 0) < sum(pages.values()):
+            part = 100 * pages.get(0, 0) / sum(pages.values())
+            yield f"2M alone: {part:.0f} % of the memory first touched still comes as 4K (areas too short for 2 MiB)."
+
+
+def _ms(option: Option) -> str:
+    return f"{option.time_ms:,.1f} ms"
+
+
+# --- many replays -----------------------------------------------------------------------------------------------------
+
+Task = tuple[tuple[int, ...], Policy]
+
+
+def replayed(trace: Trace, tasks: Sequence[Task], jobs: int = 1) -> Iterator[Replay]:
+    """One replay for each (orders, policy), in order; `jobs` at one time where processes can be forked."""
+    if jobs < 2 or len(tasks) < 2 or not _forks_safely():
+        yield from (replay(trace, orders, policy, points=POINTS) for orders, policy in tasks)
+        return
+    with _pool(trace, tasks, min(jobs, len(tasks))) as pool:
+        yield from pool.map(_replay_task, range(len(tasks)))
+
+
+def _forks_safely() -> bool:
+    """A forked process inherits the trace, and rules written in a cell or a file; beside threads it would be unsafe."""
+    return hasattr(os, "fork") and threading.active_count() == 1
+
+
+_work: tuple[Trace, Sequence[Task]]
+
+
+@contextmanager
+def _pool(trace: Trace, tasks: Sequence[Task], jobs: int) -> Iterator[ProcessPoolExecutor]:
+    # Not every advice needs processes, and not every system that can import this has them.
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    global _work
+    _work = trace, tasks
+    context = multiprocessing.get_context("fork")
+    pool = ProcessPoolExecutor(jobs, context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
+    try:
+        with warnings.catch_warnings():
+            # Python 3.12 warns of any thread; numpy's own only multiply matrices.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pool.submit(os.getpid).result()
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        del _work
+
+
+def _replay_task(number: int) -> Replay:
+    trace, tasks = _work
+    orders, policy = tasks[number]
+    return replay(trace, orders, policy, points=POINTS)

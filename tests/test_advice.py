@@ -1,0 +1,320 @@
+"""advise: sizes as people write them, what is suggested and when nothing is, the CPU it is for, its figure, errors."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from anonfolio.__main__ import main
+from anonfolio.draw.advised import advice_svg, advice_text
+from anonfolio.hardware.advice import (
+    GOOD_ENOUGH,
+    MEMORY_PAGES,
+    SETTINGS,
+    Advice,
+    Option,
+    advise,
+    faults_so_far,
+    in_pieces,
+    reason,
+    replayed,
+    suggested,
+)
+from anonfolio.hardware.cost import ns, read_table
+from anonfolio.hardware.cpu import cpu_told, this_cpu
+from anonfolio.hardware.tlb import CORTEX_A76, GOLDEN_COVE, NEOVERSE_N1, ZEN_2
+from anonfolio.hardware.trace import (
+    ALL_SIZES,
+    DATA_DIR,
+    Replay,
+    Trace,
+    read_measured,
+    read_trace,
+    replay,
+    settings_named,
+    size_names,
+    sizes_named,
+    write_trace,
+)
+from anonfolio.kernel.policy import policy_for_kernel, policy_named
+
+COMPILE = DATA_DIR / "compile-6.18.44.npz"
+XEON = "vendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: {}\nmodel name\t: A Xeon\n\nvendor_id\t: another\n"
+
+
+@pytest.fixture(scope="module")
+def advice() -> Advice:
+    return advise(read_trace(COMPILE), table=read_table("linux-6.18.44"), cpu=cpu_told(XEON.format(207)))
+
+
+@pytest.fixture(scope="module")
+def short() -> Trace:
+    """How the compile begins."""
+    whole, accesses = read_trace(COMPILE), 3000
+    first = slice(0, accesses)
+    processes = tuple({"name": about["name"], "elsewhere": 0} for about in whole.processes)
+    return replace(
+        whole, vpn=whole.vpn[first], process=whole.process[first], code=whole.code[first], processes=processes,
+        calls=tuple(call for call in whole.calls if call.at <= accesses), kernel_faults=accesses,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def empty() -> Replay:
+    """A replay to make others of."""
+    trace = read_trace(COMPILE)
+    return replay(replace(trace, vpn=trace.vpn[:0], process=trace.process[:0], code=trace.code[:0], calls=()))
+
+
+def option(of: Replay, orders: tuple[int, ...], time_ms: float, held: int, never: int) -> Option:
+    changed = replace(of, orders=orders, held_peak_pages=held, touched_pages=held - never)
+    return Option(changed, time_ms, None)
+
+
+# --- sizes ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "orders"),
+    [
+        ("64k", (4,)), ("64K", (4,)), ("64kB", (4,)), ("64KiB", (4,)), ("16k+64k", (2, 4)), ("64k + 16k", (2, 4)),
+        ("all", ALL_SIZES), ("All", ALL_SIZES), ("2M", (9,)), ("2048k", (9,)), ("1m", (8,)), ("1024K", (8,)),
+        ("all+2M", (*ALL_SIZES, 9)), ("4k", ()), ("4k+64k", (4,)), ("64k+64k", (4,)),
+    ],
+)  # fmt: skip
+def test_sizes_are_read_as_people_write_them(text: str, orders: tuple[int, ...]) -> None:
+    assert sizes_named(text) == orders
+    assert sizes_named(size_names(orders)) == orders
+
+
+@pytest.mark.parametrize("text", ["", "8k", "0k", "64", "64g", "+", "64k+", "٦٤k", "3k", "4096k", "64k;2M", "-64k"])
+def test_what_is_no_size_is_named(text: str) -> None:
+    with pytest.raises(ValueError, match="is no size; there are 4K alone, 16K, 32K"):
+        sizes_named(text)
+
+
+def test_settings_are_listed_with_commas_or_spaces_and_each_is_taken_once() -> None:
+    assert settings_named(["64k,16k+64k", "all", "64K,"]) == [(4,), (2, 4), ALL_SIZES]
+
+
+# --- what is suggested ------------------------------------------------------------------------------------------------
+
+
+def test_of_what_saves_nearly_as_much_time_the_one_with_least_memory_is_suggested(empty: Replay) -> None:
+    base = option(empty, (), 100, 64000, 0)
+    small, mid, fast = (
+        option(empty, orders, time, 64000 + never, never)
+        for orders, time, never in (((4,), 43, 200), ((2, 4), 41.9, 250), (ALL_SIZES, 39, 460))
+    )
+    assert suggested(base, (small, mid, fast)) is mid
+    assert 100 - mid.time_ms >= GOOD_ENOUGH * 61 > 100 - small.time_ms
+    assert reason(base, mid, (small, mid, fast)).endswith("never written; all saves 2.9 ms more for 0.8 MiB more.")
+
+
+def test_memory_that_is_far_above_that_of_4k_is_not_worth_the_time(empty: Replay) -> None:
+    base = option(empty, (), 100, 4000, 0)
+    sparse = option(empty, (9,), 10, 4000 + MEMORY_PAGES + 1, MEMORY_PAGES + 1)
+    assert suggested(base, (base, sparse)) is base
+    assert "without much more memory (2M takes 10.0 ms instead of 100.0 ms" in reason(base, base, (base, sparse))
+    fits = replace(sparse, replay=replace(sparse.replay, held_peak_pages=4000 + MEMORY_PAGES))
+    assert suggested(base, (base, fits)) is fits
+
+
+def test_what_saves_next_to_nothing_is_not_suggested(empty: Replay) -> None:
+    base, other = option(empty, (), 100, 4000, 0), option(empty, (4,), 96, 4000, 0)
+    assert suggested(base, (other,)) is base
+    assert reason(base, base, (other,)) == "Suggest 4K: no set of sizes saves enough time (64K: 96.0 ms, 4K: 100.0 ms)."
+    nothing = option(empty, (), 0, 0, 0)
+    assert suggested(nothing, (nothing,)) is nothing
+
+
+def test_2m_is_remarked_on_where_most_memory_comes_in_smaller_pieces(advice: Advice, empty: Replay) -> None:
+    huge = next(each for each in advice.options if each.replay.orders == (9,))
+    allocated = huge.replay.allocated
+    assert (allocated[9] << 9) > sum(count << order for order, count in allocated.items()) / 2
+    assert list(in_pieces([huge])) == []
+    counters = replace_allocated(empty, {0: 3 << 9, 9: 1})
+    assert list(in_pieces([Option(replace(counters, orders=(9,)), 1, None)])) == [
+        "2M alone: 75 % of the memory first touched still comes as 4K (areas too short for 2 MiB)."
+    ]
+
+
+def replace_allocated(of: Replay, allocated: dict[int, int]) -> Replay:
+    counters = of.counters.copy()
+    for order, count in allocated.items():
+        counters.anon_fault_alloc[order] += count
+    return replace(of, counters=counters)
+
+
+# --- the advice -------------------------------------------------------------------------------------------------------
+
+
+def test_an_option_is_the_replay_of_the_trace_priced(advice: Advice) -> None:
+    assert [each.replay.orders for each in advice.options] == list(SETTINGS)
+    found = replay(read_trace(COMPILE), (2, 4))
+    mine = advice.options[2]
+    assert mine.replay.faults == found.faults
+    assert (mine.faults, mine.peak_mib) == (found.anonymous, found.held_peak_pages / 256)
+    assert mine.never_written_mib == found.never_written_pages / 256
+    assert mine.time_ms == pytest.approx(ns(found, read_table("linux-6.18.44")) / 1e6)
+    # A Golden Cove keeps 2,048 entries for 4K or 2M pages: folios between them reach no further.
+    assert [each.reach_mib for each in advice.options[:4]] == [8.0] * 4
+    assert advice.options[4].reach_mib is not None
+    assert advice.options[4].reach_mib > 8
+    assert advice.base is advice.options[0]
+
+
+def test_a_curve_ends_where_the_row_does(advice: Advice) -> None:
+    for each in advice.options:
+        points = faults_so_far(advice.trace, each.replay)
+        assert points[-1] == (len(advice.trace), each.faults)
+        assert points == sorted(points)
+        assert points[0][1] < points[len(points) // 2][1] < each.faults
+        assert max(moment.held_pages for moment in each.replay.curve) <= each.replay.held_peak_pages
+
+
+def test_the_recorded_kernel_is_trusted_whatever_policy_is_asked_for(short: Trace) -> None:
+    found = advise(short, [(4,)], policy_named("rfc-v2"), table=read_table("linux-6.18.44"), cpu=this_cpu())
+    assert found.trust
+    assert (found.policy, len(found.options)) == ("rfc-v2", 1)
+    assert found.base.replay.policy == "rfc-v2"
+    assert found.options[0].faults != replay(short, (4,)).anonymous
+
+
+def test_no_advice_is_given_where_the_trace_does_not_hold(advice: Advice, short: Trace) -> None:
+    trace = replace(short, kernel_faults=2 * short.kernel_faults)
+    found = advise(trace, [()], table=advice.table, cpu=advice.cpu)
+    assert found.sentences == ("No advice: the prediction does not hold (see Trust).",)
+    assert "the prediction is void" in advice_text(found)
+    assert "Suggest" not in advice_svg(found)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no processes to fork here")
+def test_replays_in_processes_of_their_own_are_the_same_in_the_same_order(short: Trace) -> None:
+    policy = policy_for_kernel(short.kernel)
+    tasks = [(orders, policy) for orders in ((4,), (), ALL_SIZES)]
+    assert list(replayed(short, tasks, 2)) == list(replayed(short, tasks, 1))
+
+
+# --- the CPU ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("info", "core"),
+    [
+        (XEON.format(143), GOLDEN_COVE),
+        (XEON.format(207), GOLDEN_COVE),
+        (XEON.format(85), None),
+        ("vendor_id\t: AuthenticAMD\ncpu family\t: 23\nmodel\t\t: 49\nmodel name\t: AMD EPYC 7R32\n", ZEN_2),
+        ("vendor_id\t: AuthenticAMD\ncpu family\t: 23\nmodel\t\t: 1\nmodel name\t: AMD EPYC 7571\n", None),
+        ("vendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 49\nmodel name\t: AMD EPYC\n", None),
+        ("processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd0c\n", NEOVERSE_N1),
+        ("processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd0b\n", CORTEX_A76),
+        ("processor\t: 0\nCPU implementer\t: 0x61\nCPU part\t: 0xd0c\n", None),
+        ("rubbish", None),
+    ],
+)  # fmt: skip
+def test_a_cpu_is_known_by_what_cpuinfo_says_or_said_to_be_unknown(info: str, core: object) -> None:
+    cpu = cpu_told(info)
+    assert cpu.core is core
+    assert core or "not known" in cpu.note
+
+
+def test_where_the_tlb_is_not_known_no_reach_is_made_up(advice: Advice, short: Trace) -> None:
+    unknown = advise(short, [()], table=advice.table, cpu=cpu_told("rubbish"))
+    assert unknown.options[0].reach_mib is None
+    row = next(line for line in advice_text(unknown).splitlines() if line.startswith("4K"))
+    assert row.split()[-1] == "?"
+    assert this_cpu(Path("/no such file")).core is None
+
+
+# --- what is printed and drawn ----------------------------------------------------------------------------------------
+
+
+def test_the_figure_is_one_svg_for_light_and_dark_that_names_all_it_shows(advice: Advice) -> None:
+    drawn = advice_svg(advice)
+    root = ElementTree.fromstring(drawn)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert "prefers-color-scheme:dark" in drawn
+    said = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+    for each in advice.options:
+        assert said.count(each.name) == 2  # beside its bars, and at the end of its curve
+        assert f"{each.faults:,}" in said
+    assert advice.sentences[0] in said
+    assert all(f"P{number} {about['name']}" in said for number, about in enumerate(advice.trace.processes))
+    high = float(root.attrib["viewBox"].split()[3])
+    assert all(0 < float(element.attrib["y"]) < high for element in root.iter("{http://www.w3.org/2000/svg}text"))
+
+
+def test_what_a_kernel_counted_stands_beside_and_a_wrong_prediction_is_said(advice: Advice) -> None:
+    measured = tuple(read_measured(COMPILE.with_suffix(".json")))
+    beside = replace(advice, measured=measured)
+    assert "43,296 (43,302)" in advice_text(beside)
+    assert not beside.wrong
+    off = tuple(each._replace(faults=[2 * count for count in each.faults]) for each in measured)
+    wrong = replace(advice, measured=off)
+    assert len(wrong.wrong) == len(SETTINGS)
+    assert "64K: the prediction is -50.0 % from what the kernel counted" in advice_text(wrong)
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stored(tmp_path: Path, short: Trace) -> Path:
+    write_trace(tmp_path / "mine.npz", short)
+    return tmp_path / "mine.npz"
+
+
+def test_a_stored_trace_gives_a_table_and_a_figure_beside_it(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["advise", str(stored), "--sizes", "64k,all"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[2:5]] == ["sizes", "64K", "all"]
+    assert lines[-1] == str(stored.with_name("mine.advise.svg"))
+    assert stored.with_name("mine.advise.svg").read_text(encoding="utf-8").startswith("<svg")
+
+
+def test_json_has_all_numbers_in_one_line(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["advise", str(stored), "--sizes", "4k,all", "--json", "--figure", str(stored) + ".svg"]) == 0
+    out, _ = capsys.readouterr()
+    assert out.count("\n") == 1
+    said = json.loads(out)
+    assert (said["format"], said["suggested"], said["trust"]["doubts"]) == ("anonfolio-advice/1", "4K", [])
+    assert [row["sizes"] for row in said["settings"]] == ["4K", "all"]
+    assert said["settings"][0]["faults"] == 3000
+    assert said["settings"][1]["curve"][-1]["accesses"] == 3000
+    assert Path(str(stored) + ".svg").exists()
+
+
+def test_a_trace_that_does_not_hold_is_told_by_the_exit_code(
+    stored: Path, short: Trace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_trace(stored, replace(short, left_out={"userfaultfd": 1}))
+    assert main(["advise", str(stored), "--sizes", "4k"]) == 1
+    assert "No advice" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("ls", "-l"), "unrecognized arguments: -l"),
+        (("ls",), "or a program after two dashes: -- ls"),
+        ((), "or a program after two dashes: -- PROGRAM"),
+        (("no.npz",), "no.npz: No such file"),
+        (("--sizes", "8k", "--", "true"), "'8k' is no size"),
+        (("--sizes", "64k", "--cost", "nosuch", "x.npz"), "nosuch: no such table; stored are linux-6.18.44"),
+    ],
+)
+def test_a_wrong_request_gets_one_line(words: tuple[str, ...], why: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        code: object = main(["advise", *words])
+    except SystemExit as end:
+        code = end.code
+    out, err = capsys.readouterr()
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert why in err
