@@ -111,7 +111,7 @@ def test_each_step_is_said_and_the_picture_is_pythons(page: Page) -> None:
     text = page.locator(".afs-view svg desc").text_content()
     assert text == widget.columns[0].pictures[COPY_STEP].text()
     deciding = page.locator(".afs-view g:has(> .afp-say)")
-    assert "folio_test_large_maybe_mapped_shared" in re.sub(r"\s", "", (deciding.text_content() or ""))
+    assert "FOLIO_MM_IDS_SHARED_BITNUM" in re.sub(r"\s", "", (deciding.text_content() or ""))
     assert "decides the path" in (deciding.text_content() or "")
 
 
@@ -329,7 +329,7 @@ def test_an_outcome_stays_hidden_until_the_reader_chooses(page: Page) -> None:
     told = (everything.text_content() or "") + (everything.inner_html() or "")
     for secret in (
         widget.columns[0].pictures[COPY_STEP].sentence,
-        "folio_test_large_maybe_mapped_shared",
+        "FOLIO_MM_IDS_SHARED_BITNUM",
         "First difference:",
     ):
         assert secret not in told
@@ -340,7 +340,7 @@ def test_an_outcome_stays_hidden_until_the_reader_chooses(page: Page) -> None:
     assert not asked(page)
     verdict = (
         "You said exclusive reuse; it is cow copy, because the folio may be mapped by more than one process "
-        "(folio_test_large_maybe_mapped_shared: yes)."
+        "(FOLIO_MM_IDS_SHARED_BITNUM: yes)."
     )
     assert page.locator(".afs-question").text_content() == verdict
     assert page.locator(".afs-score").text_content() == "0 of 1 right"

@@ -103,7 +103,7 @@ def test_every_question_of_the_tree_is_in_the_picture_once(policy: Policy) -> No
 def test_the_picture_lights_the_way_and_what_was_seen_and_no_more() -> None:
     svg = ET.fromstring(Decision(fault_of("fork-both-write")).svg())
     texts = {element.text: element.get("class") for element in svg.iter(f"{SVG}text")}
-    assert texts["folio_test_large_maybe_mapped_shared"] == "afp-kb"
+    assert texts["FOLIO_MM_IDS_SHARED_BITNUM"] == "afp-kb"
     assert texts["folio_large_mapcount == folio_ref_count"] == texts["folio_ref_count == 1"] == "afp-k"
     assert texts["30 mappings"] == "afp-m"
     assert texts["copy: page 5"] == texts["yes: decides"] == "afp-b"
@@ -141,7 +141,7 @@ def test_it_is_heard_as_it_is_seen() -> None:
     assert svg.get("role") == "img"
     assert svg.findtext(f"{SVG}title") == f"both live {decision.sentences[0]}"
     assert svg.findtext(f"{SVG}desc") == repr(decision) == decision.text()
-    assert decision.sentences == ["Process 1 writes page 5: copy, because folio_test_large_maybe_mapped_shared is yes."]
+    assert decision.sentences == ["Process 1 writes page 5: copy, because FOLIO_MM_IDS_SHARED_BITNUM is yes."]
     assert max(map(len, decision.text().splitlines())) <= 110
     assert set(decision._repr_mimebundle_()) == {"image/svg+xml", "text/plain"}
 
@@ -201,7 +201,7 @@ def test_one_program_goes_every_way_through_the_tree() -> None:
         for fault in result.faults
         if fault.decided_by
     }
-    shared, counts = "folio_test_large_maybe_mapped_shared", "folio_large_mapcount == folio_ref_count"
+    shared, counts = "FOLIO_MM_IDS_SHARED_BITNUM", "folio_large_mapcount == folio_ref_count"
     assert decided == {
         1: ("pte_none", "alloc2"), 6: (shared, "copy0"), 7: (shared, "copy0"), 8: ("PageAnonExclusive", "reuse1"),
         10: (counts, "reuse1"), 12: (counts, "copy0"), 15: ("folio_large_mapcount > 1", "copy0"),
@@ -225,7 +225,7 @@ def test_a_stepper_shows_the_way_of_each_step_and_hides_it_while_it_asks() -> No
     assert "Which path does it take?" in repr(asks)
     assert "=>" not in repr(asks).split("asked", 1)[1].split("\n", 2)[2].partition("Left out")[0]
     tells = Stepper(run, panel=shown, panel_title="asked", key=q.FORKED + 1)
-    assert "=> folio_test_large_maybe_mapped_shared     yes" in repr(tells)
+    assert "=> FOLIO_MM_IDS_SHARED_BITNUM               yes" in repr(tells)
 
 
 def test_a_fault_of_the_pmd_level_is_told_in_words() -> None:
@@ -245,14 +245,38 @@ def test_where_a_run_ends(name: str, mainline: str, proposal: str) -> None:
         assert next(f for f in Scenario.load(name).run(policy).faults() if f.path != FIRST_TOUCH).code == code
 
 
+MARKED_HALF = Scenario.parse("""
+# A read pin marks pages and leaves them read-only; then a fork takes the mark from the upper half.
+scenario marked-half
+pages 16
+write 0 0..15
+fork 0
+exit 1
+gup 0 4
+madvise 0 0 8 wipeonfork
+fork 0
+madvise 0 0 8 keeponfork
+write 0 2 102
+""")
+
+
 def test_the_run_of_marked_pages_ends_where_the_mark_does() -> None:
-    proposed, merged = q.last_fault(q.marked_half, RFC_V2), q.last_fault(q.marked_half)
+    proposed, merged = q.last_fault(MARKED_HALF, RFC_V2), q.last_fault(MARKED_HALF)
     assert proposed.path == REUSE
     assert proposed.pages == range(8)
     assert proposed.decided_by == Check("PageAnonExclusive", True, "", True, "the page is exclusive to it")
     assert merged.code == "copy0"
-    before = [q.marked_half.run(policy)[18].snapshot.folios[0].anon_exclusive for policy in (RFC_V2, LINUX_6_15)]
+    before = [MARKED_HALF.run(policy)[18].snapshot.folios[0].anon_exclusive for policy in (RFC_V2, LINUX_6_15)]
     assert [int(marks.sum()) for marks in before] == [16, 1]
+
+
+def test_who_faults_is_what_the_model_does() -> None:
+    rows = {line[:22].strip(): line[22:].split() for line in q.who_faults().splitlines()[1:]}
+    assert rows["untouched"] == ["zeroread", "alloc4", "zeroread", "zeroread", "alloc4", "zeroread", "zero0"]
+    assert rows["shared"] == ["-", "copy0", "copy0", "-", "copy0", "copy0"]
+    assert rows["alone, not marked"] == ["-", "reuse1", "unshare", "-", "reuse1", "unshare"]
+    assert rows["exclusive"] == ["-"] * 6
+    assert q.who_faults("6.12").splitlines()[4].split()[3:] == ["-", "copy0", "copy0", "-", "copy0", "copy0"]
 
 
 # --- questions ------------------------------------------------------------------------------------------------------
@@ -300,8 +324,8 @@ def test_the_states_are_those_of_their_programs_and_settle_the_answer() -> None:
         assert asked["vm_normal_page"].saw.endswith(f"order {page.order}")
         if "folio_large_mapcount > 1" in asked:
             assert asked["folio_large_mapcount > 1"].saw == f"{page.mappings} mappings"
-        if "folio_test_large_maybe_mapped_shared" in asked:
-            assert asked["folio_test_large_maybe_mapped_shared"].outcome is page.maybe_shared
+        if "FOLIO_MM_IDS_SHARED_BITNUM" in asked:
+            assert asked["FOLIO_MM_IDS_SHARED_BITNUM"].outcome is page.maybe_shared
         if "folio_ref_count == 1" in asked:
             assert asked["folio_ref_count == 1"].saw == f"refcount {page.references}"
         assert seen.setdefault(page, right) == right

@@ -97,7 +97,7 @@ def test_the_text_picture_of_a_copy() -> None:
              vm_normal_page: yes (page 2 of a folio of order 3)
              PageAnonExclusive: no
              folio_large_mapcount > 1: yes (16 mappings)
-          => folio_test_large_maybe_mapped_shared: yes (tracked: process 0 8, process 1 8)
+          => FOLIO_MM_IDS_SHARED_BITNUM: yes (tracked: process 0 8, process 1 8)
         [w writable, - read-only, z zero page, . nothing mapped, > faulted, * changed by this step]""")
 
 

@@ -16,7 +16,7 @@ from anonfolio.kernel.record import PATHS, Check, Trail
 
 NONE, NORMAL, EXCLUSIVE = "pte_none", "vm_normal_page", "PageAnonExclusive"
 SUITABLE, RANGE_NONE, ALLOC = "thp_vma_suitable_order", "pte_range_none", "vma_alloc_folio"
-MAPCOUNT, SHARED = "folio_large_mapcount > 1", "folio_test_large_maybe_mapped_shared"
+MAPCOUNT, SHARED = "folio_large_mapcount > 1", "FOLIO_MM_IDS_SHARED_BITNUM"
 EQUAL, ONE = "folio_large_mapcount == folio_ref_count", "folio_ref_count == 1"
 RANGE, SCAN = "calc_anon_folio_range_reuse", "folio_ref_count == pages of the range"
 IN_STEP, NO_EXCLUSIVE = "consecutive pages of one folio", "no page PageAnonExclusive"

@@ -480,7 +480,7 @@ def test_the_tree_is_found_by_answering_the_rule_s_questions() -> None:
         "has it more than one mapping?",
         (),
         Node(
-            "folio_test_large_maybe_mapped_shared", "may another process map it?", (), False,
+            "FOLIO_MM_IDS_SHARED_BITNUM", "may another process map it?", (), False,
             Node("folio_large_mapcount == folio_ref_count", "is every reference a mapping?", (), True, False),
         ),
         False,

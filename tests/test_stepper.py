@@ -216,7 +216,7 @@ def test_reads_and_writes_are_asked_about_and_nothing_else() -> None:
 def test_each_reason_names_the_check_that_decided() -> None:
     asked = Stepper(COPY.run("linux-6.15")).asked
     assert asked[1]["because"] == "nothing is mapped there and the access is a write (pte_none: yes)"
-    assert asked[3]["because"].endswith("mapped by more than one process (folio_test_large_maybe_mapped_shared: yes)")
+    assert asked[3]["because"].endswith("mapped by more than one process (FOLIO_MM_IDS_SHARED_BITNUM: yes)")
     assert asked[4]["because"] == "the page is mapped"
 
 

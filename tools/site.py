@@ -201,8 +201,9 @@ class Book:
 
     @property
     def minutes(self) -> int | None:
-        found = re.search(r"About (\d+) minutes", self._first)
-        return int(found[1]) if found else None
+        """To read it and to do its exercises, together."""
+        found = re.search(r"About (\d+) minutes(?: to read, (\d+))?", self._first)
+        return int(found[1]) + int(found[2] or 0) if found else None
 
     @property
     def afterwards(self) -> str:

@@ -108,7 +108,7 @@ class Tree:
 
     @classmethod
     def of(cls, policy: Policy) -> Tree:
-        """The tree of `do_wp_page` and `wp_can_reuse_anon_folio` (6.1-7.2; RFC v2, never merged)."""
+        """The tree of `do_wp_page`, 6.1-7.3, with what it asks of a folio (inline in 6.1)."""
         rule = policy.rules.large_reuse
         marked = Question(
             "PageAnonExclusive", "is this page marked exclusive?", {True: REUSE}, {False: _first_asked(rule)}

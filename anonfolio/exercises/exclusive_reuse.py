@@ -100,20 +100,6 @@ def _faults_recorded() -> int:
 
 faults = Number(**words("faults", rfc_v2=lambda: _faults_of(RFC_V2)), truth=_faults_recorded)
 
-marked_half = Scenario.parse("""
-# A read pin marks pages and leaves them read-only; then a fork takes the mark from the upper half.
-scenario marked-half
-pages 16
-write 0 0..15
-fork 0
-exit 1
-gup 0 4
-madvise 0 0 8 wipeonfork
-fork 0
-madvise 0 0 8 keeponfork
-write 0 2 102
-""")
-
 walks = Scenario.parse("""
 # One program that comes to every end of the tree below the zero page.
 scenario walks
@@ -137,6 +123,32 @@ FORKED = 4
 """The step of `walks` that forks; every write from then on is answered by the tree."""
 
 
+_THERE = {
+    "untouched": "",
+    "zero page": "read 0 3",
+    "shared": "write 0 0..15\nfork 0",
+    "alone, not marked": "write 0 0..15\nfork 0\nexit 1",
+    "exclusive": "write 0 0..15",
+    "exclusive, read-only": "write 0 0..15\nfork 0\nexit 1\ngup 0 3",
+}
+_COMES = {
+    "read": "read 0 3", "write": "write 0 3 9", "short pin": "gup 0 3", "reference": "ref 0 3 0",
+    "long pin": "pin 0 3 1 0", "long read pin": "pin_ro 0 3 1 0",
+}  # fmt: skip
+
+
+def who_faults(policy: Policy | str = LINUX_6_15) -> str:
+    """By what is at a page, and who comes to it: the codes of the faults that this takes, on 16 pages and 64 KiB."""
+    lines = [f"{'':22}" + "".join(f"{who:11}" for who in _COMES)]
+    for there, before in _THERE.items():
+        cells = []
+        for comes in _COMES.values():
+            faults = Scenario.parse(f"pages 16\norders 4\n{before}\n{comes}").run(policy)[-1].faults
+            cells.append(" ".join(fault.code for fault in faults) or "-")
+        lines.append(f"{there:22}" + "".join(f"{cell:11}" for cell in cells))
+    return "\n".join(line.rstrip() for line in lines)
+
+
 def last_fault(scenario: Scenario, policy: Policy = LINUX_6_15) -> Fault:
     """The last fault of a scenario."""
     return scenario.run(policy).faults()[-1]
@@ -147,7 +159,7 @@ def last_fault(scenario: Scenario, policy: Policy = LINUX_6_15) -> Fault:
 _DECIDERS = {
     "PageAnonExclusive": "exclusive",
     "folio_large_mapcount > 1": "last page",
-    "folio_test_large_maybe_mapped_shared": "shared",
+    "FOLIO_MM_IDS_SHARED_BITNUM": "shared",
     "folio_large_mapcount == folio_ref_count": "counts",
     "folio_ref_count == 1": "one reference",
 }
@@ -317,7 +329,7 @@ decided = Function(
         no_mark=but(decide, page=lambda page: replace(page, exclusive=False)),
         no_last_page=_forgets("folio_large_mapcount > 1", True),
         no_references=_forgets("folio_large_mapcount == folio_ref_count", True),
-        no_slots=_forgets("folio_test_large_maybe_mapped_shared", False),
+        no_slots=_forgets("FOLIO_MM_IDS_SHARED_BITNUM", False),
         all_large=_by_rules(mm_id, mm_id),
     ),
     **modelled(

@@ -28,7 +28,7 @@ FORK_STEPS = {
 """The steps of a fork, by name. The child runs when the last one is done."""
 
 KERNEL_COPY = (*COPY_ORDER, "store")
-"""`wp_page_copy` in 6.1, 6.12 (read) and, by its identical text, 6.17 and 7.2."""
+"""`wp_page_copy` in 6.1, 6.12, 6.17 and 7.3, all read."""
 KERNEL_FORK = ("write-protect", "share", "flush")
 """`dup_mmap` and `copy_present_ptes` in 6.12."""
 

@@ -1,10 +1,11 @@
 """arm64's contiguous bit: 16 entries that say of themselves that they are alike, so that one TLB entry may do for all.
 
 Software sets the bit, and must take it away before one of the 16 changes alone in more than accessed and dirty
-(arch/arm64/mm/contpte.c, from 6.9 on). A block that carries it is *folded*: aligned in both address spaces, wholly
-present, of one folio, with equal protection. To fold or unfold what is mapped, the kernel clears the 16 entries,
-flushes them and writes them again (`contpte_convert`; later kernels skip the flush where the CPU has BBML2_NOABORT);
-only where nothing was mapped the bit costs nothing. So blocks become folded in two places only:
+(arch/arm64/mm/contpte.c, from 6.9 on; for hugetlb long before). A block that carries it is *folded*: aligned in both
+address spaces, wholly present, of one folio, with equal protection. To fold or unfold what is mapped, the kernel clears
+the 16 entries, flushes them and writes them again (`contpte_convert`; later kernels skip the flush where the CPU allows
+it: BBML2_NOABORT, in 7.3 BBML3); only where nothing was mapped the bit costs nothing. So blocks become folded in two
+places only:
 
 - `set_ptes` of several entries, empty until then, folds each aligned block that lies in the call (`contpte_set_ptes`);
 - `set_ptes` of one entry looks at its block when it is the block's last (`contpte_try_fold`).

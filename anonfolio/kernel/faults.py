@@ -88,7 +88,7 @@ class VmFault(NamedTuple):
 def handle_mm_fault(system: System, mm: Mm, vma: Vma, vpn: int, access: str, *, user: bool = True) -> Fault:
     """Handle one fault on page `vpn`, which lies in `vma` and whose access the VMA allows; returns its record.
 
-    The PMD level is asked first, as in `__handle_mm_fault` (6.1-7.2).
+    The PMD level is asked first, as in `__handle_mm_fault` (6.1-7.3).
     """
     vmf = VmFault.at(system, mm, vma, vpn, access)
     error_code = (PF_PROT if mm.pte[vpn] else 0) | (0 if access == READ else PF_WRITE) | PF_USER
@@ -141,7 +141,7 @@ def age_bits(vmf: VmFault) -> int:
 
 
 def do_anonymous_page(vmf: VmFault) -> None:
-    """Nothing is mapped: a read gets the zero page, a write a fresh folio (`do_anonymous_page`, 6.1-7.2).
+    """Nothing is mapped: a read gets the zero page, a write a fresh folio (`do_anonymous_page`, 6.1-7.3).
 
     The fresh folio's pages are all mapped writable, dirty and exclusive, not only the one that was written.
     """
@@ -239,7 +239,7 @@ def _map_new_folio(vmf: VmFault, folio: int, start: int) -> None:
 
 
 def do_wp_page(vmf: VmFault) -> None:
-    """A write, or an unshare, meets a read-only entry: reuse the page or copy it (`do_wp_page`, 6.1-7.2)."""
+    """A write, or an unshare, meets a read-only entry: reuse the page or copy it (`do_wp_page`, 6.1-7.3)."""
     reusable = wp_reusable(vmf)
     if reusable:
         first = vmf.mm.pfn.item(reusable.start)
@@ -386,11 +386,11 @@ COPY_STEPS: dict[str, Callable[[Copying], None]] = {
 }
 """The steps of a copy by name."""
 COPY_ORDER = tuple(COPY_STEPS)
-"""The kernel's order of them (`wp_page_copy` in 6.1, 6.12, 6.17 and 7.2)."""
+"""The kernel's order of them (`wp_page_copy` in 6.1, 6.12, 6.17 and 7.3)."""
 
 
 def wp_page_copy(copying: Copying, order: Iterable[str] = COPY_ORDER) -> Iterator[str]:
-    """Give the process pages of its own in place of the zero page or of maybe-shared ones (`wp_page_copy`, 6.1-7.2).
+    """Give the process pages of its own in place of the zero page or of maybe-shared ones (`wp_page_copy`, 6.1-7.3).
 
     It stops after each step of `COPY_STEPS` and names it: a fault runs it to its end, a race lets others in between,
     and may ask for another order, which no kernel has.

@@ -45,7 +45,7 @@ class ForkFailed(Exception):
 def dup_mmap(
     mm: Mm, child: Mm, counters: Counters, *, fail_at: Vma | None = None, fail_after_pages: int | None = None
 ) -> None:
-    """Copy the VMAs of `mm` and what they map, lowest first (`dup_mmap`, 6.1-7.2).
+    """Copy the VMAs of `mm` and what they map, lowest first (`dup_mmap`, 6.1-7.3).
 
     MADV_DONTFORK leaves a VMA out, MADV_WIPEONFORK copies it empty. A VMA that never held an anonymous page has
     nothing to copy (`vma_needs_copy`): its zero-page entries do not appear in the child.

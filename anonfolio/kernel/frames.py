@@ -245,7 +245,7 @@ class Memory:
         return bool(self.order[folio] > 0)
 
     def maybe_dma_pinned(self, folio: int) -> bool:
-        """Whether the folio may be pinned: exact for large folios (`folio_maybe_dma_pinned`, 6.1-7.2)."""
+        """Whether the folio may be pinned: exact for large folios (`folio_maybe_dma_pinned`, 6.1-7.3)."""
         if self.is_large(folio):
             return bool(self.pincount[folio] > 0)
         return bool(self.refcount[folio] >= GUP_PIN_COUNTING_BIAS)

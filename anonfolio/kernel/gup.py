@@ -99,7 +99,7 @@ def mm_populate(system: System, mm: Mm, start: int, end: int, faults: list[Fault
 def try_grab_folio(memory: Memory, pfn: int) -> None:
     """Take one pin: a reference and the pin count of a large folio, 1,024 references of a small one.
 
-    The zero page is never pinned (`try_grab_folio`, 6.1-7.2).
+    The zero page is never pinned (`try_grab_folio`, 6.1-7.3).
     """
     folio = int(memory.folio_of[pfn])
     if folio < 0:
@@ -148,7 +148,7 @@ def unpin_user_pages(memory: Memory, pin: Pin) -> None:
 
 
 def gup_must_unshare(mm: Mm, pfn: int, *, write: bool, longterm: bool) -> bool:
-    """Whether a read-only pin must first make the page exclusive (`gup_must_unshare`, 6.1-7.2).
+    """Whether a read-only pin must first make the page exclusive (`gup_must_unshare`, 6.1-7.3).
 
     An anonymous page unless it is exclusive; the zero page only for a long-term pin, and not in 6.1. 5.10 has no such
     question.

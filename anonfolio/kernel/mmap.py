@@ -143,7 +143,7 @@ def expand_stack(mm: Mm, vpn: int) -> Vma | None:
 def zap_page_range(mm: Mm, start: int, end: int) -> None:
     """Unmap what [start, end) maps: rmap, references, RSS; a huge mapping that is not covered whole is split first.
 
-    (`zap_pte_range`, `zap_present_folio_ptes`, `zap_huge_pmd`; 6.1-7.2.)
+    (`zap_pte_range`, `zap_huge_pmd`, 6.1-7.3; `zap_present_folio_ptes`, 6.12-7.3.)
     """
     for pin in mm.pins:
         pin.forget(start, end)

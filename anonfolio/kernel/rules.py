@@ -56,7 +56,7 @@ class Folio:
     refcount, mappings : int
         References to it, and how many page-table entries map pages of it, of all processes.
     shared : bool
-        Whether another process may map it (`folio_test_large_maybe_mapped_shared`, mm_id slots).
+        Whether another process may map it (`FOLIO_MM_IDS_SHARED_BITNUM`, mm_id slots).
     pinned : bool
         Whether a device may hold it (`folio_maybe_dma_pinned`).
     mapcount : int
@@ -178,7 +178,7 @@ def mm_id(folio: Folio, ask: Ask) -> bool:
     ):  # fmt: skip
         return False
     if ask(
-        "folio_test_large_maybe_mapped_shared", folio.shared, folio.slots, asks="may another process map it?",
+        "FOLIO_MM_IDS_SHARED_BITNUM", folio.shared, folio.slots, asks="may another process map it?",
         yes="the folio may be mapped by more than one process",
     ):  # fmt: skip
         return False
@@ -211,6 +211,17 @@ def mapped_once(folio: Folio, ask: Ask) -> bool:
         yes="nobody else maps a page of the folio", no="the folio has other mappings",
     )  # fmt: skip
 
+
+OLDER_NAMES: dict[str, dict[str, str]] = {
+    "5.10": {
+        "folio_ref_count": "page_count",
+        "thp_vma_allowable_orders": "__transparent_hugepage_enabled",
+        "thp_vma_suitable_order": "transhuge_vma_suitable",
+        "vma_alloc_folio": "alloc_hugepage_vma",
+    },
+    "6.1": {"thp_vma_allowable_orders": "hugepage_vma_check", "thp_vma_suitable_order": "transhuge_vma_suitable"},
+}
+"""What a question is called here -> in a release that is older than the name (tests/test_claims.py)."""
 
 HUGE_REUSES: dict[str, Reuse] = {"refcount_one": refcount_one, "mapped_once": mapped_once}
 """`Policy.huge_reuse` by name."""

@@ -93,7 +93,7 @@ def _pinned_page_stays(machine: Machine) -> Iterator[_Where]:
 
 @invariant
 def _writable_is_exclusive(machine: Machine) -> Iterator[_Where]:
-    """An entry of a private mapping is writable only if its page is marked PageAnonExclusive (6.1-7.2).
+    """An entry of a private mapping is writable only if its page is marked PageAnonExclusive (6.1-7.3).
 
     A kernel that marks nothing (5.10) does not promise that.
     """
