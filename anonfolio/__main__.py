@@ -261,10 +261,15 @@ COMMANDS = (
     Command(
         "advise", advising.advise, "which folio sizes a program should get, and why",
         (
-            _option("what", nargs="*", metavar="FILE.npz", help="a stored trace; or a program after two dashes"),
+            _option("what", nargs="*", metavar="FILE.npz", help="a stored trace; or -- PROGRAM, to run it (root)"),
             _sizes("4K, 64K, 16K+64K, all, 2M"),
             *_policy("the recorded kernel decides"),
             _option("--cost", metavar="TABLE", help="prices: a stored table, or a file (default: of this CPU's maker)"),
+            _option("--verify", type=_count, metavar="N", help="run the program N times more under each set of sizes"),
+            _option("--output", metavar="FILE", help="where the program's output goes (default: standard error)"),
+            _option("--cpus", metavar="CPUS", help="where the program may run: all, or such as 0,2 (default: one)"),
+            _option("--buffer", type=_count, metavar="MIB", help="room for events, on each CPU (default 64)"),
+            _option("--save", metavar="NAME", help="write NAME.npz (default: as the program is called, .advise)"),
             _option("--figure", metavar="FILE", help="where to write the figure (default NAME.advise.svg)"),
             _option("--json", action="store_true", help="all numbers, curves too, as one line of JSON"),
             _option("-v", "--verbose", action="store_true", help="say what goes on, also where no terminal is"),

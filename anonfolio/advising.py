@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import stat
+import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .commands import policy_of, progress_line
 from .draw.advised import advice_json, advice_svg, advice_text
@@ -15,34 +19,34 @@ from .hardware.advice import SETTINGS, Advice
 from .hardware.advice import advise as advised
 from .hardware.cost import Table, read_table, tables
 from .hardware.cpu import Cpu, this_cpu
-from .hardware.trace import Setting, Trace, read_measured, read_trace, settings_named
+from .hardware.trace import (
+    ROUNDS,
+    Setting,
+    Trace,
+    TraceError,
+    read_measured,
+    read_trace,
+    settings_named,
+    size_names,
+    write_trace,
+)
+from .kernel.policy import Policy
+from .witness.here import need_linux
 
-MEASURE = "measure"
-"""The word for costs of this machine, measured now."""
+if TYPE_CHECKING:
+    from .witness.live.trace import Launch
+
+Tell = Callable[[str], None]
 
 
 def advise(chosen: Namespace) -> int:
-    """Which sizes a program should get: 0, or 1 where the prediction is void or not what the kernel counted."""
+    """Which sizes a program should get: 0, or 1 where the prediction does not hold or the kernel counted otherwise."""
     settings = settings_named(chosen.sizes) if chosen.sizes else list(SETTINGS)
     cpu = this_cpu()
-    path = _one_trace(chosen.what)
     table = _prices(chosen.cost, cpu)
-    trace, measured = read_trace(path), _measured_with(path)
-    found = _judged(chosen, trace, settings, table, cpu)
-    found = replace(found, measured=tuple(measured))
-    return _told(chosen, found, path.with_name(f"{path.stem}.advise.svg"))
-
-
-def _one_trace(words: Sequence[str]) -> Path:
-    if len(words) != 1 or not words[0].endswith(".npz"):
-        named = " ".join(words) or "PROGRAM"
-        raise ValueError(f"advise takes a trace (NAME.npz), --pid N, or a program after two dashes: -- {named}")
-    return Path(words[0])
-
-
-def _measured_with(path: Path) -> list[Setting]:
-    known = path.with_suffix(".json")
-    return read_measured(known) if known.exists() else []
+    if chosen.program is None:
+        return _of_file(chosen, settings, table, cpu)
+    return _of_program(chosen, settings, table, cpu)
 
 
 def _prices(named: str | None, cpu: Cpu) -> Table:
@@ -57,23 +61,181 @@ def stored_for(cpu: str) -> str:
     return next((name for name, machine in stored.items() if maker in machine), next(iter(stored)))
 
 
-def _judged(chosen: Namespace, trace: Trace, settings: list[tuple[int, ...]], table: Table, cpu: Cpu) -> Advice:
-    policy = policy_of(chosen, trace.kernel) if chosen.policy is not None or chosen.set else None
+# --- a stored trace ---------------------------------------------------------------------------------------------------
+
+
+def _of_file(chosen: Namespace, settings: list[tuple[int, ...]], table: Table, cpu: Cpu) -> int:
+    path = _one_trace(chosen.what)
+    if chosen.verify:
+        raise ValueError("--verify runs the program again, and a trace is none: advise --verify N -- PROGRAM")
+    trace, known = read_trace(path), path.with_suffix(".json")
+    measured = read_measured(known) if known.exists() else []
     with progress_line(chosen.verbose) as tell:
-        return advised(
-            trace, settings, policy, table=table, cpu=cpu, jobs=os.cpu_count() or 1,
-            progress=lambda done, total: tell(f"replayed {done} of {total}"),
-        )  # fmt: skip
+        found = _judged(trace, settings, _policy(chosen, trace), table, cpu, tell)
+    return _told(chosen, replace(found, measured=tuple(measured)), path.with_suffix(""))
 
 
-def _told(chosen: Namespace, found: Advice, figure: Path) -> int:
+def _one_trace(words: Sequence[str]) -> Path:
+    if len(words) != 1 or not words[0].endswith(".npz"):
+        named = " ".join(words) or "PROGRAM"
+        raise ValueError(f"advise takes a trace (NAME.npz), or a program after two dashes: -- {named}")
+    return Path(words[0])
+
+
+# --- a program --------------------------------------------------------------------------------------------------------
+
+
+def _of_program(chosen: Namespace, settings: list[tuple[int, ...]], table: Table, cpu: Cpu) -> int:
+    """Record it, write its trace, advise; with --verify run it again under each set of sizes."""
+    command = _command(chosen)
+    need_linux()
+    from .witness.live.kernel import kernel_version
+    from .witness.live.trace import record
+
+    # A policy that makes no sense should be told before the program runs.
+    policy_of(chosen, kernel_version())
+    named = _new_name(chosen, command)
+    again = input_again(chosen.verify)
+    with progress_line(chosen.verbose) as tell, _launch(chosen) as launch:
+        trace = record(command, Path.cwd(), {"command": " ".join(command)}, tell, launch)
+        write_trace(f"{named}.npz", trace)
+        found = _judged(trace, settings, _policy(chosen, trace), table, cpu, tell)
+        if chosen.verify:
+            found = replace(found, measured=tuple(_measured(command, settings, chosen.verify, again, launch, tell)))
+    return _told(chosen, found, named)
+
+
+def _measured(
+    command: list[str],
+    settings: list[tuple[int, ...]],
+    rounds: int,
+    again: Callable[[], None],
+    launch: Launch,
+    tell: Tell,
+) -> Iterator[Setting]:
+    """What the kernel counts, in interleaved rounds. The program's output was seen already."""
+    from .witness.live.trace import measure
+
+    measured: list[Setting] = []
+    with open(os.devnull, "wb") as nowhere:
+        silent = replace(launch, output=nowhere.fileno(), errors=nowhere.fileno())
+        for number in range(1, rounds + 1):
+            for orders in settings:
+                tell(f"round {number} of {rounds}: {size_names(orders)}")
+                again()
+                measured += measure(command, Path.cwd(), [orders], 1, None, silent)
+    return _joined(measured, settings)
+
+
+def _command(chosen: Namespace) -> list[str]:
+    if chosen.what:
+        raise ValueError(f"advise takes one thing: {chosen.what[0]}, or the program after the two dashes")
+    if not chosen.program:
+        raise ValueError("nothing stands after the two dashes; write the program there: advise -- PROGRAM ARGUMENTS")
+    return list(chosen.program)
+
+
+def _new_name(chosen: Namespace, command: Sequence[str]) -> Path:
+    """What the files are called that come of it: as --save says, or as what runs, in this folder."""
+    named = Path(chosen.save) if chosen.save else Path(f"{called(command)}.advise")
+    if not named.parent.is_dir():
+        raise ValueError(f"{named}: there is no folder {named.parent}")
+    there = Path(f"{named}.npz")
+    if there.exists():
+        try:
+            read_trace(there)
+        except TraceError:
+            raise ValueError(f"{there} is there already, and no trace; say with --save where to write") from None
+    return named
+
+
+def called(command: Sequence[str]) -> str:
+    """A word for a command: the script that an interpreter is given, else the program."""
+    scripts = [word for word in command[1:3] if not word.startswith("-") and Path(word).suffix and Path(word).is_file()]
+    return Path(scripts[0] if scripts else command[0]).stem or "program"
+
+
+def input_again(rounds: int | None) -> Callable[[], None]:
+    """What gives the program its input from the start once more."""
+    try:
+        mode = os.fstat(0).st_mode
+    except OSError:
+        return lambda: None
+    if stat.S_ISREG(mode):
+        start = os.lseek(0, 0, os.SEEK_CUR)
+        return lambda: void(os.lseek(0, start, os.SEEK_SET))
+    if rounds and (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+        raise ValueError("--verify runs the program again, and its input is a pipe, which it reads once: give a file")
+    return lambda: None
+
+
+def void(_: object) -> None:
+    """Nothing comes of it."""
+
+
+@contextmanager
+def _launch(chosen: Namespace) -> Iterator[Launch]:
+    """How to run it: the environment as it is; its output where ours is not."""
+    from .witness.live.trace import BUFFER_KIB, Launch
+
+    cpus = cpus_named(chosen.cpus)
+    room_kib = chosen.buffer << 10 if chosen.buffer else BUFFER_KIB
+    if chosen.output is None:
+        sys.stderr.flush()
+        yield Launch(dict(os.environ), output=2, cpus=cpus, buffer_kib=room_kib)
+        return
+    with open(chosen.output, "wb", buffering=0) as file:
+        yield Launch(dict(os.environ), output=file.fileno(), errors=file.fileno(), cpus=cpus, buffer_kib=room_kib)
+
+
+def cpus_named(text: str | None) -> frozenset[int]:
+    """``all``, or numbers such as 0,2; nothing is the one of a live run."""
+    there = os.sched_getaffinity(0)
+    if text is None:
+        return frozenset()
+    if text == "all":
+        return frozenset(there)
+    words = text.split(",")
+    if not all(word.isascii() and word.isdigit() and len(word) < 6 for word in words):
+        raise ValueError(f"--cpus {text!r:.40} is neither all nor numbers such as 0,2")
+    missing = {int(word) for word in words} - there
+    if missing:
+        raise ValueError(f"there is no CPU {min(missing)} for us; there are {', '.join(map(str, sorted(there)))}")
+    return frozenset(map(int, words))
+
+
+def _joined(rounds: Sequence[Setting], settings: Sequence[tuple[int, ...]]) -> Iterator[Setting]:
+    """Rounds of the same sizes as one setting."""
+    for orders in settings:
+        mine = [each for each in rounds if each.orders == orders]
+        one, two, three, four, five = ([count for each in mine for count in getattr(each, name)] for name in ROUNDS)
+        processes = tuple(each for setting in mine for each in setting.processes)
+        yield Setting(orders, one, two, three, four, five, processes)
+
+
+# --- what both end with -----------------------------------------------------------------------------------------------
+
+
+def _policy(chosen: Namespace, trace: Trace) -> Policy | None:
+    return policy_of(chosen, trace.kernel) if chosen.policy is not None or chosen.set else None
+
+
+def _judged(
+    trace: Trace, settings: list[tuple[int, ...]], policy: Policy | None, table: Table, cpu: Cpu, tell: Tell
+) -> Advice:
+    def progress(done: int, total: int) -> None:
+        tell(f"replayed {done} of {total}")
+
+    return advised(trace, settings, policy, table=table, cpu=cpu, jobs=os.cpu_count() or 1, progress=progress)
+
+
+def _told(chosen: Namespace, found: Advice, named: Path) -> int:
     """Print it, and write the figure."""
-    figure = Path(chosen.figure) if chosen.figure else figure
+    figure = Path(chosen.figure or f"{str(named).removesuffix('.advise')}.advise.svg")
+    figure.write_text(advice_svg(found), encoding="utf-8")
     if chosen.json:
         print(json.dumps(advice_json(found)))
     else:
         print(advice_text(found))
-    figure.write_text(advice_svg(found), encoding="utf-8")
-    if not chosen.json:
-        print(f"{figure}")
-    return 1 if not found.trust or found.wrong else 0
+        print(figure if chosen.program is None else f"{figure}  {named}.npz")
+    return 1 if found.wrong or not found.trust else 0

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from live_support import needs_kernel
 
 from anonfolio.__main__ import main
+from anonfolio.advising import called, cpus_named, input_again
 from anonfolio.draw.advised import advice_svg, advice_text
 from anonfolio.hardware.advice import (
     GOOD_ENOUGH,
@@ -318,3 +322,111 @@ def test_a_wrong_request_gets_one_line(words: tuple[str, ...], why: str, capsys:
     out, err = capsys.readouterr()
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert why in err
+
+
+# --- a program --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (["python3", "np.py", "x"], "np"), (["/usr/bin/sort", "-S", "20M", "nums"], "sort"), (["perl", "np.py"], "np"),
+        (["python3", "missing.py"], "python3"), (["./a.out"], "a"), (["xz", "-k", "text"], "xz"),
+    ],
+)  # fmt: skip
+def test_files_are_called_as_the_script_or_the_program(
+    command: list[str], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file in ("np.py", "text", "nums"):
+        (tmp_path / file).touch()
+    assert called(command) == name
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("--",), "nothing stands after the two dashes"),
+        (("x.npz", "--", "true"), "advise takes one thing: x.npz, or the program"),
+        (("--save", "no/folder/x", "--", "true"), "no/folder/x: there is no folder no/folder"),
+        (("--policy", "nosuch", "--", "true"), "nosuch"),
+    ],
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="a program is recorded on Linux")
+def test_what_is_wrong_with_a_program_is_said_before_it_runs(
+    words: tuple[str, ...],
+    why: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    test_a_wrong_request_gets_one_line(words, why, capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a program is recorded on Linux")
+def test_a_file_that_is_no_trace_is_not_written_over(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "true.advise.npz").write_bytes(b"PK precious")
+    test_a_wrong_request_gets_one_line(("--", "true"), "is there already, and no trace; say with --save", capsys)
+    assert (tmp_path / "true.advise.npz").read_bytes() == b"PK precious"
+
+
+def test_elsewhere_than_on_linux_one_line_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    test_a_wrong_request_gets_one_line(("--", "true"), "a live run needs Linux", capsys)
+
+
+def test_what_a_pipe_gives_once_cannot_be_given_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def begins_with(descriptor: int, rounds: int | None) -> Callable[[], None]:
+        kept = os.dup(0)
+        os.dup2(descriptor, 0)
+        try:
+            return input_again(rounds)
+        finally:
+            os.dup2(kept, 0)
+            os.close(kept)
+
+    ends = os.pipe()
+    with pytest.raises(ValueError, match="its input is a pipe"):
+        begins_with(ends[0], 1)
+    begins_with(ends[0], None)()
+    for end in ends:
+        os.close(end)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no CPUs to choose from here")
+def test_cpus_are_all_or_numbers_that_there_are() -> None:
+    there = os.sched_getaffinity(0)
+    assert cpus_named(None) == frozenset()
+    assert cpus_named("all") == there
+    assert cpus_named(str(min(there))) == {min(there)}
+    for wrong in ("none", "-1", "0-1", ""):
+        with pytest.raises(ValueError, match="is neither all nor numbers such as 0,2"):
+            cpus_named(wrong)
+    with pytest.raises(ValueError, match="there is no CPU 99999 for us"):
+        cpus_named("99999")
+
+
+@pytest.mark.live
+@needs_kernel
+def test_a_program_is_run_told_and_measured_by_one_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SAID", "from the environment")
+    script = "import os; print(os.environ['SAID']); a = bytearray(8 << 20)"
+    options = ["--sizes", "4k,64k", "--verify", "1", "--output", "out", "--cpus", "all"]
+    assert main(["advise", *options, "--", sys.executable, "-c", script]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert "final maps equal" in lines[1]
+    assert [line.split()[0] for line in lines[3:5]] == ["4K", "64K"]
+    assert (tmp_path / "out").read_text() == "from the environment\n"
+    python = Path(sys.executable).stem
+    assert lines[-1] == f"{python}.advise.svg  {python}.advise.npz"
+    assert read_trace(tmp_path / f"{python}.advise.npz").status == 0

@@ -28,7 +28,13 @@ def _head(advice: Advice) -> Iterator[str]:
     trace = advice.trace
     processes = "1 process" if len(trace.processes) == 1 else f"{len(trace.processes)} processes"
     yield f"{trace.about.get('command', 'a program')}: kernel {trace.kernel}, the model as {advice.policy}"
+    if trace.status:
+        yield f"It ended with {_ending(trace.status)}; what it did until then is told."
     yield f"{processes}, {trace.kernel_faults:,} faults ({len(trace):,} anonymous). {advice.trust}"
+
+
+def _ending(status: int) -> str:
+    return f"exit code {status}" if status > 0 else f"signal {-status}"
 
 
 def _table(advice: Advice) -> Iterator[str]:

@@ -37,6 +37,8 @@ WORTH_IT = 0.05
 """Less time saved than this part of what 4K takes is not worth a change."""
 MEMORY_PART, MEMORY_PAGES = 0.05, 512
 """So much more memory at the peak, by part or in pages, is not held against a set of sizes."""
+NEXT_TO_NOTHING = 0.002
+"""Memory never written is compared in steps of this part of the peak."""
 CLOSE = 0.01
 """A prediction is right within this part of what the kernel counts."""
 MIB = 256
@@ -220,7 +222,8 @@ def faults_so_far(trace: Trace, found: Replay) -> list[tuple[int, int]]:
 
 def suggested(base: Option, options: Sequence[Option]) -> Option:
     """What to enable: of those that hold little more memory than 4K does and save nearly as much time as the best of
-    them, the one that holds least that was never written. 4K where nothing saves enough.
+    them, the one that holds least that was never written; what differs by next to nothing there is decided by time. 4K
+    where nothing saves enough.
     """
     room = base.replay.held_peak_pages + max(MEMORY_PAGES, MEMORY_PART * base.replay.held_peak_pages)
     fitting = [option for option in options if option.replay.held_peak_pages <= room]
@@ -228,7 +231,8 @@ def suggested(base: Option, options: Sequence[Option]) -> Option:
     if best < WORTH_IT * base.time_ms or best <= 0:
         return base
     good = [option for option in fitting if base.time_ms - option.time_ms >= GOOD_ENOUGH * best]
-    return min(good, key=lambda option: (option.replay.never_written_pages, option.time_ms))
+    grain = max(1.0, NEXT_TO_NOTHING * base.replay.held_peak_pages)
+    return min(good, key=lambda option: (round(option.replay.never_written_pages / grain), option.time_ms))
 
 
 def reason(base: Option, chosen: Option, options: Sequence[Option]) -> str:
