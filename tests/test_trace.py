@@ -812,11 +812,14 @@ def test_maps_of_files_are_holes_even_over_memory() -> None:
 @linux
 def test_calls_that_failed_did_nothing_and_those_not_followed_are_counted() -> None:
     trace, calls = converted([
-        *call(9, [0, 8192, 3, 0x22], -12), *call(9, [0, 8192, 3, 0x21], 2048 * 4096), *call(149, [0, 4096], 0),
+        *call(9, [0, 8192, 3, 0x22], -12), *call(9, [0, 8192, 3, 0x21], 2048 * 4096), *call(323, [0], 5),
+        *call(257, [2**64 - 100, 0, 0o40002], 3), *call(257, [2**64 - 100, 0, 2], 3), *call(28, [0, 0, 20], 0),
         *call(28, [1022 * 4096, 4096, 12], 0), *call(28, [1022 * 4096, 4096, 4], 0),
     ])  # fmt: skip
     assert [call.name for call in calls] == ["advise"]
-    assert trace.left_out == {"shared anonymous mmap": 1, "mlock": 1, "madvise 12": 1}
+    assert trace.left_out == {
+        "shared anonymous mmap": 1, "userfaultfd": 1, "open with O_DIRECT": 1, "madvise mergeable": 1,
+    }  # fmt: skip
 
 
 @linux
@@ -826,7 +829,7 @@ def test_mremap_moves_grows_and_shrinks() -> None:
         *call(25, [2048 * 4096, 4 * 4096, 6 * 4096, 1], 4096 * 4096),
         *call(25, [4096 * 4096, 6 * 4096, 2 * 4096, 0], 4096 * 4096),
     ])  # fmt: skip
-    assert [(name, pages) for _, name, _, _, pages, _ in calls] == [("map", 4), ("move", 4), ("map", 2), ("unmap", 4)]
+    assert [(name, pages) for _, name, _, _, pages, _ in calls] == [("map", 4), ("move", 4), ("grow", 2), ("unmap", 4)]
     assert calls[1].argument + 4 == calls[2].vpn
 
 
@@ -840,16 +843,16 @@ def test_mremap_takes_a_part_out_of_neighbours(pages: int) -> None:
         *call(9, [part, 6 * 4096, 3, 0x22], part),
         *call(25, [part, 2 * 4096, pages * 4096, 1, 0], target),
     ])  # fmt: skip
-    names = ["map", "map", *(["unmap"] if pages < 2 else []), "move", *(["map"] if pages > 2 else [])]
+    names = ["map", "map", *(["unmap"] if pages < 2 else []), "move", *(["grow"] if pages > 2 else [])]
     assert [call.name for call in calls] == names
     assert all(call.pages > 0 for call in calls)
     assert sum(call.pages for call in calls if call.name == "unmap") == max(0, 2 - pages)
 
 
 @linux
-def test_protect_reaches_only_anonymous_memory_and_none_counts_as_readable() -> None:
+def test_protect_reaches_only_anonymous_memory() -> None:
     _, calls = converted(call(10, [1000 * 4096, 23 * 4096, 0], 0))
-    assert [(name, pages, argument) for _, name, _, _, pages, argument in calls] == [("protect", 1, READ_ONLY)]
+    assert [(name, pages, argument) for _, name, _, _, pages, argument in calls] == [("protect", 1, NO_ACCESS)]
 
 
 @linux
@@ -1137,3 +1140,41 @@ def _runs(pid: str) -> bool:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+@linux
+def test_the_kernel_faults_in_what_is_lacking_where_it_was_asked_to() -> None:
+    base = 2048 * 4096
+    trace, calls = converted([
+        *call(9, [0, 8 * 4096, 3, 0x22], base), fault(2050), *call(149, [base, 4 * 4096], 0),
+        *call(9, [0, 2 * 4096, 1, 0x8022], base - 2 * 4096), *call(28, [base + 4 * 4096, 8192, 22], 0),
+        fault(2052), *call(28, [base + 4 * 4096, 8192, 23], 0),
+    ])  # fmt: skip
+    found = [
+        (trace.address(vpn) >> 12, code) for vpn, code in zip(trace.vpn.tolist(), trace.code.tolist(), strict=True)
+    ]
+    locked = [(2050, 6), (2048, 2), (2049, 2), (2051, 2)]
+    assert found == [*locked, (2046, 0), (2047, 0), (2052, 0), (2053, 0), (2052, 6), (2053, 2)]
+    assert [call.name for call in calls] == ["map", "lock", "map"]
+    assert replay(trace).anonymous == len(trace)
+
+
+@linux
+def test_an_access_that_no_mapping_allows_is_left_out_by_name() -> None:
+    trace, _ = converted([*call(9, [0, 8192, 1, 0x22], 2048 * 4096), fault(2048), fault(2049, 4), fault(2048)])
+    assert (len(trace), trace.left_out) == (1, {"accesses that were refused": 2})
+
+
+@linux
+def test_each_process_has_the_kernels_count() -> None:
+    newtask = line(7, "task_newtask", "pid=8 comm=program clone_flags=1200000 oom_score_adj=0")
+    leave = line(8, "sched_process_exit", "comm=program pid=8 prio=120")
+    run = run_of([newtask, fault(1022, pid=8), leave, fault(1023)])
+    trace = trace_of(run._replace(ended=[Ended(8, 8, [], 0, 4, 30), *run.ended]), "6.18.44")
+    assert [process["kernel_faults"] for process in trace.processes] == [50, 30]
+    assert trace.kernel_faults == 80
+    again = [line(7, "sys_enter", "NR 59 (0, 0)"), fault(5, 4), line(7, "sched_process_exec", "pid=7 old_pid=7")]
+    run = run_of(again, images=2)
+    second = run.images[1]._replace(faults=120)
+    trace = trace_of(run._replace(images=[run.images[0], second]), "6.18.44")
+    assert [process["kernel_faults"] for process in trace.processes] == [19, 31]

@@ -42,15 +42,17 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from ..kernel.faults import READ, WRITE, needed_bits
 from ..kernel.mlock import apply_vma_lock_flags
-from ..kernel.pagetable import PTE_PRESENT, PTE_SPECIAL
+from ..kernel.mmap import do_mremap
+from ..kernel.pagetable import PTE_GUARD, PTE_PRESENT, PTE_SPECIAL
 from ..kernel.policy import Policy, check_orders, policy_for_kernel
 from ..kernel.record import PF_WRITE, Counters, Tally
 from ..kernel.refused import Refused
@@ -77,6 +79,10 @@ NO_ACCESS, READ_ONLY, READ_WRITE, NO_HUGE, ALONE, NO_RESERVE = 0, 1, 3, 4, 8, 16
 """The argument of map and protect: the access (older files have READ_ONLY for none). Added for map: NO_HUGE for
 MAP_STACK (VM_NOHUGEPAGE in 6.12, not yet in 6.1), ALONE for the first brk, which joins no neighbour: `do_brk_flags` is
 given no mapping below start_brk (6.12), NO_RESERVE for MAP_NORESERVE."""
+TAKE, TAKE_FOR_READING, TAKE_FOR_WRITING, TAKE_WHERE_LOCKED = 0x100, 0x200, 0x400, 0x800
+TAKES = TAKE | TAKE_FOR_READING | TAKE_FOR_WRITING | TAKE_WHERE_LOCKED
+"""What a recorder knows of pages that the kernel faulted in unseen (`settled`): as the mapping allows, as by reads or
+by writes, or only where it is locked."""
 LOCKS = (0, VM_LOCKED, VM_LOCKED | VM_LOCKONFAULT)
 """The argument of lock: munlock, mlock, mlock2 with MLOCK_ONFAULT. The pages that it faults in are accesses."""
 THP_DISABLE = (False, True, "except_advised")
@@ -401,9 +407,11 @@ class _Replaying:
         owners = self.trace.process[start:end]
         turns = (np.flatnonzero(owners[1:] != owners[:-1]) + 1 + start).tolist()
         for first, stop in zip([start, *turns], [*turns, end], strict=True):
-            process = self._acting(int(self.trace.process[first]))
-            touched = process.touch(self.trace.vpn[first:stop], write=self.write[first:stop])
-            self.stepped += touched.stepped
+            self._turn(self._acting(int(self.trace.process[first])), first, stop)
+
+    def _turn(self, process: Process, first: int, stop: int) -> None:
+        touched = process.touch(self.trace.vpn[first:stop], write=self.write[first:stop])
+        self.stepped += touched.stepped
 
     def _acting(self, number: int) -> Process:
         """The process, and what it does is counted as its own from now on."""
@@ -471,6 +479,79 @@ class _Replaying:
         self.touched = int(np.count_nonzero(memory.content[memory.folio_of[:] >= 0]))
 
 
+def settled(trace: Trace, takes: npt.NDArray[np.int64]) -> Trace:
+    """A trace whose accesses are those that faulted, of one that says of some only where the kernel looked for pages.
+
+    A replay under single pages knows which of those pages were there already, and where a mapping allows no write.
+    Accesses that the mappings refuse (SIGSEGV, EFAULT) brought no page and are left out by name. A trace that cannot
+    be replayed comes back as it is.
+
+    Parameters
+    ----------
+    takes : ndarray of shape (accesses,), int64
+        0 for an access that took a fault; else one of `TAKE` and its kin.
+    """
+    machine = Machine(policy_for_kernel(trace.kernel), orders=(), frames=_enough(trace))
+    settling = _Settling(trace, machine, takes)
+    try:
+        settling.run(None)
+    except (TraceError, ValueError):
+        return trace
+    kept = settling.keep
+    before = np.concatenate([[0], np.cumsum(kept)])
+    refused = {"accesses that were refused": settling.refused} if settling.refused else {}
+    return replace(
+        trace, vpn=trace.vpn[kept], process=trace.process[kept], code=settling.code[kept],
+        calls=tuple(call._replace(at=int(before[call.at])) for call in trace.calls),
+        left_out=trace.left_out | refused,
+    )  # fmt: skip
+
+
+class _Settling(_Replaying):
+    """A replay that finds out which accesses can have faulted."""
+
+    def __init__(self, trace: Trace, machine: Machine, takes: npt.NDArray[np.int64]) -> None:
+        super().__init__(trace, machine, 0)
+        self.takes, self.code = takes, trace.code.copy()
+        self.keep = np.ones(len(trace), np.bool_)
+        self.refused = 0
+
+    def _turn(self, process: Process, first: int, stop: int) -> None:
+        kinds = self.takes[first:stop]
+        turns = (np.flatnonzero(kinds[1:] != kinds[:-1]) + 1 + first).tolist()
+        for start, end in zip([first, *turns], [*turns, stop], strict=True):
+            if self.takes[start]:
+                self._take(process, start, end)
+            self._try(process, start, end)
+
+    def _take(self, process: Process, first: int, stop: int) -> None:
+        """Keep what is not there yet, as the access that it was; the code of a fault in the kernel has no user bit."""
+        kind, mm = int(self.takes[first]), process.mm
+        for at in range(first, stop):
+            vpn = int(self.trace.vpn[at])
+            vma = mm.find_vma(vpn)
+            flags = vma.flags if vma else 0
+            write = kind == TAKE_FOR_WRITING or (kind != TAKE_FOR_READING and bool(flags & VM_WRITE))
+            self.write[at], self.code[at] = write, PF_WRITE if write else 0
+            wanted = needed_bits(self.machine.policy, WRITE if write else READ)
+            locked = kind != TAKE_WHERE_LOCKED or flags & LOCKS[-1] == VM_LOCKED
+            allowed = flags & (VM_WRITE if write else VM_READ) and not mm.pte[vpn] & PTE_GUARD
+            self.keep[at] = bool(locked and allowed) and mm.pte[vpn] & wanted != wanted
+
+    def _try(self, process: Process, first: int, stop: int) -> None:
+        """Do the accesses that are kept, without those that no mapping allows."""
+        while True:
+            chosen = first + np.flatnonzero(self.keep[first:stop])
+            try:
+                process.touch(self.trace.vpn[chosen], write=self.write[chosen])
+                return
+            except SegmentationFault as refusal:
+                alike = self.trace.vpn[chosen] == refusal.fault.vpn
+                alike &= self.write[chosen] == (refusal.fault.access == WRITE)
+                self.keep[chosen[alike]] = False
+                self.refused += int(np.count_nonzero(alike))
+
+
 def _together(parts: Iterable[Counters]) -> Counters:
     total = Counters()
     for part in parts:
@@ -495,10 +576,16 @@ def _map(process: Process, call: Call) -> None:
 
 
 def _grow(process: Process, call: Call) -> None:
-    """In place: the last page of the mapping that ends there becomes so many more (`expand_vma`)."""
+    """In place: the last page of the mapping that ends there becomes so many more (`expand_vma`).
+
+    What mremap faults in of a locked one are accesses.
+    """
     if call.vpn < 1:
         raise ValueError("nothing ends at page 0 that could grow")
-    _must(process.remap(call.vpn - 1, 1, 1 + call.pages, may_move=False))
+    try:
+        do_mremap(process.mm, call.vpn - 1, 1, 1 + call.pages, None, may_move=False)
+    except Refused as refusal:
+        raise ValueError(f"the model refuses: {refusal.why}") from None
 
 
 def _lock(process: Process, call: Call) -> None:
@@ -508,12 +595,24 @@ def _lock(process: Process, call: Call) -> None:
         raise ValueError(f"the model refuses: {refusal.why}") from None
 
 
+def _protect(process: Process, call: Call) -> None:
+    """As `Process.mprotect`; but what that faults in of a locked mapping are accesses."""
+    end = call.vpn + call.pages
+    locked = [vma for vma in process.mm.vmas_in(call.vpn, end) if vma.flags & VM_LOCKED]
+    pieces = [(max(vma.start, call.vpn), min(vma.end, end), vma.flags & LOCKS[-1]) for vma in locked]
+    for first, stop, _ in pieces:
+        apply_vma_lock_flags(process.mm, first, stop, 0)
+    _must(process.mprotect(call.vpn, call.pages, call.argument))
+    for first, stop, flags in pieces:
+        apply_vma_lock_flags(process.mm, first, stop, flags)
+
+
 DOES: dict[str, Callable[[Process, Call], object]] = {
     "map": _map,
     "grow": _grow,
     "lock": _lock,
     "unmap": lambda process, call: process.munmap(call.vpn, call.pages),
-    "protect": lambda process, call: _must(process.mprotect(call.vpn, call.pages, call.argument)),
+    "protect": _protect,
     "move": lambda process, call: _must(process.mremap(call.vpn, call.pages, call.argument)),
     "move_keep": lambda process, call: _must(process.remap(call.vpn, call.pages, call.pages, call.argument, keep=True)),
     "advise": lambda process, call: _must(process.madvise(call.vpn, call.pages, ADVICE[call.argument])),

@@ -24,6 +24,7 @@ import subprocess
 import sys
 import threading
 import time
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -40,12 +41,21 @@ from ...hardware.trace import (
     ALONE,
     CALLS,
     MOST_PROCESSES,
+    NO_ACCESS,
     NO_HUGE,
+    NO_RESERVE,
     READ_ONLY,
     READ_WRITE,
+    TAKE,
+    TAKE_FOR_READING,
+    TAKE_FOR_WRITING,
+    TAKE_WHERE_LOCKED,
+    TAKES,
     Call,
+    Counted,
     Setting,
     Trace,
+    settled,
 )
 from ...kernel.record import PF_USER, PF_WRITE
 from ...kernel.sizes import PTRS_PER_PMD
@@ -61,17 +71,37 @@ STACK_LIMIT_PAGES = (8 << 20) // PAGE
 PM_PRESENT = 1 << 63
 
 # x86-64 system calls.
-FOLLOWED = {9: "mmap", 10: "mprotect", 11: "munmap", 12: "brk", 25: "mremap", 28: "madvise"}
+FOLLOWED = {
+    9: "mmap", 10: "mprotect", 11: "munmap", 12: "brk", 25: "mremap", 28: "madvise", 149: "mlock", 150: "munlock",
+    151: "mlockall", 152: "munlockall", 157: "prctl", 257: "openat", 325: "mlock2",
+}  # fmt: skip
 EXECS = (59, 322)
 """execve and execveat."""
 UNFOLLOWED = {
-    30: "shmat", 149: "mlock", 151: "mlockall", 216: "remap_file_pages", 325: "mlock2", 440: "process_madvise",
+    30: "shmat", 216: "remap_file_pages", 278: "vmsplice", 310: "process_vm_readv", 311: "process_vm_writev",
+    323: "userfaultfd", 425: "io_uring_setup", 440: "process_madvise",
 }  # fmt: skip
-PROT_WRITE = 2
+"""What is counted by name. Pages that the kernel takes for them show among the faults that nobody traced."""
+PROT_WRITE, PROT_ANY = 2, 7
 MAP_SHARED, MAP_PRIVATE_MASK, MAP_ANONYMOUS = 0x01, 0x0F, 0x20
-MAP_POPULATE, MAP_LOCKED, MAP_STACK, MAP_HUGETLB = 0x8000, 0x2000, 0x20000, 0x40000
+MAP_POPULATE, MAP_LOCKED, MAP_STACK, MAP_HUGETLB, MAP_NORESERVE = 0x8000, 0x2000, 0x20000, 0x40000, 0x4000
 MREMAP_DONTUNMAP = 4
+MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT, MLOCK_ONFAULT = 1, 2, 4, 1
+MLOCK, MLOCK_AS_THEY_COME = 1, 2
+"""Indices in `LOCKS`."""
+PR_SET_THP_DISABLE, PR_THP_DISABLE_EXCEPT_ADVISED = 41, 2
+MOVES = ("move", "move_keep")
+O_DIRECT = 0o40000
+ENOMEM = 12
 MADV = {number: name for name, number in LIVE_ADVICE.items() if name in ADVICE}
+MADV_TAKES = {22: TAKE_FOR_READING, 23: TAKE_FOR_WRITING}
+"""MADV_POPULATE_READ and _WRITE."""
+MADV_NO_MATTER = (3, 20, 21)
+"""MADV_WILLNEED, _COLD, _PAGEOUT: nothing that faults could tell where there is no swap."""
+MADV_LEFT_OUT = {
+    0: "normal", 1: "random", 2: "sequential", 9: "remove", 12: "mergeable", 13: "unmergeable", 16: "dontdump",
+    17: "dodump", 19: "keeponfork", 100: "hwpoison", 101: "soft_offline",
+}  # fmt: skip
 CLONE_VM = 0x100
 
 Span = tuple[int, int]
@@ -493,7 +523,8 @@ class Spans:
             self.add(start, end)
 
     def __contains__(self, page: int) -> bool:
-        return any(start <= page < end for start, end in self.spans)
+        at = bisect_right(self.spans, (page, sys.maxsize)) - 1
+        return at >= 0 and page < self.spans[at][1]
 
     def add(self, start: int, end: int) -> None:
         """Add [start, end), joining what it touches."""
@@ -526,6 +557,10 @@ class Space:
     brk: int = 0
     users: int = 1
     elsewhere: int = 0
+    kernel_faults: int = 0
+    lock_future: int = 0
+    ever_locked: bool = False
+    thp_disable: int = 0
     ended: Ended | None = None
 
 
@@ -543,7 +578,11 @@ class Converter:
         self.images: dict[int, list[Image]] = {}
         for image in run.images:
             self.images.setdefault(image.pid, []).append(image)
-        self.ended = {ended.pid: ended for ended in run.ended}
+        # A number may be had twice: the first thread's, when another one runs a program.
+        self.ended: dict[int, list[Ended]] = {}
+        for ended in run.ended:
+            self.ended.setdefault(ended.pid, []).append(ended)
+        self.counted: dict[int, int] = {}
         self.spaces: list[Space] = []
         self.space_of: dict[int, Space] = {}
         self.called: dict[int, tuple[int, list[int]]] = {}
@@ -586,7 +625,8 @@ class Converter:
         elif event == "tracing_mark_write" and (marked := re.match(rf"{RAN} (\d+) old_pid=(\d+)", rest)):
             self._exec(int(marked[1]), int(marked[2]))
         elif event == "sched_process_exit":
-            self._leave(pid, self.ended.get(pid))
+            ends = self.ended.get(pid)
+            self._leave(pid, ends.pop(0) if ends else None)
 
     def _fault(self, pid: int, rest: str, before: Fault | None) -> None:
         """A fault, unless it repeats the one in the kernel that the same task took just `before`.
@@ -640,7 +680,9 @@ class Converter:
             return
         for fault in faults:
             self._access(space, fault)
-        if -4096 < result < 0:
+        # Advice passes over holes, and says so at the end.
+        holes = number in FOLLOWED and FOLLOWED[number] == "madvise" and result == -ENOMEM
+        if -4096 < result < 0 and not holes:
             return
         if number in UNFOLLOWED:
             self.left_out[UNFOLLOWED[number]] += 1
@@ -658,8 +700,12 @@ class Converter:
             self.left_out["shared anonymous mmap"] += bool(flags & MAP_ANONYMOUS and shared)
             self.left_out["hugetlb mmap"] += bool(flags & MAP_HUGETLB)
             return
-        self.left_out["populate"] += bool(flags & (MAP_POPULATE | MAP_LOCKED))
-        self._map(space, start, end, _access_of(access) | (NO_HUGE if flags & MAP_STACK else 0))
+        further = (NO_HUGE if flags & MAP_STACK else 0) | (NO_RESERVE if flags & MAP_NORESERVE else 0)
+        self._map(space, start, end, _access_of(access) | further)
+        if flags & MAP_LOCKED and not space.lock_future:
+            self._lock(space, start, end, MLOCK)
+        if flags & (MAP_POPULATE | MAP_LOCKED) or space.lock_future == MLOCK:
+            self._take(space, start, end, TAKE)
 
     def _munmap(self, space: Space, arguments: list[int], _: int) -> None:
         self._unmap(space, arguments[0] // PAGE, _pages_up(arguments[0] + arguments[1]))
@@ -669,6 +715,8 @@ class Converter:
         space.brk = result
         if new > old:
             self._map(space, old, new, READ_WRITE | (ALONE if old == _pages_up(space.start_brk) else 0))
+            if space.lock_future == MLOCK:
+                self._take(space, old, new, TAKE)
         elif new < old:
             self._unmap(space, new, old)
 
@@ -676,13 +724,18 @@ class Converter:
         start, end = arguments[0] // PAGE, _pages_up(arguments[0] + arguments[1])
         for low, high in space.anonymous.within(start, end):
             self._call("protect", space, low, high, _access_of(arguments[2]))
+            self._take(space, low, high, TAKE_WHERE_LOCKED)
 
     def _madvise(self, space: Space, arguments: list[int], _: int) -> None:
-        advice = MADV.get(arguments[2])
-        if advice is None:
-            self.left_out[f"madvise {arguments[2]}"] += 1
-            return
+        number = arguments[2]
         start, end = arguments[0] // PAGE, _pages_up(arguments[0] + arguments[1])
+        if number in MADV_TAKES:
+            self._take(space, start, end, MADV_TAKES[number])
+        advice = MADV.get(number)
+        if advice is None:
+            left_out = number not in MADV_TAKES and number not in MADV_NO_MATTER
+            self.left_out[f"madvise {MADV_LEFT_OUT.get(number, number)}"] += left_out
+            return
         for low, high in space.anonymous.within(start, end):
             self._call("advise", space, low, high, ADVICE.index(advice))
 
@@ -690,9 +743,11 @@ class Converter:
         old = arguments[0] // PAGE
         old_end, pages = old + _pages_up(arguments[1]), _pages_up(arguments[2])
         new = result // PAGE
-        if old == old_end or arguments[3] & MREMAP_DONTUNMAP:
-            self.left_out["mremap that keeps the old place"] += 1
+        if old == old_end:
+            # Of shared memory: a private mapping cannot be had twice.
+            self.left_out["mremap of shared memory"] += 1
             return
+        keeps = bool(arguments[3] & MREMAP_DONTUNMAP)
         grows = old_end - 1 in space.anonymous and pages > old_end - old
         if new == old:
             self._unmap(space, old + pages, old_end)
@@ -701,12 +756,49 @@ class Converter:
             self._unmap(space, old + pages, old_end)
             for low, high in space.anonymous.within(old, old_end):
                 target = low - old + new
-                self._call("move", space, low, high, target)
-                space.anonymous.remove(low, high)
+                self._call("move_keep" if keeps else "move", space, low, high, target)
+                if not keeps:
+                    space.anonymous.remove(low, high)
                 space.anonymous.add(target, target + high - low)
         if grows:
-            # Nobody grows what may only be read.
-            self._map(space, new + old_end - old, new + pages, READ_WRITE)
+            end = new + old_end - old
+            self._call("grow", space, end, new + pages)
+            space.anonymous.add(end, new + pages)
+            self._take(space, end, new + pages, TAKE_WHERE_LOCKED)
+
+    def _mlock(self, space: Space, arguments: list[int], _: int) -> None:
+        self._mlock2(space, [arguments[0], arguments[1], 0], 0)
+
+    def _mlock2(self, space: Space, arguments: list[int], _: int) -> None:
+        how = MLOCK_AS_THEY_COME if arguments[2] & MLOCK_ONFAULT else MLOCK
+        self._lock(space, arguments[0] // PAGE, _pages_up(arguments[0] + arguments[1]), how)
+        if how == MLOCK:
+            self._take(space, arguments[0] // PAGE, _pages_up(arguments[0] + arguments[1]), TAKE)
+
+    def _munlock(self, space: Space, arguments: list[int], _: int) -> None:
+        self._lock(space, arguments[0] // PAGE, _pages_up(arguments[0] + arguments[1]), 0)
+
+    def _mlockall(self, space: Space, arguments: list[int], _: int) -> None:
+        how = MLOCK_AS_THEY_COME if arguments[0] & MCL_ONFAULT else MLOCK
+        space.lock_future = how if arguments[0] & MCL_FUTURE else 0
+        if arguments[0] & MCL_CURRENT:
+            self._lock(space, 0, 1 << 47, how)
+            if how == MLOCK:
+                self._take(space, 0, 1 << 47, TAKE)
+
+    def _munlockall(self, space: Space, _: list[int], __: int) -> None:
+        space.lock_future = 0
+        self._lock(space, 0, 1 << 47, 0)
+
+    def _prctl(self, space: Space, arguments: list[int], _: int) -> None:
+        if arguments[0] != PR_SET_THP_DISABLE:
+            return
+        spares = arguments[2] & PR_THP_DISABLE_EXCEPT_ADVISED
+        space.thp_disable = (2 if spares else 1) if arguments[1] else 0
+        self._call("thp_disable", space, argument=space.thp_disable)
+
+    def _openat(self, _: Space, arguments: list[int], __: int) -> None:
+        self.left_out["open with O_DIRECT"] += bool(arguments[2] & O_DIRECT)
 
     # --- processes ----------------------------------------------------------------------------------------------
 
@@ -721,20 +813,24 @@ class Converter:
             self.space_of[child] = space
             return
         twin = Space(
-            len(self.spaces), space.name, Spans(space.anonymous.spans), space.stack, space.start_brk, space.brk
-        )
+            len(self.spaces), space.name, Spans(space.anonymous.spans), space.stack, space.start_brk, space.brk,
+            thp_disable=space.thp_disable,
+        )  # fmt: skip
         self.spaces.append(twin)
         self.space_of[child] = twin
         self.calls.append(Call(len(self.accesses), "fork", space.number, argument=twin.number))
 
     def _exec(self, pid: int, thread: int) -> None:
         """A program begins: process `pid`, run by that thread of its predecessor."""
-        # Nobody has seen what the program before had at its end.
-        self._leave(thread, None)
         images = self.images.get(pid)
         if not images:
             raise LiveError(f"process {pid} ran a program that was not seen to start; run it again")
         image = images.pop(0)
+        before, faults = self.space_of.get(thread), self.during_exec.pop(thread, [])
+        # What exec faults in is the new program's, but the first one's is nobody's.
+        self._counts(pid, before, image.faults - len(faults) if self.spaces else image.faults)
+        # Nobody has seen what the program before had at its end.
+        self._leave(thread, None)
         space = Space(len(self.spaces), image.name, Spans(), image.stack, image.brk, image.brk)
         self.spaces.append(space)
         first = len(self.spaces) == 1
@@ -742,7 +838,10 @@ class Converter:
         self._call("spawn", space)
         for start, end in image.anonymous:
             self._map(space, start, end, READ_WRITE)
-        faults = self.during_exec.pop(thread, [])
+        if before and before.thp_disable:
+            # It outlives exec (MMF_DISABLE_THP, `mmf_init_flags`).
+            space.thp_disable = before.thp_disable
+            self._call("thp_disable", space, argument=space.thp_disable)
         self._populate(space, image, faults, counted=not first)
 
     def _populate(self, space: Space, image: Image, faults: list[Fault], counted: bool) -> None:
@@ -764,12 +863,21 @@ class Converter:
 
     def _leave(self, pid: int, ended: Ended | None) -> None:
         space = self.space_of.pop(pid, None)
+        if ended:
+            self._counts(ended.process, space, ended.faults)
         if space is None:
             return
         space.users -= 1
         if not space.users:
             space.ended = ended
             self._call("exit", space)
+
+    def _counts(self, process: int, space: Space | None, faults: int) -> None:
+        """The kernel has counted so many faults of a process by now: what is new of it happened in this space."""
+        before = self.counted.get(process, 0)
+        self.counted[process] = max(before, faults)
+        if space:
+            space.kernel_faults += max(0, faults - before)
 
     # --- notes --------------------------------------------------------------------------------------------------
 
@@ -780,11 +888,25 @@ class Converter:
     def _map(self, space: Space, start: int, end: int, argument: int) -> None:
         self._call("map", space, start, end, argument)
         space.anonymous.add(start, end)
+        if space.lock_future:
+            self._lock(space, start, end, space.lock_future)
 
     def _unmap(self, space: Space, start: int, end: int) -> None:
         for low, high in space.anonymous.within(start, end):
             self._call("unmap", space, low, high)
         space.anonymous.remove(start, end)
+
+    def _lock(self, space: Space, start: int, end: int, how: int) -> None:
+        space.ever_locked = space.ever_locked or bool(how)
+        for low, high in space.anonymous.within(start, end):
+            self._call("lock", space, low, high, how)
+
+    def _take(self, space: Space, start: int, end: int, how: int) -> None:
+        """The kernel faults in what is lacking there (`populate_vma_page_range`) and no event tells: see `settled`."""
+        if how == TAKE_WHERE_LOCKED and not space.ever_locked:
+            return
+        for low, high in space.anonymous.within(start, end):
+            self.accesses += [(space.number, page, how) for page in range(low, high)]
 
 
 def _system_call(rest: str) -> tuple[int, list[int]]:
@@ -799,15 +921,18 @@ def _pages_up(address: int) -> int:
 
 
 def _access_of(access: int) -> int:
-    return READ_WRITE if access & PROT_WRITE else READ_ONLY
+    if access & PROT_WRITE:
+        return READ_WRITE
+    return READ_ONLY if access & PROT_ANY else NO_ACCESS
 
 
 def trace_of(run: Run, kernel: str, **about: Any) -> Trace:
-    """The trace of a run."""
+    """The trace of a run. Of one that the model cannot follow, all accesses stay as the events told them."""
     found = Converter(run)
     if len(found.spaces) > MOST_PROCESSES:
         raise LiveError(f"{len(found.spaces)} programs and forks are too many for a trace; at most {MOST_PROCESSES}")
-    new_block, blocks = _moved_together(found.calls)
+    ends = [span for space in found.spaces if space.ended for span in space.ended.anonymous]
+    new_block, blocks = _moved_together(found.calls, ends)
 
     def page(vpn: int) -> int:
         return new_block[vpn // PTRS_PER_PMD] * PTRS_PER_PMD + vpn % PTRS_PER_PMD
@@ -815,34 +940,40 @@ def trace_of(run: Run, kernel: str, **about: Any) -> Trace:
     def renumbered(call: Call) -> Call:
         if not call.pages:
             return call
-        return call._replace(vpn=page(call.vpn), argument=page(call.argument) if call.name == "move" else call.argument)
+        return call._replace(vpn=page(call.vpn), argument=page(call.argument) if call.name in MOVES else call.argument)
 
     columns = list(zip(*found.accesses, strict=True)) or [(), (), ()]
-    return Trace(
+    trace = Trace(
         kernel=kernel,
         about=about,
         vpn=np.array([page(vpn) for vpn in columns[1]], np.int64),
         process=_owners(columns[0], len(found.spaces)),
-        code=np.array(columns[2], np.uint8),
+        code=np.array(columns[2], np.int64).astype(np.uint8),
         calls=tuple(map(renumbered, found.calls)),
         blocks=np.array(blocks, np.int64),
         processes=tuple(_summary(space, page) for space in found.spaces),
         kernel_faults=run.kernel_faults,
         left_out={name: count for name, count in found.left_out.items() if count},
+        status=os.waitstatus_to_exitcode(run.status),
     )
+    return settled(trace, np.array(columns[2], np.int64) & TAKES)
 
 
 def _owners(processes: Sequence[int], count: int) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
     return np.array(processes, np.uint8) if count <= 256 else np.array(processes, np.uint16)
 
 
-def _moved_together(calls: Iterable[Call]) -> tuple[dict[int, int], list[int]]:
-    """Number the 2 MiB that hold anything, with a gap wherever there was one: what was apart must not touch."""
+def _moved_together(calls: Iterable[Call], ends: Iterable[Span]) -> tuple[dict[int, int], list[int]]:
+    """Number the 2 MiB that hold anything, with a gap wherever there was one: what was apart must not touch.
+
+    `ends` are mappings that somebody had at the end, whether or not a call made them.
+    """
     used: set[int] = set()
-    for call in calls:
-        for start in (call.vpn, call.argument) if call.name == "move" else (call.vpn,):
-            if call.pages:
-                used.update(range(start // PTRS_PER_PMD, (start + call.pages - 1) // PTRS_PER_PMD + 1))
+    places = [(call.vpn, call.pages) for call in calls]
+    places += [(call.argument, call.pages) for call in calls if call.name in MOVES]
+    for start, pages in (*places, *((start, end - start) for start, end in ends)):
+        if pages:
+            used.update(range(start // PTRS_PER_PMD, (start + pages - 1) // PTRS_PER_PMD + 1))
     numbers: dict[int, int] = {}
     blocks: list[int] = []
     for block in sorted(used):
@@ -854,7 +985,9 @@ def _moved_together(calls: Iterable[Call]) -> tuple[dict[int, int], list[int]]:
 
 
 def _summary(space: Space, page: Callable[[int], int]) -> dict[str, Any]:
-    summary: dict[str, Any] = {"name": space.name, "elsewhere": space.elsewhere}
+    summary: dict[str, Any] = {
+        "name": space.name, "elsewhere": space.elsewhere, "kernel_faults": space.kernel_faults,
+    }  # fmt: skip
     if space.ended:
         summary["anonymous_pages"] = space.ended.anonymous_pages
         summary["mappings"] = [[page(start), end - start] for start, end in space.ended.anonymous]
@@ -945,7 +1078,6 @@ def record(
     check_program(command[0], folder, launch.environment)
     with _prepared((), launch) as (kernel, instance):
         run = run_traced(instance, command, folder, progress, launch)
-    _check_success(run, command)
     return trace_of(run, kernel.version, **about)
 
 
@@ -963,27 +1095,51 @@ def measure(
     """
     measured = [Setting(tuple(orders), [], [], [], [], []) for orders in settings]
     for number in range(1, rounds + 1):
-        for setting in measured:
+        for at, setting in enumerate(measured):
             if progress:
                 progress(f"round {number} of {rounds}: {setting.name}")
-            _measure_once(command, folder, setting, launch or Launch())
+            measured[at] = _measure_once(command, folder, setting, launch or Launch())
     return measured
 
 
-def _measure_once(command: Sequence[str], folder: Path, setting: Setting, launch: Launch) -> None:
+def _measure_once(command: Sequence[str], folder: Path, setting: Setting, launch: Launch) -> Setting:
+    """The setting with one more round."""
     with _prepared(setting.orders, launch) as (kernel, instance):
         before = kernel.fallbacks()
         run = run_traced(instance, command, folder, launch=launch)
         setting.fallbacks.append(kernel.fallbacks() - before)
-    _check_success(run, command)
+    if run.kernel_faults < 1:
+        raise LiveError(f"{' '.join(command)} did not run (exit {os.waitstatus_to_exitcode(run.status)})")
     found = Converter(run)
     setting.faults.append(run.kernel_faults)
     setting.traced.append(found.traced)
-    setting.anonymous.append(len(found.accesses))
+    counted = _counted(found)
+    setting.anonymous.append(sum(each.anonymous for each in counted))
     setting.peak_rss_kib.append(run.peak_rss_kib)
+    return setting._replace(processes=(*setting.processes, counted))
 
 
-def _check_success(run: Run, command: Sequence[str]) -> None:
-    if run.status:
-        code = os.waitstatus_to_exitcode(run.status)
-        raise LiveError(f"{' '.join(command)} failed (exit {code}); nothing is recorded")
+def _in_anonymous(space: Space, seen: int, taking: bool) -> int:
+    """Faults that were refused (SIGSEGV) are told of, and not counted."""
+    counted = space.kernel_faults - space.elsewhere
+    return counted if taking else min(seen, counted)
+
+
+def _counted(found: Converter) -> tuple[Counted, ...]:
+    """What the kernel counted for each process.
+
+    Faults in anonymous memory are those that the events told of, for a few of exec's own are counted and not told; but
+    where the kernel faulted in pages unseen, they are what it counted beyond those elsewhere.
+    """
+    rows = np.array(found.accesses, np.int64).reshape(-1, 3)
+    unseen = (rows[:, 2] & TAKES) > 0
+    seen = np.bincount(rows[~unseen, 0], minlength=len(found.spaces)).tolist()
+    taking = set(rows[unseen, 0].tolist())
+    return tuple(
+        Counted(
+            space.kernel_faults,
+            _in_anonymous(space, seen[space.number], space.number in taking),
+            space.ended.peak_rss_kib if space.ended else 0,
+        )
+        for space in found.spaces
+    )
