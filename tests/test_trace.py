@@ -567,7 +567,7 @@ def test_a_trace_that_could_not_be_read_again_is_not_written(tmp_path: Path, nam
 def test_a_trace_with_no_place_to_be_written_is_told_in_one_line(tmp_path: Path, place: str) -> None:
     right = small([SPAWN, Call(0, "map", 0, 0, 16, READ_WRITE)], writes(0, 1))
     write_trace(tmp_path / "right.npz", right)
-    with pytest.raises(TraceError, match=r"x\.npz: No"):
+    with pytest.raises(TraceError, match=r"x\.npz: (No|there is no)"):
         write_trace(tmp_path / place, right)
 
 
