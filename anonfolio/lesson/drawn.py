@@ -1,0 +1,414 @@
+"""Questions that are drawn from the model: a program, a kernel, one thing asked, and what others would answer.
+
+The answer is drawn first, then programs until a kernel gives it, so that answers and their letters are balanced. What
+is wrong among the options is what other kernels do, or what follows from a known misconception; each says why. Nothing
+is written down: every option is computed by running a program (`prove` prints the run).
+
+`draw` makes questions of a topic, the same for the same seed. The topics: `anonfolio.lesson.topics`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from ..draw.words import sentence
+from ..kernel.policy import Policy
+from ..kernel.record import Fault
+from ..machine.machine import Machine
+from ..program.ops import do_step, pages_in_words, said
+from ..program.scenario import Scenario, Step
+from .quiz import Choice, Mistake, Note
+
+LETTERS = "abcd"
+FRAMES = 1 << 12
+"""16 MiB: more than any question needs."""
+TRIES = 3000
+"""So many programs for one question; the topics need about three."""
+OTHER_KERNELS_FIRST = 400
+"""So many of these only with another kernel that answers otherwise."""
+LEVELS = ("easy", "medium", "hard")
+
+
+class Kernel(NamedTuple):
+    """A kernel as a question names it."""
+
+    name: str
+    policy: Policy
+
+
+class Run(NamedTuple):
+    """What an answer is read from: the machine at the end, and per step its faults and the byte it returned."""
+
+    machine: Machine
+    faults: tuple[tuple[Fault, ...], ...]
+    values: tuple[int | None, ...]
+
+
+def run(program: Scenario, policy: Policy) -> Run:
+    """Run a program without keeping what is between its steps."""
+    machine = program.machine(policy, frames=FRAMES)
+    faults: list[tuple[Fault, ...]] = []
+    values: list[int | None] = []
+    for step in program.steps:
+        _, value, _ = do_step(machine, step, program.first_vpn)
+        faults.append(tuple(machine.faults))
+        values.append(value)
+    return Run(machine, tuple(faults), tuple(values))
+
+
+Answer = Hashable
+Wrong = Iterable[tuple[Answer, str]]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of question.
+
+    Attributes
+    ----------
+    name : str
+        Of the kind, within its topic.
+    labels : tuple
+        The answers that are drawn, equally often.
+    program : callable (source, label) -> Scenario
+        Makes a program that may have such an answer.
+    answer : callable (Run, Scenario) -> answer
+        What is right under the kernel that ran it.
+    ask : callable (Scenario) -> str
+        The question, in a sentence.
+    say : callable (answer) -> str
+        An answer in words.
+    kernels : tuple of Kernel
+        Who may be asked about.
+    habit : callable (Policy) -> str
+        What a kernel does in this matter, as a sentence after its name.
+    wrong : callable (Scenario, answer) -> pairs of answer and reason
+        Known misconceptions; those whose answer is right here are left out.
+    label : callable (answer, Scenario) -> label
+        Which of `labels` an answer is.
+    """
+
+    name: str
+    labels: tuple[Any, ...]
+    program: Callable[[random.Random, Any], Scenario]
+    answer: Callable[[Run, Scenario], Answer]
+    ask: Callable[[Scenario], str]
+    say: Callable[[Any], str]
+    kernels: tuple[Kernel, ...]
+    habit: Callable[[Policy], str]
+    wrong: Callable[[Scenario, Any], Wrong] = lambda program, answer: ()
+    label: Callable[[Any, Scenario], Any] = lambda answer, program: answer
+
+
+class Option(NamedTuple):
+    """One option: the answer, its words, and, where it is wrong, why somebody would say so.
+
+    `kernels` are those that do it.
+    """
+
+    answer: Answer
+    words: str
+    reason: str = ""
+    kernels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One question.
+
+    Attributes
+    ----------
+    topic, kind : str
+        What it is about.
+    program : Scenario
+        What is run.
+    kernel : Kernel
+        Under which kernel.
+    prompt : str
+        What is asked.
+    options : tuple of Option
+        In the order of their letters.
+    right : int
+        Which is right.
+    because : str
+        Why.
+    """
+
+    topic: str
+    kind: str
+    program: Scenario
+    kernel: Kernel
+    prompt: str
+    options: tuple[Option, ...]
+    right: int
+    because: str
+
+    @property
+    def letter(self) -> str:
+        """The letter of what is right."""
+        return LETTERS[self.right]
+
+    @property
+    def identity(self) -> tuple[str, str, str]:
+        """What makes two questions the same: what is asked, of which program, under which kernel."""
+        return self.prompt, self.program.text(), self.kernel.name
+
+    @cached_property
+    def points(self) -> int:
+        """How much there is to keep in mind: processes, splits and odd starts, steps, and kernels that disagree."""
+        steps = self.program.steps
+        others = {option.answer for option in self.options if option.kernels}
+        return (
+            len({step[1] for step in steps} - {0})
+            + bool(self.program.skew % 16)
+            + (len(listed(self.program)) > 4)
+            + (len(others) > 2)
+            + any(step[0] not in ("write", "read", "fork") for step in steps)
+        )
+
+    @property
+    def difficulty(self) -> str:
+        """One of `LEVELS`, by `points`: up to 1, up to 3, more."""
+        return LEVELS[(self.points > 1) + (self.points > 3)]
+
+    def setting(self) -> str:
+        """Kernel, mapping and sizes in a sentence."""
+        first, last = self.program.first_vpn, self.program.first_vpn + self.program.pages - 1
+        sizes = ", ".join(size(order) for order in sorted(self.program.orders)) or "none"
+        return (
+            f"{self.kernel.name}. One mapping, pages {first} to {last}, counted from a 2 MiB boundary; nothing is "
+            f"touched yet. Sizes enabled above 4 KiB: {sizes}."
+        )
+
+    def lines(self) -> list[str]:
+        """The program in words, one line a step."""
+        return [f"{number}. {line}." for number, line in enumerate(listed(self.program), 1)]
+
+    def prove(self) -> str:
+        """The run as text: each step and the last picture, then what is right, and what each kernel says."""
+        timeline = self.program.run(self.kernel.policy, frames=FRAMES)
+        base = self.program.first_vpn
+        told = [f"{number}. {sentence(result, base)}" for number, result in enumerate(timeline, 1)]
+        kernels = [
+            f"{name}: {option.words}" for option in self.options for name in option.kernels if name != self.kernel.name
+        ]
+        return "\n".join(
+            [
+                f"{self.setting()} (mapping from page {base} on)", *told, str(timeline.show()), "",
+                f"{self.prompt} {self.options[self.right].words}: {self.because}", *kernels,
+            ]
+        )  # fmt: skip
+
+
+def size(order: int) -> str:
+    """A folio's size as sysfs says it."""
+    kib = 4 << order
+    return f"{kib} KiB" if kib < 1024 else f"{kib // 1024} MiB"
+
+
+def listed(program: Scenario) -> list[str]:
+    """The steps in words; reads or writes of consecutive pages in one line."""
+    base, child = program.first_vpn, 0
+    lines: list[str] = []
+    for group in grouped(program.steps):
+        first = group[0]
+        child += first[0] == "fork"
+        if len(group) == 1:
+            byte = f", byte {first[3]}" if first[0] == "write" else ""
+            line = said(first, base, child) + byte
+            lines.append(line)
+            continue
+        pages = pages_in_words(range(first[2] + base, group[-1][2] + base + 1))
+        lines.append(f"Process {first[1]} {first[0]}s {pages}, one after the other")
+    return lines
+
+
+def grouped(steps: Sequence[Step]) -> Iterator[list[Step]]:
+    """The steps, with accesses of one process to consecutive pages together."""
+    group: list[Step] = []
+    for step in steps:
+        follows = (
+            group
+            and step[0] in ("write", "read")
+            and step[:2] == group[-1][:2]
+            and step[2] == group[-1][2] + 1
+            and (step[0] == "read" or step[3] == step[2] % 255 + 1 == group[-1][3] % 255 + 1)
+        )
+        if not follows and group:
+            yield group
+            group = []
+        group.append(step)
+    if group:
+        yield group
+
+
+# --- drawing --------------------------------------------------------------------------------------------------------
+
+
+def draw(topic: str, kinds: Sequence[Kind], seed: str | int, count: int) -> list[Drawn]:
+    """So many different questions of a topic; the first ones of a larger count are those of a smaller.
+
+    Raises
+    ------
+    ValueError
+        There are not so many.
+    """
+    source = random.Random(f"anonfolio/{topic}/{seed}")
+    cells = _in_turn(source, [(pool, label) for pool in map(_Pool, kinds) for label in pool.kind.labels])
+    places = _in_turn(source, range(len(LETTERS)))
+    return [_one(source, topic, *cell, place) for cell, place, _ in zip(cells, places, range(count), strict=False)]
+
+
+def _in_turn(source: random.Random, what: Iterable[Any]) -> Iterator[Any]:
+    """Each of them once in every round, each round in an order of its own."""
+    left = list(what)
+    while True:
+        source.shuffle(left)
+        yield from tuple(left)
+
+
+class _Tried(NamedTuple):
+    """A program, and what each kernel says of it."""
+
+    program: Scenario
+    said: Mapping[Kernel, Answer]
+
+
+class _Pool:
+    """Programs of one kind that were tried and are not used yet, by the answers that they can be asked for."""
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+        self.waiting: dict[Any, list[_Tried]] = {label: [] for label in kind.labels}
+        self.used: set[str] = set()
+
+    def take(self, source: random.Random, label: Any) -> tuple[_Tried, Kernel]:
+        """A program that some kernel answers so, and that kernel."""
+        for tried in range(TRIES):
+            waiting = self.waiting[label]
+            if not waiting:
+                self._try(source, label, all_may_agree=tried > OTHER_KERNELS_FIRST)
+                continue
+            found = waiting.pop(0)
+            if found.program.text() not in self.used:
+                self.used.add(found.program.text())
+                return found, source.choice([who for who in self.kind.kernels if self._label(found, who) == label])
+        raise ValueError(f"no further program with the answer {label!r} was found; ask for fewer questions")
+
+    def _label(self, tried: _Tried, kernel: Kernel) -> Any:
+        return self.kind.label(tried.said[kernel], tried.program)
+
+    def _try(self, source: random.Random, label: Any, *, all_may_agree: bool) -> None:
+        program = self.kind.program(source, label)
+        said = {kernel: self.kind.answer(run(program, kernel.policy), program) for kernel in self.kind.kernels}
+        if len(set(said.values())) == 1 and not all_may_agree:
+            return
+        tried = _Tried(program, said)
+        for each in dict.fromkeys(self._label(tried, kernel) for kernel in self.kind.kernels):
+            if each in self.waiting:
+                self.waiting[each].append(tried)
+
+
+def _one(source: random.Random, topic: str, pool: _Pool, label: Any, place: int) -> Drawn:
+    for _ in range(TRIES):
+        tried, kernel = pool.take(source, label)
+        question = _asked(source, topic, pool.kind, tried.program, kernel, tried.said, place)
+        if question:
+            return question
+    raise ValueError(f"{topic}: too few wrong answers can be found for {label!r}")
+
+
+def _asked(
+    source: random.Random, topic: str, kind: Kind, program: Scenario, kernel: Kernel, said: Mapping[Kernel, Answer],
+    place: int,
+) -> Drawn | None:  # fmt: skip
+    """The question with its options; None where there are too few wrong ones."""
+    right = said[kernel]
+    others = [_other(kind, said, answer) for answer in dict.fromkeys(said.values()) if answer != right]
+    believed = [
+        Option(answer, kind.say(answer), reason)
+        for answer, reason in _believed(kind, program, kernel, right)
+        if answer not in said.values()
+    ]
+    believed = list({option.answer: option for option in reversed(believed)}.values())
+    source.shuffle(others)
+    source.shuffle(believed)
+    # One other kernel at least, and a misconception where there is one.
+    wrong = [*others[:1], *believed[:1], *others[1:], *believed[1:]][: len(LETTERS) - 1]
+    if len(wrong) < len(LETTERS) - 1:
+        return None
+    source.shuffle(wrong)
+    same = tuple(other.name for other, answer in said.items() if answer == right)
+    options = [*wrong[:place], Option(right, kind.say(right), "", same), *wrong[place:]]
+    because = f"{kernel.name} {kind.habit(kernel.policy)}."
+    return Drawn(topic, kind.name, program, kernel, kind.ask(program), tuple(options), place, because)
+
+
+def _other(kind: Kind, said: Mapping[Kernel, Answer], answer: Answer) -> Option:
+    who = [kernel for kernel, its in said.items() if its == answer]
+    # Oldest first; the one that says why is the newest of them.
+    who.sort(key=kind.kernels.index)
+    names = tuple(kernel.name for kernel in who)
+    reason = f"So it is under {_and(names)}: {names[-1]} {kind.habit(who[-1].policy)}."
+    return Option(answer, kind.say(answer), reason, names)
+
+
+def _and(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _believed(kind: Kind, program: Scenario, kernel: Kernel, right: Answer) -> Wrong:
+    """What misconceptions give, and what follows when a step or the mapping's start is not looked at."""
+    yield from ((answer, reason) for answer, reason in kind.wrong(program, right) if answer != right)
+    groups = list(grouped(program.steps))
+    for number, group in enumerate(groups[:-1], 1):
+        if group[0][0] == "fork":
+            continue
+        without = [step for other in groups if other is not group for step in other]
+        answer = _without(kind, program.but(steps=tuple(without)), kernel)
+        if answer is not None and answer != right:
+            yield answer, f"That would be so without step {number}."
+    if program.skew % 64:
+        answer = _without(kind, program.but(skew=program.skew & -64), kernel)
+        if answer is not None and answer != right:
+            yield answer, "That would be so if the mapping began at a multiple of 64: alignment counts page numbers."
+
+
+def _without(kind: Kind, program: Scenario, kernel: Kernel) -> Answer | None:
+    try:
+        return kind.answer(run(program, kernel.policy), program)
+    except ValueError:
+        # A device's write without its pin, for instance.
+        return None
+
+
+# --- in a notebook --------------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False, kw_only=True, repr=False)
+class DrawnChoice(Choice):
+    """A drawn question as a notebook asks it: the program stands below the question."""
+
+    program: str = field(default="")
+
+    def _asked(self, *more: str) -> Note:
+        return Note("ask", self.prompt, (*self._choices(), *more), code=self.program)
+
+
+def as_choice(question: Drawn, name: str) -> Choice:
+    """A drawn question as one of a notebook; `name` is what the reader types to have it."""
+    letters = dict(zip(LETTERS, question.options, strict=False))
+    return DrawnChoice(
+        name=name,
+        prompt=question.prompt,
+        program="\n".join([question.setting(), *question.lines()]),
+        options={letter: option.words for letter, option in letters.items()},
+        truth=lambda: question.letter,
+        because=question.because.replace("{", "{{").replace("}", "}}"),
+        mistakes=tuple(Mistake(letter, option.reason) for letter, option in letters.items() if option.reason),
+        hints=(f"It is {question.difficulty}. What does the kernel find at that page, and who else has it?",),
+    )
