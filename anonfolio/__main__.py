@@ -320,6 +320,20 @@ COMMANDS = (
         ),
     ),
     Command(
+        "homework", commands.homework, "questions drawn from the model, for everybody or for each student her own",
+        (
+            _option("--topic", required=True, help="touch, zero, fork, copy, reuse, pin or tlb"),
+            _option("--seed", type=_seed, default=1, metavar="N", help='which questions (default 1); or "fresh"'),
+            _option("--questions", type=_count, default=5, metavar="K", help="how many (default 5)"),
+            _option("--answers", action="store_true", help="with what is right, and why the rest is wrong"),
+            _option("--format", choices=("md", "ipynb", "gift", "json"), default="md", help="default md"),
+            _option("--students", metavar="FILE", help="names, one a line: a paper of her own for each"),
+            _option("--secret", metavar="FILE", help="what students' questions hang on; grade needs the same"),
+            _option("--prove", action="store_true", help="the run behind each answer instead"),
+            _option("-o", "--output", metavar="FILE", help="where to; with --students a folder"),
+        ),
+    ),
+    Command(
         "doctor", commands.doctor, "what this machine can show, and what to do about a no",
         (_option("--restore", action="store_true", help="put back what a killed live run left changed"),),
     ),

@@ -508,3 +508,35 @@ def cost_measure(chosen: Namespace) -> int:
 
 def _tell_run(done: int, runs: int, what: str) -> None:
     print(f"  {done} of {runs} runs; {what}", file=sys.stderr)
+
+
+# --- teaching -------------------------------------------------------------------------------------------------------
+
+
+def homework(chosen: Namespace) -> int:
+    """Draw questions: one paper, or one a student."""
+    from .teach import papers
+
+    suffix, write = papers.FORMATS[chosen.format]
+    if (chosen.students is None) != (chosen.secret is None):
+        raise ValueError("--students FILE and --secret FILE go together: each student's questions hang on the secret")
+    if chosen.students is None:
+        made = papers.paper(chosen.topic, chosen.seed, chosen.questions)
+        return _told_or_kept(papers.prove(made) if chosen.prove else write(made, chosen.answers), chosen.output)
+    if chosen.output is None:
+        raise ValueError("--students needs -o FOLDER, where each student's paper goes")
+    names, secret = papers.read_students(chosen.students), papers.read_secret(chosen.secret)
+    own = (papers.paper(chosen.topic, chosen.seed, chosen.questions, name, secret) for name in names)
+    if chosen.prove:
+        return _told_or_kept("\n".join(f"{made.student}\n\n{papers.prove(made)}" for made in own), chosen.output)
+    number = papers.write_papers(own, chosen.format, chosen.output, chosen.answers)
+    print(f"{number} papers in {chosen.output}, NAME{suffix}")
+    return 0
+
+
+def _told_or_kept(text: str, file: str | None) -> int:
+    if file is None:
+        print(text, end="")
+    else:
+        Path(file).write_text(text, encoding="utf-8", newline="\n")
+    return 0

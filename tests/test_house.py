@@ -10,7 +10,9 @@ import pytest
 import anonfolio
 
 HOUSE = Path(anonfolio.__file__).parent
-ROOMS = ("kernel", "stream", "machine", "program", "hardware", "witness", "draw", "view", "lesson", "exercises")
+ROOMS = (
+    "kernel", "stream", "machine", "program", "hardware", "witness", "draw", "view", "lesson", "exercises", "teach",
+)  # fmt: skip
 MODULES = {
     ".".join(path.relative_to(HOUSE).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(HOUSE.rglob("*.py"))

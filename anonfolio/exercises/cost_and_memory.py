@@ -36,12 +36,14 @@ from ..lesson.quiz import (
     refused,
     shown,
 )
+from ..lesson.topics import asking
 from ..lesson.words import Words
 from ..machine.machine import Machine
 from ..program.formats import DATA
 from ..program.scenario import Scenario, Timeline
 
 words = Words(__file__)
+more = asking("touch", "copy")
 
 COMPILE = "compile-6.18.44"
 LARGEST = "cc1"

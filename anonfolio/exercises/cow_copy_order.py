@@ -32,9 +32,11 @@ from ..program.scenario import Scenario
 
 if TYPE_CHECKING:
     from ..machine.show import Shown
+from ..lesson.topics import asking
 from ..lesson.words import Words
 
 words = Words(__file__)
+more = asking("copy")
 
 KIB = 4
 PAGES = 16

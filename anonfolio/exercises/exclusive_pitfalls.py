@@ -23,6 +23,7 @@ from ..lesson.quiz import (
     modelled,
     over,
 )
+from ..lesson.topics import asking
 from ..lesson.words import Words
 from ..machine.invariants import INVARIANTS
 from ..machine.invariants import check as check_invariants
@@ -30,6 +31,7 @@ from ..machine.machine import Machine
 from ..program.scenario import Scenario, Timeline
 
 words = Words(__file__)
+more = asking("pin")
 
 # --- three kernels that never existed -------------------------------------------------------------------------------
 

@@ -15,12 +15,14 @@ from ..kernel.policy import LINUX_6_9, LINUX_6_15, RFC_V2, Policy
 from ..kernel.record import COW_COPY, NO_FAULT, REUSE, Fault
 from ..kernel.rules import Ask, Folio, Reuse, mm_id, never, refcount_one, silently
 from ..lesson.quiz import Case, Cases, Choice, Function, Number, Pages, but, modelled
+from ..lesson.topics import asking
 from ..lesson.words import Words
 from ..machine.invariants import INVARIANTS, Invariant, Violation
 from ..machine.machine import Machine
 from ..program.scenario import Scenario, Timeline
 
 words = Words(__file__)
+more = asking("reuse")
 
 _BITS = PTE_PRESENT | PTE_WRITE | PTE_SPECIAL
 """Of them, a page of a folio that is mapped read-only has the first alone."""

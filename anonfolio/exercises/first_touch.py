@@ -8,11 +8,13 @@ from typing import Any
 
 from ..kernel.policy import LINUX_6_3, LINUX_6_15, Policy
 from ..lesson.quiz import Function, Number, Pages, Sizes, but, modelled
+from ..lesson.topics import asking
 from ..lesson.words import Words
 from ..machine.machine import Machine
 from ..program.scenario import Scenario
 
 words = Words(__file__)
+more = asking("touch")
 
 
 def _faults(policy: Policy = LINUX_6_15, orders: tuple[int, ...] = (2, 3, 4), largest_free: int | None = None) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 from ..draw.picture import Picture
 from ..kernel.policy import LINUX_6_15
 from ..lesson.quiz import GOES_ON, Case, Cases, Function, Note, Number, Pages, Unreadable, but, is_open, modelled, whole
+from ..lesson.topics import asking
 from ..lesson.words import Words
 from ..machine.machine import Machine
 from ..machine.snapshot import Snapshot
@@ -19,6 +20,7 @@ from ..witness.comparing import Recorded
 from ..witness.recording import DATA_DIR, read_recording
 
 words = Words(__file__)
+more = asking("fork")
 
 
 @cache

@@ -8,6 +8,7 @@ from itertools import combinations
 from ..kernel.policy import LINUX_6_8, LINUX_6_9, LINUX_6_15, RFC_V2, Policy
 from ..kernel.record import COW_COPY, FIRST_TOUCH, REUSE, ZERO_COPY, Fault
 from ..lesson.quiz import Choice, Number, Program, Verdict, judged_under, runs
+from ..lesson.topics import asking
 from ..lesson.words import Words
 from ..machine.invariants import INVARIANTS
 from ..machine.invariants import check as check_invariants
@@ -18,6 +19,7 @@ from ..program.scenario import Result, Scenario, Timeline
 from .exclusive_pitfalls import both_sides, loses, lost_bytes
 
 words = Words(__file__)
+more = asking("touch", "zero", "fork", "copy", "reuse", "pin")
 
 
 def _written(policy: Policy, judge: Callable[[Timeline], Verdict]) -> Callable[[Scenario], Verdict]:

@@ -30,6 +30,7 @@ from ..lesson.quiz import (
     modelled,
     over,
 )
+from ..lesson.topics import asking
 from ..lesson.words import Words
 from ..machine.machine import Machine, Process
 from ..machine.snapshot import FolioView, ProcessView
@@ -37,6 +38,7 @@ from ..program.random_programs import random_scenario
 from ..program.scenario import Scenario, Timeline, do_step
 
 words = Words(__file__)
+more = asking("reuse")
 
 FIVE = (LINUX_6_3, LINUX_6_8, LINUX_6_9, RFC_V2, LINUX_6_15)
 """One policy for each answer to "is this page mine alone?"."""

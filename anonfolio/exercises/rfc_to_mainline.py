@@ -25,6 +25,7 @@ from ..kernel.policy import (
     policy_named,
 )
 from ..lesson.quiz import Case, Cases, Choice, Number, Program, Verdict, judged_under, refused
+from ..lesson.topics import asking
 from ..lesson.words import Words
 from ..program.scenario import Scenario, ScenarioError, Step, Timeline, scenario_names
 from ..witness.comparing import Recorded, iter_differences
@@ -32,6 +33,7 @@ from ..witness.recording import RecordingError, recorded_run
 from .start_here import four_paths
 
 words = Words(__file__)
+more = asking("touch", "zero", "copy", "reuse", "pin")
 
 SIX = (RFC_V2, RFC_V2_FIXED, LINUX_6_3, LINUX_6_8, LINUX_6_9, LINUX_6_15)
 """The proposal, the proposal with the check its review asked for, and the four behaviours that were released."""

@@ -7,10 +7,12 @@ from ..draw.table import letter, rows
 from ..kernel.policy import LINUX_6_9, LINUX_6_15
 from ..kernel.record import COW_COPY, FIRST_TOUCH, NO_FAULT, REUSE
 from ..lesson.quiz import Case, Cases, Choice, Number, Pages
+from ..lesson.topics import asking
 from ..lesson.words import Words
 from ..program.scenario import Scenario, Timeline
 
 words = Words(__file__)
+more = asking("touch", "zero", "copy", "reuse")
 
 four_paths = Scenario.parse(
     """

@@ -39,9 +39,11 @@ from ..program.scenario import Scenario, Timeline
 
 if TYPE_CHECKING:
     from ..witness.comparing import Recorded
+from ..lesson.topics import asking
 from ..lesson.words import Words
 
 words = Words(__file__)
+more = asking("tlb")
 
 ARM64 = LINUX_6_15.but(
     name="linux-6.15 on arm64",

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..kernel.policy import LINUX_6_8, LINUX_6_9, LINUX_6_15, Policy, policy_for_kernel
 from ..lesson.quiz import Case, Cases, Choice, Function, Number, Program, Verdict, judged_under
+from ..lesson.topics import asking
 from ..lesson.words import Words
 from ..program.scenario import Result, Scenario, Step, Timeline
 from ..witness.comparing import Recorded
@@ -21,6 +22,7 @@ from ..witness.live import live_run
 from ..witness.recording import DATA_DIR, read_recording
 
 words = Words(__file__)
+more = asking("touch", "zero", "fork")
 
 RECORDED_KERNEL, PAIR_KERNEL = "6.18", "6.12"
 """Which recordings stand in where nothing runs live; for exercise 3 one of a linux-6.9 kernel. 6.8 was never run."""

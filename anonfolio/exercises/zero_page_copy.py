@@ -13,10 +13,12 @@ from ..draw.picture import Picture
 from ..kernel.policy import LINUX_6_15, RFC_V2, Policy
 from ..kernel.record import FIRST_TOUCH, ZERO_COPY, ZERO_READ, Fault
 from ..lesson.quiz import Function, Number, Pages, Program, Sizes, Verdict, but
+from ..lesson.topics import asking
 from ..lesson.words import Words
 from ..program.scenario import Scenario, Step, do_step
 
 words = Words(__file__)
+more = asking("zero")
 
 PAGES = 1024
 Access = tuple[str, int]

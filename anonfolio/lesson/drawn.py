@@ -134,8 +134,8 @@ class Drawn:
         In the order of their letters.
     right : int
         Which is right.
-    because : str
-        Why.
+    habit : str
+        What the kernel does in this matter, as a sentence.
     """
 
     topic: str
@@ -145,7 +145,13 @@ class Drawn:
     prompt: str
     options: tuple[Option, ...]
     right: int
-    because: str
+    habit: str
+
+    @cached_property
+    def because(self) -> str:
+        """Why it is right: what the last step did, and what this kernel does in such a matter."""
+        last = self.program.run(self.kernel.policy, frames=FRAMES)[-1]
+        return f"{sentence(last, self.program.first_vpn)} {self.habit}"
 
     @property
     def letter(self) -> str:
@@ -223,7 +229,8 @@ def listed(program: Scenario) -> list[str]:
             lines.append(line)
             continue
         pages = pages_in_words(range(first[2] + base, group[-1][2] + base + 1))
-        lines.append(f"Process {first[1]} {first[0]}s {pages}, one after the other")
+        bytes_ = f" (bytes {first[3]} to {group[-1][3]})" if first[0] == "write" else ""
+        lines.append(f"Process {first[1]} {first[0]}s {pages}, one after the other{bytes_}")
     return lines
 
 
@@ -260,7 +267,10 @@ def draw(topic: str, kinds: Sequence[Kind], seed: str | int, count: int) -> list
     source = random.Random(f"anonfolio/{topic}/{seed}")
     cells = _in_turn(source, [(pool, label) for pool in map(_Pool, kinds) for label in pool.kind.labels])
     places = _in_turn(source, range(len(LETTERS)))
-    return [_one(source, topic, *cell, place) for cell, place, _ in zip(cells, places, range(count), strict=False)]
+    return [
+        _one(source, topic, pool, label, place)
+        for (pool, label), place, _ in zip(cells, places, range(count), strict=False)
+    ]
 
 
 def _in_turn(source: random.Random, what: Iterable[Any]) -> Iterator[Any]:
@@ -316,17 +326,15 @@ class _Pool:
 def _one(source: random.Random, topic: str, pool: _Pool, label: Any, place: int) -> Drawn:
     for _ in range(TRIES):
         tried, kernel = pool.take(source, label)
-        question = _asked(source, topic, pool.kind, tried.program, kernel, tried.said, place)
+        question = _asked(source, topic, pool.kind, tried, kernel, place)
         if question:
             return question
     raise ValueError(f"{topic}: too few wrong answers can be found for {label!r}")
 
 
-def _asked(
-    source: random.Random, topic: str, kind: Kind, program: Scenario, kernel: Kernel, said: Mapping[Kernel, Answer],
-    place: int,
-) -> Drawn | None:  # fmt: skip
+def _asked(source: random.Random, topic: str, kind: Kind, tried: _Tried, kernel: Kernel, place: int) -> Drawn | None:
     """The question with its options; None where there are too few wrong ones."""
+    program, said = tried
     right = said[kernel]
     others = [_other(kind, said, answer) for answer in dict.fromkeys(said.values()) if answer != right]
     believed = [
@@ -344,16 +352,15 @@ def _asked(
     source.shuffle(wrong)
     same = tuple(other.name for other, answer in said.items() if answer == right)
     options = [*wrong[:place], Option(right, kind.say(right), "", same), *wrong[place:]]
-    because = f"{kernel.name} {kind.habit(kernel.policy)}."
-    return Drawn(topic, kind.name, program, kernel, kind.ask(program), tuple(options), place, because)
+    habit = f"{kernel.name} {kind.habit(kernel.policy)}."
+    return Drawn(topic, kind.name, program, kernel, kind.ask(program), tuple(options), place, habit)
 
 
 def _other(kind: Kind, said: Mapping[Kernel, Answer], answer: Answer) -> Option:
     who = [kernel for kernel, its in said.items() if its == answer]
-    # Oldest first; the one that says why is the newest of them.
     who.sort(key=kind.kernels.index)
     names = tuple(kernel.name for kernel in who)
-    reason = f"So it is under {_and(names)}: {names[-1]} {kind.habit(who[-1].policy)}."
+    reason = f"So it is under {_and(names)}. {names[0]} {kind.habit(who[0].policy)}."
     return Option(answer, kind.say(answer), reason, names)
 
 
@@ -408,7 +415,7 @@ def as_choice(question: Drawn, name: str) -> Choice:
         program="\n".join([question.setting(), *question.lines()]),
         options={letter: option.words for letter, option in letters.items()},
         truth=lambda: question.letter,
-        because=question.because.replace("{", "{{").replace("}", "}}"),
+        because=question.because,
         mistakes=tuple(Mistake(letter, option.reason) for letter, option in letters.items() if option.reason),
         hints=(f"It is {question.difficulty}. What does the kernel find at that page, and who else has it?",),
     )

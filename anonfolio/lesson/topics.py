@@ -7,7 +7,7 @@ A kind of question says which answers it wants; a program is drawn at random unt
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -76,8 +76,17 @@ def _shares(policy: Policy) -> str:
 
 def _pins(policy: Policy) -> str:
     if not policy.marks_exclusive:
-        return "marks no page exclusive, so that a pin is a reference that makes a later write copy the page away"
-    return f"{_touches(policy)}, keeps a pinned page for its owner at fork, and {_copies(policy)}"
+        return (
+            "marks no page exclusive, so that a pin is a reference like any other, and a write may copy the page away"
+        )
+    kept = "keeps a page that is pinned exclusive to its owner, whom fork and writes leave it"
+    return (
+        kept if policy.copy_extent == "page" or policy.copy_requires_maybe_shared else f"{kept}, but {_copies(policy)}"
+    )
+
+
+def _pins_at_fork(policy: Policy) -> str:
+    return f"{_touches(policy)}, and at fork copies what is exclusive of a folio of which a page is pinned"
 
 
 def _folds(policy: Policy) -> str:
@@ -260,7 +269,7 @@ def _loop_wrong(program: Scenario, right: Any) -> Wrong:
     _, pages = _last_group(program)
     most = max(program.orders)
     yield len(pages), "One fault maps, or makes writable, more than one page where a block does."
-    yield -(-len(pages) >> most) or 1, "Blocks of the largest size fit only where they are aligned and nothing is in them."
+    yield -(-len(pages) >> most), "Blocks of the largest size fit only where they are aligned and nothing is in them."
     first, last = pages[0] + program.skew, pages[-1] + program.skew
     yield (last >> most) - (first >> most) + 1, "Not every aligned block lies in the mapping and is empty."
     yield 1, "The first fault maps one block, not all that will be written."
@@ -290,7 +299,7 @@ def _zero_wrong(program: Scenario, right: Any) -> Wrong:
     read = any(step[0] == "read" for step in program.steps)
     orders = program.orders
     if read:
-        yield f"alloc{max(orders)}", "A read leaves something behind: the zero page is mapped, so this is no first touch."
+        yield f"alloc{max(orders)}", "A read maps the zero page: this is no first touch."
         yield "nf", "The zero page is mapped read-only; the first write on it always faults."
     yield "zero0", "What is there is not the zero page, or the kernel replaces more than one of them."
     yield f"zero{max(orders)}", "Mainline replaces one zero page, whatever sizes are enabled."
@@ -388,7 +397,8 @@ def _second_writes(source: random.Random, label: Any) -> Scenario:
             steps.append(("madvise", who, *_span(source, pages, 8), "dontneed"))
     if source.random() < 0.15:
         steps.append(("ref", alive[0], source.randrange(pages), 1))
-    return Scenario(pages, (*steps, _write(source.choice(alive), source.randrange(pages))), _sizes(source, most=4), _skew(source))
+    steps.append(_write(source.choice(alive), source.randrange(pages)))
+    return Scenario(pages, tuple(steps), _sizes(source, most=4), _skew(source))
 
 
 def _second_loop(source: random.Random, label: Any) -> Scenario:
@@ -538,7 +548,9 @@ def _mapped(source: random.Random, label: Any) -> Scenario:
     first, count = _span(source, pages, 40)
     first = source.choice((0, first))
     steps = _writes(0, first, min(pages - first, max(count, source.randint(8, 34))))
-    orders = (4,) if source.random() < 0.5 else (4, *_sizes(source, most=3)) if source.random() < 0.7 else _sizes(source)
+    orders = source.choice(
+        ((4,), (4,), (4,), (4, *_sizes(source, most=3)), (4, *_sizes(source, most=3)), _sizes(source))
+    )
     forked = source.random() < 0.5
     if forked:
         steps.append(("fork", 0))
@@ -568,7 +580,7 @@ def _folded(ran: Run) -> tuple[int, int]:
 
 def _tlb_wrong(program: Scenario, right: Any) -> Wrong:
     yield program.pages, "A block of 16 entries that carry the contiguous bit needs one TLB entry, not 16."
-    yield -(-program.pages // 16), "Only aligned blocks of one folio are marked, and only until one entry changes alone."
+    yield -(-program.pages // 16), "Only aligned blocks of one folio are marked, until one entry changes alone."
     written = len({step[2] for step in program.steps if step[0] == "write"})
     yield written, "Also pages that were not written are mapped, where a folio covers them."
     yield right + 15, "A change of one page takes the bit from its block of 16; the others keep theirs."
@@ -579,7 +591,7 @@ def _tlb_wrong(program: Scenario, right: Any) -> Wrong:
 def _blocks_wrong(program: Scenario, right: Any) -> Wrong:
     written = len({step[2] for step in program.steps if step[0] == "write"})
     yield -(-program.pages // 16), "Not every 16 pages are an aligned block of one folio."
-    yield written // 16, "A block is aligned in the address space, and lies in one folio; a change of one entry takes its bit."
+    yield written // 16, "A block is aligned and lies in one folio; a change of one entry takes its bit."
     yield 0, "Alignment, one folio, equal rights: where all hold, the bit is set at once."
     yield right + 1, "One entry that changes alone takes the bit from its block."
     yield right + 2, "At the edges of a mapping no folio of 16 pages fits."
@@ -650,7 +662,7 @@ TOPICS: dict[str, tuple[Kind, ...]] = {
         Kind(
             "copied", (1, 2, 3, 4, 8), _pinned_fork, _fork_copied,
             lambda program: "How many pages does the last fork copy for the child at once?",
-            _pages, KERNELS, _pins, _pin_copied_wrong,
+            _pages, KERNELS, _pins_at_fork, _pin_copied_wrong,
         ),
     ),
     "tlb": (
@@ -682,7 +694,7 @@ def questions(topic: str, seed: str | int, count: int) -> list[Drawn]:
 # --- in a notebook ----------------------------------------------------------------------------------------------------
 
 
-def more(*topics: str) -> Callable[[int], Choice]:
+def asking(*topics: str) -> Callable[[int], Choice]:
     """What a notebook calls ``q.more``: a question of one of these topics, another for each seed."""
 
     @cache
@@ -690,10 +702,10 @@ def more(*topics: str) -> Callable[[int], Choice]:
         (question,) = questions(topics[seed % len(topics)], seed, 1)
         return as_choice(question, f"q.more({seed})")
 
-    def another(seed: int = 1) -> Choice:
+    def more(seed: int = 1) -> Choice:
         """Another question of the same kind, drawn from the model: ``q.more(2)``, then ``q.more(2).check("b")``."""
         if type(seed) is not int or seed < 0:
             raise ValueError(f"q.more({seed!r:.60}): a seed is a whole number from 0 on, such as q.more(2)")
         return made(seed)
 
-    return another
+    return more

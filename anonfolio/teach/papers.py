@@ -20,7 +20,7 @@ from typing import Any
 
 from ..lesson.answers import FILE, FORMAT
 from ..lesson.drawn import LETTERS, Drawn
-from ..lesson.topics import TOPICS, questions
+from ..lesson.topics import questions
 
 PAPER = "anonfolio-homework/1"
 SHORTEST_SECRET = 16
@@ -48,7 +48,7 @@ def paper(topic: str, seed: int, count: int, student: str = "", secret: bytes = 
     Parameters
     ----------
     topic : str
-        One of `anonfolio.lesson.topics.TOPICS`.
+        One of `anonfolio.lesson.topics`.
     seed, count : int
         Which questions, and how many (1 to `MOST_QUESTIONS`).
     student : str
@@ -146,13 +146,17 @@ def markdown(made: Paper, answers: bool) -> str:
     for number, one in enumerate(made.drawn, 1):
         parts.append(f"## Question {number} ({one.difficulty})\n\n{_question(one)}")
         if answers:
-            parts.append(f"**{one.letter}.** {one.because}\n\n" + "\n".join(f"- {line}" for line in reasons(one)) + "\n")
+            parts.append(_answer(one))
     return "\n".join(parts)
 
 
 def _question(one: Drawn) -> str:
     options = "\n".join(f"- **{letter}** {words}" for letter, words in options_of(one).items())
     return f"{one.setting()}\n\n{chr(10).join(one.lines())}\n\n{one.prompt}\n\n{options}\n"
+
+
+def _answer(one: Drawn) -> str:
+    return f"**{one.letter}.** {one.because}\n\n" + "\n".join(f"- {line}" for line in reasons(one)) + "\n"
 
 
 def _plain(words: str) -> str:
@@ -237,7 +241,7 @@ def notebook(made: Paper, answers: bool) -> str:
     for number, one in enumerate(made.drawn, 1):
         text = f"## Question {number} ({one.difficulty})\n\n{_question(one)}"
         if answers:
-            text += f"\n**{one.letter}.** {one.because}\n\n" + "\n".join(f"- {line}" for line in reasons(one)) + "\n"
+            text += f"\n{_answer(one)}"
         cells.append(_cell("markdown", f"question-{number}", text))
         cells.append(_cell("code", f"answer-{number}", f'answers[{number}] = ...  # "a", "b", "c" or "d"'))
     cells.append(_cell("code", "end", _writes(made)))
@@ -281,11 +285,11 @@ def write_papers(papers: Iterable[Paper], form: str, folder: str, answers: bool)
     suffix, write = FORMATS[form]
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    number = 0
-    for number, made in enumerate(papers, 1):
-        text = write(made, answers)
-        (target / f"{made.student}{suffix}").write_text(text, encoding="utf-8", newline="\n")
-    return number
+    written = [
+        (target / f"{made.student}{suffix}").write_text(write(made, answers), encoding="utf-8", newline="\n")
+        for made in papers
+    ]
+    return len(written)
 
 
 def csv_text(rows: Iterable[Iterable[Any]]) -> str:
@@ -295,9 +299,3 @@ def csv_text(rows: Iterable[Iterable[Any]]) -> str:
     for row in rows:
         writer.writerow([f"'{cell}" if str(cell)[:1] in "=+-@\t\r" else cell for cell in row])
     return out.getvalue()
-
-
-__all__ = [
-    "FORMATS", "PAPER", "Paper", "TOPICS", "csv_text", "paper", "prove", "read_secret", "read_students", "ticket",
-    "write_papers",
-]  # fmt: skip
