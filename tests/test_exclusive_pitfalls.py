@@ -7,11 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from anonfolio import INVARIANTS, LINUX_6_15, RFC_V2, RFC_V2_FIXED, Policy, Scenario, check
+from anonfolio import LINUX_6_3, LINUX_6_15, RFC_V2, RFC_V2_FIXED, Policy, Scenario, replay
 from anonfolio.exercises import exclusive_pitfalls as q
 from anonfolio.kernel.record import COW_COPY
-
-PROMISE = [INVARIANTS["pinned_page_stays"]]
+from anonfolio.program.search import Counterexample, counterexample
 
 
 @pytest.fixture(autouse=True)
@@ -40,12 +39,25 @@ def test_who_loses_which_byte(policy: Policy, beside: bool, read_pin: bool) -> N
     assert q.loses(policy, q.read_pin) is read_pin
 
 
-def test_the_stored_program_breaks_the_promise_in_its_sixth_step_and_loses_the_device_byte() -> None:
-    steps = q.six.steps
-    assert not check(q.six.but(steps=steps[:5]).end(RFC_V2), PROMISE)
-    assert check(q.six.but(steps=steps[:6]).end(RFC_V2), PROMISE)
-    assert [op for op, *_ in steps[6:]] == ["dma_write", "read"]
-    assert q.six.run(RFC_V2)[-1].value != q.six.run(LINUX_6_15)[-1].value == steps[6][-1]
+def test_5_10_loses_a_write_and_the_search_finds_how() -> None:
+    old = Policy.at("5.10")
+    device, _, process = [result.value for result in q.moment.run(old).results[7:]]
+    assert (device, process) == (11, 99)
+    assert q.device.check(device).kind == "right"
+    assert [result.value for result in q.moment.run(LINUX_6_3).results[7:]] == [99, None, 221]
+    assert replay(q.lost_on_5_10).mismatches == ()
+    found = counterexample(old, pages=1, steps=4, operations=("write", "pin", "mprotect"))
+    assert isinstance(found, Counterexample)
+    assert found.steps == 4
+
+
+def test_from_a_half_wiped_folio_the_search_breaks_the_proposal_in_three_steps_and_not_its_repair() -> None:
+    operations = ("write", "pin", "keeponfork")
+    found = counterexample(RFC_V2, start=q.begun, steps=3, operations=operations)
+    assert isinstance(found, Counterexample)
+    end = found.scenario.run(RFC_V2)[-1]
+    assert end.value != found.scenario.run(LINUX_6_15)[-1].value == found.scenario.steps[-2][-1]
+    assert not counterexample(RFC_V2_FIXED, start=q.begun, steps=3, operations=operations)
 
 
 def test_the_hunt_says_what_is_lost_and_what_is_refused() -> None:

@@ -29,6 +29,7 @@ from ..machine.invariants import INVARIANTS
 from ..machine.invariants import check as check_invariants
 from ..machine.machine import Machine
 from ..program.scenario import Scenario, Timeline
+from ..witness.recording import DATA_DIR, read_recording
 
 words = Words(__file__)
 more = asking("pin")
@@ -85,16 +86,14 @@ def hunt(program: str | Scenario) -> str:
 
 # --- predictions ----------------------------------------------------------------------------------------------------
 
-handed = Scenario.parse("""
-pages 16
-write 0 0..15
-pin 0 10 1 0
-fork 0
-write 0 10 110
-dma_read 0 0 0
-""")
+lost_on_5_10 = read_recording(DATA_DIR / "5.10" / "lost-write-5.10.223.json.gz")
+"""Three programs that Debian 11's kernel ran, in which a page is copied away from whoever holds it."""
 
-device = Number(**words("device"), truth=lambda: handed.run(LINUX_6_15)[-1].value)
+_RAN = lost_on_5_10.programs[0]
+moment = _RAN.scenario
+"""A pinned buffer is read-only for a moment, then it is written."""
+
+device = Number(**words("device"), truth=lambda: _RAN.steps[7]["value"])
 
 half_wiped = Scenario.load("wipe-on-fork")
 FORKED = 17
@@ -286,19 +285,14 @@ copied = Function(
     count=200,
 )
 
-# --- found by search ------------------------------------------------------------------------------------------------
+# --- to be searched on from ------------------------------------------------------------------------------------------
 
-six = Scenario.parse("""
-# Found by search: the shortest program without an injected failure that breaks a promise of RFC v2 as posted.
-scenario six-steps
+begun = Scenario.parse("""
+# A folio of four pages, the lower half wiped on fork: half exclusive, half maybe shared.
+scenario begun
 pages 4
 orders 2
 write 0 0 1
 madvise 0 0 2 wipeonfork
 fork 0
-madvise 0 2 2 wipeonfork
-pin 0 0 1 0
-write 0 2 1
-dma_write 0 0 0 221
-read 0 0
 """)
