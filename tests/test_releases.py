@@ -91,7 +91,14 @@ def test_what_no_recording_of_a_release_notices_is_looked_for_in_all_of_them() -
 
 
 def noticed_of(version: str) -> dict[str, dict[str, str]]:
-    noticed: dict[str, dict[str, str]] = TABLE["releases"][version]["noticed"]
+    """Of a release, or of the newer one of its series that stands for both."""
+    rows = TABLE["releases"]
+    of = (
+        version
+        if version in rows
+        else next(name for name, row in rows.items() if f"release-{version}.json.gz" in row["recordings"])
+    )
+    noticed: dict[str, dict[str, str]] = rows[of]["noticed"]
     return noticed
 
 

@@ -101,7 +101,8 @@ make_arm64_image() { # make_arm64_image FILE
     # Where a package still says /lib, that is /usr/lib.
     if [ -d "$root/lib" ]; then cp -a "$root/lib/." "$root/usr/lib/" && rm -rf "$root/lib"; fi
     ln -sfn usr/lib "$root/lib"
-    mv "$(find "$root" -name busybox -type f -print -quit)" "$root/bin/busybox.arm64"
+    # Its hook for initramfs-tools has the same name.
+    mv "$(find "$root/bin" "$root/usr/bin" -name busybox -type f -print -quit)" "$root/bin/busybox.arm64"
     mv "$root/bin/busybox.arm64" "$root/bin/busybox"
     rm -rf "$root"/usr/share "$root"/etc
     "$python" -m pip download -q --no-deps --only-binary=:all: -d "$work/packages" --python-version "$version" \

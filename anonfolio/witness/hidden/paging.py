@@ -52,6 +52,10 @@ class Paging:
         return entry & mask == value
 
 
+MARKER = 1 << 63
+"""An arm64 entry that maps nothing and is not zero (`make_pte_marker`: guard pages). None of x86's bits."""
+
+
 def _arm64_as_x86(entries: Words) -> Words:
     """An arm64 entry (arch/arm64/include/asm/pgtable-prot.h, 6.12) in the bits of x86.
 
@@ -71,7 +75,8 @@ def _arm64_as_x86(entries: Words) -> Words:
         (DIRTY, bit(55) | (writable & ~bit(7))), (SPECIAL, bit(56)), (LEAF, valid & ~bit(1)),
     ):  # fmt: skip
         found |= np.where(there, np.uint64(mask), np.uint64(0))
-    return np.where(valid | hidden, found, np.uint64(0))
+    # What is neither is a marker, or nothing.
+    return np.where(valid | hidden, found, np.where(entries > 0, np.uint64(MARKER), np.uint64(0)))
 
 
 PAGING = {

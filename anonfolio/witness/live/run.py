@@ -159,8 +159,7 @@ class LiveRun:
             answer = {"ok": True}
         else:
             answer = remote.call(operation, *arguments)
-        if TABLE[operation].gup or operation == "madvise" or self.locks:
-            self._drain_lru()
+        self._drain_lru()
         if operation == "fork":
             self._adopt(answer)
         elif operation == "exit":
@@ -181,10 +180,10 @@ class LiveRun:
     def _drain_lru(self) -> None:
         """Let go of the references that this CPU's batches for the LRU lists hold (`lru_add_drain`, in `madvise_cold`).
 
-        A page that is taken a second time is to become active (`mark_page_accessed`), one that MADV_FREE or MADV_COLD
-        met is to go first; until the batch is full it holds a reference. A write fault drains only for a page without
+        A small page that is new, one that is taken a second time and is to become active (`mark_page_accessed`), one
+        that MADV_FREE or MADV_COLD met: until the batch is full it holds a reference. A write fault drains only for a page without
         the LRU flag (`wp_can_reuse_anon_folio`), and such a page has it (but for kernels with 33dfe9204f29, in 6.11,
-        taken back in 6.17): it is copied, not reused.
+        taken back in 6.17): it is copied, not reused. 5.10 never drains there, and copies a new page, too.
         """
         self._page.madvise(MADV_COLD)
 
@@ -231,8 +230,7 @@ class LiveRun:
         return {name: cells for name, (cells, _) in seen.items()}, {name: counts for name, (_, counts) in seen.items()}
 
     def _hidden(self, kernel: HiddenKernel) -> HiddenState:
-        """The kernel's own state. A small folio that is new waits in a batch of the LRU, which holds a reference."""
-        self._drain_lru()
+        """The kernel's own state."""
         first, pages = self.base // PAGE, self.scenario.pages
         pagemaps = {number: remote.pagemap for number, remote in self.live.items()}
         try:
