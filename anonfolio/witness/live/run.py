@@ -118,8 +118,6 @@ class LiveRun:
         self.count = 0
         self.folios: dict[int, int] = {}
         self.valid: dict[int, list[bool]] = {}
-        # What is locked, or unmapped where it was, waits in a batch of its own, which holds a reference, too.
-        self.locks = any(step[0].startswith("mlock") for step in scenario.steps)
         self._page = mmap.mmap(-1, PAGE)
         kernel.faults()
         self._adopt(kernel.nursery.call("fork"))
@@ -181,9 +179,9 @@ class LiveRun:
         """Let go of the references that this CPU's batches for the LRU lists hold (`lru_add_drain`, in `madvise_cold`).
 
         A small page that is new, one that is taken a second time and is to become active (`mark_page_accessed`), one
-        that MADV_FREE or MADV_COLD met: until the batch is full it holds a reference. A write fault drains only for a page without
-        the LRU flag (`wp_can_reuse_anon_folio`), and such a page has it (but for kernels with 33dfe9204f29, in 6.11,
-        taken back in 6.17): it is copied, not reused. 5.10 never drains there, and copies a new page, too.
+        that MADV_FREE or MADV_COLD met: until the batch is full it holds a reference. A write fault drains only for a
+        page without the LRU flag (`wp_can_reuse_anon_folio`), and such a page has it (but for kernels with
+        33dfe9204f29, in 6.11, taken back in 6.17): it is copied, not reused. 5.10 never drains there.
         """
         self._page.madvise(MADV_COLD)
 
