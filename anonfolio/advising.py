@@ -44,6 +44,8 @@ def advise(chosen: Namespace) -> int:
     settings = settings_named(chosen.sizes) if chosen.sizes else list(SETTINGS)
     cpu = this_cpu()
     table = _prices(chosen.cost, cpu)
+    if chosen.pid is not None:
+        return _of_process(chosen, settings, table, cpu)
     if chosen.program is None:
         return _of_file(chosen, settings, table, cpu)
     return _of_program(chosen, settings, table, cpu)
@@ -80,6 +82,30 @@ def _one_trace(words: Sequence[str]) -> Path:
         named = " ".join(words) or "PROGRAM"
         raise ValueError(f"advise takes a trace (NAME.npz), or a program after two dashes: -- {named}")
     return Path(words[0])
+
+
+# --- a process --------------------------------------------------------------------------------------------------------
+
+
+def _of_process(chosen: Namespace, settings: list[tuple[int, ...]], table: Table, cpu: Cpu) -> int:
+    """Follow it for some time, write its trace, advise."""
+    if chosen.what or chosen.program is not None:
+        raise ValueError("advise takes one thing: a process (--pid), a trace, or a program after two dashes")
+    if chosen.verify:
+        raise ValueError(
+            "--verify runs a program again, and a process cannot be run again: advise --verify N -- PROGRAM"
+        )
+    need_linux()
+    from .witness.live.attach import check_process, follow
+    from .witness.live.kernel import kernel_version
+
+    policy_of(chosen, kernel_version())
+    named = _new_name(chosen, [check_process(chosen.pid)])
+    with progress_line(chosen.verbose) as tell, _launch(chosen) as launch:
+        trace = follow(chosen.pid, chosen.seconds, tell, launch)
+        write_trace(f"{named}.npz", trace)
+        found = _judged(trace, settings, _policy(chosen, trace), table, cpu, tell)
+    return _told(chosen, found, named)
 
 
 # --- a program --------------------------------------------------------------------------------------------------------
@@ -237,5 +263,5 @@ def _told(chosen: Namespace, found: Advice, named: Path) -> int:
         print(json.dumps(advice_json(found)))
     else:
         print(advice_text(found))
-        print(figure if chosen.program is None else f"{figure}  {named}.npz")
+        print(f"{figure}  {named}.npz")
     return 1 if found.wrong or not found.trust else 0

@@ -28,6 +28,9 @@ def _head(advice: Advice) -> Iterator[str]:
     trace = advice.trace
     processes = "1 process" if len(trace.processes) == 1 else f"{len(trace.processes)} processes"
     yield f"{trace.about.get('command', 'a program')}: kernel {trace.kernel}, the model as {advice.policy}"
+    if "there_before" in trace.about:
+        seconds, there = trace.about.get("seconds"), trace.about["there_before"]
+        yield f"Followed for {seconds} s. {there:,} pages were there before: taken as written one after the other."
     if trace.status:
         yield f"It ended with {_ending(trace.status)}; what it did until then is told."
     yield f"{processes}, {trace.kernel_faults:,} faults ({len(trace):,} anonymous). {advice.trust}"

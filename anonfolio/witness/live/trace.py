@@ -62,6 +62,7 @@ from ...kernel.sizes import PTRS_PER_PMD
 from ...program.formats import DATA
 from ..here import LiveError
 from .kernel import PMD_ORDER, PROC, THP, LiveKernel, size_knobs, smaps, trace_ability
+from .kernel import Mapping as Row
 from .worker import ADVICE as LIVE_ADVICE
 from .worker import PAGE, libc
 
@@ -135,6 +136,21 @@ class Ended(NamedTuple):
     faults: int
 
 
+class Found(NamedTuple):
+    """A process that ran already.
+
+    What `image` tells, the end of its heap, its threads, its mappings as (first page, end, argument of a ``map`` call,
+    advice), pages that are in memory, and whether they were written.
+    """
+
+    image: Image
+    brk: int
+    threads: list[int]
+    areas: list[tuple[int, int, int, str]]
+    pages: list[int]
+    written: list[bool]
+
+
 class Run(NamedTuple):
     """One traced run, as it comes out of the kernel."""
 
@@ -142,13 +158,20 @@ class Run(NamedTuple):
     images: list[Image]
     ended: list[Ended]
     status: int
+    found: Found | None = None
+
+    @property
+    def before(self) -> int:
+        """The kernel's count at the end of the first exec: what the launcher did before is not the program's. Of a
+        process that ran already each page that it has counts as a fault."""
+        return self.found.image.faults - len(self.found.pages) if self.found else self.images[0].faults
 
     @property
     def kernel_faults(self) -> int:
-        """The kernel's count from the end of the first exec on: what the launcher did before is not the program's."""
+        """The kernel's count from then on."""
         # Of a process with threads the last one to exit has the whole count.
         counts = {ended.process: ended.faults for ended in self.ended}
-        return sum(counts.values()) - self.images[0].faults
+        return sum(counts.values()) - self.before
 
     @property
     def peak_rss_kib(self) -> int:
@@ -209,9 +232,11 @@ EVENTS = (
 )  # fmt: skip
 
 
-def _begin(instance: Path, pid: int) -> None:
+def begin(instance: Path, *pids: int) -> None:
     (instance / "trace").write_text("")
-    (instance / "set_event_pid").write_text(str(pid))
+    (instance / "set_event_pid").write_text("")
+    for pid in pids:
+        _follow_too(instance, pid)
     for event in EVENTS:
         (instance / "events" / event / "enable").write_text("1")
     (instance / "tracing_on").write_text("1")
@@ -227,7 +252,7 @@ def _follow_too(instance: Path, pid: int) -> None:
         os.close(at)
 
 
-def _collect(instance: Path) -> list[str]:
+def collect(instance: Path) -> list[str]:
     (instance / "tracing_on").write_text("0")
     (instance / "events/enable").write_text("0")
     (instance / "set_event_pid").write_text("")
@@ -275,7 +300,7 @@ except OSError as error:
 """
 
 
-def _ptrace(request: int, pid: int, data: int = 0) -> None:
+def ptrace(request: int, pid: int, data: int = 0) -> None:
     long = ctypes.c_long
     if libc.ptrace(long(request), long(pid), long(0), long(data)) < 0:
         raise OSError(ctypes.get_errno(), f"ptrace {request:#x} of process {pid}")
@@ -286,7 +311,7 @@ def run_traced(
     launch: Launch | None = None,
 ) -> Run:  # fmt: skip
     """Run a command to its end under the tracepoints. `progress` gets a line every now and then, in another thread."""
-    program = _Program(instance, command, folder, progress, launch or Launch())
+    program = Program(instance, command, folder, progress, launch or Launch())
     try:
         # No thread.join: in Python 3.11 a thread whose join was interrupted counts as ended.
         program.start()
@@ -296,10 +321,10 @@ def run_traced(
         raise
     if program.error:
         raise program.error
-    return Run(_collect(instance), program.images, program.exits, program.status)
+    return Run(collect(instance), program.images, program.exits, program.status)
 
 
-class _Program:
+class Program:
     """A program and all its children, followed by a thread of its own."""
 
     def __init__(
@@ -374,8 +399,8 @@ class _Program:
             self._alive.add(self.root)
             if self._killed or not go.recv(1):
                 raise LiveError("the program could not be launched; run it again")
-            _ptrace(PTRACE_SEIZE, self.root, PTRACE_OPTIONS)
-            _begin(self.instance, self.root)
+            ptrace(PTRACE_SEIZE, self.root, PTRACE_OPTIONS)
+            begin(self.instance, self.root)
             go.send(b"!")
 
     def _follow(self) -> None:
@@ -404,12 +429,12 @@ class _Program:
         if self._killed:
             return
         if what == PTRACE_EVENT_EXEC:
-            self._ran_from_thread(pid, _event_message(pid))
-            self.images.append(_image(pid))
+            self._ran_from_thread(pid, event_message(pid))
+            self.images.append(image_of(pid))
             if self.progress:
                 self.progress(f"running {self.images[-1].name}")
         elif what == PTRACE_EVENT_EXIT:
-            self.exits.append(_ended(pid))
+            self.exits.append(ended_of(pid))
 
     def _ran_from_thread(self, pid: int, before: int) -> None:
         """A thread other than the first ran a program, and has the first one's number since (`de_thread`, fs/exec.c).
@@ -423,7 +448,7 @@ class _Program:
         (self.instance / "trace_marker").write_text(f"{RAN} {pid} old_pid={before}")
 
 
-def _event_message(pid: int) -> int:
+def event_message(pid: int) -> int:
     """What ptrace says of the event: of an exec, which thread it was (PTRACE_GETEVENTMSG)."""
     message = ctypes.c_ulong()
     if libc.ptrace(ctypes.c_long(PTRACE_GETEVENTMSG), ctypes.c_long(pid), ctypes.c_long(0), ctypes.byref(message)) < 0:
@@ -439,7 +464,7 @@ def _kill(pid: int) -> None:
 def _resume(pid: int, number: int) -> None:
     # Whoever was killed meanwhile stands still no more.
     with suppress(ProcessLookupError):
-        _ptrace(PTRACE_CONT, pid, number)
+        ptrace(PTRACE_CONT, pid, number)
 
 
 ELF_64 = b"\x7fELF\x02"
@@ -452,7 +477,7 @@ def check_64_bit(program: Path) -> None:
             raise LiveError(f"{program.resolve()} is no 64-bit program; a trace knows the system calls of x86-64 alone")
 
 
-def _image(pid: int) -> Image:
+def image_of(pid: int) -> Image:
     check_64_bit(PROC / f"{pid}/exe")
     anonymous, stack, _ = _anonymous(pid)
     with open(PROC / f"{pid}/pagemap", "rb", buffering=0) as pagemap:
@@ -462,7 +487,7 @@ def _image(pid: int) -> Image:
     return Image(pid, name, anonymous, stack, stat[START_BRK], present, stat[MINFLT] + stat[MAJFLT])
 
 
-def _ended(pid: int) -> Ended:
+def ended_of(pid: int) -> Ended:
     anonymous, _, pages = _anonymous(pid)
     status = {name: int(value) for name, value in re.findall(r"^(\w+):\s+(\d+)", _told(pid, "status"), re.M)}
     stat = _stat(pid)
@@ -483,6 +508,12 @@ def _stat(pid: int) -> dict[int, int]:
     return {number: int(word) for number, word in enumerate(words, 3) if word.lstrip("-").isdigit()}
 
 
+def is_ours(row: Row) -> bool:
+    """Whether a mapping is private anonymous memory."""
+    ours = row.name in ("", "[heap]", "[stack]") or row.name.startswith("[anon:")
+    return row.inode == "0" and row.access[3] == "p" and ours
+
+
 def _anonymous(pid: int) -> tuple[list[Span], int, int]:
     """Private anonymous mappings, the first page of the stack, and how many pages are mapped there.
 
@@ -491,8 +522,7 @@ def _anonymous(pid: int) -> tuple[list[Span], int, int]:
     found: list[Span] = []
     stack = pages = 0
     for row in smaps(pid):
-        ours = row.name in ("", "[heap]", "[stack]") or row.name.startswith("[anon:")
-        if row.inode == "0" and row.access[3] == "p" and ours:
+        if is_ours(row):
             found.append((row.start // PAGE, row.end // PAGE))
             pages += int(row.fields["Anonymous"].split()[0]) * 1024 // PAGE
         if row.name == "[stack]":
@@ -592,10 +622,31 @@ class Converter:
         self.calls: list[Call] = []
         self.left_out: Counter[str] = Counter()
         self.traced = 0
+        if run.found:
+            self._begin_with(run.found)
         for line in run.lines:
             self._line(line)
+        # Who lives on was seen at the end: of several threads the first, which has the process's number, comes last.
+        for pid in sorted(self.space_of, key=lambda pid: pid in self.ended):
+            self._leave(pid, self.ended[pid].pop(0) if self.ended.get(pid) else None)
         if not self.spaces:
             raise LiveError("the trace holds no exec: the program did not start")
+
+    def _begin_with(self, found: Found) -> None:
+        """A process that ran already, as if it had just mapped what it has and touched what is in memory, in order."""
+        image = found.image
+        space = Space(0, image.name, Spans(), image.stack, image.brk, found.brk, users=len(found.threads))
+        self.spaces.append(space)
+        self.space_of |= dict.fromkeys(found.threads, space)
+        self._call("spawn", space)
+        for start, end, argument, advice in found.areas:
+            self._map(space, start, end, argument)
+            if advice:
+                self._call("advise", space, start, end, ADVICE.index(advice))
+        code = {True: PF_USER | PF_WRITE, False: PF_USER}
+        self.accesses += [(0, page, code[written]) for page, written in zip(found.pages, found.written, strict=True)]
+        self.traced += len(found.pages)
+        self.counted[image.pid] = image.faults - len(found.pages)
 
     # --- lines --------------------------------------------------------------------------------------------------
 
@@ -1059,7 +1110,7 @@ def check_program(program: str, folder: Path, environment: Mapping[str, str]) ->
 
 
 @contextmanager
-def _prepared(orders: Sequence[int], launch: Launch) -> Iterator[tuple[LiveKernel, Path]]:
+def prepared(orders: Sequence[int], launch: Launch) -> Iterator[tuple[LiveKernel, Path]]:
     """The kernel with exactly these sizes, and a tracefs instance."""
     try:
         with LiveKernel() as kernel:
@@ -1076,7 +1127,7 @@ def record(
     """Run a command in a folder with 4K pages alone, and return its trace. `progress` gets a line now and then."""
     launch = launch or Launch()
     check_program(command[0], folder, launch.environment)
-    with _prepared((), launch) as (kernel, instance):
+    with prepared((), launch) as (kernel, instance):
         run = run_traced(instance, command, folder, progress, launch)
     return trace_of(run, kernel.version, **about)
 
@@ -1104,7 +1155,7 @@ def measure(
 
 def _measure_once(command: Sequence[str], folder: Path, setting: Setting, launch: Launch) -> Setting:
     """The setting with one more round."""
-    with _prepared(setting.orders, launch) as (kernel, instance):
+    with prepared(setting.orders, launch) as (kernel, instance):
         before = kernel.fallbacks()
         run = run_traced(instance, command, folder, launch=launch)
         setting.fallbacks.append(kernel.fallbacks() - before)
