@@ -263,5 +263,5 @@ def _told(chosen: Namespace, found: Advice, named: Path) -> int:
         print(json.dumps(advice_json(found)))
     else:
         print(advice_text(found))
-        print(f"{figure}  {named}.npz")
+        print(figure if chosen.what else f"{figure}  {named}.npz")
     return 1 if found.wrong or not found.trust else 0

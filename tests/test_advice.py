@@ -420,13 +420,14 @@ def test_a_program_is_run_told_and_measured_by_one_command(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SAID", "from the environment")
-    script = "import os; print(os.environ['SAID']); a = bytearray(8 << 20)"
+    script = "import os; print(os.environ['SAID']); a = bytearray(8 << 20); raise SystemExit(3)"
     options = ["--sizes", "4k,64k", "--verify", "1", "--output", "out", "--cpus", "all"]
     assert main(["advise", *options, "--", sys.executable, "-c", script]) == 0
     lines = capfd.readouterr().out.splitlines()
-    assert "final maps equal" in lines[1]
-    assert [line.split()[0] for line in lines[3:5]] == ["4K", "64K"]
+    assert "exit code 3" in lines[1]
+    assert "final maps equal" in lines[2]
+    assert [line.split()[0] for line in lines[4:6]] == ["4K", "64K"]
     assert (tmp_path / "out").read_text() == "from the environment\n"
     python = Path(sys.executable).stem
     assert lines[-1] == f"{python}.advise.svg  {python}.advise.npz"
-    assert read_trace(tmp_path / f"{python}.advise.npz").status == 0
+    assert read_trace(tmp_path / f"{python}.advise.npz").status == 3
