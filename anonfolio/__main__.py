@@ -336,6 +336,16 @@ COMMANDS = (
         ),
     ),
     Command(
+        "grade", commands.grade, "judge what students handed in: files that notebooks and homework write",
+        (
+            _option("folder", help="NAME.json, or a folder NAME with such files, for each student"),
+            _option("--secret", required=True, metavar="FILE", help="the one that homework was made with"),
+            _option("--seconds", type=_seconds, default=10.0, metavar="S", help="for each function (default 10)"),
+            _option("--only", nargs="+", default=[], metavar="NAME", help="what counts: first_touch, start_here.eight"),
+            _option("-o", "--output", metavar="FILE", help="the scores, as CSV; by default they are printed"),
+        ),
+    ),
+    Command(
         "doctor", commands.doctor, "what this machine can show, and what to do about a no",
         (_option("--restore", action="store_true", help="put back what a killed live run left changed"),),
     ),
