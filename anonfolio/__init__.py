@@ -21,6 +21,7 @@ from .machine.machine import Machine, Outcome, Process, SegmentationFault
 from .machine.snapshot import Snapshot
 from .program.scenario import Scenario, ScenarioError, Timeline, scenario_names
 from .program.witnesses import Difference
+from .report.laboratory import Report, lab
 from .witness.comparing import Recorded, compare
 from .witness.recording import Recording, RecordingError, read_recording, replay, write_recording
 
@@ -47,6 +48,7 @@ __all__ = [
     "Recorded",
     "Recording",
     "RecordingError",
+    "Report",
     "Scenario",
     "ScenarioError",
     "SegmentationFault",
@@ -55,6 +57,7 @@ __all__ = [
     "Violation",
     "check",
     "compare",
+    "lab",
     "policy_for_kernel",
     "policy_named",
     "read_recording",

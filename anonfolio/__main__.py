@@ -226,6 +226,18 @@ COMMANDS = (
         ),
     ),
     Command(
+        "lab", commands.lab, "ask everything of a policy: what it changes, what it breaks, what it buys; a report",
+        (
+            _option("policy", help="FILE.py that makes one, a name such as rfc-v2, or a release"),
+            _option("--against", help="the base (default: the release that differs in the fewest fields)"),
+            _option("--quick", action="store_true", help="short bounds: a minute where else it is many"),
+            _option("--steps", type=_count, metavar="N", help="search no longer programs, where the bounds are longer"),
+            _option("--seed", type=_seed, default=0, metavar="N", help="of the first random program (default 0)"),
+            _option("--jobs", type=_count, default=os.cpu_count() or 1, help="how many work (default: one a CPU)"),
+            _option("-o", "--output", metavar="FILE", help="FILE.txt, FILE.md or FILE.html; by default it is printed"),
+        ),
+    ),
+    Command(
         "record", commands.record, "run programs on this machine's kernel and write a recording",
         (
             _option("file", help="the recording to write (NAME.json.gz)"),

@@ -38,6 +38,8 @@ from .program.policy_file import policy_called
 from .program.random_programs import random_scenario
 from .program.scenario import Scenario, scenario_names
 from .program.search import CTRL_C, Exhausted, counterexample
+from .report.laboratory import lab as laboratory
+from .report.laboratory import renderer
 from .witness.comparing import Recorded
 from .witness.entries import CONVERTS
 from .witness.entries import FIELDS as RAW_FIELDS
@@ -174,6 +176,30 @@ def search(chosen: Namespace) -> int:
 
 def _tell_search(depth: int, states: int, transitions: int) -> None:
     print(f"  {depth} steps: {states:,} states, {transitions:,} transitions", file=sys.stderr)
+
+
+def lab(chosen: Namespace) -> int:
+    """Ask everything of a policy, and write the report."""
+    if chosen.output:
+        # After minutes it should not turn out that there is nowhere to write.
+        renderer(chosen.output)
+        _check_folder(chosen.output)
+    with _progress_line() as tell:
+        report = laboratory(
+            chosen.policy,
+            chosen.against,
+            quick=chosen.quick,
+            steps=chosen.steps,
+            seed=chosen.seed,
+            jobs=chosen.jobs,
+            progress=tell,
+        )
+    if chosen.output:
+        report.save(chosen.output)
+        print(f"{report.page.title}: {report.page.verdict}")
+    else:
+        print(report.text(), end="")
+    return 1 if report else 0
 
 
 SELFTESTED = "7.3"

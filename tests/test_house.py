@@ -11,7 +11,8 @@ import anonfolio
 
 HOUSE = Path(anonfolio.__file__).parent
 ROOMS = (
-    "kernel", "stream", "machine", "program", "hardware", "witness", "draw", "view", "lesson", "exercises", "teach",
+    "kernel", "stream", "machine", "program", "hardware", "witness", "draw", "report", "view", "lesson", "exercises",
+    "teach",
 )  # fmt: skip
 MODULES = {
     ".".join(path.relative_to(HOUSE).with_suffix("").parts).removesuffix(".__init__"): path

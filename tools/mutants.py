@@ -52,6 +52,8 @@ TESTS = (
     "test_selftests.py",
     "test_commands.py",
     "test_policy_file.py",
+    "test_report.py",
+    "test_report_page.py",
     "test_fuzz.py",
     "test_systems.py",
     "test_words.py",

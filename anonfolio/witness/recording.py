@@ -112,6 +112,19 @@ def replay(recording: Recording, policy: Policy | None = None) -> Replay:
 
 def read_recording(path: str | Path) -> Recording:
     """Read a recording, gzipped or plain JSON; RecordingError says in one line what is wrong with it."""
+    kernel, arch, programs = _read_head(path)
+    recorded = (read_program(kernel, arch, program, f"{path}, program {at}") for at, program in enumerate(programs))
+    return Recording(kernel, tuple(recorded), str(path), arch)
+
+
+def read_scenarios(path: str | Path) -> list[Scenario]:
+    """The programs of a recording alone, without what was seen of them: for whoever runs them under other policies."""
+    _, arch, programs = _read_head(path)
+    return [_read_scenario(arch, program, f"{path}, program {at}") for at, program in enumerate(programs)]
+
+
+def _read_head(path: str | Path) -> tuple[str, str, list[Any]]:
+    """Kernel, architecture and programs of a recording, the latter not looked at yet."""
     content = read_json(path, FORMAT, RecordingError)
     kernel, programs = content.get("kernel"), content.get("programs")
     if not isinstance(kernel, str) or len(kernel) > 100:
@@ -131,12 +144,20 @@ def read_recording(path: str | Path) -> Recording:
             f"{path}: page is {page!r:.60}; what is modelled is kernels with base pages of 4096 bytes, and of 16384 on"
             " arm64"
         )
-    recorded = (read_program(kernel, arch, program, f"{path}, program {at}") for at, program in enumerate(programs))
-    return Recording(kernel, tuple(recorded), str(path), arch)
+    return kernel, arch, programs
 
 
 def read_program(kernel: str, arch: str, program: Any, where: str) -> Recorded:
     """A program of a recording from its JSON; RecordingError says where it is and what is wrong."""
+    scenario = _read_scenario(arch, program, where)
+    for at, seen in enumerate(program["steps"]):
+        _check_seen(seen, scenario.pages, f"{where}, step {at}")
+    steps = (_with_hidden(seen, scenario.pages, f"{where}, step {at}") for at, seen in enumerate(program["steps"]))
+    return Recorded(kernel, scenario, tuple(steps), arch)
+
+
+def _read_scenario(arch: str, program: Any, where: str) -> Scenario:
+    """What ran, without what was seen of it."""
     if not isinstance(program, dict):
         raise RecordingError(f"{where}: is {type(program).__name__}, not an object")
     for key in ("orders", "pages", "skew", "program", "steps"):
@@ -166,10 +187,7 @@ def read_program(kernel: str, arch: str, program: Any, where: str) -> Recorded:
             f"{where}: with base pages of 16384 bytes a program is modelled within {PTRS_PER_PMD} pages of one page"
             f" table, and with orders below {PMD_ORDER}"
         )
-    for at, seen in enumerate(program["steps"]):
-        _check_seen(seen, scenario.pages, f"{where}, step {at}")
-    steps = (_with_hidden(seen, scenario.pages, f"{where}, step {at}") for at, seen in enumerate(program["steps"]))
-    return Recorded(kernel, scenario, tuple(steps), arch)
+    return scenario
 
 
 def _knobs_of(program: dict[str, Any]) -> tuple[tuple[int, str], ...]:

@@ -1,0 +1,256 @@
+"""What a policy breaks, as far as it was looked: the search, random programs, the kernel's selftests, races."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
+
+from ..hardware.interleavings import Searched
+from ..hardware.interleavings import search as interleave
+from ..hardware.microsteps import CHILD, FORKING, RANGE, THREADS
+from ..kernel.policy import Policy
+from ..machine.invariants import check
+from ..program.ops import do_step
+from ..program.random_programs import KINDS, random_scenario, shrink
+from ..program.scenario import Scenario
+from ..program.search import CTRL_C, OPERATIONS, Counterexample, Exhausted, counterexample
+from ..witness.suites import Suite, Verdict, judged, suites
+from .spread import spread
+
+RACES = (THREADS, CHILD, FORKING, RANGE)
+"""Those of notebook 04, each with the steps in the order that kernels have."""
+FRAMES = 1 << 16
+
+
+class Bound(NamedTuple):
+    """One search: how long programs are at most (None: any length), of what, over which mapping."""
+
+    steps: int | None
+    operations: tuple[str, ...]
+    pages: int = 4
+    orders: tuple[int, ...] = (2,)
+    processes: int = 2
+
+    def options(self) -> str:
+        """As the command takes them."""
+        length = "any" if self.steps is None else self.steps
+        return (
+            f"--steps {length} --pages {self.pages} --orders {' '.join(map(str, self.orders))}"
+            f" --processes {self.processes} --operations {' '.join(self.operations)}"
+        )
+
+    def up_to(self, steps: int | None) -> Bound:
+        """The same with programs of so many steps at most."""
+        if steps is None or (self.steps is not None and self.steps <= steps):
+            return self
+        return self._replace(steps=steps)
+
+
+HOLDERS = ("write", "fork", "munmap", "ref")
+"""Who takes a page by reference, and unmaps it: what a pipe or a device may read then."""
+QUICK = (Bound(6, ("write", "fork", "exit", "wipeonfork", "pin")), Bound(6, HOLDERS))
+WHOLE = (
+    Bound(None, ("write", "fork", "exit")),
+    Bound(7, OPERATIONS),
+    Bound(7, (*HOLDERS, "exit", "unref")),
+    Bound(4, (*HOLDERS, "exit", "pin", "read", "gup", "pin_ro", "mremap", "dontneed", "mprotect")),
+    Bound(5, ("write", "fork", "exit"), processes=3),
+    Bound(4, ("write", "fork", "exit", "munmap", "pin", "ref"), 16, (4,)),
+)
+"""What is searched, from what must never break for any length to many operations for a few steps."""
+QUICK_PROGRAMS, WHOLE_PROGRAMS = 8, 100
+"""Random programs of each kind."""
+
+
+class Found(NamedTuple):
+    """A search and its answer."""
+
+    bound: Bound
+    answer: Counterexample | Exhausted
+
+
+class Broken(NamedTuple):
+    """A random program that broke something: its kind and seed, what broke, and it made small."""
+
+    kind: str
+    seed: int
+    what: str
+    smallest: Scenario
+
+
+@dataclass(frozen=True)
+class Random:
+    """Random programs: how many, their steps, and the first of each kind that broke something."""
+
+    programs: int
+    steps: int
+    kinds: tuple[str, ...]
+    seed: int
+    broken: tuple[Broken, ...]
+
+
+class Judged(NamedTuple):
+    """A case of the kernel's selftests that ends otherwise than under the base."""
+
+    case: str
+    mine: str
+    base: str
+
+
+@dataclass(frozen=True)
+class Selftests:
+    """The kernel's selftests: how many ran and passed, under both, and the cases that end otherwise."""
+
+    run: int
+    passed: int
+    base_run: int
+    base_passed: int
+    newly_failing: tuple[Judged, ...]
+    newly_passing: tuple[Judged, ...]
+
+
+class Raced(NamedTuple):
+    """A race under the policy and under the base."""
+
+    mine: Searched
+    base: Searched
+
+    @property
+    def new(self) -> dict[str, str]:
+        """The damage that the base does not do, and by which interleaving."""
+        return {
+            kind: ", ".join(" ".join(map(str, event)) for event in events)
+            for kind, events in self.mine.found.items()
+            if kind not in self.base.found
+        }
+
+
+@dataclass(frozen=True)
+class Breaks:
+    """All that was looked at to refute the policy."""
+
+    searches: tuple[Found, ...]
+    random: Random
+    selftests: Selftests
+    races: tuple[Raced, ...]
+
+    def refutations(self) -> list[str]:
+        """What refutes the policy, in a sentence each; none where nothing was found."""
+        return [*self._refutations()]
+
+    def _refutations(self) -> Iterator[str]:
+        for _, answer in self.searches:
+            if isinstance(answer, Counterexample):
+                yield f"a program of {answer.steps} steps breaks {answer.violation.invariant}"
+        if self.random.broken:
+            first = self.random.broken[0]
+            yield f"a random program ({first.kind}, seed {first.seed}): {first.what}"
+        if failing := len(self.selftests.newly_failing):
+            yield f"{failing} of the kernel's selftests fail that pass under the base"
+        for race in self.races:
+            for kind in race.new:
+                yield f"the race {race.mine.race.name!r} ends in a {kind}, which under the base it does not"
+
+
+def searches(policy: Policy, *, quick: bool, steps: int | None = None, jobs: int = 1) -> Iterator[Found]:
+    """Each search in turn, no program longer than `steps`."""
+    for bound in dict.fromkeys(bound.up_to(steps) for bound in (QUICK if quick else WHOLE)):
+        answer = counterexample(
+            policy, pages=bound.pages, steps=bound.steps, orders=bound.orders, processes=bound.processes,
+            operations=bound.operations, jobs=jobs,
+        )  # fmt: skip
+        yield Found(bound, answer)
+        if isinstance(answer, Exhausted) and answer.why == CTRL_C:
+            raise KeyboardInterrupt
+
+
+def random_programs(policy: Policy, base: Policy, seed: int, *, quick: bool, jobs: int = 1) -> Random:
+    """Random programs of every kind, with every invariant after every step, and every byte read held to the base's."""
+    each = QUICK_PROGRAMS if quick else WHOLE_PROGRAMS
+    asked = [(kind, seed + number) for kind in KINDS for number in range(each)]
+    found = spread(partial(_random, policy, base), asked, jobs)
+    broken: dict[str, Broken] = {}
+    for (kind, number), (_, what) in zip(asked, found, strict=True):
+        if what and kind not in broken:
+            broken[kind] = _smallest(policy, base, kind, number)
+    return Random(len(asked), sum(steps for steps, _ in found), tuple(KINDS), seed, tuple(broken.values()))
+
+
+def _random(policy: Policy, base: Policy, asked: tuple[str, int]) -> tuple[int, str]:
+    kind, seed = asked
+    scenario = random_scenario(seed, kind)
+    broken = _broken(policy, base, scenario)
+    return len(scenario.steps), broken[1] if broken else ""
+
+
+def _broken(policy: Policy, base: Policy, scenario: Scenario) -> tuple[int, str] | None:
+    """The step at which a program breaks an invariant, or reads another byte than under the base; and what is wrong."""
+    mine, other = (scenario.machine(each, frames=FRAMES) for each in (policy, base))
+    for at, step in enumerate(scenario.steps):
+        (done, value, _), (base_done, base_value, _) = (
+            do_step(each, step, scenario.first_vpn) for each in (mine, other)
+        )
+        if violations := check(mine):
+            return at, str(violations[0])
+        if done and base_done and step[0] in READS and value != base_value:
+            return at, f"{' '.join(map(str, step))} returns {value}, under the base {base_value}"
+    return None
+
+
+READS = ("read", "gup", "dma_read")
+"""Operations that return a byte."""
+
+
+def _smallest(policy: Policy, base: Policy, kind: str, seed: int) -> Broken:
+    def first(scenario: Scenario) -> int | None:
+        broken = _broken(policy, base, scenario)
+        return broken[0] if broken else None
+
+    small = shrink(random_scenario(seed, kind), first)
+    broken = _broken(policy, base, small)
+    return Broken(kind, seed, broken[1] if broken else "", small)
+
+
+NO_SELFTESTS = ("heaps",)
+"""What stands among them and says what one kernel did, not what every kernel promises."""
+
+
+def selftests(policy: Policy, base: Policy, jobs: int = 1) -> Selftests:
+    """All cases under both."""
+    wanted = [suite for name, suite in suites().items() if name not in NO_SELFTESTS]
+    mine, other = (spread(partial(_verdicts, each), wanted, jobs) for each in (policy, base))
+    pairs = [pair for left, right in zip(mine, other, strict=True) for pair in zip(left, right, strict=True)]
+    ran, base_ran = ([verdict for verdict in side if not verdict.skipped] for side in zip(*pairs, strict=True))
+    unlike = [
+        (Judged(f"{left.case.suite}, {left.case.name}", _said(left), _said(right)), bool(left.problems))
+        for left, right in pairs
+        if not left.skipped and not right.skipped and bool(left.problems) != bool(right.problems)
+    ]
+    return Selftests(
+        len(ran), sum(not verdict.problems for verdict in ran),
+        len(base_ran), sum(not verdict.problems for verdict in base_ran),
+        tuple(case for case, fails in unlike if fails), tuple(case for case, fails in unlike if not fails),
+    )  # fmt: skip
+
+
+def first_of_each(cases: tuple[Judged, ...]) -> list[Judged]:
+    """The first case of each kind: cases of one name differ in the size that stands in brackets at its end."""
+    found: dict[str, Judged] = {}
+    for case in cases:
+        found.setdefault(case.case.rpartition(" (")[0] or case.case, case)
+    return list(found.values())
+
+
+def _verdicts(policy: Policy, suite: Suite) -> list[Verdict]:
+    return list(judged(suite.cases, policy))
+
+
+def _said(verdict: Verdict) -> str:
+    return verdict.problems[0] if verdict.problems else "passes"
+
+
+def races(policy: Policy, base: Policy) -> tuple[Raced, ...]:
+    """Every interleaving of the races of notebook 04, up to two accesses by other CPUs."""
+    return tuple(Raced(*(interleave(replace(race, policy=each)) for each in (policy, base))) for race in RACES)

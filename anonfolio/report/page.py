@@ -1,0 +1,305 @@
+"""A report in words: which section says what, and where each number comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..draw.picture import side_by_side
+from ..hardware.cost import read_table
+from ..kernel.policy import POLICIES, Policy
+from ..machine.invariants import KERNEL_PROMISES
+from ..program.random_programs import shrink
+from ..program.scenario import Scenario
+from ..program.search import EXTRA_OPERATIONS, OPERATIONS, Counterexample
+from .blocks import Block, Code, Command, Drawing, Page, Pair, Points, Rows, Section, Words
+from .breaks import Found, Selftests, first_of_each
+from .changes import Course, Kind, differs
+from .findings import Findings
+from .prices import CORE, Workload
+
+MOST_DRAWN, MOST_NAMED = 4, 8
+"""So many kinds of difference are drawn, so many failing cases named; how many more there are is said."""
+MIB = 256
+"""Base pages of 4 KiB in a MiB."""
+
+
+def page_of(report: Findings) -> Page:
+    """The whole report."""
+    sections = (
+        Section("What was tried", tuple(_tried(report))),
+        Section("What it changes", tuple(_changes(report))),
+        Section("What it breaks", tuple(_breaks(report))),
+        Section("What it buys", tuple(_buys(report))),
+        Section("What it assumes, and what the model leaves out", tuple(_assumes(report))),
+    )
+    title = f"{report.policy.name} against {report.base.name}"
+    return Page(title, _verdict(report), bool(report), sections, report.command)
+
+
+def _verdict(report: Findings) -> str:
+    if found := report.refutations:
+        return f"Refuted: {'; '.join(found)}."
+    bounds = "; ".join(_bound_words(each) for each in report.breaks.searches)
+    return (
+        f"Nothing refutes it as far as was looked: {bounds}; {report.breaks.random.programs:,} random programs,"
+        f" {report.breaks.selftests.run:,} cases of the kernel's selftests, {len(report.breaks.races)} races."
+    )
+
+
+def _bound_words(found: Found) -> str:
+    answer = found.answer
+    if isinstance(answer, Counterexample):
+        return f"programs of {answer.steps} steps"
+    length = "any length" if answer.complete else f"up to {answer.steps} steps"
+    return f"programs of {length} over {found.bound.pages} pages and {', '.join(found.bound.operations)}"
+
+
+# --- what was tried -------------------------------------------------------------------------------------------------
+
+
+def _tried(report: Findings) -> Iterator[Block]:
+    policy, base = report.policy, report.base
+    if policy.about != base.about and all(policy.about != known.about for known in POLICIES.values()):
+        yield Words(policy.about)
+    if not report.fields:
+        yield Words(f"{policy.name} decides nothing otherwise than {base.name}.")
+        return
+    plain = [each for each in report.fields if not each.source]
+    yield Words(
+        f"Against {base.name} it differs in {_many(len(report.fields), 'field')}:"
+        f" {', '.join(f'`{each.name}` {each.mine} (was {each.base})' for each in report.fields)}."
+    )
+    for each in report.fields:
+        if each not in plain:
+            yield Code(each.source)
+
+
+# --- what it changes ------------------------------------------------------------------------------------------------
+
+
+def _changes(report: Findings) -> Iterator[Block]:
+    found, mine, base = report.changes, report.policy, report.base
+    kinds = found.kinds()
+    part = "a part of the stored recordings; without --quick all" if report.quick else "all that are stored"
+    yield Words(
+        f"{found.scenarios} named scenarios and {found.recorded:,} recorded programs ({part}) were run under both."
+        f" {_many(len(found.courses), 'program')} {'takes' if len(found.courses) == 1 else 'take'} another course."
+    )
+    if not kinds:
+        return
+    rows = tuple(
+        (f"{kind.base} → {kind.mine}", f"{count:,}", f"{course.at + 1}", course.program.source)
+        for kind, (count, course) in kinds.items()
+    )
+    yield Rows(
+        f"The first step that differs, as under {base.name} → under {mine.name}; how many programs differ first so;"
+        " and the one that does after the fewest steps:",
+        ("first difference", "programs", "step", "shortest"),
+        rows[:MOST_NAMED],
+    )
+    if len(rows) > MOST_NAMED:
+        yield Words(f"{len(rows) - MOST_NAMED} further kinds of difference are rarer.")
+    for number, (kind, (_, course)) in enumerate(kinds.items(), 1):
+        if number > MOST_DRAWN:
+            break
+        yield from _drawn(mine, base, kind, course, number)
+
+
+def _drawn(mine: Policy, base: Policy, kind: Kind, course: Course, number: int) -> Iterator[Block]:
+    """The shortest program of a kind, less every step that the difference does not need, at the step that differs."""
+
+    def first(scenario: Scenario) -> int | None:
+        found = differs(mine, base, scenario)
+        return found[0] if found and found[1] == kind else None
+
+    small = shrink(course.shortest(), first)
+    runs = [small.run(policy) for policy in (base, mine)]
+    left, right = side_by_side(runs)
+    yield Words(
+        f"Kind {number}: {kind.base} → {kind.mine}, in {course.program.source}, no step of which can be left out:"
+    )
+    yield Code(_program(small))
+    yield Pair(
+        *(
+            Drawing(policy.name, pictures[-1].sentence, pictures[-1].svg())
+            for policy, pictures in ((base, left), (mine, right))
+        )
+    )
+
+
+def _program(scenario: Scenario) -> str:
+    """A scenario without its comment and its empty lines, many accesses of one kind in a row as one line."""
+    lines = [line for line in scenario.but(about="", name="").text().splitlines() if line and not line.startswith("#")]
+    return "\n".join(line for line in lines if not line.startswith("scenario"))
+
+
+# --- what it breaks -------------------------------------------------------------------------------------------------
+
+
+def _breaks(report: Findings) -> Iterator[Block]:
+    found = report.breaks
+    for search in found.searches:
+        yield from _search(search, report)
+    searched = {name for each in found.searches for name in each.bound.operations}
+    yield Words(
+        f"All searches looked for: {', '.join(rule.name for rule in KERNEL_PROMISES)}"
+        " (`anonfolio.INVARIANTS` says what each means). None of them searched:"
+        f" {', '.join(name for name in (*OPERATIONS, *EXTRA_OPERATIONS) if name not in searched)}; other sizes, larger"
+        " mappings, more processes."
+    )
+    yield from _random(report)
+    yield from _selftests(found.selftests, report)
+    yield Words(
+        "Races (notebook 04), the steps of a copy in the kernel's order, every interleaving with two accesses by other"
+        f" CPUs: {'; '.join(_race(each.mine.race.name, each.mine.states, each.new) for each in found.races)}."
+        " Again: this report; `anonfolio.microsteps` has the races."
+    )
+
+
+def _race(name: str, states: int, new: dict[str, str]) -> str:
+    damage = ", ".join(f"{kind} by {how}" for kind, how in new.items())
+    return f"{name}, {states} states: {damage or 'no damage that the base does not do'}"
+
+
+def _search(found: Found, report: Findings) -> Iterator[Block]:
+    again = Command(f"anonfolio search --policy {report.called} {found.bound.options()}")
+    answer = found.answer
+    if not isinstance(answer, Counterexample):
+        yield Words(f"Search: {answer}.")
+        yield again
+        return
+    yield Words(
+        f"Search: {answer.steps} steps break {answer.violation.invariant}: {answer.violation.where}"
+        f" (found after {answer.transitions:,} transitions, {answer.states:,} states)."
+        f"{f' Then {answer.said}.' if answer.said else ''}"
+    )
+    yield again
+    yield Code(_program(answer.scenario))
+    run = answer.scenario.run(report.policy)
+    picture = side_by_side([run])[0][answer.steps]
+    other = side_by_side([answer.scenario.run(report.base)])[0][answer.steps]
+    yield Pair(
+        Drawing(report.base.name, other.sentence, other.svg()),
+        Drawing(report.policy.name, picture.sentence, picture.svg()),
+    )
+
+
+def _random(report: Findings) -> Iterator[Block]:
+    found = report.breaks.random
+    yield Words(
+        f"Random programs: {found.programs:,} of {len(found.kinds)} kinds, {found.steps:,} steps, seeds from"
+        f" {found.seed} on; after every step all invariants, and every byte that is read held to {report.base.name}'s:"
+        f" {'nothing broken' if not found.broken else _many(len(found.broken), 'kind') + ' broken'}."
+    )
+    yield Command(report.command)
+    for broken in found.broken[:2]:
+        yield Words(f"Kind {broken.kind}, seed {broken.seed}: {broken.what}. Made as small as it goes:")
+        yield Code(_program(broken.smallest))
+
+
+def _selftests(found: Selftests, report: Findings) -> Iterator[Block]:
+    failing = found.newly_failing
+    yield Words(
+        f"The kernel's selftests on the model: {found.run:,} cases ran, {found.passed:,} passed; under"
+        f" {report.base.name} {found.base_run:,} ran, {found.base_passed:,} passed."
+        f" {_many(len(failing), 'case') if failing else 'No case'} {'fails' if len(failing) < 2 else 'fail'} that"
+        f" {'passes' if len(failing) < 2 else 'pass'} there; {len(found.newly_passing)} the other way round."
+    )
+    yield Command(f"anonfolio selftest --policy {report.called}")
+    if any("'unref'" in each.mine for each in failing):
+        yield Words(
+            "What `unref` returns is the byte that a pipe or a device holds: one that another process wrote after the"
+            " fork has leaked."
+        )
+    if failing:
+        shown = first_of_each(failing)[:MOST_NAMED]
+        yield Points(tuple(f"{each.case}: {each.mine}" for each in shown))
+        if len(failing) > len(shown):
+            yield Words(f"And {len(failing) - len(shown)} more, most of them the same for other sizes.")
+
+
+# --- what it buys ---------------------------------------------------------------------------------------------------
+
+_LINES: tuple[tuple[str, str], ...] = (
+    ("faults", "faults"),
+    ("pages copied", "copied"),
+    ("pages zeroed", "zeroed"),
+    ("entries scanned", "scanned"),
+    ("entries flushed", "flushed"),
+)
+
+
+def _buys(report: Findings) -> Iterator[Block]:
+    bought = report.prices
+    table = read_table(bought.table)
+    yield Words(
+        "Counts are the model's; pages are of 4 KiB. Time is counts times prices that were measured on"
+        f" {table.machine}, Linux {table.kernel}, {table.date} (`anonfolio cost show {bought.table}`): faults in"
+        " anonymous memory, and in the workloads with forks these and the exits too. TLB reach is that of the last"
+        f" level of a {CORE.name} with arm64's contiguous bit; walks are its walks when each page is read once in a"
+        f" random order (seed {bought.seed}). rfc-v2-fixed is a proposal that no kernel runs."
+    )
+    yield _summary(report)
+    for workload in bought.workloads:
+        yield _workload(workload)
+        if workload.again:
+            yield Command(f"anonfolio {workload.again} --policy {report.called}")
+    yield Words("The workloads with forks are run anew by this report alone:")
+    yield Command(report.command)
+    if bought.left_out:
+        yield Words(f"Not replayed here, for their size: {', '.join(bought.left_out)}; without --quick they are.")
+
+
+def _summary(report: Findings) -> Rows:
+    """The policy against its base, in per cent."""
+    mine, base = report.policy.name, report.base.name
+    rows = []
+    for workload in report.prices.workloads:
+        here, there = workload.bills[mine], workload.bills[base]
+        pairs = [(getattr(here, name), getattr(there, name)) for name in ("faults", "copied", "time_ms", "held_pages")]
+        rows.append((f"{workload.name} ({workload.sizes})", *(_change(*pair) for pair in pairs)))
+    return Rows(f"{mine} against {base}:", ("", "faults", "pages copied", "time", "memory"), tuple(rows))
+
+
+def _change(mine: float, base: float) -> str:
+    if mine == base:
+        return "same"
+    return f"{100 * (mine / base - 1):+,.1f} %" if base else f"{mine:,.0f}, was 0"
+
+
+def _workload(workload: Workload) -> Rows:
+    bills = workload.bills
+    rows = [(name, *(f"{getattr(bill, field):,}" for bill in bills.values())) for name, field in _LINES]
+    rows.append(("modelled time, ms", *(f"{bill.time_ms:,.2f}" for bill in bills.values())))
+    rows.append(("memory held, MiB", *(_mib(bill.held_pages) for bill in bills.values())))
+    rows.append(("never written, MiB", *(_mib(bill.never_written_pages) for bill in bills.values())))
+    rows.append(("TLB reach, MiB", *(_mib(bill.reach_pages) for bill in bills.values())))
+    if accesses := next(iter(bills.values())).accesses:
+        rows.append((f"TLB walks of {accesses:,}", *(f"{bill.walks:,}" for bill in bills.values())))
+    return Rows(f"{workload.name} ({workload.sizes}). {workload.about}.", ("", *bills), tuple(rows))
+
+
+def _mib(pages: int) -> str:
+    return f"{pages / MIB:,.2f}"
+
+
+# --- what it assumes ------------------------------------------------------------------------------------------------
+
+
+def _assumes(report: Findings) -> Iterator[Block]:
+    yield Points((
+        "A rule decides by the facts that it is handed and asks for (`anonfolio.kernel.rules`); that it does was"
+        " checked on a grid of facts when the policy was made. Where a kernel would get a fact from, under which lock,"
+        " and what it costs to get it, is left to whoever writes the C.",
+        "All else is as in the base: every fault path, fork, exit, pins, and the buddy allocator with memory at hand.",
+        "Not modelled: reclaim, swap, khugepaged, KSM, memory of files and shared memory, NUMA, several CPUs outside"
+        " the races, device mappings. A trace holds faults under single pages, not what a program does between them.",
+        "A search speaks of its mapping, its sizes and so many processes; what no program within its bound shows, a"
+        " longer one may. Selftests and random programs show faults, never that there is none.",
+        "Time leaves out waiting for locks, other CPUs' TLBs and the program's own work; a walk of the reverse map"
+        " (`folio.mine`) has no price.",
+    ))  # fmt: skip
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"

@@ -1,0 +1,46 @@
+"""The same question about many things, shared by several processes where that is safe."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+Thing = TypeVar("Thing")
+Answer = TypeVar("Answer")
+
+PARTS_PER_JOB = 8
+"""So many parts each process gets, that none is left with a long one at the end."""
+
+
+def spread(ask: Callable[[Thing], Answer], things: Sequence[Thing], jobs: int = 1) -> list[Answer]:
+    """``[ask(thing) for thing in things]``, by so many processes.
+
+    They are forked, so that they know a rule that was written in a cell or a file. Where that is not to be had, or
+    threads run beside (a notebook has some), this process does all by itself.
+    """
+    if jobs == 1 or len(things) < 2 * jobs or not hasattr(os, "fork") or threading.active_count() > 1:
+        return [ask(thing) for thing in things]
+    import multiprocessing
+
+    size = max(1, len(things) // (jobs * PARTS_PER_JOB))
+    context = multiprocessing.get_context("fork")
+    with context.Pool(jobs, _know, (ask,)) as pool:
+        return pool.map(_answer, things, chunksize=size)
+
+
+_ask: Callable[[Any], Any]
+
+
+def _know(ask: Callable[[Any], Any]) -> None:
+    import signal
+
+    global _ask
+    _ask = ask
+    # Ctrl-C is for the one that asks; it ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _answer(thing: Any) -> Any:
+    return _ask(thing)
