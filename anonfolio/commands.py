@@ -184,7 +184,7 @@ def lab(chosen: Namespace) -> int:
         # After minutes it should not turn out that there is nowhere to write.
         renderer(chosen.output)
         _check_folder(chosen.output)
-    with _progress_line() as tell:
+    with progress_line() as tell:
         report = laboratory(
             chosen.policy,
             chosen.against,
