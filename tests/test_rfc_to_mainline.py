@@ -22,7 +22,7 @@ NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 
 @pytest.fixture(autouse=True)
 def nobody_has_answered() -> Iterator[None]:
-    everything = (q.taken, q.faults, q.agrees, q.six, q.hunt, q.fingerprint)
+    everything = (q.taken, q.faults, q.agrees, q.lost, q.missing, q.six, q.hunt, q.fingerprint)
     for one in everything:
         one.forget()
     yield
@@ -462,3 +462,15 @@ def test_a_step_that_cannot_be_done_is_told() -> None:
 def test_groups_are_what_witnesses_see() -> None:
     groups = q.alike(Scenario.parse("pages 16\nwrite 0 0 1"))
     assert groups == [["rfc-v2", "rfc-v2-fixed", "linux-6.8", "linux-6.9", "linux-6.15"], ["linux-6.3"]]
+
+
+# --- a release that was wrong ---------------------------------------------------------------------------------------
+
+
+def test_the_moved_mapping_loses_its_anon_vma_from_6_16_to_6_18_7_and_its_child_the_byte() -> None:
+    for release, byte in {"6.15": 1, "6.16": 0, "6.17": 0, "6.18.7": 0, "6.18.8": 1, "6.19": 1, "7.3": 1}.items():
+        *_, moved, reads = q.anon_vmas(release).splitlines()
+        assert reads.split()[-1] == str(byte), release
+        assert ("*" in moved) is bool(byte), release
+    assert q.child_read_on() == {"6.17.13": 0, "6.18.5": 0, "6.18.9": 1, "6.18.44": 1}
+    assert q.lost.check(0).kind == q.missing.check("c").kind == "right"

@@ -29,7 +29,7 @@ from ..lesson.topics import asking
 from ..lesson.words import Words
 from ..program.scenario import Scenario, ScenarioError, Step, Timeline, scenario_names
 from ..witness.comparing import Recorded, iter_differences
-from ..witness.recording import RecordingError, recorded_run
+from ..witness.recording import DATA_DIR, RecordingError, read_recording, recorded_run
 from .start_here import four_paths
 
 words = Words(__file__)
@@ -642,6 +642,54 @@ faults = Number(
 )
 
 _SHARES = {"a": ("none", 0.0), "b": ("about a third", 1 / 3), "c": ("most", 0.75), "d": ("all", 1.0)}
+
+
+# --- a kernel that was wrong ----------------------------------------------------------------------------------------
+
+_RAN = {
+    kernel: read_recording(DATA_DIR / f"min-{kernel}.json.gz").programs[0]
+    for kernel in ("6.17.13", "6.18.5", "6.18.9", "6.18.44")
+}
+moved_back = _RAN["6.17.13"].scenario
+"""A written mapping is moved away and back, beside a neighbour that nobody has touched; then its process forks."""
+
+lost = Number(**words("lost"), truth=lambda: _RAN["6.17.13"].steps[-1]["value"])
+
+_MOVES = range(1, 5)
+"""The steps of `moved_back` after which `anon_vmas` looks: from the write to the move back."""
+
+
+def _what_is_missing() -> str:
+    """By the mapping of page 20 before the fork, on 6.17: the first of the four that it has not."""
+    vma = moved_back.run(Policy.at("6.17")).results[_MOVES[-1]].snapshot.processes[0].mappings[0]
+    has = {"a": vma.pte.any(), "b": vma.pte.any(), "c": vma.anon_vma, "d": vma.writable.any()}
+    return next(letter for letter, there in has.items() if not there)
+
+
+missing = Choice(**words("missing"), truth=_what_is_missing)
+
+
+def _vmas(timeline: Timeline, at: int) -> str:
+    """The mappings of process 0 after a step, in pages of the program; a star where one has an anon_vma."""
+    first = timeline[0].snapshot.processes[0].mappings[0].start
+    mappings = timeline[at].snapshot.processes[0].mappings
+    return " ".join(f"{vma.start - first}-{vma.end - 1 - first}{'*' if vma.anon_vma else ''}" for vma in mappings)
+
+
+def anon_vmas(*releases: str) -> str:
+    """`moved_back` under releases: per step the mappings, a star where one has an anon_vma; then the byte of the child."""
+    runs = [moved_back.run(Policy.at(release)) for release in releases]
+    lines = [f"{'':29}" + "".join(f"{release:18}" for release in releases)]
+    for at in _MOVES:
+        said = " ".join(map(str, moved_back.steps[at]))
+        lines.append(f"{said:29}" + "".join(f"{_vmas(run, at):18}" for run in runs))
+    lines.append(f"{'fork; the child reads':29}" + "".join(f"{run[-1].value!s:18}" for run in runs))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def child_read_on() -> dict[str, int]:
+    """Per kernel that ran `moved_back` the byte that the child read."""
+    return {kernel: ran.steps[-1]["value"] for kernel, ran in _RAN.items()}
 
 
 def _share(policy: Policy) -> str:
