@@ -152,7 +152,8 @@ ASKED_STEP = {
     "00_start_here": {"last": 7}, "01_first_touch": {"edge": 2, "neighbour": 3},
     "02_zero_page_copy": {"own": 2, "stray": 2},
     "03_fork_and_share": {"held": 17, "own": 10}, "05_exclusive_reuse": {"gone": 24, "faults": 19},
-    "06_exclusive_pitfalls": {"device": 7, "half": 18, "culprits": 21}, "10_rfc_to_mainline": {"lost": 7}, "12_playground": {"again": 4},
+    "06_exclusive_pitfalls": {"device": 7, "half": 18, "culprits": 21},
+    "10_rfc_to_mainline": {"lost": 7}, "12_playground": {"again": 4},
 }  # fmt: skip
 """The step that answers a question, where a stepper stands between it and its comparison."""
 

@@ -677,7 +677,7 @@ def _vmas(timeline: Timeline, at: int) -> str:
 
 
 def anon_vmas(*releases: str) -> str:
-    """`moved_back` under releases: per step the mappings, a star where one has an anon_vma; then the byte of the child."""
+    """`moved_back` under releases: per step the mappings, a star for an anon_vma; then what the child reads."""
     runs = [moved_back.run(Policy.at(release)) for release in releases]
     lines = [f"{'':29}" + "".join(f"{release:18}" for release in releases)]
     for at in _MOVES:
