@@ -138,6 +138,8 @@ def test_6_15_and_later_is_so_in_every_program_of_the_exercises() -> None:
     later = [Policy.at(release) for release in ("6.15", "6.16", "6.17", "6.19", "7.0", NEWEST)]
     ran = 0
     for name, program in exercises():
+        if name == "rfc_to_mainline.moved_back":  # the one that is there because releases differ in it
+            continue
         codes = program.run(LINUX_6_15).codes()
         for policy in later:
             assert program.run(policy).codes() == codes, (name, policy.name)
