@@ -276,7 +276,7 @@ COMMANDS = (
             _option("what", nargs="*", metavar="FILE.npz", help="a stored trace; or -- PROGRAM, to run it (root)"),
             _sizes("4K, 64K, 16K+64K, all, 2M"),
             *_policy("the recorded kernel decides"),
-            _option("--cost", metavar="TABLE", help="prices: a stored table, or a file (default: of this CPU's maker)"),
+            _option("--cost", metavar="TABLE", help="prices: a stored table, a file, or measure (now, here)"),
             _option("--pid", type=_count, metavar="PID", help="a process that runs already, and what it starts (root)"),
             _option("--seconds", type=_seconds, default=10.0, metavar="S", help="how long to follow it (default 10)"),
             _option("--verify", type=_count, metavar="N", help="run the program N times more under each set of sizes"),

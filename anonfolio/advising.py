@@ -17,7 +17,7 @@ from .commands import policy_of, progress_line
 from .draw.advised import advice_json, advice_svg, advice_text
 from .hardware.advice import SETTINGS, Advice
 from .hardware.advice import advise as advised
-from .hardware.cost import Table, read_table, tables
+from .hardware.cost import Table, read_table, tables, write_table
 from .hardware.cpu import Cpu, this_cpu
 from .hardware.trace import (
     ROUNDS,
@@ -36,6 +36,9 @@ from .witness.here import need_linux
 if TYPE_CHECKING:
     from .witness.live.trace import Launch
 
+MEASURE = "measure"
+"""The word for prices of this machine, measured now."""
+COSTS, MEASURED_PAGES = "here.costs.json", 1 << 15
 Tell = Callable[[str], None]
 
 
@@ -43,7 +46,7 @@ def advise(chosen: Namespace) -> int:
     """Which sizes a program should get: 0, or 1 where the prediction does not hold or the kernel counted otherwise."""
     settings = settings_named(chosen.sizes) if chosen.sizes else list(SETTINGS)
     cpu = this_cpu()
-    table = _prices(chosen.cost, cpu)
+    table = _measured_prices(chosen) if chosen.cost == MEASURE else _prices(chosen.cost, cpu)
     if chosen.pid is not None:
         return _of_process(chosen, settings, table, cpu)
     if chosen.program is None:
@@ -54,6 +57,21 @@ def advise(chosen: Namespace) -> int:
 def _prices(named: str | None, cpu: Cpu) -> Table:
     """The table that is named; by default the stored one of this CPU's maker."""
     return read_table(named or stored_for(cpu.name))
+
+
+def _measured_prices(chosen: Namespace) -> Table:
+    """This machine's, for warm and for cold memory; kept in a file, for they take a minute."""
+    need_linux()
+    from .witness.live.cost import measure
+
+    with progress_line(chosen.verbose) as tell:
+        table = measure(
+            pages=MEASURED_PAGES, rounds=3,
+            progress=lambda done, runs, what: tell(f"costs: {done} of {runs} runs; {what}"),
+        )  # fmt: skip
+    write_table(COSTS, table)
+    print(f"prices of this machine are kept: --cost {COSTS} uses them again", file=sys.stderr)
+    return table
 
 
 def stored_for(cpu: str) -> str:

@@ -29,7 +29,7 @@ from anonfolio.hardware.advice import (
     replayed,
     suggested,
 )
-from anonfolio.hardware.cost import ns, read_table
+from anonfolio.hardware.cost import COLD, ns, read_table
 from anonfolio.hardware.cpu import cpu_told, this_cpu
 from anonfolio.hardware.tlb import CORTEX_A76, GOLDEN_COVE, NEOVERSE_N1, ZEN_2
 from anonfolio.hardware.trace import (
@@ -171,6 +171,19 @@ def test_an_option_is_the_replay_of_the_trace_priced(advice: Advice) -> None:
     assert advice.options[4].reach_mib is not None
     assert advice.options[4].reach_mib > 8
     assert advice.base is advice.options[0]
+
+
+def test_prices_of_cold_memory_stand_beside_those_of_warm(short: Trace) -> None:
+    warm = read_table("linux-6.18.44")
+    row = warm.measured[9] | {COLD: [warm.ns_per_page("first_touch", 9) + 4000]}
+    found = advise(short, [(), (9,)], table=replace(warm, measured={**warm.measured, 9: row}), cpu=cpu_told("rubbish"))
+    for each in found.options:
+        pages = each.replay.counters.zeroed
+        assert each.cold_ms == pytest.approx(each.time_ms + pages * 4000 / 1e6, rel=0.03)
+    lines = advice_text(found).splitlines()
+    assert "cold ms" in lines[2]
+    assert "cold: where the host had taken free memory back, and adds 4,000 ns a page" in lines
+    assert "--cost measure" in advice_text(advise(short, [()], table=warm, cpu=found.cpu))
 
 
 def test_a_curve_ends_where_the_row_does(advice: Advice) -> None:

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 import anonfolio as af
 from anonfolio.__main__ import main
 from anonfolio.hardware import cost
-from anonfolio.hardware.cost import CostError, Table, Work, read_table, write_table
+from anonfolio.hardware.cost import COLD, CostError, Table, Work, read_table, write_table
 from anonfolio.hardware.tlb import CORTEX_A76, GOLDEN_COVE, Contiguous, Core, Entries, Hpa, Plain
 from anonfolio.hardware.trace import Replay
 
@@ -345,3 +346,31 @@ def test_this_kernel_gives_a_table_and_its_knobs_are_put_back(tmp_path: Path) ->
     assert [done for done, _, _ in told] == [0, 1]
     write_table(tmp_path / "mine.json", table)
     assert read_table(tmp_path / "mine.json").kernel == table.kernel
+
+
+def test_a_host_that_takes_memory_back_adds_the_same_to_each_page_of_a_first_touch() -> None:
+    warm = read_table("linux-6.18.44")
+    assert (warm.cold, warm.host_ns) == (None, None)
+    first = warm.ns_per_page("first_touch", 9)
+    known = replace(
+        warm, measured={**warm.measured, 9: {**warm.measured[9], COLD: [first + 4000, first + 4200, first]}}
+    )
+    assert known.host_ns == pytest.approx(4000)
+    cold = known.cold
+    assert cold is not None
+    for order in (0, 4, 9):
+        assert cold.ns_per_page("first_touch", order) == pytest.approx(warm.ns_per_page("first_touch", order) + 4000)
+    assert cold.ns_per_page("cow_copy") == pytest.approx(warm.ns_per_page("cow_copy") + 4000)
+    assert cold.ns_per_page("reuse") == warm.ns_per_page("reuse")
+    # A folio of 2 MiB is provided whole.
+    assert cold.units["first touch of 2 MiB"] - warm.units["first touch of 2 MiB"] == pytest.approx(512 * 4000)
+    assert "first_touch_cold" in str(known)
+    never_slower = replace(known, measured={**known.measured, 9: {**known.measured[9], COLD: [1.0]}})
+    assert never_slower.host_ns == 0
+
+
+def test_costs_of_cold_memory_are_kept_in_a_file(tmp_path: Path) -> None:
+    table = read_table("linux-6.18.44")
+    known = replace(table, measured={**table.measured, 9: {**table.measured[9], COLD: [4000.0]}})
+    write_table(tmp_path / "t.json", known)
+    assert read_table(tmp_path / "t.json").host_ns == pytest.approx(known.host_ns, abs=0.1)

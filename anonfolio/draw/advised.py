@@ -42,7 +42,8 @@ def _ending(status: int) -> str:
 
 def _table(advice: Advice) -> Iterator[str]:
     """One line a set of sizes, columns as wide as they need."""
-    heading = list(HEADING) + (["measured (predicted)"] if advice.measured else [])
+    heading = [*HEADING[:3], *(["cold ms"] if advice.table.cold else []), *HEADING[3:]]
+    heading += ["measured (predicted)"] if advice.measured else []
     rows = [heading, *(_cells(advice, option) for option in advice.options)]
     wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
@@ -53,12 +54,19 @@ def _table(advice: Advice) -> Iterator[str]:
         yield "  ".join(cells).rstrip()
 
 
+def _measured_on(advice: Advice) -> str:
+    """What the prices are of. Those that know of cold memory were measured by the reader, or where she said so."""
+    return "warm memory" if advice.table.cold else "warm memory; of this machine, cold memory too: --cost measure"
+
+
 def _cells(advice: Advice, option: Option) -> list[str]:
     reach = "?" if option.reach_mib is None else f"{option.reach_mib:,.0f}"
     cells = [
         option.name, f"{option.faults:,}", f"{option.time_ms:,.1f}", f"{option.peak_mib:,.1f}",
         f"{option.never_written_mib:,.1f}", reach,
     ]  # fmt: skip
+    if option.cold_ms is not None:
+        cells.insert(3, f"{option.cold_ms:,.1f}")
     if advice.measured:
         setting = advice.counted(option)
         cells.append(f"{setting.median_faults:,} ({option.replay.total:,})" if setting else "")
@@ -67,8 +75,9 @@ def _cells(advice: Advice, option: Option) -> list[str]:
 
 def _notes(advice: Advice) -> Iterator[str]:
     table, cpu = advice.table, advice.cpu
-    memory = table.about.get("memory", "warm")
-    yield f"* page faults alone; prices of Linux {table.kernel}, {table.machine}, {memory} memory"
+    yield f"* page faults alone; prices of Linux {table.kernel}, {table.machine}, {_measured_on(advice)}"
+    if table.cold:
+        yield f"cold: where the host had taken free memory back, and adds {table.host_ns:,.0f} ns a page"
     yield "khugepaged and reclaim are not modelled"
     core = cpu.core.name if cpu.core else "not known"
     yield f"Reach: {cpu.name}, TLB {core}" + (f" ({cpu.note})" if cpu.note else "")
@@ -106,6 +115,7 @@ def _numbers(advice: Advice, option: Option) -> dict[str, Any]:
     setting, found = advice.counted(option), option.replay
     return {
         "sizes": option.name, "orders": list(found.orders), "faults": option.faults, "all_faults": found.total,
+        "cold_ms": option.cold_ms,
         "paths": {path: count for path, count in found.faults.items() if count}, "time_ms": round(option.time_ms, 3),
         "peak_pages": found.held_peak_pages, "never_written_pages": found.never_written_pages,
         "reach_pages": option.reach_pages, "measured": setting.faults if setting else None,

@@ -55,6 +55,9 @@ class Option:
         What the model says.
     time_ms : float
         Its faults by the table of costs.
+    cold_ms : float or None
+        The same where memory that was free for a while is first taken back from the host; None where the table does not
+        know.
     reach_pages : int or None
         Pages that this CPU's last TLB level covers, its entries as those of this run on average; None for a CPU that is
         not known.
@@ -63,6 +66,7 @@ class Option:
     replay: Replay
     time_ms: float
     reach_pages: int | None
+    cold_ms: float | None = None
 
     @property
     def name(self) -> str:
@@ -198,7 +202,8 @@ def _option(found: Replay, table: Table, cpu: Cpu) -> Option:
     reach = None
     if cpu.core:
         reach = reach_pages(cpu.core, entry_orders_of_folios(found.allocated, cpu.coalescing))
-    return Option(found, ns(found, table) / 1e6, reach)
+    cold = ns(found, table.cold) / 1e6 if table.cold else None
+    return Option(found, ns(found, table) / 1e6, reach, cold)
 
 
 def faults_so_far(trace: Trace, found: Replay) -> list[tuple[int, int]]:

@@ -18,7 +18,7 @@ import json
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -56,6 +56,13 @@ MEASURED = (
 """What is measured: per page, in ns. The last six under single pages only."""
 
 
+COLD = "first_touch_cold"
+"""Measured where somebody asked for it, under some sizes: the first touch of memory that was free for long. A host that
+takes free memory back must provide it anew; elsewhere it is as ``first_touch``, which finds what was just in use."""
+ALLOCATING = ("first_touch", "zero_copy", "cow_copy")
+"""What takes new pages."""
+
+
 class CostError(ValueError):
     """A file that is no table of costs, or a broken one; the message names the file and what is wrong with it."""
 
@@ -89,7 +96,7 @@ class Table:
         if absent:
             raise CostError(f"costs of single pages (order 0) lack {', '.join(absent)}")
         for order, row in self.measured.items():
-            unknown = [name for name in row if name not in MEASURED]
+            unknown = [name for name in row if name not in (*MEASURED, COLD)]
             if unknown:
                 raise CostError(f"order {order}: {unknown[0]!r} is no cost; there are {', '.join(MEASURED)}")
             for name, rounds in row.items():
@@ -104,6 +111,28 @@ class Table:
         """Under which orders it was measured, single pages first."""
         return tuple(sorted(order for order, row in self.measured.items() if name in row))
 
+    @property
+    def host_ns(self) -> float | None:
+        """What the host adds to a page that it provides anew, the same under every size; None where not measured."""
+        orders = self.orders(COLD)
+        if not orders:
+            return None
+        return max(
+            0.0, statistics.median(self.ns_per_page(COLD, at) - self.ns_per_page("first_touch", at) for at in orders)
+        )
+
+    @cached_property
+    def cold(self) -> Table | None:
+        """The same prices where each page that a fault takes comes from the host; None where that is not known."""
+        more = self.host_ns
+        if more is None:
+            return None
+        measured = {
+            order: {name: [ns + more * (name in ALLOCATING) for ns in rounds] for name, rounds in row.items()}
+            for order, row in self.measured.items()
+        }
+        return replace(self, about={**self.about, "memory": "cold"}, measured=measured)
+
     @cached_property
     def fitted(self) -> Fitted:
         """Unit costs, and how well they give back what was measured."""
@@ -115,12 +144,12 @@ class Table:
         return self.fitted.units
 
     def __str__(self) -> str:
-        names = [name for name in MEASURED if any(name in row for row in self.measured.values())]
+        names = [name for name in (*MEASURED, COLD) if any(name in row for row in self.measured.values())]
         lines = [f"{self.machine}, Linux {self.kernel}, {self.date}, {self.compiler}", "", "ns per 4K page, medians:"]
-        lines.append(f"{'':14}" + "".join(f"{size_names((order,)):>9}" for order in sorted(self.measured)))
+        lines.append(f"{'':16}" + "".join(f"{size_names((order,)):>9}" for order in sorted(self.measured)))
         for name in names:
             cells = [_cell(self.measured[order].get(name)) for order in sorted(self.measured)]
-            lines.append(f"{name:14}" + "".join(cells))
+            lines.append(f"{name:16}" + "".join(cells))
         return "\n".join([*lines, "", str(self.fitted)])
 
 

@@ -2,6 +2,7 @@
  * What this kernel needs for one page of anonymous memory: processor time in nanoseconds per 4K page, and page faults.
  *
  *     live_cost PAGES ORDER [SEED]
+ *     live_cost PAGES ORDER cold HELD
  *
  * Built on the spot and run by live_cost.py, which has enabled folios of 2**ORDER pages for MADV_HUGEPAGE. Prints one
  * line per measurement, "name ns faults": nanoseconds and page faults for all PAGES together. With a SEED pages are
@@ -9,6 +10,8 @@
  *
  * The clock counts the thread's own time, user and kernel: what other programs do meanwhile is not in it, but for the
  * caches they spoil. Memory is touched once before anything is timed, so that a virtual machine's host has provided it.
+ * With "cold" it is given back then, HELD pages are taken and kept, and only the first touch of further pages is timed: a
+ * host that takes free memory back (free page reporting, mm/page_reporting.c) must provide what was free for long.
  */
 #define _GNU_SOURCE
 #include <stdio.h>
@@ -240,14 +243,31 @@ static void warm_up(void)
 	munmap(more, pages * PAGE);
 }
 
+/* What was freed last is had first: while somebody holds that, what has been free for long is left. */
+static void cold(size_t held)
+{
+	unsigned char *hot = reserve(held * PAGE);
+	madvise(hot, held * PAGE, order ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+	for (size_t page = 0; page < held; page++)
+		hot[page * PAGE] = 1;
+	unsigned char *at = map();
+	begin();
+	write_all(at, 1);
+	end("first_touch");
+}
+
 int main(int count, char **words)
 {
-	must(count == 3 || count == 4, "live_cost PAGES ORDER [SEED]");
+	must(count >= 3 && count <= 5, "live_cost PAGES ORDER [SEED | cold HELD]");
 	pages = strtoul(words[1], 0, 10);
 	order = atoi(words[2]);
 	must(pages > 0, "PAGES");
 	choose_turns(count == 4 ? atoi(words[3]) : 0);
 	warm_up();
+	if (count == 5) {
+		cold(strtoul(words[4], 0, 10));
+		return 0;
+	}
 	copies();
 	reuses();
 	if (!order) {

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from ...hardware.cost import Table
+from ...hardware.cost import COLD, Table
 from ..here import Disturbed, LiveError
 from .kernel import PROC, LiveKernel, check_machine, memory_info
 from .run import undisturbed
@@ -26,6 +26,8 @@ PAGES = 1 << 16
 """256 MiB: a page costs the same from there on."""
 ROUNDS = 5
 ATTEMPTS = 3
+HELD_PAGES, COLD_PAGES = 3 << 18, 1 << 13
+"""What was freed last is had first: 3 GiB of it are held (or a third of what there is), then 32 MiB are looked at."""
 AT_ONCE = 4
 """Of such mappings, at most so many hold memory at one time; half of that, and room to find large folios in."""
 
@@ -89,11 +91,22 @@ def measure_once(executable: Path, kernel: LiveKernel, pages: int, order: int, s
         The program failed, or large folios could not be had in several attempts.
     """
     kernel.enable({order: "madvise"} if order else {})
-    return undisturbed(kernel, lambda: _attempt(executable, pages, order, seed), ATTEMPTS)
+    return undisturbed(kernel, lambda: _attempt(executable, pages, order, str(seed)), ATTEMPTS)
 
 
-def _attempt(executable: Path, pages: int, order: int, seed: int) -> dict[str, Spent]:
-    command = [str(executable), str(pages), str(order), str(seed)]
+def measure_cold(executable: Path, kernel: LiveKernel, order: int, number: int) -> float:
+    """Nanoseconds a page for the first touch of memory that was free for long, in folios of that order.
+
+    Of each round the memory is warm for the next, so that one holds more before it looks.
+    """
+    kernel.enable({order: "madvise"})
+    held = min(HELD_PAGES, memory_info()["MemAvailable"] // 12) + 4 * COLD_PAGES * number
+    spent = undisturbed(kernel, lambda: _attempt(executable, COLD_PAGES, order, "cold", str(held)), ATTEMPTS)
+    return spent["first_touch"].ns / COLD_PAGES
+
+
+def _attempt(executable: Path, pages: int, order: int, *words: str) -> dict[str, Spent]:
+    command = [str(executable), str(pages), str(order), *words]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     if ran.returncode:
         raise LiveError(f"the measuring program failed: {ran.stderr.strip() or f'exit code {ran.returncode}'}")
@@ -111,6 +124,7 @@ def measure(
     pages: int = PAGES,
     rounds: int = ROUNDS,
     orders: Sequence[int] | None = None,
+    cold_rounds: int = 2,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Table:
     """Measure a table of costs: all sizes that this kernel has, in interleaved rounds.
@@ -121,6 +135,9 @@ def measure(
         Base pages a mapping, a multiple of 512.
     orders : sequence of int, optional
         Sizes besides single pages; by default all of this kernel.
+    cold_rounds : int
+        In so many rounds more, the first touch of memory that was free for long (``first_touch_cold``), in the largest
+        size: what a host takes back, and how it gives it, does not depend on the guest's.
     progress : callable, optional
         Called with (runs done, all runs, what comes next) before each run.
 
@@ -144,6 +161,10 @@ def measure(
                 progress(done, len(runs), f"round {number + 1}, order {order}")
             for name, spent in measure_once(executable, kernel, pages, order).items():
                 measured.setdefault(order, {}).setdefault(name, []).append(spent.ns / pages)
+        for number in range(cold_rounds if max(sizes) else 0):
+            if progress:
+                progress(len(runs), len(runs), f"cold memory, round {number + 1}")
+            measured[max(sizes)].setdefault(COLD, []).append(measure_cold(executable, kernel, max(sizes), number))
         about = {
             "pages": pages,
             "rounds": rounds,
