@@ -23,7 +23,7 @@ BOOKS   = $(wildcard notebooks/*.ipynb)
 LAB_FLAGS ?= $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test live kills record-releases lint format notebooks site mutants fuzz search bench lock clean
+.PHONY: help lab test live kills record-releases lint format notebooks toy site mutants fuzz search bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -66,6 +66,9 @@ lint: $(TEST) ## ruff, without changing anything
 format: $(TEST) ## ruff, in place
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+toy: $(TEST) ## compute the states of the toy on the site anew
+	$(BIN)/python tools/toy.py
 
 notebooks: $(LAB) ## execute every notebook and store its outputs in normal form
 	$(BIN)/python tools/notebooks.py execute

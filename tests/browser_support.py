@@ -55,7 +55,7 @@ def quiet_page(browser: Browser, height: int) -> Iterator[Page]:
         yield page
     finally:
         context.close()
-    assert errors == []
+    assert errors == [], errors
 
 
 def show_widget(page: Page, name: str, state: Mapping[str, Any], model: str) -> list[str]:
@@ -287,7 +287,7 @@ def lab_page(lab: Lab, browser: Browser, height: int = 1600) -> Iterator[Page]:
     finally:
         context.close()
     assert outside == []
-    assert errors == []
+    assert errors == [], errors
 
 
 def open_notebook(page: Page, name: str) -> None:

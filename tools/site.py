@@ -48,6 +48,8 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 PARTS = Path(__file__).with_suffix("")
 PICTURE = ROOT / "docs" / "picture.svg"
+WITH_TOY = "12_playground.ipynb"
+"""The notebook whose widget needs Python: on its page stands something that does not."""
 
 STATE = "application/vnd.jupyter.widget-state+json"
 VIEW = "application/vnd.jupyter.widget-view+json"
@@ -426,12 +428,19 @@ def notebook_page(book: Book, books: list[Book]) -> str:
         style=part("site.css"),
         widget_styles=styles,
         sections="\n".join(sections),
+        toy=toy() if book.path.name == WITH_TOY else "",
         cells=cells,
         previous=step_link(books[at - 1] if at else None, "prev"),
         next=step_link(books[at + 1] if at + 1 < len(books) else None, "next"),
         stored=stored,
         script=part("widgets.js"),
     )
+
+
+def toy() -> str:
+    """A mapping to click on, with all its states (tools/toy.py)."""
+    data = (PARTS / "toy.json").read_text(encoding="utf-8").replace("</", "<\\/")
+    return fill("toy.html", style=part("toy.css"), data=data, script=part("toy.js"))
 
 
 def index_page(books: list[Book]) -> str:
@@ -452,6 +461,7 @@ def index_page(books: list[Book]) -> str:
         hours=f"{total / 60:.0f} hours" if total >= 90 else f"{total} minutes",
         first=books[0].address,
         picture=PICTURE.read_text(encoding="utf-8"),
+        toy=toy(),
         books="\n".join(rows),
     )
 
