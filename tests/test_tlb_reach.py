@@ -324,3 +324,13 @@ def test_entries_are_those_of_all_mappings() -> None:
 def test_columns_of_patterns_stay_apart(mib: int) -> None:
     for line in q.patterns(mib).splitlines()[1:]:
         assert re.fullmatch(r"[\w ]+( +\d+\.\d){3} +(all|\d+\.\d times)", line), line
+
+
+def test_the_entries_of_real_arm64_kernels_fold_and_unfold_as_the_notebook_says() -> None:
+    word, kernels, *rows, _ = q.real_entries().splitlines()
+    assert "bit 52 (contiguous) 1" in word
+    assert kernels.split()[-4:] == ["6.12", "6.16", "6.17", "7.3"]
+    told = {row[:38].strip(): row[38:].split() for row in rows}
+    assert told["the child gone, each page written"] == ["0"] * 4
+    assert told["then mprotect: read-only, and back"] == ["0", "16", "16", "16"]
+    assert told["mprotect by quarters"] == ["16", "16", "0", "0"]

@@ -30,12 +30,14 @@ from ..hardware.tlb import (
     page_table,
 )
 from ..kernel.contpte import CONT_PTE_ORDER, foldable
-from ..kernel.pagetable import PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG
+from ..kernel.pagetable import PTE_CONT, PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG
 from ..kernel.policy import LINUX_6_15, RFC_V2_FIXED
 from ..lesson.quiz import Choice, Function, Note, Number, is_open, runs
 from ..machine.machine import Machine
 from ..machine.snapshot import ProcessView
 from ..program.scenario import Scenario, Timeline
+from ..witness.entries import entries_of_words
+from ..witness.recording import DATA_DIR, read_recording
 
 if TYPE_CHECKING:
     from ..witness.comparing import Recorded
@@ -283,6 +285,38 @@ def bits() -> str:
     lines = [f"{'':38}{'bit':5}{'entries':>7}"]
     lines += [f"{story:38}{'yes' if bit else 'no':5}{count:7}" for story, bit, count in rows]
     return "\n".join(lines)
+
+
+_ARM64_RUNS = {"6.12": "exp612n1", "6.16": "exp616n1", "6.17": "exp617n1", "7.3": "exp73n1"}
+_REAL = {
+    "first-touch-64K": "written",
+    "fork-whole": "then forked",
+    "cow-middle": "page 7 of it copied",
+    "reuse-after-exit-page-by-page": "the child gone, each page written",
+    "mprotect-all-reused-refolds": "then mprotect: read-only, and back",
+    "mprotect-quarters": "mprotect by quarters",
+    "mremap-tail-back": "pages 8 to 15 moved away and back",
+}
+"""Names of recorded programs, and what they do with a block of 16 pages."""
+
+
+def real_entries() -> str:
+    """Of recorded arm64 kernels: a raw entry, and how many of pages 0 to 15 have the contiguous bit at the end."""
+    ran = {
+        kernel: {one.scenario.name: one.steps[-1]["raw"]["0"][:16] for one in read_recording(path).programs}
+        for kernel, path in ((kernel, DATA_DIR / "arm64" / f"{file}.json.gz") for kernel, file in _ARM64_RUNS.items())
+    }
+    word = ran["7.3"]["first-touch-64K"][5]
+    frame = (word & ((1 << 48) - 1)) >> 12
+    bits = f"bit 52 (contiguous) {word >> 52 & 1}, bit 10 (accessed) {word >> 10 & 1}"
+    lines = [f"7.3, page 5: {word:#018x}: frame {frame:#x}, {bits}", f"{'of 16 entries, with bit 52':38}"]
+    lines[-1] += "".join(f"{kernel:>7}" for kernel in ran)
+    for name, story in _REAL.items():
+        counts = (
+            ((entries_of_words(words[name]) & PTE_CONT) > 0).sum() if name in words else "-" for words in ran.values()
+        )
+        lines.append(f"{story:38}" + "".join(f"{count!s:>7}" for count in counts))
+    return "\n".join([*lines, "(-: not run there. 6.12 copies where the later ones reuse.)"])
 
 
 def reach(cores: Iterable[Core] = CORES) -> str:
