@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import advised
 import against_kernel
 import against_peers
 import numpy as np
@@ -27,7 +28,7 @@ import replayed
 import scaling
 from results import LeftOut, Measured, Result, missed, report, write
 
-PARTS = ("kernel", "growth", "compile", "tlb", "curve")
+PARTS = ("kernel", "growth", "compile", "advise", "tlb", "curve")
 HERE = Path(__file__).parent
 
 
@@ -40,6 +41,8 @@ def run(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Iterator[Res
         yield from scaling.run(chosen.largest, 3, tell)
     if "compile" in wanted:
         yield from replayed.run(chosen.rounds, tell)
+    if "advise" in wanted:
+        yield from advised.run(chosen.rounds, tell)
     if "tlb" in wanted:
         yield from against_peers.run(chosen.accesses, chosen.rounds, tell)
     if "curve" in wanted:

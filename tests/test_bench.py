@@ -138,6 +138,18 @@ def test_the_compile_is_replayed_as_a_whole_and_in_one_stream() -> None:
     assert {(each.at_least, each.unit, len(each.rounds)) for each in streams} == {(10, "M accesses/s", 1)}  # type: ignore[union-attr]
 
 
+def test_advise_is_measured_on_a_program_that_does_twice_what_the_compile_does() -> None:
+    from advised import TASKS, twice
+
+    from anonfolio.hardware.trace import DATA_DIR, read_measured, read_trace, replay
+
+    once = read_trace(DATA_DIR / "compile-6.18.44.npz")
+    assert len(read_measured(DATA_DIR / "compile-6.18.44.json")) == TASKS
+    both = twice(once)
+    assert len(both) == 2 * len(once) > 80_000
+    assert replay(both, (8,)).faults == {path: 2 * count for path, count in replay(once, (8,)).faults.items()}
+
+
 def test_growth_that_is_not_linear_is_noticed() -> None:
     from scaling import _linear
 

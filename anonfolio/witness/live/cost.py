@@ -158,12 +158,12 @@ def measure(
         runs = [(number, order) for number in range(rounds) for order in sizes]
         for done, (number, order) in enumerate(runs):
             if progress:
-                progress(done, len(runs), f"round {number + 1}, order {order}")
+                progress(done, len(runs) + cold_rounds, f"round {number + 1}, order {order}")
             for name, spent in measure_once(executable, kernel, pages, order).items():
                 measured.setdefault(order, {}).setdefault(name, []).append(spent.ns / pages)
         for number in range(cold_rounds if max(sizes) else 0):
             if progress:
-                progress(len(runs), len(runs), f"cold memory, round {number + 1}")
+                progress(len(runs) + number, len(runs) + cold_rounds, f"cold memory, round {number + 1}")
             measured[max(sizes)].setdefault(COLD, []).append(measure_cold(executable, kernel, max(sizes), number))
         about = {
             "pages": pages,
