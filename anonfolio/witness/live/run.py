@@ -208,9 +208,12 @@ class LiveRun:
         return faults if self.kernel.tells_present else self._completed(faults, step, answer)
 
     def _completed(self, faults: list[list[int]], step: Step, answer: dict[str, Any]) -> list[list[int]]:
-        """Faults with the bit that says whether something was there, and the refused one, which arm64 does not tell."""
+        """Faults with the bit that says whether something was there, and the refused one.
+
+        arm64 does not tell of a refusal that the mapping decides; that of a guard marker comes from the fault itself.
+        """
         operation, number, *arguments = step
-        if TABLE[operation].access and not answer["ok"]:
+        if TABLE[operation].access and not answer["ok"] and not faults:
             faults.append([arguments[0], PF_USER | (PF_WRITE if operation == "write" else 0)])
         there = self.valid.get(number, [False] * self.scenario.pages)
         for fault in faults:
