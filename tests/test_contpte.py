@@ -16,7 +16,16 @@ from anonfolio.hardware.tlb import Contiguous, page_table
 from anonfolio.kernel import contpte, fork, mmap
 from anonfolio.kernel.contpte import foldable
 from anonfolio.kernel.mm import Mm
-from anonfolio.kernel.pagetable import PMD_HUGE, PTE_CONT, PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG
+from anonfolio.kernel.pagetable import (
+    PMD_HUGE,
+    PTE_CONT,
+    PTE_DIRTY,
+    PTE_GUARD,
+    PTE_PRESENT,
+    PTE_SPECIAL,
+    PTE_WRITE,
+    PTE_YOUNG,
+)
 from anonfolio.kernel.vma import Vma
 from anonfolio.program.random_programs import random_scenario
 from anonfolio.program.scenario import do_step
@@ -636,8 +645,9 @@ RAW = sorted((DATA_DIR / "arm64").glob("*.json.gz"))
 def bits_of(word: int | list[Any]) -> int:
     """A raw arm64 entry in the model's bits; a PMD's comes as ["H1", word]."""
     raw = word if isinstance(word, int) else word[1]
-    if not raw & 1:
-        return 0
+    # PROT_NONE hides a page by taking the valid bit alone; what is neither is a guard marker, or nothing.
+    if not raw & 1 and not raw >> 11 & 1:
+        return PTE_GUARD if raw else 0
     write, read_only = raw >> 51 & 1, raw >> 7 & 1
     dirty = raw >> 55 & 1 or (write and not read_only)
     age = (PTE_YOUNG if raw >> 10 & 1 else 0) | (PTE_DIRTY if dirty else 0)
