@@ -192,7 +192,7 @@ def test_some_counts_may_stay_open() -> None:
     assert said.lines == ("Still open: b, c, d, e, f, g, h, i, j.",)
 
 
-@pytest.mark.parametrize("answer", ["8", 8.5, True, [8], "eight"])
+@pytest.mark.parametrize("answer", ["8.0", 8.5, True, [8], "eight"])
 def test_what_is_no_number_is_not_read(answer: Any) -> None:
     assert "is not a whole number" in q.counts.check(a=answer).head
     assert q.counts.kept == {}

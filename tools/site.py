@@ -8,7 +8,8 @@ be mailed on its own. Code is shown with its stored outputs; widgets that store 
 A widget whose front end sends messages waits for Python's answers: in its place stand the picture stored beside it and
 a line that it needs a running notebook. The same line stands where ordinary ipywidgets were.
 
-A notebook is saved with the answers to its questions: here each is folded away, for a reader who wants to think first.
+Questions that one answers by click or key are asked and judged on the page. What stands between a question and its
+comparison (`anonfolio.lesson.spoilers`) is folded away until the reader has answered, or asks for it.
 
 A notebook may come from a stranger. What it stores reaches a page as JupyterLab shows it of a notebook that nobody has
 signed: HTML and markdown without scripts and handlers, a drawing that holds more than shapes as an image, where nothing
@@ -44,9 +45,12 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
 
+from anonfolio.lesson.spoilers import spoilers
+
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 PARTS = Path(__file__).with_suffix("")
+VIEWS = ROOT / "anonfolio" / "view"
 PICTURE = ROOT / "docs" / "picture.svg"
 WITH_TOY = "12_playground.ipynb"
 """The notebook whose widget needs Python: on its page stands something that does not."""
@@ -157,7 +161,13 @@ def _is_piece(piece: str) -> bool:
 @cache
 def own_fronts() -> frozenset[str]:
     """The front ends of the library's widgets."""
-    return frozenset(path.read_text(encoding="utf-8") for path in (ROOT / "anonfolio" / "view").glob("*.js"))
+    return frozenset(path.read_text(encoding="utf-8") for path in VIEWS.glob("*.js"))
+
+
+@cache
+def loader() -> str:
+    """The front end of widgets that share one: it fetches the other."""
+    return (VIEWS / "loader.js").read_text(encoding="utf-8")
 
 
 # --- what a notebook says of itself ---------------------------------------------------------------------------------
@@ -320,18 +330,26 @@ def below(model: str, models: dict[str, Any]) -> Iterator[str]:
         yield from below(str(child).removeprefix(REFERENCE), models)
 
 
-def runs(model: dict[str, Any]) -> bool:
+def program_of(model: dict[str, Any], models: dict[str, Any]) -> dict[str, Any]:
+    """The state that holds a widget's front end and style sheet: its own, or that of the model it shares them with."""
+    state: dict[str, Any] = model.get("state", {})
+    if state.get("_esm") != loader():
+        return state
+    shared: dict[str, Any] = models.get(str(state.get("program")).removeprefix(REFERENCE), {}).get("state", {})
+    return shared
+
+
+def runs(model: dict[str, Any], models: dict[str, Any]) -> bool:
     """Whether a widget is one of the library's, holds what these draw, and can run with nobody to answer it."""
-    state = model.get("state", {})
-    front = state.get("_esm")
-    is_own = model.get("model_module") == "anywidget" and front in own_fronts() and "model.send(" not in front
-    return is_own and drawn_in_pieces(state.get("frames", {}))
+    front = program_of(model, models).get("_esm", "")
+    is_own = model.get("model_module") == "anywidget" and front in own_fronts() and front != loader()
+    return is_own and "model.send(" not in front and drawn_in_pieces(model["state"].get("frames", {}))
 
 
 def widget(data: dict[str, Any], models: dict[str, Any]) -> str:
     """The stored picture, which the page's script puts the widget in the place of; and whether parts need a kernel."""
     inside = [name for name in below(data[VIEW]["model_id"], models) if name in models]
-    running = [name for name in inside if runs(models[name])]
+    running = [name for name in inside if runs(models[name], models)]
     boxes = {name for name in inside if "children" in models[name]["state"]}
     waiting = set(inside) - set(running) - boxes
     static = {kind: value for kind, value in data.items() if kind != VIEW}
@@ -353,16 +371,28 @@ def output(out: Any, models: dict[str, Any]) -> str:
     return shown_as({kind: value for kind, value in out.data.items() if kind != VIEW})
 
 
-def cell_html(cell: Any, markdown: mistune.Markdown, models: dict[str, Any]) -> str:
+def compares(out: Any, models: dict[str, Any]) -> bool:
+    """Whether an output asks for the answer itself before it compares."""
+    model = models.get(out.get("data", {}).get(VIEW, {}).get("model_id"), {})
+    return runs(model, models) and model["state"].get("mode") == "compare"
+
+
+def cell_html(cell: Any, markdown: mistune.Markdown, models: dict[str, Any], questions: tuple[str, ...] = ()) -> str:
+    """A cell; what it shows is folded away where it would answer these questions."""
     if cell.cell_type == "markdown":
         return f'<div class="prose">\n{markdown(cell.source)}</div>'
     if cell.cell_type != "code":
         return ""
-    outputs = "\n".join(output(out, models) for out in cell.outputs)
-    if outputs and ANSWERS.search(cell.source):
-        outputs = f'<details class="answer"><summary>The answer</summary>\n{outputs}\n</details>'
-    code = f'<div class="input">{coloured(cell.source, "python")}</div>' if cell.source.strip() else ""
-    return f'<div class="cell">{code}' + (f'<div class="output">{outputs}</div>' if outputs else "") + "</div>"
+    closes = bool(questions) or ANSWERS.search(cell.source)
+    closed = [output(out, models) for out in cell.outputs if closes and not compares(out, models)]
+    shown = [output(out, models) for out in cell.outputs if not closes or compares(out, models)]
+    if closed:
+        names, inside = escape(" ".join(questions), quote=True), "\n".join(closed)
+        fold = f'<details class="answer" data-questions="{names}"><summary>Show me</summary>\n{inside}\n</details>'
+        shown.insert(0, fold)
+    parts = [f'<div class="input">{coloured(cell.source, "python")}</div>'] if cell.source.strip() else []
+    parts += ['<div class="output">{}</div>'.format("\n".join(shown))] if shown else []
+    return f'<div class="cell">{"".join(parts)}</div>'
 
 
 # --- pages ----------------------------------------------------------------------------------------------------------
@@ -378,15 +408,17 @@ def stored_widgets(models: dict[str, Any]) -> tuple[str, str]:
     fronts: dict[str, int] = {}
     styles: dict[str, None] = {}
     stored = {}
+    programs = {str(model.get("state", {}).get("program")).removeprefix(REFERENCE) for model in models.values()}
     for name, model in models.items():
-        if not runs(model):
+        if name in programs or not runs(model, models):
             continue
         if model.get("buffers"):
             raise ValueError(f"widget {name} stores binary data, which the pages cannot show yet")
-        state = dict(model["state"])
-        styles[state.pop("_css", "").replace("</", "<\\/")] = None
-        front = fronts.setdefault(state.pop("_esm"), len(fronts))
-        stored[name] = {"front": front, "state": {key: v for key, v in state.items() if not key.startswith("_")}}
+        program = program_of(model, models)
+        styles[program.get("_css", "").replace("</", "<\\/")] = None
+        front = fronts.setdefault(program["_esm"], len(fronts))
+        state = {key: value for key, value in model["state"].items() if not key.startswith("_") and key != "program"}
+        stored[name] = {"front": front, "state": state}
     return as_json({"fronts": list(fronts), "models": stored}), "\n".join(styles)
 
 
@@ -413,7 +445,10 @@ def step_link(book: Book | None, relation: str) -> str:
 def notebook_page(book: Book, books: list[Book]) -> str:
     renderer = Markdown(book.path.parent, [other.page for other in books])
     markdown = mistune.create_markdown(renderer=renderer, plugins=["table", "strikethrough", "math"])
-    cells = "\n".join(cell_html(cell, markdown, book.models) for cell in book.nb.cells)
+    closed = spoilers([cell.source if cell.cell_type == "code" else "" for cell in book.nb.cells])
+    cells = "\n".join(
+        cell_html(cell, markdown, book.models, closed.get(at, ())) for at, cell in enumerate(book.nb.cells)
+    )
     at = books.index(book)
     stored, styles = stored_widgets(book.models)
     sections = [f'<li><a href="#{anchor}">{escape(words)}</a></li>' for level, anchor, words in renderer.headings

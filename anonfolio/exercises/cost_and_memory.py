@@ -672,7 +672,8 @@ class Choosing(Asked):
         except Unreadable as error:
             return Note("wrong", f"Cannot read that answer: {error}", (f"Such as `{self.name}.check(a={_SUCH})`.",))
         if not said:
-            return self._asked(f"Not answered yet: put a size and a reason, such as `a={_SUCH}`. {GOES_ON}")
+            note = self._asked(f"Not answered yet: put a size and a reason, such as `a={_SUCH}`. {GOES_ON}")
+            return self._by_hand(note, "check")
         self.kept.update(said)
         return self._noted(lambda: {letter: list(pair) for letter, pair in self.kept.items()}, self._judged(said))
 
@@ -689,7 +690,25 @@ class Choosing(Asked):
 
     def solution(self) -> Note:
         """Every size and why, folded where HTML is shown."""
-        return self._solved(Note("tell", f"Solution of `{self.name}`", tuple(self._why(self.jobs)), fold=True))
+        return self._solved(Note("tell", f"Solution of `{self.name}`", self._solved_lines(), fold=True))
+
+    def _solved_lines(self) -> tuple[str, ...]:
+        return tuple(self._why(self.jobs))
+
+    def _asks(self) -> dict[str, Any]:
+        stories = {letter: job.story for letter, job in self.jobs.items()}
+        return {"cases": stories, "sizes": list(SIZES), "reasons": REASONS}
+
+    def _judges(self) -> dict[str, Any]:
+        pairs = {
+            letter: {
+                "best": job.best(),
+                "said": {f"{size} {why}": self._judge(letter, size, why) for size in SIZES for why in REASONS},
+                "why": self._why([letter])[0],
+            }
+            for letter, job in self.jobs.items()
+        }
+        return {**super()._judges(), "pairs": pairs}
 
     def forget(self) -> None:
         """As if it had never been asked."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -134,7 +135,8 @@ class Counts(Cases):
     def check(self, **given: Any) -> Note:
         """Judge the numbers that are given; the first wrong one is shown."""
         if all(map(is_open, given.values())):
-            return self._asked(f"Not answered yet: put a number in place of each `...`, such as `a=7`. {GOES_ON}")
+            note = self._asked(f"Not answered yet: put a number in place of each `...`, such as `a=7`. {GOES_ON}")
+            return self._by_hand(note, "check")
         return super().check(**given)
 
     def _asked(self, *more: str) -> Note:
@@ -144,9 +146,14 @@ class Counts(Cases):
         if letter not in self.cases:
             raise Unreadable(f"there is no count {letter!r}; there are {', '.join(self.cases)}.")
         try:
-            return str(whole(answer))
+            return str(whole(int(answer) if _digits(answer) else answer))
         except Unreadable as error:
             raise Unreadable(f"{letter}={error}") from None
+
+
+def _digits(answer: Any) -> bool:
+    """Whether it is a number as text: so it stands in files, and so browsers have it."""
+    return isinstance(answer, str) and bool(re.fullmatch(r"-?\d{1,18}", answer))
 
 
 THREE = """\

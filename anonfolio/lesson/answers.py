@@ -54,6 +54,7 @@ FORMAT = "anonfolio-answers/1"
 FILE = "anonfolio-answers.json"
 KINDS = ("number", "choice", "pages", "sizes", "cases", "pairs", "order", "events", "function", "program")
 MOST = 20
+UNKEPT = "Not kept in"
 LONGEST = 1 << 16
 """A text that is longer than that, a function's or a program's, is not kept."""
 
@@ -131,7 +132,7 @@ def note(question: str, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]
         answers[question] = dict(change(answers.get(question, {})))
         _replace(path, json.dumps({"format": FORMAT, "answers": answers}, indent=1, ensure_ascii=False) + "\n")
     except (OSError, ValueError) as error:
-        why = f"Not kept in {path}: {getattr(error, 'strerror', None) or error}."
+        why = f"{UNKEPT} {path}: {getattr(error, 'strerror', None) or error}."
         news = why not in _told
         _told.add(why)
         return why if news else ""

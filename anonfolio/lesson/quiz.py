@@ -19,15 +19,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property, partial
 from html import escape
+from importlib.util import find_spec
 from itertools import islice
 from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..draw.drawing import printable, xml
 from ..program.scenario import Scenario, ScenarioError, Step, Timeline
-from . import answers
+from . import answers, sheet
 from .patience import TooLong, within
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ class Unreadable(ValueError):
 class Note:
     """What a question says: a head in bold, lines (``- `` begins a list item), code, a picture.
 
-    `fold` puts all but the head behind a click where HTML is shown. Backticks mark code.
+    `fold` puts all but the head behind a click where HTML is shown, `behind` the head too: it is what one clicks on.
+    `card` makes what is shown instead where widgets run (`anonfolio.view.asked.Card`). Backticks mark code.
     """
 
     kind: str
@@ -62,6 +64,8 @@ class Note:
     code: str = ""
     picture: Shown | None = None
     fold: bool = False
+    behind: str = ""
+    card: Callable[[], Any] | None = None
 
     def with_line(self, line: str) -> Note:
         """The same with a line more, unless that is empty."""
@@ -83,9 +87,16 @@ class Note:
             body += f"<pre>{xml(self.code.rstrip())}</pre>"
         if self.picture is not None:
             body += self.picture.svg()
-        if self.fold:
+        if self.behind:
+            body, head = f"<p>{head}</p>{body}", f"<strong>{_marked(self.behind)}</strong>"
+        if self.fold or self.behind:
             return f'<div style="{style}"><details><summary>{head}</summary>{body}</details></div>'
         return f'<div style="{style}"><p>{head}</p>{body}</div>'
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        told = {"text/plain": repr(self), "text/html": self._repr_html_()}
+        bundle, metadata = (self.card()._repr_mimebundle_(**kwargs) or ({}, {})) if self.card else ({}, {})
+        return {**bundle, **told}, metadata
 
 
 def _wrapped(line: str) -> str:
@@ -190,6 +201,42 @@ class Asked:
         """The same note, once the file says that the solution was shown."""
         return said.with_line(answers.note(self.id, lambda entry: answers.helped(entry, self.kind, shown=True)))
 
+    def sheet(self, mode: str = "check") -> dict[str, Any] | None:
+        """What a browser asks and judges by (`anonfolio.lesson.sheet`); None where only Python can judge.
+
+        For a prediction nothing is judged yet, and so the answer is not computed.
+        """
+        asks = self._asks()
+        if asks is None:
+            return None
+        judges = {"hints": self.hints} | ({} if mode == "predict" else self._judges())
+        return sheet.made(self.id or self.name, self.kind, self.prompt, {"name": self.name, **asks}, judges)
+
+    def _asks(self) -> dict[str, Any] | None:
+        """What the browser may show of it."""
+        return None
+
+    def _judges(self) -> dict[str, Any]:
+        """By what the browser judges it."""
+        return {"solution": self._solved_lines()}
+
+    def _solved_lines(self) -> tuple[str, ...]:
+        return ()
+
+    def _by_hand(self, note: Note, mode: str) -> Note:
+        """The same note, with a card to answer it by click or key where widgets run."""
+        return replace(note, card=partial(_card, self, mode)) if self._asks() is not None and widgets() else note
+
+    def _clicked(self, mode: str, given: Any) -> str:
+        """Take an answer that was clicked; what to tell the reader of her file."""
+        said: Note = getattr(self, mode)(**given) if isinstance(given, dict) else getattr(self, mode)(given)
+        return next((line for line in said.lines if line.startswith(answers.UNKEPT)), "")
+
+    def _helped(self, hinted: int, shown: bool) -> None:
+        """The browser showed hints, or the solution."""
+        self.hinted = max(hinted, self.hinted)
+        answers.note(self.id, lambda entry: answers.helped(entry, self.kind, hints=hinted, shown=shown))
+
     def forget(self) -> None:
         """As if it had never been asked."""
         self.hinted = 0
@@ -241,7 +288,7 @@ class Question(Asked, ABC):
         """What was predicted beside what is so."""
         if not self.kept:
             told = f"It is {self._say(self.answer)}. You made no prediction: the next one teaches more if you do."
-            return Note("tell", told, self._why())
+            return self._by_hand(Note("tell", told, self._why(), behind="Show me"), "compare")
         given = self.kept[-1]
         verdict = self._judge(given)
         if verdict.right:
@@ -267,8 +314,14 @@ class Question(Asked, ABC):
 
     def solution(self) -> Note:
         """The answer and why, folded where HTML is shown."""
-        told = (f"It is {self._say(self.answer)}.", *self._why())
-        return self._solved(Note("tell", f"Solution of `{self.name}`", told, fold=True))
+        return self._solved(Note("tell", f"Solution of `{self.name}`", self._solved_lines(), fold=True))
+
+    def _solved_lines(self) -> tuple[str, ...]:
+        return (f"It is {self._say(self.answer)}.", *self._why())
+
+    def _judges(self) -> dict[str, Any]:
+        mistakes = [[self._plain(self._read(mistake.means)), mistake.says] for mistake in self.mistakes]
+        return {**super()._judges(), "answer": self._plain(self.answer), "why": self._why(), "mistakes": mistakes}
 
     def forget(self) -> None:
         """As if it had never been asked."""
@@ -282,7 +335,8 @@ class Question(Asked, ABC):
         """The answer as it is kept, or the note that asks for one."""
         if is_open(answer):
             such = f"`{self.name}.{verb}({self._example()})`"
-            return self._asked(f"Not answered yet: put your answer in place of the dots, such as {such}. {GOES_ON}")
+            note = self._asked(f"Not answered yet: put your answer in place of the dots, such as {such}. {GOES_ON}")
+            return self._by_hand(note, verb)
         try:
             return self._read(answer)
         except Unreadable as error:
@@ -340,6 +394,9 @@ class Number(Question):
     unit: str = ""
     one: str = ""
 
+    def _asks(self) -> dict[str, Any]:
+        return {"unit": self.unit, "one": self.one or _singular(self.unit)}
+
     def _read(self, answer: Any) -> int:
         return whole(answer)
 
@@ -367,6 +424,9 @@ class Choice(Question):
 
     options: Mapping[str, str]
 
+    def _asks(self) -> dict[str, Any]:
+        return {"options": dict(self.options)}
+
     def _read(self, answer: Any) -> str:
         said = str(answer).strip().lower()
         for letter, words in self.options.items():
@@ -386,9 +446,14 @@ class Choice(Question):
 
 @dataclass(eq=False, kw_only=True, repr=False)
 class Pages(Question):
-    """Which pages? An answer is a set, list or range of page numbers."""
+    """Which pages? An answer is a set, list or range of page numbers; `pages` says how many one chooses among."""
 
     kind = "pages"
+
+    pages: int = 16
+
+    def _asks(self) -> dict[str, Any]:
+        return {"pages": self.pages}
 
     def _read(self, answer: Any) -> frozenset[int]:
         if isinstance(answer, str) or not isinstance(answer, Iterable):
@@ -414,9 +479,14 @@ class Pages(Question):
 
 @dataclass(eq=False, kw_only=True, repr=False)
 class Sizes(Question):
-    """Which numbers, in this order? An answer is a list."""
+    """Which numbers, in this order? An answer is a list; `offers` are those that one chooses among."""
 
     kind = "sizes"
+
+    offers: tuple[int, ...] = (1, 2, 4, 8, 16)
+
+    def _asks(self) -> dict[str, Any]:
+        return {"offers": self.offers}
 
     def _read(self, answer: Any) -> tuple[int, ...]:
         if isinstance(answer, (str, set, frozenset)) or not isinstance(answer, Iterable):
@@ -452,6 +522,14 @@ class Case:
     wrong: Mapping[str, str] = field(default_factory=dict)
     picture: Callable[[], Shown] | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "truth", cache(self.truth))
+
+    def judges(self) -> dict[str, Any]:
+        """By what a browser judges it: the picture as text."""
+        picture = self.picture().text() if self.picture else ""
+        return {"truth": self.truth(), "wrong": dict(self.wrong), "picture": picture}
+
 
 @dataclass(eq=False, kw_only=True, repr=False)
 class Cases(Asked):
@@ -480,7 +558,8 @@ class Cases(Asked):
         if not said:
             letter, case = next(iter(self.cases.items()))
             such = f'`{letter}="{next(answer for answer in self.answers if answer != case.truth())}"`'
-            return self._asked(f"Not answered yet: put one of these in place of each `...`, such as {such}. {GOES_ON}")
+            note = self._asked(f"Not answered yet: put one of these in place of each `...`, such as {such}. {GOES_ON}")
+            return self._by_hand(note, "check")
         self.kept.update(said)
         return self._noted(lambda: dict(self.kept), self._judged(said))
 
@@ -508,8 +587,17 @@ class Cases(Asked):
 
     def solution(self) -> Note:
         """Every case's answer, folded where HTML is shown."""
-        lines = tuple(f"- {letter}: {case.truth()}. {case.story}" for letter, case in self.cases.items())
-        return self._solved(Note("tell", f"Solution of `{self.name}`", lines, fold=True))
+        return self._solved(Note("tell", f"Solution of `{self.name}`", self._solved_lines(), fold=True))
+
+    def _solved_lines(self) -> tuple[str, ...]:
+        return tuple(f"- {letter}: {case.truth()}. {case.story}" for letter, case in self.cases.items())
+
+    def _asks(self) -> dict[str, Any]:
+        return {"cases": {letter: case.story for letter, case in self.cases.items()}, "answers": list(self.answers)}
+
+    def _judges(self) -> dict[str, Any]:
+        cases = {letter: case.judges() for letter, case in self.cases.items()}
+        return {**super()._judges(), "cases": cases}
 
     def forget(self) -> None:
         """As if it had never been asked."""
@@ -788,6 +876,20 @@ def refused(timeline: Timeline) -> Verdict | None:
             told = f"Step {number}, `{' '.join(map(str, result.step))}`, is refused: {result.why}."
             return Verdict(False, (told,), timeline.show(number - 1), "Not every step can be done.")
     return None
+
+
+# --- answered by hand -----------------------------------------------------------------------------------------------
+
+
+def widgets() -> bool:
+    """Whether widgets can be made here; the core of the library does without."""
+    return find_spec("anywidget") is not None
+
+
+def _card(asked: Asked, mode: str) -> Any:
+    from ..view.asked import Card
+
+    return Card(asked.sheet(mode) or {}, mode, partial(asked._clicked, mode), asked._helped)
 
 
 # --- helpers --------------------------------------------------------------------------------------------------------

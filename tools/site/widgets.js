@@ -60,6 +60,7 @@ async function show(place) {
   }
   if (views.length) place.replaceChildren(...views);
   place.dataset.shown = views.length;
+  openAnswered();
 }
 
 for (const place of document.querySelectorAll(".widget")) {
@@ -69,3 +70,13 @@ for (const place of document.querySelectorAll(".widget")) {
     console.error(error);
   });
 }
+
+// What answers a question opens by itself once that is answered. A card says so; it hears of it in its own time.
+function openAnswered() {
+  for (const fold of document.querySelectorAll(".answer[data-questions]")) {
+    const names = fold.dataset.questions.split(" ").filter(Boolean);
+    const cards = names.map((name) => document.querySelector(`.afq[data-question$="${CSS.escape(`.${name}`)}"]`));
+    if (cards.length && cards.every((card) => card?.dataset.answered === "true")) fold.open = true;
+  }
+}
+addEventListener("anonfolio-answers", () => setTimeout(openAnswered));

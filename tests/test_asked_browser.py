@@ -1,0 +1,438 @@
+"""Questions by hand, in a real browser: judged as Python judges, answered by mouse and by keyboard, nothing given away."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from browser_support import Lab, close_notebook, lab_page, open_notebook, quiet_page, run_all, show_widget
+from test_quiz import ASKED
+from test_site import page, tool  # noqa: F401
+
+from anonfolio.exercises import start_here
+from anonfolio.lesson import answers
+from anonfolio.lesson.quiz import Asked, Question
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Locator, Page
+
+pytestmark = pytest.mark.browser
+
+NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
+BY_HAND = {name: asked for name, asked in ASKED.items() if asked._asks() is not None}
+
+MODEL = """
+const model = {
+  get: (name) => state[name], on() {}, save_changes() { window.saved = { ...state }; },
+  set(name, value) { state[name] = value; },
+};"""
+
+
+@pytest.fixture(autouse=True)
+def nobody_has_answered() -> Iterator[None]:
+    for asked in ASKED.values():
+        asked.forget()
+    yield
+    for asked in ASKED.values():
+        asked.forget()
+
+
+def show(page: Page, asked: Asked, mode: str) -> Locator:  # noqa: F811
+    state = {"sheet": asked.sheet(mode), "mode": mode, "given": None, "hinted": 0, "shown": False, "unkept": ""}
+    assert show_widget(page, "asked", state, MODEL) == []
+    return page.locator(".afq")
+
+
+@pytest.fixture
+def bare(browser: Browser) -> Iterator[Page]:
+    with quiet_page(browser, 800) as page:  # noqa: F811
+        yield page
+
+
+# --- the same judging -----------------------------------------------------------------------------------------------
+
+
+def tried(asked: Any) -> list[Any]:
+    """Answers of every kind: the right one, each known mistake, and others near them and far."""
+    draw = random.Random(7)
+    if isinstance(asked, Question):
+        known = [asked._plain(asked.answer), *(asked._plain(asked._read(mistake.means)) for mistake in asked.mistakes)]
+    if asked.kind == "number":
+        return [*known, *range(-2, 70), 511, 1000, 1024, 2049, 1_234_567]
+    if asked.kind == "choice":
+        return list(asked.options)
+    if asked.kind == "pages":
+        sets = [[page for page in range(asked.pages) if draw.random() < share] for share in (0.1, 0.5, 0.9) * 10]
+        return [*known, [], *sets, *([page] for page in range(asked.pages))]
+    if asked.kind == "sizes":
+        near = [known[0][:at] for at in range(1, len(known[0]))] + [[*known[0], 1], [16], [2, *known[0][1:]]]
+        return [*known, *near]
+    if asked.kind == "cases":
+        possible = list(asked.answers) or ["0", "1", "3", "4", "7", "8", "16", "48", "56", "64"]
+        right = {letter: case.truth() for letter, case in asked.cases.items()}
+        one = [{**right, letter: answer} for letter in right for answer in possible]
+        alone = [{letter: answer} for letter in right for answer in possible]
+        mixed = [{letter: draw.choice(possible) for letter in right} for _ in range(20)]
+        return [right, *one, *alone, *mixed]
+    sizes, reasons = asked._asks()["sizes"], list(asked._asks()["reasons"])
+    alone = [{letter: [size, why]} for letter in asked.jobs for size in sizes for why in reasons]
+    every = [{letter: [draw.choice(sizes), draw.choice(reasons)] for letter in asked.jobs} for _ in range(20)]
+    return [*alone, *every]
+
+
+def as_python_says(asked: Any, mode: str, given: Any) -> dict[str, Any]:
+    asked.forget()
+    if mode == "compare":
+        asked.predict(given)
+        said = asked.compare()
+    else:
+        said = getattr(asked, mode)(**given) if isinstance(given, dict) else getattr(asked, mode)(given)
+    told = {"kind": said.kind, "head": said.head, "lines": list(said.lines)}
+    return told | ({"code": said.picture.text()} if said.picture is not None else {})
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_the_browser_judges_every_answer_as_python_does(bare: Page, name: str) -> None:
+    asked = BY_HAND[name]
+    modes = ("predict", "compare", "check") if isinstance(asked, Question) else ("check",)
+    show(bare, asked, "check")
+    judged = bare.evaluate(
+        """async ([sheet, modes, given]) => {
+          const { says, unseal } = await import("./asked.js");
+          const right = unseal(sheet);
+          return given.map((one) => modes.map((mode) => says[mode](sheet, right, one)));
+        }""",
+        [asked.sheet(), modes, tried(asked)],
+    )
+    for given, told in zip(tried(asked), judged, strict=True):
+        for mode, said in zip(modes, told, strict=True):
+            assert {key: value for key, value in said.items() if value} == {
+                key: value for key, value in as_python_says(asked, mode, given).items() if value
+            }, (mode, given)
+
+
+def test_every_kind_is_judged() -> None:
+    assert {asked.kind for asked in BY_HAND.values()} == {"number", "choice", "pages", "sizes", "cases", "pairs"}
+    assert len(BY_HAND) >= 52
+
+
+# --- by mouse and by keyboard ---------------------------------------------------------------------------------------
+
+
+def saved(page: Page) -> Any:  # noqa: F811
+    return page.evaluate("window.saved")
+
+
+def verdict(card: Locator) -> str:
+    return card.locator(".afq-verdict").inner_text()
+
+
+def test_a_number_by_mouse_and_by_keyboard_wrong_and_right(bare: Page) -> None:
+    card = show(bare, ASKED["start_here.backed"], "check")
+    card.get_by_role("button", name="Answer").click()
+    assert verdict(card) == "Type a whole number."
+    card.get_by_role("textbox").click()
+    bare.keyboard.type("1.5")
+    bare.keyboard.press("Enter")
+    assert verdict(card) == "Type a whole number."
+    card.get_by_role("textbox").fill("1")
+    card.get_by_role("button", name="Answer").click()
+    assert "Not 1 page." in verdict(card)
+    assert "kernels up to 6.7" in verdict(card)
+    assert saved(bare)["given"] == 1
+    card.get_by_role("textbox").fill("")
+    bare.keyboard.type("16")
+    bare.keyboard.press("Enter")
+    assert "Right: 16 pages." in verdict(card)
+    assert saved(bare)["given"] == 16
+
+
+def test_a_choice_by_mouse_and_by_keyboard(bare: Page) -> None:
+    card = show(bare, ASKED["start_here.last"], "check")
+    card.get_by_text("no fault: the child is gone").click()
+    card.get_by_role("button", name="Answer").click()
+    assert "It does not touch the parent's page table." in verdict(card)
+    card.get_by_role("radio").first.focus()
+    bare.keyboard.press("ArrowDown")
+    bare.keyboard.press("ArrowDown")
+    bare.keyboard.press("Enter")
+    assert verdict(card).startswith("Right: c, reuse")
+    # Nothing of that reaches what the page does with keys.
+    assert bare.evaluate("window.escaped") == []
+
+
+def test_pages_by_mouse_by_drag_and_by_keyboard(bare: Page) -> None:
+    card = show(bare, ASKED["start_here.writable"], "check")
+    answer = card.get_by_role("button", name="Answer")
+
+    def cell(page: int) -> Locator:  # noqa: F811
+        return card.get_by_role("button", name=f"page {page}", exact=True)
+
+    def chosen() -> list[int]:
+        return [at for at in range(16) if cell(at).get_attribute("aria-pressed") == "true"]
+
+    answer.click()
+    assert verdict(card) == "Click the pages."
+    cell(8).click()
+    cell(12).click(modifiers=["Shift"])
+    assert chosen() == [8, 9, 10, 11, 12]
+    cell(10).click()
+    assert chosen() == [8, 9, 11, 12]
+    answer.click()
+    assert "Not pages 8–9, 11–12." in verdict(card)
+    assert "3 too many" in verdict(card)
+    for page in (9, 11, 12):  # noqa: F402
+        cell(page).click()
+    cell(2).hover()
+    bare.mouse.down()
+    cell(4).hover()
+    cell(5).hover()
+    bare.mouse.up()
+    assert chosen() == [2, 3, 4, 5, 8]
+    cell(0).focus()
+    for key in ("ArrowRight", "ArrowRight", "Space", "ArrowRight", "Space", "ArrowRight", "Space", "ArrowRight", "Space"):
+        bare.keyboard.press(key)
+    assert chosen() == [8]
+    bare.keyboard.press("Tab")
+    bare.keyboard.press("Tab")
+    bare.keyboard.press("Enter")
+    assert verdict(card).startswith("Right: page 8.")
+    assert saved(bare)["given"] == [8]
+
+
+def test_a_list_in_order_and_taken_back(bare: Page) -> None:
+    asked: Any = ASKED["first_touch.blocks"]
+    card = show(bare, asked, "check")
+    for size in (1, 4, 4):
+        card.get_by_role("button", name=f"then {size}", exact=True).click()
+    card.get_by_role("button", name="Answer").click()
+    assert "The first 2 are right" in verdict(card)
+    card.get_by_role("button", name="Take back").press("Enter")
+    for size in asked.answer[2:]:
+        card.get_by_role("button", name=f"then {size}", exact=True).press("Enter")
+    card.get_by_role("button", name="Answer").press("Enter")
+    assert verdict(card).startswith("Right: 1, 4, 8")
+
+
+def test_cases_one_by_one(bare: Page) -> None:
+    card = show(bare, ASKED["start_here.eight"], "check")
+    groups = card.get_by_role("radiogroup")
+    groups.nth(0).get_by_text("no fault", exact=True).click()
+    groups.nth(1).get_by_text("first touch").click()
+    card.get_by_role("button", name="Answer").click()
+    assert "1 of 8 right." in verdict(card)
+    assert "A read takes no memory" in verdict(card)
+    assert "reads page 5" in card.locator("pre").inner_text()
+    assert saved(bare)["given"] == {"a": "no fault", "b": "first touch"}
+
+
+def test_hints_come_one_by_one_and_the_solution_when_asked(bare: Page) -> None:
+    asked = ASKED["start_here.last"]
+    card = show(bare, asked, "check")
+    told = card.locator(".afq-hints")
+    for number in range(len(asked.hints)):
+        card.get_by_role("button", name="Hint").click()
+        assert told.inner_text().count("Hint ") == number + 1
+        assert asked.hints[number] in told.inner_text()
+    assert card.get_by_role("button", name="Hint").is_hidden()
+    card.get_by_role("button", name="Show me").click()
+    assert "It is c, reuse" in verdict(card)
+    assert (saved(bare)["hinted"], saved(bare)["shown"]) == (2, True)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 848])
+def test_a_card_fits_and_every_control_has_a_name(bare: Page, scheme: Any, width: int) -> None:
+    bare.emulate_media(color_scheme=scheme)
+    bare.set_viewport_size({"width": width, "height": 800})
+    for name in ("start_here.eight", "start_here.writable", "first_touch.blocks", "fork_and_share.counts", "cost_and_memory.choose"):
+        card = show(bare, ASKED[name], "check")
+        assert bare.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        for control in card.locator("button, input, select").all():
+            assert control.evaluate(
+                "node => (node.getAttribute('aria-label') || node.getAttribute('aria-labelledby') ||"
+                " node.closest('label')?.textContent || node.textContent).trim()"
+            )
+
+
+# --- nothing is given away ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_no_sheet_can_be_read_in_passing(name: str) -> None:
+    asked = BY_HAND[name]
+    sheet = asked.sheet()
+    assert sheet is not None
+    shown = json.dumps(sheet, ensure_ascii=False)
+    for words in (*asked.hints, *asked._solved_lines(), *(mistake.says for mistake in getattr(asked, "mistakes", ()))):
+        assert words not in shown
+
+
+def test_a_prediction_says_nothing_until_it_is_compared(bare: Page) -> None:
+    asked = ASKED["start_here.backed"]
+    card = show(bare, asked, "predict")
+    travels = bare.evaluate("async (sheet) => (await import('./asked.js')).unseal(sheet)", asked.sheet("predict"))
+    assert travels == {"hints": list(asked.hints)}
+    card.get_by_role("textbox").fill("16")
+    bare.keyboard.press("Enter")
+    assert verdict(card).split("\n")[0] == "Kept: you say 16 pages."
+    assert verdict(card).endswith("Read on; the answer comes in a moment.")
+
+
+def test_a_comparison_waits_for_an_answer_or_for_show_me(bare: Page) -> None:
+    card = show(bare, ASKED["start_here.backed"], "compare")
+    assert "You have not answered q.backed yet." in verdict(card)
+    assert "16" not in card.inner_text()
+    card.get_by_role("button", name="Show me").click()
+    assert "It is 16 pages." in verdict(card)
+    assert saved(bare)["shown"] is True
+
+
+# --- on the pages ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    tool.build(NOTEBOOKS, folder)
+    return folder
+
+
+def goto(page: Page, site: Path, stem: str) -> None:  # noqa: F811
+    page.goto((site / f"{stem}.html").as_uri())
+    page.wait_for_function("[...document.querySelectorAll('.widget')].every((place) => 'shown' in place.dataset)")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_on_a_page_every_answer_is_closed_until_asked_for(site: Path, page: Page, path: Path) -> None:  # noqa: F811
+    goto(page, site, path.stem)
+    bank = next(name.split(".")[0] for name in ASKED if path.stem.endswith(name.split(".")[0]))
+    predicted = [name for name in ASKED if name.startswith(f"{bank}.") and page.locator(f"[data-question='{name}']").count() == 2]
+    assert len(predicted) >= 3
+    assert page.locator(".answer[open]").count() == 0
+    assert page.locator(".needs-kernel").filter(has=page.locator(".afq")).count() == 0
+    for name in predicted:
+        asked: Any = ASKED[name]
+        seen = page.locator("main").inner_text()
+        assert f"It is {asked._say(asked.answer)}." not in seen
+        ask, compare = page.locator(f"[data-question='{name}']").all()
+        assert "You have not answered" in compare.inner_text()
+        wrong = next(given for given in tried(asked) if given != asked._plain(asked.answer))
+        answer_by_hand(ask, asked, wrong)
+        assert ask.locator(".afq-verdict").inner_text().startswith("Kept: you say")
+        assert asked._say(asked.answer) in compare.inner_text()
+        assert compare.locator(".afq-wrong").count() == 1
+        answer_by_hand(ask, asked, asked._plain(asked.answer))
+        assert compare.inner_text().startswith("As you said: ")
+    assert page.locator(".answer:not([open])").count() == 0
+    page.reload()
+    assert page.locator(".afq-verdict .afq-right").count() == len(predicted)
+
+
+def answer_by_hand(card: Locator, asked: Any, given: Any) -> None:
+    if asked.kind == "number":
+        card.get_by_role("textbox").fill(str(given))
+    elif asked.kind == "choice":
+        card.locator(f"input[value='{given}']").check()
+    elif asked.kind == "pages":
+        for page, cell in enumerate(card.locator(".afq-strip button").all()):  # noqa: F402
+            if (cell.get_attribute("aria-pressed") == "true") != (page in given):
+                cell.click()
+        if not given:
+            card.get_by_role("checkbox").check()
+    else:
+        while card.locator(".afq-list li").count():
+            card.get_by_role("button", name="Take back").click()
+        for size in given:
+            card.get_by_role("button", name=f"then {size}", exact=True).click()
+    card.get_by_role("button", name="Answer").click()
+
+
+def test_answers_are_saved_as_the_file_that_python_reads(site: Path, page: Page, tmp_path: Path) -> None:  # noqa: F811
+    goto(page, site, "00_start_here")
+    card = page.locator("[data-question='start_here.backed']").first
+    answer_by_hand(card, start_here.backed, 64)
+    answer_by_hand(card, start_here.backed, 16)
+    writable = page.locator("[data-question='start_here.writable']")
+    answer_by_hand(writable, start_here.writable, [8])
+    with page.expect_download() as saved:
+        writable.get_by_role("button", name="Save as JSON").click()
+    path = tmp_path / saved.value.suggested_filename
+    saved.value.save_as(path)
+    found = answers.read(path)
+    assert path.name == answers.FILE
+    assert found["start_here.backed"]["given"] == [64, 16]
+    assert found["start_here.backed"]["right"] == [False, True]
+    assert found["start_here.writable"] == {"kind": "pages", "given": [[8]], "right": [True], "hints": 0, "shown": False}
+    assert answers.score(found) == {"answered": 2, "right": 2, "at_once": 1}
+    writable.get_by_role("button", name="Forget this one").click()
+    assert writable.locator(".afq-note").count() == 0
+
+
+# --- in JupyterLab --------------------------------------------------------------------------------------------------
+
+
+def cell(page: Page, source: str) -> Locator:  # noqa: F811
+    at = page.evaluate(
+        "source => [...hands.panel.model.cells].findIndex((cell) => cell.sharedModel.getSource().includes(source))", source
+    )
+    page.evaluate("at => hands.show(at)", at)
+    return page.locator(f".jp-Notebook .jp-Cell[data-windowed-list-index='{at}']")
+
+
+def run(page: Page, source: str) -> Locator:  # noqa: F811
+    page.evaluate("([old, new_]) => hands.within(30, 'a cell', hands.answer(old, new_))", [source, source])
+    return cell(page, source)
+
+
+def test_in_jupyterlab_nothing_shows_before_one_asks_and_answers_reach_python(lab: Lab, browser: Browser) -> None:
+    shutil.copy(NOTEBOOKS[0], lab.root)
+    with lab_page(lab, browser) as page:  # noqa: F811
+        open_notebook(page, NOTEBOOKS[0].name)
+        # As it is opened, before anything runs: no picture, no answer.
+        assert not shows(cell(page, "fault = parent.write(5, value=105)"))
+        assert not shows(cell(page, "q.backed.compare()"))
+        assert shows(cell(page, "print(fault)"))
+        assert all(not failed(outputs) for outputs in run_all(page))
+        asks = cell(page, "q.backed.predict(...)")
+        asks.get_by_role("textbox", name="Your answer, in pages").fill("64")
+        page.keyboard.press("Enter")
+        asks.get_by_text("Kept: you say 64 pages.").wait_for()
+        compare = cell(page, "q.backed.compare()")
+        compare.get_by_text("You said 64 pages; it is 16 pages.").wait_for()
+        # Python has heard it: compared anew it says the same, without a card.
+        again = run(page, "q.backed.compare()")
+        again.get_by_text("You said 64 pages; it is 16 pages.").wait_for()
+        assert again.locator(".afq").count() == 0
+        writable = cell(page, "q.writable.check(...)")
+        writable.get_by_role("button", name="page 8", exact=True).click()
+        writable.get_by_role("button", name="Answer").click()
+        writable.get_by_text("Right: page 8.").wait_for()
+        page.screenshot(path="/tmp/q_lab.png")
+        # Keys that are shortcuts of JupyterLab are the card's.
+        cells = page.evaluate("hands.panel.model.cells.length")
+        writable.get_by_role("button", name="page 8", exact=True).focus()
+        for key in ("a", "b", "x", "d", "d"):
+            page.keyboard.press(key)
+        assert page.evaluate("hands.panel.model.cells.length") == cells
+        path = lab.root / answers.FILE
+        found = answers.read(path)
+        assert found["start_here.backed"]["given"] == [64]
+        assert found["start_here.writable"]["right"] == [True]
+        close_notebook(page)
+        path.unlink()
+
+
+def shows(cell: Locator) -> bool:
+    """Whether a cell's output can be seen."""
+    return any(output.is_visible() for output in cell.locator(".jp-OutputArea-output").all())
+
+
+def failed(outputs: list[Any]) -> bool:
+    return any(out["output_type"] == "error" for out in outputs)
