@@ -24,9 +24,10 @@ import numpy as np
 import pytest
 
 from anonfolio import exercises
-from anonfolio.exercises import first_touch, start_here, zero_page_copy
+from anonfolio.exercises import exclusive_reuse, first_touch, start_here, zero_page_copy
 from anonfolio.kernel.policy import LINUX_6_15
 from anonfolio.lesson.quiz import (
+    LOOK,
     Asked,
     Case,
     Cases,
@@ -198,12 +199,22 @@ def test_without_a_prediction_the_answer_is_shown_all_the_same(number: Number) -
     assert number.compare().head.startswith("It is 16 pages.")
 
 
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_beside_the_right_answer_no_hint_is_given(name: str) -> None:
+    question = QUESTIONS[name]
+    if isinstance(question, Number):
+        question.predict(question.answer + 1)
+        said = question.compare()
+        assert said.kind == "wrong"
+        assert not re.search(r"than that|hint\(\)|missing|too many", " ".join(said.lines))
+
+
 def test_another_wrong_number_is_told_the_direction(number: Number) -> None:
     assert number.check(99).lines[0].startswith("Fewer")
     assert number.check(2).lines[0].startswith("More")
 
 
-@pytest.mark.parametrize("answer", [16, 16.0, np.int64(16)])
+@pytest.mark.parametrize("answer", [16, 16.0, np.int64(16), np.array(16)])
 def test_sixteen_is_sixteen(number: Number, answer: Any) -> None:
     assert number.check(answer).kind == "right"
 
@@ -427,6 +438,14 @@ def test_the_wrong_answers_of_a_case_are_possible_and_wrong() -> None:
         assert case.truth() not in case.wrong
 
 
+def test_every_wrong_answer_of_a_walk_is_told_where_that_question_stands() -> None:
+    for case in exclusive_reuse.walk.cases.values():
+        assert all(case.says(answer) != LOOK for answer in exclusive_reuse.walk.answers if answer != case.truth())
+    said = exclusive_reuse.walk.check(b="shared").lines[1]
+    assert "The walk never comes to that question" in said
+    assert "its answer does not end the walk" in exclusive_reuse.walk.check(e="last page").lines[1]
+
+
 @pytest.mark.parametrize(("answer", "told"), [({"a": "magic"}, "a='magic' is none of"), ({"z": "nf"}, "no case 'z'")])
 def test_an_unknown_case_or_answer_is_told(answer: dict[str, str], told: str) -> None:
     assert told in start_here.eight.check(**answer).head
@@ -523,6 +542,53 @@ def test_asking_the_library_is_no_answer(name: str) -> None:
     asked = ASKED[name]
     assert isinstance(asked, Function)
     assert asked.check(asked.truth).kind == "wrong"
+
+
+@pytest.mark.parametrize("asks", ["calls it", "keeps it", "names it"])
+def test_a_function_that_asks_the_library_is_no_answer_however_it_does(asks: str) -> None:
+    order, kept = first_touch.order, first_touch.order.truth
+
+    def calls(**case: Any) -> Any:
+        return order.truth(**case)
+
+    function = {"calls it": calls, "keeps it": lambda **case: kept(**case), "names it": kept}[asks]
+    assert order.check(function).head.startswith("That asks the library")
+    assert order.truth(**order.cases[0][0]) == order.cases[0][1]
+
+
+def test_a_memorised_table_fails_on_new_cases() -> None:
+    table = {repr(case): right for case, right in first_touch.order.cases}
+    said = first_touch.order.check(lambda **case: table[repr(case)])
+    assert said.kind == "wrong"
+    assert said.head.startswith("Right on the 300 cases that are the same every time, but not on new ones. It fails on")
+    said = first_touch.order.check(lambda **case: table.get(repr(case), 0))
+    assert said.head.startswith("Right on the 300 cases that are the same every time, but not on new ones. Right on")
+
+
+def test_new_cases_are_other_ones_each_time_and_what_is_right_stays_right() -> None:
+    order = copy.deepcopy(first_touch.order)
+    assert order.fresh() != order.fresh()
+    seen: list[str] = []
+
+    def watched(**case: Any) -> int:
+        seen.append(repr(case))
+        return first_touch.choose_order(**case)
+
+    for seed in (5, 6):
+        order.fresh = lambda seed=seed: seed
+        assert order.check(watched).head == "Right: the same as the library on all 300 cases."
+    assert len(seen) == 2 * 360
+    assert seen[300:360] != seen[660:]
+
+
+def test_arrays_and_numbers_of_numpy_are_answers_of_a_function() -> None:
+    twice = Function(
+        name="q.f", prompt="Twice.", truth=lambda x: [x, x], case=lambda source: {"x": source.randint(1, 9)},
+        worked=lambda x: [x, x], count=5,
+    )  # fmt: skip
+    assert twice.check(lambda x: np.array([x, x])).kind == "right"
+    assert twice.check(lambda x: [np.int64(x), x]).kind == "right"
+    assert "says [" in twice.check(lambda x: np.array([x, x + 1])).lines[1]
 
 
 @pytest.mark.parametrize("kind", STRANGE)

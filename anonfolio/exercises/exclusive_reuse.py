@@ -178,7 +178,26 @@ def _decider(scenario: Scenario) -> str:
 
 def _case(story: str, steps: str, wrong: Mapping[str, str], orders: str = "4 3 2") -> Case:
     scenario = Scenario.parse(f"pages 16\norders {orders}\nwrite 0 0..15\n{steps}")
-    return Case(story, lambda: _decider(scenario), wrong, lambda: Picture.of(scenario.run(LINUX_6_15)))
+    return Case(
+        story,
+        lambda: _decider(scenario),
+        wrong,
+        lambda: Picture.of(scenario.run(LINUX_6_15)),
+        lambda answer: _not_decided(scenario, answer),
+    )
+
+
+def _not_decided(scenario: Scenario, answer: str) -> str:
+    """Where a question stands on the way to the one that decided."""
+    faults = scenario.run(LINUX_6_15)[-1].faults
+    if answer == "no fault":
+        return "The entry is read-only, so the hardware stops the write."
+    if not faults:
+        return "Nothing is asked: the entry is writable."
+    asked = [_DECIDERS.get(check.what) for check in faults[-1].checks]
+    if answer in asked:
+        return "That is asked, but its answer does not end the walk: another question follows."
+    return "The walk never comes to that question: another answer ends it before, or the folio is of the other kind."
 
 
 walk = Cases(**words("walk"), cases=words.cases("walk", _case))

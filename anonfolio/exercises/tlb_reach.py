@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import combinations
@@ -531,18 +530,6 @@ class Folding(Function):
         pages = case["pages"]
         told = (_block_in_words(first, pages[first : first + 16]) for first in range(0, len(pages), 16))
         return f"`{self.worked.__name__}` of: " + ". ".join(told) + "."
-
-    def _recognised(self, answers: list[Any], first: int) -> list[str]:
-        case = self.cases[first][0]
-        agree = {
-            says: sum(wrong(**deepcopy(each)) == answer for (each, _), answer in zip(self.cases, answers, strict=True))
-            for says, wrong in self.wrong.items()
-            if wrong(**deepcopy(case)) == answers[first]
-        }
-        if not agree:
-            return []
-        nearest = max(agree, key=lambda says: agree[says])
-        return [nearest if agree[nearest] == len(answers) else f"A mistake that fails here in the same way: {nearest}"]
 
 
 may_carry = Folding(**words("may_carry"), truth=may_fold, case=_fold_case, worked=fold, wrong=_wrong_folds(), count=200)

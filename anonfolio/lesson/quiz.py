@@ -14,9 +14,11 @@ from __future__ import annotations
 import inspect
 import random
 import re
+import secrets
 import textwrap
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
@@ -25,6 +27,8 @@ from importlib.util import find_spec
 from itertools import islice
 from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 
 from ..draw.drawing import printable, xml
 from ..program.scenario import Scenario, ScenarioError, Step, Timeline
@@ -513,22 +517,35 @@ class Sizes(Question):
 # --- several small cases --------------------------------------------------------------------------------------------
 
 
+LOOK = "Look at the picture: what was asked, and what decided?"
+
+
 @dataclass(frozen=True)
 class Case:
-    """One of several: what happens, what is right, the wrong answers that tell something, the picture."""
+    """One of several: what happens, what is right, the wrong answers that tell something, the picture.
+
+    `other` says something of those that `wrong` does not have.
+    """
 
     story: str
     truth: Callable[[], str]
     wrong: Mapping[str, str] = field(default_factory=dict)
     picture: Callable[[], Shown] | None = None
+    other: Callable[[str], str] = lambda answer: LOOK
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "truth", cache(self.truth))
 
-    def judges(self) -> dict[str, Any]:
-        """By what a browser judges it: the picture as text."""
+    def says(self, answer: str) -> str:
+        """What is said of a wrong answer."""
+        return self.wrong.get(answer) or self.other(answer)
+
+    def judges(self, answers: Iterable[str]) -> dict[str, Any]:
+        """By what a browser judges it: the picture as text, and what is said of each answer where it is no `LOOK`."""
         picture = self.picture().text() if self.picture else ""
-        return {"truth": self.truth(), "wrong": dict(self.wrong), "picture": picture}
+        said = {answer: self.says(answer) for answer in {*answers, *self.wrong} if answer != self.truth()}
+        wrong = {answer: says for answer, says in sorted(said.items()) if says != LOOK}
+        return {"truth": self.truth(), "wrong": wrong, "picture": picture}
 
 
 @dataclass(eq=False, kw_only=True, repr=False)
@@ -574,7 +591,7 @@ class Cases(Asked):
         case, answer = self.cases[first], said[first]
         lines = [
             f"{first}: {case.story}",
-            f"You say {answer}. {case.wrong.get(answer, 'Look at the picture: what was asked, and what decided?')}",
+            f"You say {answer}. {case.says(answer)}",
         ]
         if len(wrong) > 1:
             lines.append(f"Not right either: {', '.join(wrong[1:])}.")
@@ -596,7 +613,7 @@ class Cases(Asked):
         return {"cases": {letter: case.story for letter, case in self.cases.items()}, "answers": list(self.answers)}
 
     def _judges(self) -> dict[str, Any]:
-        cases = {letter: case.judges() for letter, case in self.cases.items()}
+        cases = {letter: case.judges(self.answers) for letter, case in self.cases.items()}
         return {**super()._judges(), "cases": cases}
 
     def forget(self) -> None:
@@ -623,6 +640,41 @@ class Cases(Asked):
 # --- a function -----------------------------------------------------------------------------------------------------
 
 
+Cased = list[tuple[Mapping[str, Any], Any]]
+"""Cases, arguments by name, each with what the library says of it."""
+
+FRESH = 5
+"""One new case for so many of the others."""
+
+
+class LibraryAsked(Exception):
+    """A reader's function asked what it is compared with."""
+
+
+class Library:
+    """What the library says of a case; while a reader's function runs it says nothing."""
+
+    _silent = False
+
+    def __init__(self, says: Callable[..., Any]) -> None:
+        self._says = says
+
+    def __call__(self, **case: Any) -> Any:
+        if Library._silent:
+            raise LibraryAsked
+        return self._says(**case)
+
+    @staticmethod
+    @contextmanager
+    def silent() -> Iterator[None]:
+        """Nobody may ask in this block."""
+        Library._silent = True
+        try:
+            yield
+        finally:
+            Library._silent = False
+
+
 @dataclass(eq=False, kw_only=True, repr=False)
 class Function(Asked):
     """Write a function; it is run beside the library on random cases, the same ones every time.
@@ -641,6 +693,8 @@ class Function(Asked):
         The picture of a case.
     seconds : float
         How long a reader's function may take for all cases together.
+    fresh : callable
+        Gives the seed of the new cases on which a right function is tried as well, another each time.
     """
 
     kind = "function"
@@ -653,44 +707,60 @@ class Function(Asked):
     count: int = 300
     seed: int = 1
     seconds: float = 20
+    fresh: Callable[[], int] = lambda: secrets.randbits(32)
+
+    def __post_init__(self) -> None:
+        self.truth = Library(self.truth)
 
     @cached_property
-    def cases(self) -> list[tuple[Mapping[str, Any], Any]]:
-        """The cases, each with what the library says."""
-        source = random.Random(self.seed)
-        made = [self.case(source) for _ in range(self.count)]
+    def cases(self) -> Cased:
+        """The cases that are the same every time, each with what the library says."""
+        return self._drawn(self.seed, self.count)
+
+    def _drawn(self, seed: int, count: int) -> Cased:
+        source = random.Random(seed)
+        made = [self.case(source) for _ in range(count)]
         return [(case, self.truth(**deepcopy(case))) for case in made]
 
     def check(self, function: Any = None) -> Note:
-        """Run it on every case; the first that fails is shown with its picture."""
+        """Run it on every case, and where it is right there on new ones; the first that fails is shown."""
         if is_open(function):
             return self._asked(f"No function yet: pass yours to `{self.name}.check`. {GOES_ON}")
         if not callable(function):
             return Note("wrong", f"That is {type(function).__name__}, not a function.")
-        if function is self.truth:
-            return Note("wrong", "That asks the library, which yours is compared with. Write one of your own.")
-        return self._noted(lambda: answers.source(function), self._judged(function))
+        said = self._judged(function, self.cases)
+        return said if said.kind == "ask" else self._noted(lambda: answers.source(function), self._anew(function, said))
 
-    def _judged(self, function: Callable[..., Any]) -> Note:
-        by_position = _other_names(function, self.cases[0][0])
+    def _anew(self, function: Callable[..., Any], said: Note) -> Note:
+        """What is said of the cases that are always the same, if it holds on new ones: a table of those fails."""
+        if said.kind != "right":
+            return said
+        again = self._judged(function, self._drawn(self.fresh(), max(1, self.count // FRESH)))
+        head = f"Right on the {self.count} cases that are the same every time, but not on new ones. {again.head}"
+        return said if again.kind == "right" else replace(again, kind="wrong", head=head)
+
+    def _judged(self, function: Callable[..., Any], cases: Cased) -> Note:
+        by_position = _other_names(function, cases[0][0])
         said: list[Any] = []
         try:
-            with within(self.seconds):
-                for case, _ in self.cases:
+            with Library.silent(), within(self.seconds):
+                for case, _ in cases:
                     mine = deepcopy(case)
-                    said.append(function(*mine.values()) if by_position else function(**mine))
+                    said.append(_plain(function(*mine.values()) if by_position else function(**mine)))
+        except LibraryAsked:
+            return Note("wrong", "That asks the library, which yours is compared with. Write one of your own.")
         except (Exception, SystemExit, TooLong) as error:  # Whatever a reader's function does is part of her answer.
-            return self._failed(len(said), error)
+            return self._failed(cases, len(said), error)
         if all(map(is_open, said)):
             return self._asked(f"Not written yet: your function returns nothing. {GOES_ON}")
-        return self._unfit(said) or self._compared(said)
+        return self._unfit(said) or self._compared(cases, said)
 
-    def _failed(self, at: int, error: BaseException) -> Note:
-        case, right = self.cases[at]
-        head = f"It fails on case {at + 1} of {self.count}."
+    def _failed(self, cases: Cased, at: int, error: BaseException) -> Note:
+        case, right = cases[at]
+        head = f"It fails on case {at + 1} of {len(cases)}."
         did = f"Your function raised {type(error).__name__}: {shown(error, str)}."
         if isinstance(error, TooLong):
-            head = f"It is stopped on case {at + 1} of {self.count}."
+            head = f"It is stopped on case {at + 1} of {len(cases)}."
             did = f"Your function had not said anything after {self.seconds:g} seconds for all cases."
         told = (self._called(case), f"The library says {right}. {did}")
         return Note("wrong", head, told, picture=self._picture(case))
@@ -699,18 +769,18 @@ class Function(Asked):
         """What to say when the answers are not of the kind that is asked for; by default they may be of any."""
         return None
 
-    def _compared(self, answers: list[Any]) -> Note:
-        failing = [at for at, (_, right) in enumerate(self.cases) if not _same(answers[at], right)]
+    def _compared(self, cases: Cased, said: list[Any]) -> Note:
+        failing = [at for at, (_, right) in enumerate(cases) if not _same(said[at], right)]
         if not failing:
-            return Note("right", f"Right: the same as the library on all {self.count} cases.")
-        case, right = self.cases[failing[0]]
+            return Note("right", f"Right: the same as the library on all {len(cases)} cases.")
+        case, right = cases[failing[0]]
         lines = [
             self._called(case),
-            f"The library says {right}; yours says {shown(answers[failing[0]])}.",
-            *_of_another_kind(answers[failing[0]], right),
-            *self._recognised(answers, failing[0]),
+            f"The library says {right}; yours says {shown(said[failing[0]])}.",
+            *_of_another_kind(said[failing[0]], right),
+            *self._recognised(cases, said, failing[0]),
         ]
-        head = f"Right on {self.count - len(failing)} of {self.count} cases. The first that fails:"
+        head = f"Right on {len(cases) - len(failing)} of {len(cases)} cases. The first that fails:"
         return Note("wrong", head, tuple(lines), picture=self._picture(case))
 
     def solution(self) -> Note:
@@ -724,16 +794,18 @@ class Function(Asked):
     def _picture(self, case: Mapping[str, Any]) -> Shown | None:
         return self.picture(**deepcopy(case)) if self.picture else None
 
-    def _recognised(self, answers: list[Any], first: int) -> list[str]:
-        """Which known wrong function gives the same answers, on all cases or at least where this one fails first."""
-        for says, wrong in self.wrong.items():
-            if all(
-                _same(answer, wrong(**deepcopy(case))) for (case, _), answer in zip(self.cases, answers, strict=True)
-            ):
-                return [says]
-        case = self.cases[first][0]
-        here = [says for says, wrong in self.wrong.items() if _same(answers[first], wrong(**deepcopy(case)))]
-        return [f"A mistake that fails here in the same way: {here[0]}"] if here else []
+    def _recognised(self, cases: Cased, said: list[Any], first: int) -> list[str]:
+        """The known wrong function that fails in the same way where this one first does: the one most like it."""
+        here = cases[first][0]
+        alike = {
+            says: sum(_same(answer, wrong(**deepcopy(case))) for (case, _), answer in zip(cases, said, strict=True))
+            for says, wrong in self.wrong.items()
+            if _same(said[first], wrong(**deepcopy(here)))
+        }
+        if not alike:
+            return []
+        nearest = max(alike, key=lambda says: alike[says])
+        return [nearest if alike[nearest] == len(said) else f"A mistake that fails here in the same way: {nearest}"]
 
 
 def modelled(
@@ -935,8 +1007,8 @@ def is_open(answer: Any) -> bool:
 
 def whole(value: Any) -> int:
     """A reader's answer as a number: of any kind of number that is whole and has up to 18 digits; not True or False."""
-    number: Any = value
-    is_number = value is not True and value is not False and isinstance(value, Real)
+    number: Any = _plain(value)
+    is_number = value is not True and value is not False and isinstance(number, Real)
     if is_number and (number >= MOST or number <= -MOST):
         raise Unreadable(f"{shown(value)} is not a number of up to 18 digits.")
     if is_number and number == number and int(number) == number:
@@ -958,6 +1030,11 @@ def shown(answer: Any, how: Callable[[Any], str] = repr) -> str:
     except Exception:
         words = f"a {type(answer).__name__}"
     return words if len(words) <= SHOWN else f"{words[: SHOWN - 1]}…"
+
+
+def _plain(value: Any) -> Any:
+    """numpy's numbers and arrays as Python's own."""
+    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
 
 
 def _same(given: Any, right: Any) -> bool:

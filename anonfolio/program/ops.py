@@ -425,7 +425,7 @@ def parse_step(words: Sequence[str], pages: int) -> list[Step]:
     """The steps of one line of a scenario file over a mapping of `pages`: one, or an access to each page of a span."""
     name, *rest = words
     names = ("process", *TABLE[name].arguments)
-    if TABLE[name].access and len(rest) == 2 and (span := re.fullmatch(r"(\d+)\.\.(\d+)", rest[1])):
+    if TABLE[name].access and len(rest) in (2, len(names)) and (span := re.fullmatch(r"(\d+)\.\.(\d+)", rest[1])):
         process, first, last = (
             parse_number(*word) for word in ((rest[0], "process"), (span[1], "page"), (span[2], "page"))
         )
@@ -434,7 +434,9 @@ def parse_step(words: Sequence[str], pages: int) -> list[Step]:
         if last >= pages:
             raise ScenarioError(f"page {last} is outside the mapping, which has pages 0..{pages - 1}")
         check_count(last + 1 - first)
-        return [(name, process, page, (page + 1) % 256)[: 1 + len(names)] for page in range(first, last + 1)]
+        byte = parse_number(rest[2], "byte") if len(rest) == 3 else None
+        own = [(page + 1) % 256 if byte is None else byte for page in range(first, last + 1)]
+        return [(name, process, page, own[page - first])[: 1 + len(names)] for page in range(first, last + 1)]
     if len(rest) != len(names):
         raise ScenarioError(f"{name} takes {', '.join(names)}")
     pairs = zip(names, rest, strict=True)
