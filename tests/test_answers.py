@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from anonfolio.exercises import cost_and_memory, cow_copy_order, first_touch, start_here, zero_page_copy
+from anonfolio.exercises import cost_and_memory, cow_copy_order, first_touch, fork_and_share, start_here, zero_page_copy
 from anonfolio.hardware.orders import KERNEL_COPY
-from anonfolio.lesson import answers
+from anonfolio.lesson import answers, sheet
 from anonfolio.lesson.spoilers import spoilers
 
 ASKED = (
     start_here.backed, start_here.last, start_here.writable, start_here.eight, first_touch.blocks, first_touch.order,
-    zero_page_copy.cheap, cost_and_memory.choose, cow_copy_order.order, cow_copy_order.damage,
+    zero_page_copy.cheap, cost_and_memory.choose, cow_copy_order.order, cow_copy_order.damage, fork_and_share.counts,
 )  # fmt: skip
 
 
@@ -238,3 +238,76 @@ def test_what_answers_a_question_is_what_stands_between_it_and_its_comparison() 
     ]
     assert spoilers(cells) == {3: ("a",), 6: ("a", "b"), 7: ("a",)}
     assert spoilers(["q.a.compare()", "q.c.check(...)"]) == {}
+
+
+# --- what travels to a browser --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("asked", ASKED[:5], ids=lambda asked: asked.id)
+def test_a_sheet_is_sealed_and_the_same_every_time(asked: Any) -> None:
+    made = asked.sheet()
+    shown = json.dumps(made, ensure_ascii=False)
+    right = sheet.unseal(made["id"], made["sealed"])
+    assert right["hints"] == list(asked.hints)
+    assert right["solution"] == list(asked._solved_lines())
+    assert not any(words in shown for words in (*asked.hints, *asked._solved_lines()))
+    assert sheet.seal("another", right) != made["sealed"]
+    assert asked.sheet() == made
+
+
+def test_a_prediction_takes_no_answer_along_and_computes_none() -> None:
+    def never() -> int:
+        raise AssertionError("asked too early")
+
+    asked = type(start_here.backed)(name="q.n", prompt="?", hints=("Think.",), truth=never)
+    made = asked.sheet("predict")
+    assert made is not None
+    assert sheet.unseal("q.n", made["sealed"]) == {"hints": ["Think."]}
+
+
+def test_a_question_that_only_python_can_judge_has_no_sheet() -> None:
+    assert first_touch.order.sheet() is None
+    assert zero_page_copy.cheap.sheet() is None
+
+
+def test_a_card_hears_what_is_clicked_and_python_keeps_it(file: Path) -> None:
+    card = start_here.backed.predict(...).card()
+    card.given = 64
+    assert start_here.backed.kept == [64]
+    card.hinted = 1
+    card.shown = True
+    assert answers.read(file)["start_here.backed"] == {
+        "kind": "number", "given": [64], "right": [None], "hints": 1, "shown": True,
+    }  # fmt: skip
+    cases = start_here.eight.check(a=...).card()
+    cases.given = {"a": "no fault"}
+    assert start_here.eight.kept == {"a": "no fault"}
+    counts = fork_and_share.counts.check(a=...).card()
+    counts.given = {"a": "8"}
+    assert answers.read(file)["fork_and_share.counts"]["right"] == [True]
+
+
+def test_a_card_says_that_no_file_can_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ANONFOLIO_ANSWERS", str(tmp_path / "missing" / "answers.json"))
+    card = start_here.backed.predict(...).card()
+    card.given = 8
+    assert card.unkept.startswith("Not kept in ")
+
+
+def test_all_cards_of_a_notebook_share_one_program() -> None:
+    first, second = start_here.backed.predict(...).card(), start_here.last.predict(...).card()
+    assert first.program is second.program
+    assert "answers" in first.program._esm
+    assert len(first._esm) < 1000
+    first.program.close()
+    assert start_here.backed.predict(...).card().program is not first.program
+
+
+def test_what_is_shown_without_widgets_gives_nothing_away() -> None:
+    said = start_here.backed.compare()
+    bundle, _ = said._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+    assert bundle["text/plain"].startswith("It is 16 pages.")
+    head, _, hidden = bundle["text/html"].partition("</summary>")
+    assert "16" not in head
+    assert "It is 16 pages." in hidden
