@@ -99,8 +99,10 @@ class Folds(HTMLParser):
         super().__init__()
         self.count = self.open = self.inside = 0
         self.outside = ""
+        self.script = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.script = tag == "script"
         if tag != "details":
             return
         self.count += ("class", "answer") in attrs
@@ -111,7 +113,7 @@ class Folds(HTMLParser):
         self.inside -= tag == "details"
 
     def handle_data(self, data: str) -> None:
-        self.outside += "" if self.inside else data
+        self.outside += "" if self.inside or self.script else data
 
 
 @each
