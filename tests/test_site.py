@@ -78,6 +78,8 @@ def ready(page: Page) -> None:
 def test_every_stepper_steps_with_no_network(site: Path, page: Page, path: Path) -> None:
     page.goto((site / f"{path.stem}.html").as_uri())
     ready(page)
+    # Steppers that answer a question are folded away.
+    page.evaluate("document.querySelectorAll('details').forEach((fold) => { fold.open = true; })")
     stored = nbformat.read(path, as_version=4)
     shown = sum(tool.VIEW in output.get("data", {}) for cell in stored.cells for output in cell.get("outputs", []))
     assert page.locator(".widget").count() == shown

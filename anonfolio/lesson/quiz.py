@@ -755,6 +755,10 @@ class Function(Asked):
             return self._asked(f"Not written yet: your function returns nothing. {GOES_ON}")
         return self._unfit(said) or self._compared(cases, said)
 
+    def compared(self, said: list[Any]) -> Note:
+        """What to say of answers to `cases`, one each, which somebody else has asked a function for."""
+        return self._unfit(said) or self._compared(self.cases, said)
+
     def _failed(self, cases: Cased, at: int, error: BaseException) -> Note:
         case, right = cases[at]
         head = f"It fails on case {at + 1} of {len(cases)}."

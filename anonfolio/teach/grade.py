@@ -142,7 +142,7 @@ class Grader:
         said = self._run(mine, given["name"], given["source"])
         if isinstance(said, str):
             return 0.0, said
-        note = mine._unfit(said) or mine._compared(said)
+        note = mine.compared(said)
         return float(note.kind == "right"), note.head
 
     def _other_cases(self, question: Function) -> Function:
