@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import nbformat
 
 import anonfolio
+from anonfolio.draw.drawing import stylesheet
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -64,6 +65,7 @@ def show_widget(page: Page, name: str, state: Mapping[str, Any], model: str) -> 
     `model` is the script that makes ``model`` of ``state``.
     """
     css, script = ((VIEW / f"{name}.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+    css += stylesheet()
     stored = json.dumps(state).replace("</", "<\\/")
     html = WIDGET_PAGE.replace("NAME", name).replace("MODEL", model).replace("CSS", css).replace("STATE", stored)
     files = {"/": (html, "text/html"), f"/{name}.js": (script, "text/javascript")}

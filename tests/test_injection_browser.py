@@ -412,6 +412,10 @@ def test_a_page_of_the_site_runs_nothing(page: Page, tmp_path: Path) -> None:
     panel["frames"] = panel["frames"] | {"panel": [f"<svg><image href=x onerror={RAN} /></svg>"] * 5}
     cells.append(shows("panel"))
     models["panel"] = stored(**panel)
+    legend = state_of(stepper_of("x"))
+    legend["frames"] = legend["frames"] | {"legend": f"<svg><image href=x onerror={RAN} /></svg>"}
+    cells.append(shows("legend"))
+    models["legend"] = stored(**legend)
     site_tool.build([book(tmp_path, *cells, **models)], tmp_path / "site")
     page.goto((tmp_path / "site" / "07_tlb_reach.html").as_uri())
     page.wait_for_function("[...document.querySelectorAll('.widget')].every((one) => 'shown' in one.dataset)")

@@ -530,7 +530,7 @@ def ends_of_texts(element: ET.Element, x: float, y: float) -> Iterator[tuple[flo
 @pytest.mark.parametrize("name", RUNS)
 def test_every_moment_is_drawn_within_its_frame(name: str) -> None:
     shown = micropictures(RUNS[name])
-    assert len({picture.height for picture in shown}) == 1
+    assert len({picture.sheet.height for picture in shown}) == 1
     for picture in shown:
         root = ET.fromstring(picture.svg())
         _, _, width, height = map(float, root.attrib["viewBox"].split())
@@ -567,7 +567,7 @@ def test_a_stale_entry_is_said_to_be_stale() -> None:
 def test_the_stepper_walks_through_every_moment(name: str) -> None:
     run = RUNS[name]
     stepper = MicroStepper(run, title="micro")
-    assert len(stepper.frames["panes"][0]) == len(run.moments)
+    assert len(stepper.frames["panes"][0]["moments"]) == len(run.moments)
     assert stepper.frames["said"][0] == [picture.sentence for picture in micropictures(run)]
     assert stepper.step == run.show().at
     assert stepper.svg().startswith("<svg")

@@ -86,7 +86,7 @@ def acts(page: Page, play: Playground, act: Any, *, steps: int | None = None) ->
 
 
 def cell(page: Page, process: int, vpn: int) -> Locator:
-    return page.locator(f'.afg-view [data-process="{process}"] > [data-page="{vpn}"]')
+    return page.locator(f'.afg-view [data-process="{process}"][data-page="{vpn}"]')
 
 
 def middle(page: Page, process: int, vpn: int) -> tuple[float, float]:

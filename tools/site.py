@@ -141,21 +141,14 @@ def _is_shape(element: ElementTree.Element) -> bool:
 
 
 def drawn_in_pieces(frames: Any) -> bool:
-    """Whether a stepper's front end finds shapes and words alone in what it makes elements of, each piece on its own.
-
-    A piece is a whole element, or opens one that a later piece ends.
-    """
-    drawings = [*frames.get("pieces", ()), *(text for text in frames.get("panel", ()) if text.startswith("<svg"))]
-    return all(map(_is_piece, drawings))
+    """Whether a stepper's front end finds shapes and words alone in what it makes elements of, each on its own."""
+    svgs = [*(text for text in frames.get("panel", ()) if text.startswith("<svg")), frames.get("legend", "")]
+    return all(map(_is_piece, frames.get("pieces", ()))) and all(map(shapes_alone, filter(None, svgs)))
 
 
 @cache
 def _is_piece(piece: str) -> bool:
-    if piece in ("</g>", "</svg>"):
-        return True
-    name = next((name for name in ("svg", "g") if re.match(rf"<{name}[ >]", piece)), "")
-    whole = piece if not name or piece.endswith(f"</{name}>") else f"{piece}</{name}>"
-    return shapes_alone(whole if name == "svg" else f'<svg xmlns="{_SVG[1:-1]}">{whole}</svg>')
+    return shapes_alone(f'<svg xmlns="{_SVG[1:-1]}">{piece}</svg>')
 
 
 @cache

@@ -136,7 +136,7 @@ HIGH = 150
 def advice_svg(advice: Advice) -> str:
     """Bars for faults, time and memory of each set of sizes; curves of faults and of memory over the program's life."""
     said = " ".join(advice.sentences)
-    return "".join(document(AdviceSheet(advice), 0, said, advice_text(advice)))
+    return document(AdviceSheet(advice), 0, said, advice_text(advice))
 
 
 class AdviceSheet(Sheet):
@@ -237,7 +237,7 @@ class AdviceSheet(Sheet):
         ends = []
         for name, points, hue in lines:
             placed = [(x + room * at / across, top + HIGH * (1 - value / most)) for at, value in ((0, 0.0), *points)]
-            self.parts.append(_line(placed, hue))
+            self.add(_line(placed, hue))
             ends.append((placed[-1][1], name))
         below = top - 4
         for height, name in sorted(ends):

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache, cached_property
 from html import escape
 
@@ -25,15 +26,19 @@ _HUES = (
     (("#f8f4b8", "#665c00"), ("#423e00", "#eee35a")),
     (("#e3e0f5", "#4f4791"), ("#2d2953", "#b9b2f0")),
 )
+ROLE_HUES = {"shared": 0, "new": 1, "alone": 2, "mapped": 3}
+"""Which hue says what a page is (`Folio.roles`); what nobody maps has none."""
 _LIGHT = {
-    "bg": "#ffffff", "ink": "#17212b", "mut": "#55616d", "line": "#c3ccd6", "soft": "#f3f5f8", "say": "#fff4de",
-    "sayl": "#d9a441", "zero": "#e4e8ec", "dash": "#8d9aa8", **{f"f{at}": hue[0][0] for at, hue in enumerate(_HUES)},
-    **{f"e{at}": hue[0][1] for at, hue in enumerate(_HUES)},
+    "diff": "#b3005e", "bg": "#ffffff", "ink": "#17212b", "mut": "#55616d", "line": "#c3ccd6", "soft": "#f3f5f8",
+    "say": "#fff4de", "sayl": "#d9a441", "zero": "#e4e8ec",
+    "dash": "#8d9aa8",
+    **{f"f{at}": hue[0][0] for at, hue in enumerate(_HUES)}, **{f"e{at}": hue[0][1] for at, hue in enumerate(_HUES)},
 }  # fmt: skip
 _DARK = {
-    "bg": "#14191f", "ink": "#eef2f6", "mut": "#a9b4bf", "line": "#47525e", "soft": "#1e252d", "say": "#3a2e12",
-    "sayl": "#c9962f", "zero": "#39424c", "dash": "#74808c", **{f"f{at}": hue[1][0] for at, hue in enumerate(_HUES)},
-    **{f"e{at}": hue[1][1] for at, hue in enumerate(_HUES)},
+    "diff": "#ff8ac2", "bg": "#14191f", "ink": "#eef2f6", "mut": "#a9b4bf", "line": "#47525e", "soft": "#1e252d",
+    "say": "#3a2e12", "sayl": "#c9962f", "zero": "#39424c",
+    "dash": "#74808c",
+    **{f"f{at}": hue[1][0] for at, hue in enumerate(_HUES)}, **{f"e{at}": hue[1][1] for at, hue in enumerate(_HUES)},
 }  # fmt: skip
 
 SANS = "system-ui, 'Segoe UI', Helvetica, Arial, sans-serif"
@@ -49,7 +54,7 @@ _CLASSES: dict[str, dict[str, str]] = {
     "zero": {"fill": "zero", "stroke": "mut"},
     "vma": {"fill": "none", "stroke": "mut"},
     "box": {"fill": "bg", "stroke": "line"},
-    "new": {"fill": "none", "stroke": "ink", "stroke-width": "2.5"},
+    "new": {"fill": "none", "stroke": "ink", "stroke-width": "2.2"},
     "mark": {"fill": "ink"},
     "track": {"fill": "line"},
     "was": {"fill": "mut"},
@@ -68,10 +73,29 @@ _CLASSES: dict[str, dict[str, str]] = {
     "vb": {"fill": "ink", "font-size": "9.5px", "font-weight": "700", "text-anchor": "middle", "font-family": MONO},
     "k": {"fill": "ink", "font-size": "11px", "font-family": MONO},
     "kb": {"fill": "ink", "font-size": "11px", "font-weight": "700", "font-family": MONO},
+    "s": {"fill": "ink", "font-size": "13px", "font-weight": "600"},
+    "h": {"fill": "mut", "font-size": "12px"},
+    "e": {"fill": "mut", "font-size": "12px", "text-anchor": "middle"},
+    "f": {"fill": "ink", "font-size": "12px"},
+    "fb": {"fill": "ink", "font-size": "12px", "font-weight": "700"},
+    "fm": {"fill": "mut", "font-size": "12px", "font-weight": "700"},
+    "q": {"fill": "ink", "font-size": "12px", "font-weight": "700", "font-family": MONO},
+    "a": {"fill": "ink", "font-size": "12px", "font-weight": "700", "text-anchor": "middle", "font-family": MONO},
+    "i": {"fill": "mut", "font-size": "12px", "text-anchor": "middle", "font-family": MONO},
+    "copy": {"fill": "none", "stroke": "ink", "stroke-width": "1.4", "stroke-dasharray": "3 2"},
+    "differs": {"fill": "none", "stroke": "diff", "stroke-width": "2", "stroke-dasharray": "6 3"},
     **{f"c{at}": {"fill": f"f{at}", "stroke": f"e{at}"} for at in range(len(_HUES))},
-}
+    **{f"is_{role}": {"fill": f"f{at}", "stroke": f"e{at}"} for role, at in ROLE_HUES.items()},
+    **{f"to_{role}": {"fill": f"f{at}", "fill-opacity": "0.5", "stroke": f"e{at}", "stroke-width": "0.7"}
+       for role, at in ROLE_HUES.items()},
+    "is_held": {"fill": "bg", "stroke": "dash", "stroke-dasharray": "2 2"},
+    "fresh": {"fill": "bg", "stroke": "ink", "stroke-width": "2"},
+    "over": {"fill": "ink", "font-size": "12px", "stroke": "bg", "stroke-width": "3", "stroke-linejoin": "round",
+             "paint-order": "stroke"},
+}  # fmt: skip
 
 
+@cache
 def stylesheet() -> str:
     """All classes in both themes, for the `<style>` of an SVG."""
 
@@ -105,11 +129,6 @@ def lean(piece: str) -> str:
     return re.sub(r'(class="afp-\w+") [^<>]*?(/?>)', r"\1\2", piece)
 
 
-def open_group(x: float, y: float) -> str:
-    """Opens a group at a place: what is in it does not say where it is, and so stays the same when it moves."""
-    return f'<g transform="translate({x:g} {y:g})">'
-
-
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 
 
@@ -121,6 +140,12 @@ def printable(words: str) -> str:
 def xml(words: str) -> str:
     """Words as text inside a tag."""
     return escape(printable(words))
+
+
+def unstyled(svg: str) -> str:
+    """An SVG without the style sheet of all drawings, for where there is one already."""
+    style = stylesheet()
+    return lean(svg.replace(style, "")).replace("<style></style>", "") if style in svg else svg
 
 
 def svg_text(x: float, y: float, words: str, name: str) -> str:
@@ -198,13 +223,13 @@ WIDTH = 900
 RIGHT = 884
 
 
-def open_svg(height: float, said: str, told: str) -> list[str]:
-    """Opens a document, `WIDTH` wide: how it is said in a sentence and told in full, and its style sheet."""
-    # As wide as its place, so that nothing is cut off where an <img> holds it; never wider than drawn.
-    size = f'viewBox="0 0 {WIDTH} {height:g}" width="100%"'
+def open_svg(height: float, said: str, told: str, width: float = WIDTH, shown_px: float = WIDTH) -> list[str]:
+    """Opens a document: how it is said in a sentence and told in full, and its style sheet."""
+    # As wide as its place, so that nothing is cut off where an <img> holds it; never wider than `shown_px`.
+    size = f'viewBox="0 0 {width:g} {height:g}" width="100%"'
     return [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} class="afp" role="img" font-family="{escape(SANS)}"'
-        f' style="max-width:{WIDTH}px;height:auto">',
+        f' style="max-width:{shown_px:g}px;height:auto">',
         f"<title>{xml(said)}</title>",
         f"<desc>{xml(told)}</desc>",
         f"<style>{stylesheet()}</style>",
@@ -212,37 +237,58 @@ def open_svg(height: float, said: str, told: str) -> list[str]:
 
 
 class Sheet:
-    """Pieces from top to bottom, and what stands at the foot of the sheet however high it is made."""
+    """Pieces by key, each a whole element: what has the same key at two moments is the same thing.
+
+    Sorted by key they stand in the order in which they are painted, whatever moment it is.
+    """
+
+    width: float = WIDTH
+    shown_px: float = WIDTH
+    """As wide as it is shown at most."""
 
     def __init__(self) -> None:
-        self.parts: list[str] = []
+        self.pieces: dict[str, str] = {}
         self.height = 0.0
+
+    def add(self, piece: str, key: str = "") -> None:
+        """One more piece; without a key it is the next."""
+        self.pieces[key or f"~{len(self.pieces):05d}"] = piece
 
     def text(self, x: float, y: float, words: str, name: str) -> None:
         """`svg_text`, as the next piece."""
-        self.parts.append(svg_text(x, y, words, name))
+        self.add(svg_text(x, y, words, name))
 
     def lines(self, x: float, y: float, lines: Sequence[str], name: str, step: float) -> None:
         """Lines of text below each other."""
-        self.parts += [svg_text(x, y + step * at, line, name) for at, line in enumerate(lines)]
+        for at, line in enumerate(lines):
+            self.text(x, y + step * at, line, name)
 
     def rect(self, x: float, y: float, width: float, height: float, name: str, radius: float = 3) -> None:
         """`svg_rect`, as the next piece."""
-        self.parts.append(svg_rect(x, y, width, height, name, radius))
+        self.add(svg_rect(x, y, width, height, name, radius))
 
-    def foot(self, bottom: float) -> list[str]:
-        """What stands above the bottom of the sheet."""
-        return []
+    @contextmanager
+    def group(self, x: float, y: float) -> Iterator[None]:
+        """What is added inside is one piece, at a place."""
+        outer, self.pieces = self.pieces, {}
+        yield
+        inside, self.pieces = "".join(self.pieces.values()), outer
+        self.add(f'<g transform="translate({x:g} {y:g})">{inside}</g>')
 
-    def body(self, height: float) -> list[str]:
-        """All pieces but the document around them."""
-        return [svg_rect(0.5, 0.5, WIDTH - 1, height - 1, "bg", 6), *self.parts, *self.foot(height)]
+    def keyed(self, height: float = 0) -> dict[str, str]:
+        """All pieces but the document around them, in order, on a ground at least that high."""
+        ground = svg_rect(0.5, 0.5, self.width - 1, max(height, self.height) - 1, "bg", 6)
+        return {"": ground, **dict(sorted(self.pieces.items()))}
+
+    def body(self, height: float = 0) -> str:
+        """The same, written down."""
+        return "".join(self.keyed(height).values())
 
 
-def document(sheet: Sheet, height: float, said: str, told: str) -> list[str]:
-    """The pieces of a whole SVG, at least that high."""
+def document(sheet: Sheet, height: float, said: str, told: str) -> str:
+    """A whole SVG, at least that high."""
     height = max(height, sheet.height)
-    return [*open_svg(height, said, told), *sheet.body(height), "</svg>"]
+    return "".join([*open_svg(height, said, told, sheet.width, sheet.shown_px), sheet.body(height), "</svg>"])
 
 
 class Drawn(ABC):
@@ -258,25 +304,17 @@ class Drawn(ABC):
         """It as plain text."""
 
     @abstractmethod
-    def sheet(self, *, legend: bool = True) -> Sheet:
-        """It drawn, with or without its legend."""
+    def _draw(self) -> Sheet:
+        """It drawn."""
 
     @cached_property
-    def _sheet(self) -> Sheet:
-        return self.sheet()
-
-    @property
-    def height(self) -> float:
-        """How high the SVG is by itself, in its own units; its width is 900."""
-        return self._sheet.height
-
-    def fragments(self, height: float = 0) -> list[str]:
-        """The pieces whose concatenation is the SVG: one per cell, folio, label."""
-        return document(self._sheet, height, self.sentence, self.text())
+    def sheet(self) -> Sheet:
+        """It drawn: what a stepper moves, piece by piece, is what `svg` writes down."""
+        return self._draw()
 
     def svg(self, height: float = 0) -> str:
-        """It as one SVG document, at least that high."""
-        return "".join(self.fragments(height))
+        """It as one SVG document, at least that high (in its own units)."""
+        return document(self.sheet, height, self.sentence, self.text())
 
     def __repr__(self) -> str:
         return self.text()
@@ -285,10 +323,15 @@ class Drawn(ABC):
         return {"image/svg+xml": self.svg(), "text/plain": self.text()}
 
 
+MOST_WIDTH = 900
+"""Pictures that fit into that beside each other stand so."""
+GAP = 12
+
+
 def stacked(
     head: str, panes: Sequence[tuple[str, Drawn]], panel: tuple[str, str] | None = None, *, told: str = ""
 ) -> str:
-    """Several pictures as one SVG, one below the other; the legend stands under the last.
+    """Several pictures as one SVG, beside each other where there is room, else one below the other.
 
     Parameters
     ----------
@@ -301,49 +344,59 @@ def stacked(
     told : str
         The whole in plain text, for whoever listens.
     """
+    sheets = [picture.sheet for _, picture in panes]
+    one = max(sheet.width for sheet in sheets)
+    columns = max(1, min(len(panes), int((MOST_WIDTH + GAP) // (one + GAP))))
+    width = columns * (one + GAP) - GAP
+    if panel and panel[1].startswith("<svg"):
+        width = max(width, min(MOST_WIDTH, _size(panel[1])[0] + 16))
     parts: list[str] = []
     y = 4.0
 
-    def line(words: str, name: str, size: float) -> None:
-        nonlocal y
-        for piece in wrap(words, RIGHT - 16, sized(size, True)):
-            y += size + 5
-            parts.append(svg_text(16, y, piece, name))
-        y += 7
+    def lines(words: str, name: str, size: float, x: float = 8, room: float = width - 16) -> float:
+        found = wrap(words, room, sized(size, True)) if words else []
+        parts.extend(svg_text(x, y + (size + 5) * (at + 1), line, name) for at, line in enumerate(found))
+        return (size + 5) * len(found) + 7 * bool(found)
 
-    if head:
-        line(head, "t", 14)
-    for label, picture in panes:
-        sheet = picture.sheet(legend=picture is panes[-1][1])
-        if label:
-            line(label, "b", 11.5)
-        parts += [open_group(0, y), *sheet.body(sheet.height), "</g>"]
-        y += sheet.height + 4
+    y += lines(head, "t", 14)
+    for first in range(0, len(panes), columns):
+        row = [*zip(panes[first : first + columns], sheets[first : first + columns], strict=True)]
+        places = [at * (one + GAP) for at in range(len(row))]
+        y += max(lines(label, "fb", 12, x + 8, one - 16) for x, ((label, _), _) in zip(places, row, strict=True))
+        for x, (_, sheet) in zip(places, row, strict=True):
+            parts.append(f'<g transform="translate({x:g} {y:g})">{sheet.body()}</g>')
+        y += max(sheet.height for _, sheet in row) + 4
     if panel:
         title, shown = panel
-        line(title, "b", 11.5)
+        y += lines(title, "fb", 12)
         if shown.startswith("<svg"):
-            nested, height = _nested(shown, 16, y, RIGHT - 16)
+            nested, height = _nested(shown, 8, y, width - 16)
             parts.append(nested)
             y += height
         else:
-            for row in shown.splitlines():
+            for row_ in shown.splitlines():
                 y += 15
-                parts.append(svg_text(16, y, row, "k").replace("<text ", '<text xml:space="preserve" ', 1))
+                parts.append(svg_text(8, y, row_, "k").replace("<text ", '<text xml:space="preserve" ', 1))
         y += 8
     said = head or "; ".join(dict.fromkeys(picture.sentence for _, picture in panes))
-    whole = svg_rect(0.5, 0.5, WIDTH - 1, y - 1, "bg", 6)
-    return "".join([*open_svg(y, said, told), whole, *parts, "</svg>"])
+    whole = svg_rect(0.5, 0.5, width - 1, y - 1, "bg", 6)
+    shown_px = max(width, columns * max(sheet.shown_px for sheet in sheets))
+    return "".join([*open_svg(y, said, told, width, min(shown_px, WIDTH)), whole, *parts, "</svg>"])
 
 
 def _nested(svg: str, x: float, y: float, room: float) -> tuple[str, float]:
     """An SVG put at a place inside another, no wider than the room; and its height there."""
     tag, rest = svg.split(">", 1)
-    box = re.search(r'\bviewBox="([^"]*)"', tag)
-    if box is None:
-        raise ValueError("an SVG in a panel needs a viewBox, which says how large it is")
-    wide, high = map(float, box[1].replace(",", " ").split()[2:])
+    wide, high = _size(svg)
     scale = min(1.0, room / wide)
     tag = re.sub(r'\s(?:x|y|width|height|style)="[^"]*"', "", tag)
     size = f' x="{x:g}" y="{y:g}" width="{wide * scale:g}" height="{high * scale:g}"'
     return f"{tag}{size}>{rest}", high * scale
+
+
+def _size(svg: str) -> tuple[float, float]:
+    box = re.search(r'\bviewBox="([^"]*)"', svg.split(">", 1)[0])
+    if box is None:
+        raise ValueError("an SVG in a panel needs a viewBox, which says how large it is")
+    wide, high = map(float, box[1].replace(",", " ").split()[2:])
+    return wide, high

@@ -19,7 +19,6 @@ from .drawing import (
     exclusive_mark,
     folio_class,
     measure,
-    open_group,
     printable,
     svg_path,
     svg_rect,
@@ -95,8 +94,7 @@ class MicroPicture(Drawn):
         """The picture as plain text."""
         return "\n".join(map(printable, _lines(self)))
 
-    def sheet(self, *, legend: bool = True) -> Sheet:
-        """The moment, drawn; its legend always stands there."""
+    def _draw(self) -> Sheet:
         return _MicroSheet(self)
 
 
@@ -175,7 +173,7 @@ class _MicroSheet(Sheet):
         y = self._cpus(y + 8)
         y = self._tables(y + 12)
         y = self._frames(y + 12)
-        self.parts.append(self._legend(y + 6))
+        self.add(self._legend(y + 6))
         self.height = y + 36
 
     def _header(self) -> float:
@@ -190,7 +188,7 @@ class _MicroSheet(Sheet):
         if told:
             self.rect(SIDE, y, RIGHT - SIDE, 18 * len(told) + 10, "say")
             self.rect(SIDE, y, RIGHT - SIDE, 18 * len(told) + 10, "new")
-            self.parts.append(svg_path(f"M{SIDE + 20:g} {y + 6:g}l8 14h-16z", "mark"))
+            self.add(svg_path(f"M{SIDE + 20:g} {y + 6:g}l8 14h-16z", "mark"))
         self.lines(SIDE + 36, y + 19, told, "t", 18)
         return y + 18 * room + 16
 
@@ -211,7 +209,7 @@ class _MicroSheet(Sheet):
         width = measure(step, 11.5, True) + (30 if done else 16)
         self.rect(x, y, width, CHIP, "soft" if done else "none", 12)
         if done:
-            self.parts.append(svg_path(f"M{x + 9:g} {y + 12:g}l4 4l6 -8", "hollow"))
+            self.add(svg_path(f"M{x + 9:g} {y + 12:g}l4 4l6 -8", "hollow"))
         if _just_done(self.picture, number):
             self.rect(x, y, width, CHIP, "new", 12)
         self.text(x + (23 if done else 8), y + 16, step, "b" if done else "m")
@@ -225,15 +223,14 @@ class _MicroSheet(Sheet):
         event = self.picture.moment.event
         for cpu, runs in enumerate(cpus):
             acts = event is not None and event[0] == f"cpu{cpu}"
-            self.parts.append(open_group(SIDE + cpu * (width + 8), y))
-            self.rect(0, 0, width, high, "new" if acts else "box", 4)
-            self.text(8, 17, f"CPU {cpu} runs P{runs}", "b")
-            self.text(width - 8 - measure("its TLB"), 17, "its TLB", "m")
-            if not self.view.tlbs[cpu]:
-                self.text(8, 42, "no entry", "m")
-            for row, entry in enumerate(self.view.tlbs[cpu]):
-                self._tlb_entry(26 + (ENTRY + 12) * row, entry)
-            self.parts.append("</g>")
+            with self.group(SIDE + cpu * (width + 8), y):
+                self.rect(0, 0, width, high, "new" if acts else "box", 4)
+                self.text(8, 17, f"CPU {cpu} runs P{runs}", "b")
+                self.text(width - 8 - measure("its TLB"), 17, "its TLB", "m")
+                if not self.view.tlbs[cpu]:
+                    self.text(8, 42, "no entry", "m")
+                for row, entry in enumerate(self.view.tlbs[cpu]):
+                    self._tlb_entry(26 + (ENTRY + 12) * row, entry)
         return y + high
 
     def _tlb_entry(self, y: float, seen: TlbView) -> None:
@@ -249,7 +246,7 @@ class _MicroSheet(Sheet):
         self.rect(x, y, 44, CELL, _paint(name) if name else "none")
         if entry:
             self.text(x + 22, y + 16, name if len(name) < 4 else "zero", "n")
-            self.parts.append(write_edge(x, y + CELL, 44, entry.writable))
+            self.add(write_edge(x, y + CELL, 44, entry.writable))
         if changed:
             self.rect(x, y, 44, CELL, "new")
 
@@ -284,18 +281,17 @@ class _MicroSheet(Sheet):
     def _frame(self, x: float, y: float, frame: FrameView, was: FrameView | None) -> None:
         name = self.picture.names[frame.pfn]
         changed = self.picture.before is not None and was != frame
-        self.parts.append(open_group(x, y))
-        self.rect(0, 0, 156, FRAME, "box", 4)
-        self.rect(6, 6, 34, FRAME - 12, _paint(name) if frame.folio >= 0 else "none")
-        self.text(23, FRAME / 2 + 4, name, "n")
-        self.text(48, 20, frame.told, "t" if len(frame.told) < 12 else "b")
-        for row, fact in enumerate(self.picture.frame_facts(frame)[:2]):
-            self.text(48, 37 + 15 * row, fact, "p")
-        if frame.exclusive and frame.folio >= 0:
-            self.parts.append(exclusive_mark(145, 17))
-        if changed:
-            self.rect(0, 0, 156, FRAME, "new", 4)
-        self.parts.append("</g>")
+        with self.group(x, y):
+            self.rect(0, 0, 156, FRAME, "box", 4)
+            self.rect(6, 6, 34, FRAME - 12, _paint(name) if frame.folio >= 0 else "none")
+            self.text(23, FRAME / 2 + 4, name, "n")
+            self.text(48, 20, frame.told, "t" if len(frame.told) < 12 else "b")
+            for row, fact in enumerate(self.picture.frame_facts(frame)[:2]):
+                self.text(48, 37 + 15 * row, fact, "p")
+            if frame.exclusive and frame.folio >= 0:
+                self.add(exclusive_mark(145, 17))
+            if changed:
+                self.rect(0, 0, 156, FRAME, "new", 4)
 
     def _legend(self, y: float) -> str:
         told, x = "", float(SIDE)
@@ -308,7 +304,7 @@ class _MicroSheet(Sheet):
             (exclusive_mark(9, 11), "PageAnonExclusive"),
         )
         for sample, words in samples:
-            told += f"{open_group(x, y)}{sample}{svg_text(22, 15, words, 'm')}</g>"
+            told += f'<g transform="translate({x:g} {y:g})">{sample}{svg_text(22, 15, words, "m")}</g>'
             x += 22 + measure(words) + 11
         told += svg_text(x, y + 15, "in memory: the bytes stored, in order", "m")
         return f"<g>{told}</g>"

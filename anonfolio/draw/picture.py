@@ -1,7 +1,7 @@
-"""The picture of a state: page tables as strips of cells, folios under them, and why the last step did what it did.
+"""The picture of a state: processes above and below, memory between, ribbons for who maps what, and what decided.
 
-A letter and a colour stand for one folio, and ``A5`` is page 5 of folio A, in a page-table entry as in memory. What
-there is to see is a `Scene`; a `Picture` holds one and shows it.
+A letter stands for one folio, and ``A5`` is page 5 of folio A. What there is to see is a `Scene`; a `Picture` holds one
+and shows it, in as much room as a `Plan` gives to all pictures that are shown together.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from ..machine.show import Latest, show
 from ..program.scenario import Timeline
 from ..witness.comparing import Recorded
 from .drawing import Drawn, Sheet
+from .plan import Plan, plan
 from .scene import Scene, latest_scene, lined_up, recorded_scenes, scenes
 from .svg import SceneSheet
 from .text import to_text
@@ -20,14 +21,14 @@ from .text import to_text
 class Picture(Drawn):
     """A scene, shown: `text` for a terminal, `svg` for a notebook."""
 
-    def __init__(self, scene: Scene) -> None:
-        self.scene = scene
+    def __init__(self, scene: Scene, plan: Plan | None = None) -> None:
+        self.scene, self.plan = scene, plan
 
     @classmethod
     def of(cls, timeline: Timeline, step: int | None = -1) -> Picture:
         """The picture after a step of a timeline, numbered as the timeline is; None for the state before the first."""
-        shown = pictures(timeline)
-        return shown[0] if step is None else shown[1:][step]
+        shown = scenes(timeline)
+        return cls(shown[0] if step is None else shown[1:][step])
 
     @property
     def sentence(self) -> str:
@@ -38,9 +39,8 @@ class Picture(Drawn):
         """The picture as plain text of at most 100 columns."""
         return to_text(self.scene)
 
-    def sheet(self, *, legend: bool = True) -> Sheet:
-        """The picture, drawn."""
-        return SceneSheet(self.scene, legend=legend)
+    def _draw(self) -> Sheet:
+        return SceneSheet(self.scene, self.plan)
 
 
 def pictures(run: Timeline | Recorded) -> list[Picture]:
@@ -49,9 +49,11 @@ def pictures(run: Timeline | Recorded) -> list[Picture]:
 
 
 def side_by_side(runs: Sequence[Timeline | Recorded]) -> list[list[Picture]]:
-    """`pictures` of each of several runs, their counters in the same columns."""
+    """`pictures` of each of several runs, in the same places."""
     panes = [scenes(run) if isinstance(run, Timeline) else recorded_scenes(run) for run in runs]
-    return [[Picture(scene) for scene in pane] for pane in lined_up(panes)]
+    lined = lined_up(panes)
+    room = plan([scene for pane in lined for scene in pane])
+    return [[Picture(scene, room) for scene in pane] for pane in lined]
 
 
 @show.register

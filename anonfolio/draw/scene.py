@@ -21,6 +21,7 @@ from ..machine.snapshot import FolioView, MappingView, PinView, ProcessView, Sna
 from ..program.ops import in_text
 from ..program.scenario import Result, Timeline
 from ..witness.comparing import GUARD, NONE, ZERO, PageView, Recorded
+from .place import NOWHERE, Kept, Place, is_above, places
 from .table import NO_ENTRIES, Entries, Flags, Numbers, Table, letter, page_name, row_spans
 from .words import fault_sentence, forks, recorded_sentence, sentence, state_sentence
 
@@ -99,6 +100,8 @@ class Folio:
     mm_ids : tuple of (int, int)
         The (process, mappings) of its slots, where the kernel has slots; `maybe_shared` is the bit beside them. An mm
         of which no process is known is its number, negative.
+    place : Place
+        Where it stands in a picture.
     """
 
     number: int
@@ -117,6 +120,7 @@ class Folio:
     partially_mapped: bool = False
     lazyfree: bool = False
     deferred: bool = False
+    place: Place = NOWHERE
 
     @property
     def name(self) -> str:
@@ -175,6 +179,12 @@ class Scene:
         By number.
     freed : tuple of int
         Numbers of the folios that the step freed.
+    gone : tuple of Folio
+        They, as they were.
+    acting : int
+        The process that the step is about.
+    differing : frozenset of (int, int)
+        Process and page number of entries that another run, shown beside, has otherwise.
     copied : tuple of Copied
         Which content the step copied; empty where the state before it is not known.
     faults : tuple of Fault
@@ -195,11 +205,29 @@ class Scene:
     folios: tuple[Folio, ...]
     freed: tuple[int, ...]
     copied: tuple[Copied, ...] = ()
+    gone: tuple[Folio, ...] = ()
+    acting: int = 0
+    differing: frozenset[tuple[int, int]] = frozenset()
     faults: tuple[Fault, ...] = ()
     counters: tuple[Counter, ...] = ()
     tables_only: bool = False
     folds: bool = True
     wide: bool = False
+
+    def ribboned(self) -> tuple[int, ...]:
+        """The processes whose mappings are drawn as ribbons: the acting one, and one across that shares most with it.
+
+        At most one stands above memory and one below; of those that share as much the one next to memory.
+        """
+        mapping = [table for table in self.tables if table.alive and (table.entries.folio >= 0).any()]
+        if not mapping:
+            return ()
+        acts = next((table for table in mapping if table.process == self.acting), mapping[0])
+        mine = acts.entries.folio[acts.entries.folio >= 0]
+        across = [table for table in mapping if is_above(table.process) != is_above(acts.process)]
+        shared = [int(np.isin(table.entries.folio, mine).sum()) for table in across]
+        best = [across[shared.index(max(shared))].process] if across else []
+        return tuple(sorted([acts.process, *best]))
 
     def by_number(self) -> dict[int, Folio]:
         """The folios by number."""
@@ -269,6 +297,7 @@ def scene(
     before: Scene | None = None,
     numbers: Mapping[int, int] | None = None,
     forked: int | None = None,
+    acting: int | None = None,
     heading: str = "",
     said: str = "",
     folds: bool = True,
@@ -287,6 +316,8 @@ def scene(
         Folio id to number (see `folio_numbers`); by default its id.
     forked : int, optional
         The process that the step forked.
+    acting : int, optional
+        The process that the step is about; by default the one that faulted last, else the first.
     heading : str
         What stands above the sentence; the policy's name by default.
     said : str
@@ -308,19 +339,29 @@ def scene(
         for view, one, held in zip(snapshot.folios, number.values(), where.held(), strict=True)
     ]
     kept = set(number.values()) - fresh
+    if acting is None:
+        acting = faults[-1].process if faults else 0
     return Scene(
         snapshot.policy,
         heading or snapshot.policy,
         said or state_sentence(snapshot),
         tables,
-        tuple(sorted(folios, key=lambda folio: folio.number)),
+        _placed(sorted(folios, key=lambda folio: folio.number), tables, before),
         tuple(one for one in earlier if one not in kept),
-        tuple(_copied(tables, before, forked, fresh)) if before else (),
-        tuple(faults),
-        tuple(_counters(snapshot, before)),
+        copied=tuple(_copied(tables, before, forked, fresh)) if before else (),
+        gone=tuple(folio for one, folio in earlier.items() if one not in kept),
+        acting=acting,
+        faults=tuple(faults),
+        counters=tuple(_counters(snapshot, before)),
         folds=folds,
         wide=is_wide(tables, folds),
     )
+
+
+def _placed(folios: Sequence[Folio], tables: Sequence[Table], before: Scene | None) -> tuple[Folio, ...]:
+    kept = {folio.number: Kept(folio.place, folio.pages) for folio in before.folios} if before else {}
+    found = places(tables, {folio.number: folio.pages for folio in folios}, kept)
+    return tuple(replace(folio, place=found[folio.number]) for folio in folios)
 
 
 class _Frames:
@@ -465,8 +506,8 @@ def after(
     """The scene after a step; `base` is the page number of the scenario's page 0 (`Scenario.first_vpn`)."""
     forked = result.step[1] if result.step[0] == "fork" and result.ok else None
     return scene(
-        result.snapshot, faults=result.faults, before=before, numbers=numbers, forked=forked, heading=heading,
-        said=sentence(result, base), folds=folds,
+        result.snapshot, faults=result.faults, before=before, numbers=numbers, forked=forked,
+        acting=result.step[1], heading=heading, said=sentence(result, base), folds=folds,
     )  # fmt: skip
 
 
@@ -510,7 +551,42 @@ def lined_up(panes: Sequence[Sequence[Scene]]) -> list[list[Scene]]:
         mine = {counter.what for counter in one.counters}
         return (*one.counters, *(Counter(what, 0, 0) for what in taken if mine and what not in mine))
 
-    return [[replace(one, counters=counters(one)) for one in pane] for pane in panes]
+    found = [[replace(one, counters=counters(one)) for one in pane] for pane in panes]
+    if len(found) == 1:
+        return found
+    alike = [[_entries_alike(one) for one in pane] for pane in found]
+    differing = [[_unlike(*both) for both in zip(alike[0], pane, strict=True)] for pane in alike]
+    if len(found) == 2:
+        # Of two, both are marked; of more, each but the first shows where it differs from that.
+        differing[0] = differing[1]
+    return [
+        [replace(one, differing=pages) for one, pages in zip(pane, unlike, strict=True)]
+        for pane, unlike in zip(found, differing, strict=True)
+    ]
+
+
+Entry = tuple[int, int]
+"""A process and a page number."""
+
+
+def _unlike(mine: Mapping[Entry, object], other: Mapping[Entry, object]) -> frozenset[Entry]:
+    return frozenset(where for where in mine.keys() | other.keys() if mine.get(where) != other.get(where))
+
+
+def _entries_alike(one: Scene) -> dict[Entry, object]:
+    """Per entry what another run should have alike: which page of a folio of which size, and who else maps it."""
+    sizes = {folio.number: folio.pages for folio in one.folios}
+    found: dict[Entry, tuple[int, int]] = {}
+    mappers: dict[tuple[int, int], list[Entry]] = {}
+    for table in one.tables:
+        at = table.entries
+        for vpn, folio, offset in zip(at.vpn.tolist(), at.folio.tolist(), at.offset.tolist(), strict=True):
+            found[table.process, vpn] = (folio, offset)
+            mappers.setdefault((folio, offset), []).append((table.process, vpn))
+    return {
+        where: (sizes[folio], offset, *mappers[folio, offset]) if folio >= 0 else (folio,)
+        for where, (folio, offset) in found.items()
+    }
 
 
 # --- recordings -----------------------------------------------------------------------------------------------------
@@ -532,7 +608,8 @@ def recorded_scenes(recorded: Recorded) -> list[Scene]:
         said = recorded_sentence(recorded, at - 1) if at else "Nothing is mapped yet."
         before = found[-1] if at else None
         processes = 1 + forks(recorded, at)
-        found.append(_recorded_scene(source, f"{source} · {words}", said, view, processes, base, numbers, before))
+        now = _recorded_scene(source, f"{source} · {words}", said, view, processes, base, numbers, before)
+        found.append(replace(now, acting=steps[at - 1][1] if at else 0))
     return _side_by_side(found)
 
 
@@ -555,10 +632,11 @@ def _recorded_scene(
             mapped.setdefault(int(folio[at]), np.zeros(int(view.size[at]), np.int16))[view.offset[at]] += 1
     earlier = before.by_number() if before else {}
     tables = tuple(_recorded_table(process, entries.get(process), before) for process in range(processes))
+    folios = [_recorded_folio(number, mapped[number], earlier.get(number)) for number in sorted(mapped)]
     return Scene(
-        source, heading, said, tables,
-        tuple(_recorded_folio(number, mapped[number], earlier.get(number)) for number in sorted(mapped)),
+        source, heading, said, tables, _placed(folios, tables, before),
         tuple(number for number in earlier if number not in mapped),
+        gone=tuple(folio for number, folio in earlier.items() if number not in mapped),
         tables_only=True, wide=is_wide(tables, True),
     )  # fmt: skip
 

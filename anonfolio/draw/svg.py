@@ -1,435 +1,536 @@
-"""A scene as SVG, top to bottom: sentence, processes, folios, checks beside or below, counters, legend."""
+"""A scene as SVG: processes above and below, memory between them, ribbons from pages to folios, and what decided.
+
+Each piece has a key: the same page of the same process, the same page of the same folio, at all moments. A stepper
+moves what has the same key; what is written here is what it ends at.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 import numpy as np
 
-from ..kernel.record import PATHS, Check, Fault
-from ..witness.comparing import ZERO
+from ..witness.comparing import GUARD, NONE, ZERO
 from .drawing import (
-    RIGHT,
-    WIDTH,
     Sheet,
     document,
     exclusive_mark,
-    folio_class,
     measure,
-    measure_mono,
-    open_group,
+    open_svg,
     pin_mark,
     ref_mark,
-    sized,
     svg_path,
     svg_rect,
     svg_text,
-    wrap,
-    write_edge,
     xml,
 )
-from .scene import Counter, Folio, Scene, alike
-from .table import Cell, Row, Span, Table, letter, rows, spans
+from .place import is_above
+from .plan import LABEL, PITCH, Band, Plan, heading_lines, plan, sentence_lines, why_lines
+from .scene import Copied, Folio, Scene
+from .table import Table, letter, page_name
 from .text import to_text
-from .words import TRAILS, more_faults
 
-LEFT = 92
-CELL, FRAME = 28, 43
-COUNTER = 38
-"""Height of a line of counters: name, number, bar."""
-SMALL = 104
-"""Width of a folio of one page: five fit in a row."""
-DECIDES = "decides the path"
-"""Said of the check that did; further ones decide how far a fault reaches."""
+WIDE = PITCH - 2
+"""How wide the cell of a page is."""
+CELL, TITLE, FRAME = 22.0, 16.0, 26.0
+"""How high a page-table entry is, the line that names a folio, and a page of it."""
+NUMBERS, WORDS, RIBBON, LANES = 19.0, 15.0, 20.0, 18.0
+"""How high a line of page numbers and of what mappings are called is; the room for ribbons, and between lanes."""
+LANE = TITLE + FRAME + LANES
 SHORT_WORDS = {"read-only": "ro", "wipe-on-fork": "wipe", "dont-fork": "dont", "no-huge": "4K", "no access": "none"}
-"""What stands over a mapping that is too narrow for the words."""
+"""What a mapping is called that is too narrow for the words."""
+SCALE = 1.32
+"""So much larger a picture may be shown than it is drawn: 12 px are 16 then."""
 
 
 def to_svg(scene: Scene, height: float = 0) -> str:
-    """The scene as one SVG document, at least that high (in its own units; its width is 900)."""
-    return "".join(document(SceneSheet(scene), height, scene.sentence, to_text(scene)))
+    """The scene as one SVG document, at least that high (in its own units)."""
+    return document(SceneSheet(scene), height, scene.sentence, to_text(scene))
 
 
 class SceneSheet(Sheet):
-    """A scene laid out. Where rows are wide, the checks stand below."""
+    """A scene laid out after a plan; without one it takes what room it needs itself."""
 
-    def __init__(self, scene: Scene, *, legend: bool = True) -> None:
+    def __init__(self, scene: Scene, plan_: Plan | None = None) -> None:
         super().__init__()
-        self.scene, self.legend = scene, legend
-        self.columns, self.pitch = (32, 24.25) if scene.wide else (16, 33.5)
-        self.main = RIGHT if scene.wide else LEFT + self.columns * self.pitch
-        top = y = self._header()
-        for table in scene.tables:
-            y = self._process(table, y)
-        y = self._memory(y)
-        if scene.faults and scene.wide:
-            y = self._trail(scene.faults, 16, y + 4, RIGHT - 16)
-        elif scene.faults:
-            y = max(y, self._trail(scene.faults, self.main + 14, top, RIGHT - self.main - 14))
-        self.height = y + self._foot_height()
+        self.scene = scene
+        self.plan = plan_ or plan([scene])
+        self.width = self.plan.width
+        self.shown_px = round(self.width * SCALE)
+        self.ribboned = scene.ribboned()
+        self.roles = {folio.number: folio.roles() for folio in scene.folios}
+        self.by_number = scene.by_number() | {folio.number: folio for folio in scene.gone}
+        y = self._header()
+        for band in self.plan.bands:
+            y = _BandDrawing(self, band, y).end + 8
+        self.height = self._why(y)
 
     def _header(self) -> float:
-        self.text(16, 21, self.scene.heading, "m")
-        lines = wrap(self.scene.sentence, RIGHT - 16, sized(14, True))
-        self.lines(16, 41, lines, "t", 18)
-        return 41 + 18 * max(2, len(lines)) - 8
+        room = self.width - 16
+        heading, sentence = heading_lines(self.scene, room), sentence_lines(self.scene, room)
+        for at, line in enumerate(heading):
+            self.add(svg_text(8, 18 + 15 * at, line, "h"), f"0h{at}")
+        y = 4 + 15 * self.plan.heading
+        for at, line in enumerate(sentence):
+            self.add(svg_text(8, y + 17 + 17 * at, line, "s"), f"0s{at}")
+        return y + 17 * self.plan.sentence + 10
 
-    def _across(self, column: int) -> float:
-        # A small gap after 16 shows the alignment in the wide form.
-        return column * self.pitch + (6 if column >= 16 else 0)
+    def _why(self, y: float) -> float:
+        if not self.plan.why:
+            return y
+        height = 10 + 17 * self.plan.why
+        lines = why_lines(self.scene, self.width - 16)
+        if lines:
+            told = svg_rect(8, y, self.width - 16, 10 + 17 * len(lines), "say", 4)
+            for at, line in enumerate(lines):
+                told += svg_text(16, y + 18 + 17 * at, line.words, "q" if line.strong else "f")
+            self.add(f'<g data-why="">{told}</g>', "9why")
+        return y + height + 8
 
-    # --- page tables --------------------------------------------------------------------------------------------
 
-    def _process(self, table: Table, y: float) -> float:
-        self.text(16, y + 24, f"P{table.process}", "t")
+class _BandDrawing:
+    """Draws the pages of a band; `end` is where it ends."""
+
+    def __init__(self, sheet: SceneSheet, band: Band, y: float) -> None:
+        self.sheet, self.scene, self.band = sheet, sheet.scene, band
+        self.columns = sheet.plan.columns
+        self.rows: dict[int, float] = {}
+        above, below = band.above(), band.below()
+        for process in above:
+            y += NUMBERS + (WORDS if process in sheet.plan.labelled else 0)
+            self.rows[process] = y
+            y += CELL + 5
+        y += RIBBON - 5 if above and band.lanes else 0
+        self.lanes = {lane: y + LANE * at for at, lane in enumerate(band.lanes)}
+        y += LANE * len(band.lanes) - LANES if band.lanes else 0
+        y += RIBBON if below and band.lanes else 0
+        for process in below:
+            self.rows[process] = y
+            y += CELL + NUMBERS + (WORDS if process in sheet.plan.labelled else 0) + 5
+        self.end = y
+        for process in band.processes:
+            if process < len(self.scene.tables):
+                self._process(self.scene.tables[process])
+            else:
+                self._label(process, "not there yet")
+        self._memory()
+        self._copies(self.scene.copied)
+
+    def key(self, layer: str, *numbers: int) -> str:
+        """Sorted by layer, then by what it is."""
+        return layer + ".".join(f"{number + 1:06d}" for number in (self.band.lo, *numbers))
+
+    def x(self, vpn: float) -> float:
+        return self.band.x(vpn, self.columns)
+
+    # --- processes ----------------------------------------------------------------------------------------------
+
+    def _label(self, process: int, words: str = "", told: str = "") -> None:
+        y = self.rows[process] + 16
+        acts = process == self.scene.acting and not words
+        name = f"<g><title>{xml(told or words or f'process {process}')}</title>"
+        name += svg_text(4, y, f"P{process}", "fb" if acts else "fm") + "</g>"
+        self.sheet.add(name, self.key("7p", process))
+        if words:
+            self.sheet.add(svg_text(LABEL, y, words, "h"), self.key("7w", process))
+
+    def _process(self, table: Table) -> None:
+        process, band = table.process, self.band
         if not table.alive:
-            self.text(LEFT, y + 24, "exited", "m")
-            return y + 34
-        below = y + 39
-        self.text(16, below, f"RSS {table.rss_pages}", "m")
-        held = [line for held in table.holdings for line in wrap(held, LEFT - 20)]
-        self.lines(16, below + 13, held, "m", 13)
-        below += 13 * len(held)
-        found = list(rows(table, self.columns, self.scene.folds))
-        for row in found:
-            self._row(table, row, row is found[0], y + 13)
-            y += CELL + 30
-        if not found:
-            self.text(LEFT, y + 24, "no mapping", "m")
-        return max(y, below + 6) + 4
+            return self._label(process, "exited")
+        at = table.entries
+        here = np.flatnonzero((at.vpn >= band.lo) & (at.vpn < band.hi))
+        told = f"process {process}" if self.scene.tables_only else f"process {process}: RSS {table.rss_pages} pages"
+        self._label(process, "" if len(here) else "no mapping here", "; ".join([told, *table.holdings]))
+        if not len(here):
+            return None
+        if process in self.sheet.plan.labelled:
+            self._mappings(table)
+        if band.folded:
+            self._bar(table, here)
+        else:
+            for index in here.tolist():
+                self._cell(table, index)
+        self._numbers(table, here)
+        self._outlines(table, here)
+        if process in self.sheet.ribboned:
+            self._ribbons(table, here)
+        return None
 
-    def _row(self, table: Table, row: Row, is_first: bool, y: float) -> None:
-        first, last = row.cells[0].vpn, row.cells[-1].vpn
-        self.parts.append(open_group(0, y).replace("<g ", f'<g data-process="{table.process}" ', 1))
-        self.parts += [self._bar(row)] if row.folded else map(self._cell, row.cells)
-        for start, end, words in table.mappings:
-            lo, hi = max(start, first), min(end - 1, last)
-            if lo > hi:
+    def _cell(self, table: Table, index: int) -> None:
+        at, process, y = table.entries, table.process, self.rows[table.process]
+        vpn, folio, offset = int(at.vpn[index]), int(at.folio[index]), int(at.offset[index])
+        x = self.x(vpn)
+        frame = page_name(folio, offset, bool(at.large[index])) if folio >= 0 else ""
+        writable = bool(at.writable[index]) and folio >= 0
+        words = f"page {vpn}: {self._entry_words(folio, frame, writable, bool(at.huge[index]))}"
+        here = f' data-frame="{frame}"' if frame else ""
+        told = f'<g data-process="{process}" data-page="{vpn}"{here}><title>{xml(words)}</title>'
+        told += svg_rect(x, y, WIDE, CELL, self._entry_role(folio, offset))
+        name = self._entry_name(process, folio)
+        told += _fitting(x + WIDE / 2, y + 15, name, WIDE) if name else ""
+        self.sheet.add(told + "</g>", self.key("4c", process, vpn))
+        if writable:
+            self.sheet.add(svg_path(f"M{x + 3:g} {y + CELL - 4:g}h{WIDE - 6:g}", "pen"), self.key("5w", process, vpn))
+
+    def _entry_words(self, folio: int, frame: str, writable: bool, huge: bool) -> str:
+        if folio < 0:
+            return {NONE: "nothing mapped", ZERO: "the zero page, read-only", GUARD: "a guard page"}[folio]
+        if self.scene.tables_only:
+            return frame
+        return f"{frame}, {'writable' if writable else 'read-only'}" + (", by one PMD entry" if huge else "")
+
+    def _entry_role(self, folio: int, offset: int) -> str:
+        return "zero" if folio == ZERO else "none" if folio < 0 else f"is_{self.sheet.roles[folio][offset]}"
+
+    def _entry_name(self, process: int, folio: int) -> str:
+        """A letter where no ribbon leads to the folio."""
+        if folio < 0:
+            return {ZERO: "z", GUARD: "!"}.get(folio, "")
+        ribbon = process in self.sheet.ribboned and self._stands_here(self.sheet.by_number[folio])
+        return "" if ribbon else letter(folio)
+
+    def _bar(self, table: Table, here: np.ndarray) -> None:
+        at, process, y = table.entries, table.process, self.rows[table.process]
+        first, last = int(here[0]), int(here[-1])
+        lo, hi = int(at.vpn[first]), int(at.vpn[last])
+        folio, huge = int(at.folio[first]), bool(at.huge[first])
+        x, width = self.x(lo), self.x(hi + 1) - self.x(lo) - 2
+        what = {NONE: "nothing mapped", ZERO: "zero page", GUARD: "guard pages"}.get(folio, "")
+        if folio >= 0:
+            large = bool(at.large[first])
+            what = "–".join(page_name(int(at.folio[end]), int(at.offset[end]), large) for end in (first, last))
+        writable = bool(at.writable[first]) and folio >= 0
+        words = self._entry_words(folio, what, writable, huge)
+        told = f'<g data-process="{process}" data-page="{lo}" data-last="{hi}" data-frame="{what}">'
+        told += f"<title>pages {lo}–{hi}: {xml(words)}</title>"
+        told += svg_rect(x, y, width, CELL, self._entry_role(folio, int(at.offset[first])))
+        told += svg_text(x + width / 2, y + 14, f"{what}, {hi - lo + 1} pages" + (", one PMD" if huge else ""), "a")
+        self.sheet.add(told + "</g>", self.key("4c", process, lo))
+        if writable:
+            self.sheet.add(svg_path(f"M{x + 3:g} {y + CELL - 3:g}h{width - 6:g}", "pen"), self.key("5w", process, lo))
+
+    def _outlines(self, table: Table, here: np.ndarray) -> None:
+        """Around each run of entries that the step changed, and of those that another run has otherwise."""
+        process, y = table.process, self.rows[table.process]
+        vpns = table.entries.vpn
+        for lo, hi in _runs(vpns[here[table.changed[here]]].tolist()):
+            x, width = self.x(lo), self.x(hi) - self.x(lo) - 2
+            self.sheet.add(svg_rect(x, y, width, CELL, "new"), self.key("6n", process, lo))
+        for lo, hi in _runs([vpn for vpn in vpns[here].tolist() if (process, vpn) in self.scene.differing]):
+            x, width = self.x(lo) - 2, self.x(hi) - self.x(lo) + 2
+            self.sheet.add(svg_rect(x, y - 2.5, width, CELL + 5, "differs", 4), self.key("6d", process, lo))
+
+    def _numbers(self, table: Table, here: np.ndarray) -> None:
+        """Every fourth page's number, and those that faulted."""
+        band, process, y = self.band, table.process, self.rows[table.process]
+        above = is_above(process)
+        base = y - 7 if above else y + CELL + 15
+        vpns = table.entries.vpn[here].tolist()
+        faulted = [int(table.entries.vpn[index]) for index in here[table.faulted[here]]]
+        for vpn in faulted[-1:] if band.folded else faulted:
+            x = self.x(vpn + 0.5) - 1
+            edge = f"M{x - 5:g} {y - 5:g}h10l-5 7z" if above else f"M{x - 5:g} {y + CELL + 5:g}h10l-5 -7z"
+            mark = svg_path(edge, "arrow") + svg_text(x, base, f"{vpn}", "a")
+            self.sheet.add(f'<g data-fault="{vpn}">{mark}</g>', self.key("8f", process, vpn))
+        shown = [vpns[0], vpns[-1]] if band.folded else [vpn for vpn in vpns if vpn % 4 == 0 or vpn == vpns[-1]]
+        shown = [vpn for vpn in shown if all(abs(self.x(vpn) - self.x(other)) > 1.6 * PITCH for other in faulted)]
+        for vpn in shown:
+            if vpn == vpns[-1] and any(0 < vpn - other < (2 if vpn > 99 else 1) for other in shown):
                 continue
-            left, right = (0, self.columns - 1) if row.folded else (lo % self.columns, hi % self.columns)
-            x0, x1 = LEFT + self._across(left), LEFT + self._across(right) + self.pitch - 2
-            self.parts.append(_bracket(x0 - 2, x1 + 2, lo == start, hi == end - 1))
-            if words and (lo == start or is_first):
-                self.parts.append(_label(words, x0, x1 - x0))
-        self.parts.append("</g>")
+            x = self.x(vpn) + (14 if band.folded and vpn == vpns[0] else self.x(1) - self.x(0) - 14 if band.folded
+                               else WIDE / 2)  # fmt: skip
+            self.sheet.add(svg_text(x, base, f"{vpn}", "i"), self.key("7n", process, vpn))
 
-    def _cell(self, cell: Cell) -> str:
-        x, width = LEFT + self._across(cell.vpn % self.columns), self.pitch - 2
-        told = f'<g data-page="{cell.vpn}"><title>{xml(self._cell_words(cell))}</title>'
-        told += svg_rect(x, 0, width, CELL, _fill(cell))
-        if cell.name:
-            told += svg_text(x + width / 2, 16, cell.name, self._name_class(cell.name))
-            told += self._edge(x, width, cell)
-        if cell.changed:
-            told += svg_rect(x, 0, width, CELL, "new")
-        if cell.faulting:
-            told += _arrow(x + width / 2)
-        return told + svg_text(x + width / 2, CELL + 12, f"{cell.vpn}", "vb" if cell.faulting else "v") + "</g>"
+    def _mappings(self, table: Table) -> None:
+        """A line along each mapping, and what it is called."""
+        above, y = is_above(table.process), self.rows[table.process]
+        for start, end, words in table.mappings:
+            lo, hi = max(start, self.band.lo), min(end, self.band.hi)
+            if lo >= hi:
+                continue
+            x0, x1, line, tick = self.x(lo), self.x(hi) - 2, *((y - 2, 4) if above else (y + CELL + 2, -4))
+            left = f"M{x0:g} {line + tick:g}V{line:g}" if lo == start else f"M{x0:g} {line:g}"
+            drawn = svg_path(f"{left}H{x1:g}" + (f"v{tick:g}" if hi == end else ""), "vma")
+            if words:
+                short = words if measure(words, 12) <= x1 - x0 + 14 else _shortened(words)
+                base = y - NUMBERS - 4 if above else y + CELL + NUMBERS + 11
+                drawn += f"<title>{xml(words)}</title>" + svg_text(x0, base, short, "h")
+            self.sheet.add(f"<g>{drawn}</g>", self.key("7v", table.process, start))
 
-    def _edge(self, x: float, width: float, cell: Cell) -> str:
-        return "" if self.scene.tables_only else write_edge(x, CELL, width, cell.writable)
+    # --- ribbons ------------------------------------------------------------------------------------------------
 
-    def _cell_words(self, cell: Cell) -> str:
-        what = {"": "nothing mapped", "z": "the zero page, read-only", "!": "a guard page"}.get(cell.name, cell.name)
-        if cell.folio >= 0 and not self.scene.tables_only:
-            what += ", writable" if cell.writable else ", read-only"
-        return f"page {cell.vpn}: {what}"
+    def _ribbons(self, table: Table, here: np.ndarray) -> None:
+        """One for each run of pages that go on alike in one folio, down to its box."""
+        at = table.entries
+        role = [self._entry_role(int(at.folio[index]), int(at.offset[index])) for index in here]
+        index = here.tolist()
 
-    def _name_class(self, name: str) -> str:
-        room = (self.pitch - 4) / len(name)
-        return "n" if room >= 7.6 else "ns" if room >= 6 else "nt"
+        def run(item: tuple[int, int]) -> tuple[int, int, int, str]:
+            step, one = item
+            large = bool(at.large[one])
+            # Small folios side by side in one lane look like one run, and each has its ribbon.
+            start = int(at.vpn[one]) - (int(at.offset[one]) if large or not self.band.folded else 0)
+            folio = int(at.folio[one])
+            if self.band.folded and not large and folio >= 0:
+                return -9, self.sheet.by_number[folio].place.lane, 0, role[step]
+            return folio, start, 0, role[step]
 
-    def _bar(self, row: Row) -> str:
-        first, last = row.cells[0], row.cells[-1]
-        width = self._across(self.columns - 1) + self.pitch - 2
-        told = f'<g data-page="{first.vpn}" data-last="{last.vpn}">' + svg_rect(LEFT, 0, width, CELL, _fill(first))
-        words = f"{first.name}–{last.name}" if first.folio >= 0 else first.name or "nothing mapped"
-        words += f"  ×{row.pages}" + ("  one PMD entry" if row.huge else "")
-        if row.huge:
-            told += svg_rect(LEFT + 3, 3, width - 6, CELL - 11, "rule", 2)
-        told += svg_text(LEFT + width / 2, 16, words, "n")
-        if first.name:
-            told += self._edge(LEFT, width, first)
-        if first.changed:
-            told += svg_rect(LEFT, 0, width, CELL, "new")
-        if row.fault is not None:
-            x = LEFT + (row.fault - first.vpn + 0.5) / row.pages * width
-            told += _arrow(x) + svg_text(x + 9, -5, f"page {row.fault}", "b")
-        told += svg_text(LEFT + 18, CELL + 12, f"{first.vpn}", "v")
-        return told + svg_text(LEFT + width - 18, CELL + 12, f"{last.vpn}", "v") + "</g>"
+        for (folio, *_), items in groupby(enumerate(index), run):
+            found = [one for _, one in items]
+            first, last = found[0], found[-1]
+            number = int(at.folio[first])
+            if number < 0 or not self._stands_here(self.sheet.by_number[number]):
+                continue
+            one = self.sheet.by_number[number]
+            lo, hi = int(at.vpn[first]), int(at.vpn[last]) + 1
+            start = one.place.home + int(at.offset[first]) if folio != -9 else lo
+            self._ribbon(table.process, lo, hi, start, one, role[index.index(first)])
+
+    def _ribbon(self, process: int, lo: int, hi: int, start: int, folio: Folio, role: str) -> None:
+        x0, x1 = self.x(lo), self.x(hi) - 2
+        to0, to1 = self.x(start), self.x(start + hi - lo) - 2
+        lane = self.lanes[folio.place.lane]
+        above = is_above(process)
+        y0 = self.rows[process] + (CELL if above else 0)
+        y1 = lane if above else lane + TITLE + FRAME
+        if x0 == to0:
+            path = f"M{x0:g} {y0:g}V{y1:g}H{x1:g}V{y0:g}"
+        else:
+            middle = (y0 + y1) / 2
+            path = f"M{x0:g} {y0:g}C{x0:g} {middle:g} {to0:g} {middle:g} {to0:g} {y1:g}H{to1:g}"
+            path += f"C{to1:g} {middle:g} {x1:g} {middle:g} {x1:g} {y0:g}"
+        end = "0" if above else "1"
+        told = f'<path data-ribbon="{end}" data-of="{process} {folio.name}" '
+        drawn = svg_path(path, role.replace("is_", "to_")).replace("<path ", told, 1)
+        self.sheet.add(drawn, self.key("1r", process, lo, folio.number))
 
     # --- memory -------------------------------------------------------------------------------------------------
 
-    def _memory(self, y: float) -> float:
-        y += 4
-        self.parts.append(svg_path(f"M16 {y:g}H{self.main - 2:g}", "rule"))
-        self.text(16, y + 18, "memory", "t")
-        y += 8
-        x, high = float(LEFT - 4), 0.0
-        if not self.scene.folios:
-            self.text(LEFT, y + 10, "no folio", "m")
-            high = 24
-        for folios in alike(self.scene.folios):
-            width = self._folio_width(folios)
-            if x > LEFT and x + width > self.main + 4:
-                x, y, high = LEFT - 4, y + high + 6, 0
-            self.parts.append(open_group(x, y))
-            high = max(high, self._folio(folios, width))
-            self.parts.append("</g>")
-            x += width + 6
-        y += high + 6
-        if self.scene.freed:
-            self.text(LEFT, y + 12, f"freed by this step: {', '.join(map(letter, self.scene.freed))}", "p")
-            y += 20
-        return y
+    def _stands_here(self, folio: Folio) -> bool:
+        home, lo, hi = folio.place.home, self.band.lo, self.band.hi
+        return home < hi and lo < home + folio.pages
 
-    def _folio_width(self, folios: Sequence[Folio]) -> float:
-        if len(folios) > 1:
-            return 2 * SMALL + 6
-        if not folios[0].order:
-            return SMALL
-        return self._across(min(folios[0].pages, self.columns) - 1) + self.pitch + 6
-
-    def _folio(self, folios: Sequence[Folio], width: float) -> float:
-        folio, alone = folios[0], len(folios) == 1
-        if alone and not folio.order:
-            # One frame, and beside it what a large folio has above.
-            frames, below = self._frames(folio, 4)
-            facts = [fact for fact in folio.facts() if "mapped " not in fact]
-            lines = [line for fact in facts for line in wrap(fact, width - self.pitch - 10)]
-            told = [*frames, *(svg_text(self.pitch + 8, 16 + 14 * at, line, "m") for at, line in enumerate(lines))]
+    def _memory(self) -> None:
+        folios = [folio for folio in self.scene.folios if self._stands_here(folio)]
+        gone = [folio for folio in self.scene.gone if self._stands_here(folio)]
+        taken = sorted((folio.place.lane, folio.place.home) for folio in (*folios, *gone))
+        if self.band.folded:
+            for lane in self.band.lanes:
+                self._folded([folio for folio in folios if folio.place.lane == lane], lane)
         else:
-            lines = _wrap_facts([folio.name, *folio.facts()] if alone else _facts_of_many(folios), width - 10)
-            told = [svg_text(5, 15 + 14 * at, line, "p" if at else "b") for at, line in enumerate(lines)]
-            below = 14.0 * len(lines) + 7
-            if alone:
-                frames, below = self._frames(folio, below)
-                told += frames
-        self.rect(0, 0, width, below + 2, "new" if folio.fresh else "box", 4)
-        self.parts += told
-        return below + 2
+            for folio in folios:
+                self._folio(folio, taken)
+        for folio in gone:
+            self._gone(folio)
+        if self.lanes and self.band == self.sheet.plan.bands[0]:
+            y = sum(self.lanes.values()) / len(self.lanes) + (TITLE + FRAME) / 2
+            words = f'<g transform="translate(16 {y:g}) rotate(-90)">' + svg_text(0, 0, "memory", "e") + "</g>"
+            self.sheet.add(words, self.key("7m"))
 
-    def _frames(self, folio: Folio, y: float) -> tuple[list[str], float]:
-        parts = (folio.mapcount, folio.exclusive, folio.pins, folio.refs, folio.changed)
-        keys = np.stack(parts, axis=1).astype(np.int64)
-        told: list[str] = []
-        for span in spans(np.arange(folio.pages), keys, self.columns):
-            # A group for each row, as in the page tables: when a row above it opens, only its place changes.
-            told.append(open_group(4, y))
-            told += [self._frame_bar(folio, span)] if span.folded else self._frame_row(folio, span)
-            told.append("</g>")
-            y += CELL + 17 if span.folded or self.scene.tables_only else FRAME + 17
-        return told, y
+    def _part(self, folio: Folio) -> range:
+        """Which of its pages stand in this band."""
+        home = folio.place.home
+        return range(max(0, self.band.lo - home), min(folio.pages, self.band.hi - home))
 
-    def _frame_row(self, folio: Folio, span: Span) -> Iterator[str]:
-        return (self._frame(folio, at) for at in range(span.lo, span.hi))
+    def _box(self, folio: Folio) -> tuple[float, float, float]:
+        """Its left edge, top and width."""
+        part = self._part(folio)
+        x0, x1 = self.x(folio.place.home + part[0]), self.x(folio.place.home + part[-1] + 1) - 2
+        return x0, self.lanes[folio.place.lane], x1 - x0
 
-    def _frame(self, folio: Folio, at: int) -> str:
-        x, width = self._across(at % self.columns), self.pitch - 2
-        bare = self.scene.tables_only
-        high, middle = CELL if bare else FRAME, x + width / 2
+    def _folio(self, folio: Folio, taken: Sequence[tuple[int, int]]) -> None:
+        x, y, width = self._box(folio)
+        part = self._part(folio)
+        box = svg_rect(x - 0.75, y, width + 1.5, TITLE + FRAME, "fresh" if folio.fresh else "box")
+        self.sheet.add(box, self.key("2b", folio.number))
+        later = [home for lane, home in taken if lane == folio.place.lane and home > folio.place.home]
+        room = self.x(min([*later, self.band.hi])) - x - 4
+        name = folio.name if not part[0] else folio.page(part[0])
+        told = f"<title>{xml(', '.join([f'folio {folio.name}', *folio.facts()]))}</title>"
+        told += svg_text(x + 4, y + 13, name, "fb")
+        facts = _facts(folio, room - measure(name, 12, True) - 12) if not part[0] else ""
+        told += svg_text(x + 10 + measure(name, 12, True), y + 13, facts, "over") if facts else ""
+        self.sheet.add(f"<g>{told}</g>", self.key("3t", folio.number))
+        for at in part:
+            self._frame(folio, at, y + TITLE)
+        changed = [] if folio.fresh or self.scene.tables_only else np.flatnonzero(folio.changed).tolist()
+        for lo, hi in _runs([at for at in changed if at in part]):
+            begin, end = self.x(folio.place.home + lo), self.x(folio.place.home + hi)
+            outline = svg_rect(begin, y + TITLE, end - begin - 2, FRAME, "new")
+            self.sheet.add(outline, self.key("3n", folio.number, lo))
+
+    def _frame(self, folio: Folio, at: int, y: float) -> None:
+        x = self.x(folio.place.home + at)
         name = folio.page(at)
-        told = f"<g><title>{xml(_frame_words(folio, at))}</title>"
-        told += svg_rect(x, 0, width, high, _frame_fill(folio, at))
-        told += svg_text(middle, 14, name, self._name_class(name))
-        if not bare:
-            told += "" if folio.content is None else svg_text(middle, 26, f"{folio.content[at]}", "v")
-            there = ((exclusive_mark, folio.exclusive), (pin_mark, folio.pins), (ref_mark, folio.refs))
-            marks = [mark for mark, held in there if held[at]]
-            left = middle - 5 * (len(marks) - 1)
-            told += "".join(mark(left + 10 * slot, 35) for slot, mark in enumerate(marks))
-        told += self._outline(folio, at, x, width, high)
-        return told + _mapped(folio, at, middle, high) + "</g>"
+        told = f'<g data-frame="{name}"><title>{xml(_frame_words(folio, at))}</title>'
+        told += svg_rect(x, y, WIDE, FRAME, f"is_{self.sheet.roles[folio.number][at]}")
+        if folio.content is not None and folio.content[at]:
+            told += _fitting(x + WIDE / 2, y + 12, f"{folio.content[at]}", WIDE - 1)
+        there = ((exclusive_mark, folio.exclusive), (pin_mark, folio.pins), (ref_mark, folio.refs))
+        marks = [mark for mark, held in there if held[at]]
+        left = x + WIDE / 2 - 3 * (len(marks) - 1)
+        told += "".join(mark(left + 6 * slot, y + 19.5) for slot, mark in enumerate(marks))
+        self.sheet.add(told + "</g>", self.key("3f", folio.number, at))
 
-    def _frame_bar(self, folio: Folio, span: Span) -> str:
-        width = self._across(self.columns - 1) + self.pitch - 2
-        told = "<g>" + svg_rect(0, 0, width, CELL, _frame_fill(folio, span.lo))
-        words = f"{folio.page(span.lo)}–{folio.page(span.hi - 1)}  ×{span.hi - span.lo}"
-        if not self.scene.tables_only:
-            words += _bytes_of(folio, span)
-            words += "  pinned" if folio.pins[span.lo] else ""
-        told += svg_text(width / 2, 16, words, "n")
-        if folio.exclusive[span.lo]:
-            told += exclusive_mark(14, 14)
-        told += self._outline(folio, span.lo, 0, width, CELL)
-        return told + _mapped(folio, span.lo, width / 2, CELL, " each") + "</g>"
+    def _folded(self, folios: Sequence[Folio], lane: int) -> None:
+        """Each folio as one bar, or all small ones as one."""
+        if not folios:
+            return
+        small = not folios[0].order
+        for group in [folios] if small else [[folio] for folio in folios]:
+            folio, last = group[0], group[-1]
+            (x, y, width), part = self._box(folio), self._part(folio)
+            width = self._box(last)[0] + self._box(last)[2] - x
+            words = f"{len(group)} folios of one page" if small else f"{folio.page(part[0])}–{folio.page(part[-1])}"
+            box = svg_rect(x - 0.75, y, width + 1.5, TITLE + FRAME, "fresh" if folio.fresh else "box")
+            box += svg_rect(x, y + TITLE, width, FRAME, f"is_{self.sheet.roles[folio.number][part[0]]}")
+            box += svg_text(x + width / 2, y + TITLE + 17, f"{words}{_bytes_of(group, part)}", "a")
+            box += exclusive_mark(x + 10, y + TITLE + 13) if folio.exclusive[part[0]] else ""
+            box += pin_mark(x + 20, y + TITLE + 13) if folio.pins[part[0]] else ""
+            name = f"{folio.name}–{last.name}" if small and len(group) > 1 else folio.name
+            if small or not part[0]:
+                box += svg_text(x + 4, y + 13, name, "fb")
+                facts = _facts(folio, width - measure(name, 12, True) - 16)
+                box += svg_text(x + 10 + measure(name, 12, True), y + 13, facts, "over") if facts else ""
+            self.sheet.add(f'<g data-frame="{words}">{box}</g>', self.key("2b", folio.number))
 
-    def _outline(self, folio: Folio, at: int, x: float, width: float, high: float) -> str:
-        shown = folio.changed[at] and not self.scene.tables_only and not folio.fresh
-        return svg_rect(x, 0, width, high, "new") if shown else ""
+    def _gone(self, folio: Folio) -> None:
+        """A folio that the step freed, one moment longer."""
+        x, y, width = self._box(folio)
+        drawn = f"<title>folio {folio.name}, freed by this step</title>"
+        drawn += svg_rect(x - 0.75, y, width + 1.5, TITLE + FRAME, "is_held")
+        drawn += svg_text(x + 4, y + 13, folio.name, "fm")
+        drawn += svg_text(x + 10 + measure(folio.name, 12, True), y + 13, "freed", "h") if width > 60 else ""
+        self.sheet.add(f"<g>{drawn}</g>", self.key("2g", folio.number))
 
-    # --- checks -------------------------------------------------------------------------------------------------
+    # --- content ------------------------------------------------------------------------------------------------
 
-    def _trail(self, faults: Sequence[Fault], x: float, y: float, width: float) -> float:
-        told: list[str] = []
-        at = y + 19
-        told.append(svg_text(x + 10, at, "why", "t"))
-        for fault in faults[:TRAILS]:
-            head = f"P{fault.process} {fault.access} page {fault.vpn} → {fault.path} [{fault.code}]"
-            for line in wrap(head, width - 20, sized(11.5, True)):
-                at += 16
-                told.append(svg_text(x + 10, at, line, "b"))
-            at += 4
-            for check in fault.checks:
-                piece, at = self._check(check, x, at, width)
-                told.append(piece)
-        if more := more_faults(faults):
-            at += 18
-            told.append(svg_text(x + 10, at, f"… and {more}", "m"))
-        self.rect(x, y, width, at - y + 12, "soft", 5)
-        self.parts += told
-        return at + 14
-
-    def _check(self, check: Check, x: float, y: float, width: float) -> tuple[str, float]:
-        """A check as a piece, and where it ends; the answer's reason beside the question where there is room."""
-        wide = self.scene.wide
-        names = wrap(check.what, 330 if wide else width - 50, measure_mono)
-        saw = wrap(check.saw, width - 410 if wide else width - 24) if check.saw else []
-        if check.decides:
-            saw = [" — ".join(filter(None, (" ".join(saw), DECIDES)))] if wide else [*saw, DECIDES]
-        first, lines = (0, max(len(names), len(saw))) if wide else (len(names), len(names) + len(saw))
-        told = svg_rect(x + 5, y + 3, width - 10, 14 * lines + 5, "say", 4) if check.decides else ""
-        style = "kb" if check.decides else "k"
-        told += "".join(svg_text(x + 11, y + 15 + 14 * at, line, style) for at, line in enumerate(names))
-        told += svg_text(x + 345 if wide else x + width - 36, y + 15, "yes" if check.outcome else "no", style)
-        for at, line in enumerate(saw):
-            last = check.decides and at == len(saw) - 1
-            told += svg_text(x + 385 if wide else x + 18, y + 15 + 14 * (first + at), line, "b" if last else "m")
-        return f"<g>{told}</g>", y + 14 * lines + 6
-
-    # --- counters and legend ------------------------------------------------------------------------------------
-
-    def _foot_height(self) -> float:
-        legend = 54 if self.legend else 4
-        return 8 + legend + 2 * COUNTER if self.scene.counters else 4 + legend
-
-    def foot(self, bottom: float) -> list[str]:
-        """The counters, and the legend."""
-        y = bottom - self._foot_height() + 4
-        told = []
-        if self.scene.counters:
-            told.append(svg_rect(8, y, WIDTH - 16, 2 * COUNTER, "soft", 5))
-            first = {counter.what: counter for counter in self.scene.counters}
-            # A column is kept for each path that is taken later: none moves when another one begins.
-            told += _counter_line([first[what] for what in ("faults", *PATHS) if what in first], y)
-            told += _counter_line(self.scene.totals(), y + COUNTER)
-            y += 4 + 2 * COUNTER
-        return [*told, _legend(y, self.scene.tables_only)] if self.legend else told
+    def _copies(self, copied: Sequence[Copied]) -> None:
+        """An arrow from each page to where its content went, where both stand in this band."""
+        for number, copy in enumerate(copied):
+            source, target = (self.sheet.by_number.get(folio) for folio in (copy.folio, copy.to_folio))
+            if source is None or target is None or self.band.folded:
+                continue
+            here, there = source.place.home + copy.offset, target.place.home + copy.to_offset
+            if not all(self.band.lo <= vpn < self.band.hi for vpn in (here, there)):
+                continue
+            x0, x1 = self.x(here) + WIDE / 2, self.x(there) + WIDE / 2
+            y0, y1 = self.lanes[source.place.lane], self.lanes[target.place.lane]
+            if y0 == y1:
+                continue
+            up, way = y1 < y0, f"{x0 - x1:g} {y0 - y1:g}"
+            y0, y1 = (y0, y1 + TITLE + FRAME + 1) if up else (y0 + TITLE + FRAME, y1 - 1)
+            head = f"M{x1 - 4:g} {y1 + (7 if up else -7):g}h8l-4 {-7 if up else 7}z"
+            drawn = svg_path(f"M{x0:g} {y0:g}L{x1:g} {y1 + (6 if up else -6):g}", "copy") + svg_path(head, "mark")
+            to = target.page(copy.to_offset)
+            self.sheet.add(f'<g data-copy="{way}" data-to="{to}">{drawn}</g>', self.key("2z", number))
 
 
-def _fill(cell: Cell) -> str:
-    return folio_class(cell.folio) if cell.folio >= 0 else "zero" if cell.folio == ZERO else "none"
+def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Ascending numbers as ranges [lo, hi) of those that follow each other."""
+    for _, items in groupby(enumerate(numbers), lambda item: item[1] - item[0]):
+        found = [number for _, number in items]
+        yield found[0], found[-1] + 1
 
 
-def _frame_fill(folio: Folio, at: int) -> str:
-    return folio_class(folio.number) if folio.mapcount[at] else "none"
+def _fitting(x: float, y: float, words: str, room: float) -> str:
+    """Text in the middle of a cell, pressed together where it is too long."""
+    told = svg_text(x, y, words, "a")
+    pressed = f'<text textLength="{room - 1:g}" lengthAdjust="spacingAndGlyphs" '
+    return told if 7.4 * len(words) <= room else told.replace("<text ", pressed, 1)
 
 
-def _label(words: str, x: float, room: float) -> str:
-    short = words if measure(words) <= room else " ".join(SHORT_WORDS.get(word, "") for word in words.split())
-    return f"<g><title>{xml(words)}</title>{svg_text(x, -5, short, 'm')}</g>"
+def _shortened(words: str) -> str:
+    return " ".join(SHORT_WORDS.get(word, "") for word in words.split())
 
 
-def _bracket(x0: float, x1: float, opens: bool, closes: bool) -> str:
-    """Above and below a mapping; closed on a side where it ends."""
-    y0, y1 = -2.5, CELL + 2.5
-    right = f"V{y1:g}" if closes else f"M{x1:g} {y1:g}"
-    return svg_path(f"M{x0:g} {y0:g}H{x1:g}{right}H{x0:g}" + (f"V{y0:g}" if opens else ""), "vma")
+def _facts(folio: Folio, room: float) -> str:
+    """What is known of the folio as a whole, as far as there is room; of one page only what is not to be seen."""
+    facts = [*(["new"] if folio.fresh else []), *folio.facts()[1:]]
+    if folio.pages < 3:
+        facts = [fact for fact in facts if fact.startswith(("refs", "pins")) and _matters(folio)]
+    told = ""
+    for fact in facts:
+        longer = f"{told} · {fact}" if told else fact
+        if 0.94 * measure(longer, 12) > room:
+            break
+        told = longer
+    return told
 
 
-def _arrow(x: float, top: float = 0) -> str:
-    return svg_path(f"M{x - 5:g} {top - 11:g}h10l-5 8z", "arrow")
-
-
-def _facts_of_many(folios: Sequence[Folio]) -> list[str]:
-    folio = folios[0]
-    told = [f"{folio.name}–{folios[-1].name}", f"{len(folios)} folios", *folio.facts()]
-    return [*told, *(["exclusive" if folio.exclusive[0] else "not exclusive"] if folio.counts else [])]
-
-
-def _wrap_facts(facts: Sequence[str], room: float) -> list[str]:
-    lines = [facts[0]]
-    for fact in facts[1:]:
-        longer = f"{lines[-1]} · {fact}"
-        if measure(longer, 11.5, len(lines) == 1) <= room:
-            lines[-1] = longer
-        else:
-            lines.append(fact)
-    return lines
+def _matters(folio: Folio) -> bool:
+    counts = folio.counts
+    return counts is not None and (counts.references.now != counts.mappings.now or counts.references.was !=
+                                   counts.references.now)  # fmt: skip
 
 
 def _frame_words(folio: Folio, at: int) -> str:
     name = folio.page(at)
-    told = [name if folio.content is None else f"{name}: byte {folio.content[at]}", f"mapped {folio.mapcount[at]}×"]
-    if not folio.mapcount[at]:
+    told = [name if folio.content is None else f"{name}: byte {folio.content[at]}"]
+    was, now = folio.mapcount_before[at], folio.mapcount[at]
+    told.append(f"mapped {now}×" if was == now else f"mapped {was}→{now}×")
+    if not now:
         told.append("held but mapped by nobody")
-    else:
+    elif folio.counts:
         told.append("exclusive (PageAnonExclusive)" if folio.exclusive[at] else "not exclusive: maybe shared")
     told += [f"pinned {folio.pins[at]}×"] if folio.pins[at] else []
     told += [f"referenced {folio.refs[at]}×"] if folio.refs[at] else []
     return ", ".join(told)
 
 
-def _bytes_of(folio: Folio, span: Span) -> str:
-    if folio.content is None:
+def _bytes_of(folios: Sequence[Folio], part: range) -> str:
+    if any(folio.content is None for folio in folios):
         return ""
-    content = folio.content[span.lo : span.hi]
+    if len(folios) > 1:
+        content = np.concatenate([folio.content for folio in folios if folio.content is not None])
+    else:
+        assert folios[0].content is not None
+        content = folios[0].content[part.start : part.stop]
     other = np.count_nonzero(content)
     same = bool((content == content[0]).all())
-    return f"  byte {content[0]}" if same else f"  {other} {'page' if other == 1 else 'pages'} not 0"
+    return f", byte {content[0]}" if same else f", {other} {'page' if other == 1 else 'pages'} not 0"
 
 
-def _mapped(folio: Folio, at: int, x: float, y: float, each: str = "") -> str:
-    was, now = folio.mapcount_before[at], folio.mapcount[at]
-    words = f"{now}×" if was == now else f"{was}→{now}×"
-    return svg_text(x, y + 12, words + each, "v" if was == now else "vb")
+# --- legend ---------------------------------------------------------------------------------------------------------
 
 
-def _counter_line(counters: Sequence[Counter], y: float) -> Iterator[str]:
-    pitch = (WIDTH - 32) / 8
-    for at, counter in enumerate(counters):
-        if counter.now or counter.what not in PATHS:
-            yield _counter(counter, 16 + at * pitch, y, pitch - 14)
+def legend() -> str:
+    """What ribbons, colours and marks mean, as one SVG document."""
+    x, y, width = 16.0, 14.0, 560.0
+    parts: list[str] = []
 
+    def item(sample: str, words: str) -> None:
+        nonlocal y
+        parts.append(f'<g transform="translate({x:g} {y:g})">{sample}</g>' + svg_text(x + 44, y + 15, words, "f"))
+        y += 28
 
-def _counter(counter: Counter, x: float, y: float, width: float) -> str:
-    """A name, a number, and a bar of what it comes to in the end: filled so far, darker where this step added."""
-    told = svg_text(x, y + 14, counter.what, "m") + svg_text(x, y + 28, f"{counter}", "b" if counter.grown else "p")
-    if not counter.most:
-        return f"<g>{told}</g>"
-    was = counter.now if counter.was is None else counter.was
-    full, before = width * counter.now / counter.most, width * min(was, counter.now) / counter.most
-    told += svg_rect(x, y + 32, width, 3, "track", 0)
-    told += svg_rect(x, y + 32, round(before, 1), 3, "was", 0) if before else ""
-    # A thin bar is still to be seen: one page of 512 is a fifth of a pixel.
-    grown = max(round(full - before, 1), 2) if counter.now > was else 0
-    told += svg_rect(x + round(min(before, width - grown), 1), y + 31, grown, 5, "mark", 0) if grown else ""
-    return f"<g>{told}</g>"
+    def cell(role: str, more: str = "") -> str:
+        return svg_rect(8, 0, WIDE, CELL, role) + more
 
-
-def _legend(y: float, bare: bool) -> str:
-    told = svg_text(16, y + 17, "A5: page 5 of folio A", "m")
-    x = 150.0
-
-    def item(sample: str, words: str, wide: float = 22) -> None:
-        nonlocal told, x
-        told += sample + svg_text(x + wide, y + 17, words, "m")
-        x += wide + measure(words) + 12
-
-    if not bare:
-        item(svg_rect(x, y + 6, 18, 14, "c0") + write_edge(x, y + 20, 18, True), "writable")
-        item(svg_rect(x, y + 6, 18, 14, "c0") + write_edge(x, y + 20, 18, False), "read-only")
-    item(svg_rect(x, y + 6, 18, 14, "zero") + svg_text(x + 9, y + 17, "z", "ns"), "zero page")
-    item(svg_rect(x, y + 6, 18, 14, "none"), "nothing mapped")
-    item(svg_rect(x, y + 6, 18, 14, "new"), "changed by this step")
-    item(_arrow(x + 7, y + 20), "the page that faulted", 18)
-    x = 16.0
-    y += 21
-    if bare:
-        item("", "A recording of page tables: counters, contents and write bits cannot be seen from user space.", 0)
-        return f"<g>{told}</g>"
-    item(exclusive_mark(x + 5, y + 13), "PageAnonExclusive", 14)
-    item(pin_mark(x + 5, y + 12), "pinned for a device", 14)
-    item(ref_mark(x + 5, y + 13), "plain reference", 14)
-    item("", "in memory: name, byte, marks; below: times mapped (2×)", 0)
-    return f"<g>{told}</g>"
+    bar = svg_path(f"M{11:g} {CELL - 4:g}h{WIDE - 6:g}", "pen")
+    item(cell("is_alone", exclusive_mark(8 + WIDE / 2, 11)), "of one process alone: exclusive (PageAnonExclusive)")
+    item(cell("is_shared"), "maybe shared: not marked exclusive")
+    item(cell("is_new"), "new: allocated by this step")
+    item(cell("is_mapped"), "mapped: a recording sees page tables, and no more")
+    item(cell("zero", svg_text(8 + WIDE / 2, 15, "z", "a")), "the zero page, of which nobody has a copy yet")
+    item(cell("is_held"), "in memory: held, but mapped by nobody. In a process: nothing mapped")
+    item(cell("is_alone", bar), "thick bar: the process may write; without it a write faults")
+    item(svg_path("M2 0V22H34V0", "to_shared"), "ribbon: these pages are mapped to those of a folio below or above")
+    arrow = svg_path("M17 0V15", "copy") + svg_path("M13 14h8l-4 7z", "mark")
+    item(arrow, "dashed arrow: content that this step copied")
+    item(svg_path("M12 6h10l-5 7z", "arrow"), "the page that faulted")
+    item(cell("is_shared", svg_rect(8, 0, WIDE, CELL, "new")), "thick outline: changed by this step")
+    item(
+        cell("is_shared", svg_rect(5, -2.5, WIDE + 6, CELL + 5, "differs", 4)),
+        "dashed outline: another kernel has it otherwise",
+    )
+    item(pin_mark(11, 10) + ref_mark(25, 11), "pinned for a device; a plain reference")
+    item(
+        svg_text(17, 15, "A", "fb") + svg_text(30, 15, "7", "a"),
+        "letter: a folio. Number: the byte stored in the page (none: 0)",
+    )
+    said = "What the picture's ribbons, colours and marks mean"
+    ground = svg_rect(0.5, 0.5, width - 1, y + 3, "bg", 6)
+    return "".join([*open_svg(y + 4, said, said, width, width), ground, *parts, "</svg>"])

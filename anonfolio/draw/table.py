@@ -172,15 +172,20 @@ class Row(NamedTuple):
     fault: int | None
 
 
-def row_spans(table: Table, columns: int, fold: bool = True) -> list[Span]:
-    """Where the rows of a page table begin and end, and which of them are folded."""
+def entry_keys(table: Table) -> Numbers:
+    """Per entry what two neighbours must have alike to be folded: an array of shape (pages, parts)."""
     at = table.entries
     # Pages of one large folio are alike when they follow each other in it; small folios are alike as such.
     kind = np.where((at.folio >= 0) & ~at.large, -3, at.folio)
     run = np.where(kind >= 0, at.vpn - at.offset, 0)
     block = np.where(at.huge, at.vpn >> PMD_ORDER, -1)
     keys = np.stack([at.mapping, kind, run, at.writable, block, table.changed, table.faulted & ~at.huge], axis=1)
-    return spans(at.vpn, keys.astype(np.int64), columns, fold=fold)
+    return keys.astype(np.int64)
+
+
+def row_spans(table: Table, columns: int, fold: bool = True) -> list[Span]:
+    """Where the rows of a page table begin and end, and which of them are folded."""
+    return spans(table.entries.vpn, entry_keys(table), columns, fold=fold)
 
 
 def rows(table: Table, columns: int, fold: bool = True) -> Iterator[Row]:

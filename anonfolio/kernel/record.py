@@ -60,9 +60,14 @@ class Check(NamedTuple):
     decides: bool = False
     words: str = ""
 
+    @property
+    def answer(self) -> str:
+        """The question and its answer."""
+        return f"{self.what}: {'yes' if self.outcome else 'no'}"
+
     def __str__(self) -> str:
         mark = "=>" if self.decides else "  "
-        return f"{mark} {self.what}: {'yes' if self.outcome else 'no'}{f' ({self.saw})' if self.saw else ''}"
+        return f"{mark} {self.answer}{f' ({self.saw})' if self.saw else ''}"
 
 
 class Fault(NamedTuple):

@@ -18,13 +18,6 @@ class Shown(Protocol):
     def sentence(self) -> str:
         """What happened, for whoever listens."""
 
-    @property
-    def height(self) -> float:
-        """Of its SVG, in user units."""
-
-    def fragments(self, height: float = 0) -> list[str]:
-        """Its SVG in pieces."""
-
     def svg(self, height: float = 0) -> str:
         """Its SVG."""
 

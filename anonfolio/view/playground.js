@@ -8,8 +8,6 @@ function element(name, attributes = {}, ...children) {
 }
 
 const SVG = "http://www.w3.org/2000/svg";
-// As drawing.py lays the cells out: where a row begins, and how high a cell is.
-const LEFT = 92, CELL = 28;
 const GROUPS = { access: "access", mapping: "change the mapping", device: "device", reference: "plain reference" };
 const WAIT = 4000;
 
@@ -88,9 +86,6 @@ function render({ model, el }) {
     "aria-label": "page tables: arrow keys choose a page, Shift with them more pages, Enter or Space does what is " +
       "chosen above, Ctrl+Z undoes",
   });
-  const style = element("div", { hidden: "" });
-  style.innerHTML = fixed.style;
-
   const typed = element("input", { type: "text", class: "afg-typed", placeholder: "write 0 0..15", spellcheck: "false" });
   const name = element("input", { type: "text", class: "afg-name", value: "my-program", spellcheck: "false" });
   const text = element("textarea", { class: "afg-text", readonly: "", rows: "8", spellcheck: "false", "aria-label": "the program" });
@@ -111,7 +106,7 @@ function render({ model, el }) {
     element("div", { class: "afg-row" },
       hand, labelled("for at most", howMany), "steps that break a promise,", whence, labelled("within", seconds), "seconds"));
 
-  root.append(setup, about, tools, doing, select, offline, broken, note, live, view, program, style);
+  root.append(setup, about, tools, doing, select, offline, broken, note, live, view, program);
   el.append(root);
 
   // --- asking Python ----------------------------------------------------------------------------------------------
@@ -205,45 +200,41 @@ function render({ model, el }) {
   const clamp = (page) => Math.min(Math.max(page, 0), now().pages - 1);
   const these = (lo, hi) => lo === hi ? `page ${lo + base()}` : `pages ${lo + base()}–${hi + base()}`;
 
-  function cells(row) {
-    return new Map([...row.querySelectorAll(":scope > [data-page]")].map((cell) => [Number(cell.dataset.page), cell]));
-  }
+  const cells = (who) => new Map([...view.querySelectorAll(`[data-process="${who}"][data-page]`)]
+    .map((cell) => [Number(cell.dataset.page), cell]));
+  const boxOf = (cell) => Object.fromEntries(["x", "y", "width", "height"].map((key) => [key, Number(cell.querySelector("rect").getAttribute(key))]));
 
   // Pages that are not mapped have no cell; here they get a place to click.
-  function fillHoles(row) {
-    const columns = now().columns, pitch = columns === 32 ? 24.25 : 33.5;
-    const there = cells(row);
-    const begin = Math.floor(Math.min(...there.keys()) / columns) * columns;
-    for (let at = 0; at < columns; at++) {
-      const vpn = begin + at;
-      if (there.has(vpn) || vpn < base() || vpn >= base() + now().pages) continue;
+  function fillHoles(who) {
+    const { columns, pitch, left } = now(), there = cells(who);
+    const rows = new Map([...there].map(([vpn, cell]) => [Math.floor(vpn / columns), boxOf(cell)]));
+    for (let vpn = base(); vpn < base() + now().pages; vpn++) {
+      const row = rows.get(Math.floor(vpn / columns));
+      if (there.has(vpn) || !row) continue;
       const hole = document.createElementNS(SVG, "g");
+      hole.dataset.process = who;
       hole.dataset.page = vpn;
       hole.setAttribute("class", "afg-hole");
-      const x = LEFT + at * pitch + (at >= 16 ? 6 : 0);
-      hole.innerHTML = `<title>page ${vpn}: not mapped</title><rect x="${x}" y="0" width="${pitch - 2}" height="${CELL}" rx="3"/>` +
-        `<text x="${x + pitch / 2 - 1}" y="${CELL + 12}" class="afp-v">${vpn}</text>`;
-      row.append(hole);
+      const x = left + (vpn % columns) * pitch;
+      hole.innerHTML = `<title>page ${vpn}: not mapped</title>` +
+        `<rect x="${x}" y="${row.y}" width="${pitch - 2}" height="${row.height}" rx="3"/>`;
+      view.firstChild.append(hole);
     }
   }
 
   function mark() {
     for (const old of view.querySelectorAll(".afg-mark")) old.remove();
-    for (const row of view.querySelectorAll("[data-process]")) {
-      const who = Number(row.dataset.process);
-      for (const [vpn, cell] of cells(row)) {
-        const page = vpn - base();
-        const source = moving && who === moving.process && page >= moving.first && page <= moving.last;
-        const here = who === process && page >= first && page <= last;
-        if (!source && !here) continue;
-        const box = cell.querySelector("rect");
-        const ring = document.createElementNS(SVG, "rect");
-        const at = (key) => Number(box.getAttribute(key));
-        const size = { x: at("x") - 2, y: at("y") - 2, width: at("width") + 4, height: at("height") + 4, rx: 5 };
-        for (const [key, value] of Object.entries(size)) ring.setAttribute(key, value);
-        ring.setAttribute("class", `afg-mark${source ? " afg-source" : ""}`);
-        row.append(ring);
-      }
+    for (const cell of view.querySelectorAll("[data-process][data-page]")) {
+      const who = Number(cell.dataset.process), page = Number(cell.dataset.page) - base();
+      const source = moving && who === moving.process && page >= moving.first && page <= moving.last;
+      const here = who === process && page >= first && page <= last;
+      if (!source && !here) continue;
+      const box = boxOf(cell);
+      const ring = document.createElementNS(SVG, "rect");
+      const size = { x: box.x - 2, y: box.y - 2, width: box.width + 4, height: box.height + 4, rx: 5 };
+      for (const [key, value] of Object.entries(size)) ring.setAttribute(key, value);
+      ring.setAttribute("class", `afg-mark${source ? " afg-source" : ""}`);
+      view.firstChild.append(ring);
     }
     from.min = to.min = base();
     from.max = to.max = base() + now().pages - 1;
@@ -262,16 +253,14 @@ function render({ model, el }) {
   }
 
   function describe() {
-    const row = [...view.querySelectorAll(`[data-process="${process}"]`)].map(cells).find((row) => row.has(head + base()));
-    const cell = row?.get(head + base());
+    const cell = cells(process).get(head + base());
     const what = cell?.querySelector("title")?.textContent ?? `page ${head + base()}: not mapped`;
     live.textContent = `Process ${process}, ${what}${first === last ? "" : `; ${these(first, last)} chosen`}.`;
   }
 
   const under = (event) => {
-    const cell = document.elementFromPoint(event.clientX, event.clientY)?.closest?.("[data-page]");
-    const row = cell?.closest("[data-process]");
-    return row && view.contains(row) ? [Number(row.dataset.process), Number(cell.dataset.page) - base()] : null;
+    const cell = document.elementFromPoint(event.clientX, event.clientY)?.closest?.("[data-process][data-page]");
+    return cell && view.contains(cell) ? [Number(cell.dataset.process), Number(cell.dataset.page) - base()] : null;
   };
   // The end that stays, and the one that moves, of what is being chosen.
   let anchor = 0, head = 0, dragging = false;
@@ -418,7 +407,7 @@ function render({ model, el }) {
     live.textContent = [kind === "wrong" ? words : "", state.sentence, kind === "wrong" ? "" : words].filter(Boolean).join(" ");
     view.innerHTML = state.svg;
     view.classList.toggle("afg-refused", state.refused);
-    for (const row of view.querySelectorAll("[data-process]")) if (row.querySelector(":scope > [data-page]:not([data-last])")) fillHoles(row);
+    state.processes.forEach((lives, who) => lives && fillHoles(who));
     summary.textContent = `Program: ${state.steps} step${state.steps === 1 ? "" : "s"} (type, save, copy, search)`;
     text.value = state.text;
     text.rows = Math.min(14, state.text.split("\n").length);

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import anywidget
 import traitlets
 
-from ..draw.drawing import lean
+from ..draw.drawing import stylesheet, unstyled
 from ..draw.picture import Picture
+from ..draw.plan import LABEL, PITCH
 from ..draw.scene import after, folio_numbers, scene
 from ..kernel.buddy import OutOfMemory
 from ..kernel.mmap import ADVICE
@@ -210,7 +211,7 @@ class Playground(anywidget.AnyWidget):
     """  # noqa: E501
 
     _esm = HERE / "playground.js"
-    _css = HERE / "playground.css"
+    _css = (HERE / "playground.css").read_text(encoding="utf-8") + stylesheet()
     fixed = traitlets.Dict().tag(sync=True)
     view = traitlets.Dict().tag(sync=True)
 
@@ -480,7 +481,6 @@ class Playground(anywidget.AnyWidget):
             "advice": list(ADVICES),
             "sizes": [[order, f"{4 << order} KiB"] for order in SIZES],
             "most": MOST_PAGES,
-            "style": next(piece for piece in self.picture.fragments() if piece.startswith("<style>")),
         }
 
     def _view(self, kind: str, words: str) -> dict[str, Any]:
@@ -488,11 +488,12 @@ class Playground(anywidget.AnyWidget):
         picture = run.picture
         last = run.results[-1] if run.results else None
         broken = run.first_broken()
-        svg = "".join(lean(piece) for piece in picture.fragments() if not piece.startswith("<style>"))
         return {
             "turn": self._turn,
-            "svg": svg,
+            "svg": unstyled(picture.svg()),
             "columns": 32 if picture.scene.wide else 16,
+            "left": LABEL,
+            "pitch": PITCH,
             "sentence": picture.sentence,
             "refused": bool(last and not last.ok),
             "note": [kind, words],

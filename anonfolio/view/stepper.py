@@ -6,19 +6,21 @@ import html
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import anywidget
 import traitlets
 
-from ..draw.drawing import Drawn, lean, stacked
-from ..draw.picture import side_by_side
+from ..draw.drawing import Drawn, lean, stacked, stylesheet, unstyled
+from ..draw.picture import Picture, side_by_side
+from ..draw.svg import legend
 from ..draw.words import path_taken, question, reason
 from ..kernel.policy import POLICIES
 from ..kernel.record import COW_COPY, FIRST_TOUCH, NO_FAULT, REUSE, ZERO_COPY, ZERO_READ
-from ..machine.show import Shown
-from ..program.scenario import Timeline
+from ..program.ops import said
+from ..program.scenario import Scenario, Step, Timeline
 
 if TYPE_CHECKING:
     from ..witness.comparing import Recorded
@@ -38,7 +40,7 @@ class Pane:
     `about` tells more than its label; `differences` are, per moment at which it differs from the first pane, how.
     """
 
-    pictures: Sequence[Shown]
+    pictures: Sequence[Drawn]
     label: str
     about: str = ""
     differences: Mapping[int, str] = field(default_factory=dict)
@@ -46,15 +48,17 @@ class Pane:
     @property
     def height(self) -> float:
         """Of its highest picture."""
-        return max(picture.height for picture in self.pictures)
+        return max(picture.sheet.height for picture in self.pictures)
 
 
 class Walk(anywidget.AnyWidget):
-    """Moments one goes through: First, Back, Play, Next, Last, a slider, and the keyboard.
+    """Moments one goes through: First, Back, Play, Next, Last, a slider, the program, and the keyboard.
 
     ← → Home End step, space plays and pauses, f and b go to the next and the previous fault, d to the first
-    difference, p turns the questions on and off (1, 2, … answer, 0 shows). Needs no kernel once it is shown: the
-    pieces of every picture travel with it, and the key frame as SVG and text beside it for pages that run no widgets.
+    difference, l makes a link to the step, p turns the questions on and off (1, 2, … answer, 0 shows). In the picture
+    arrow keys choose a page. Needs no kernel once it is shown: the pieces of every picture travel with it, and the key
+    frame as SVG and text beside it for pages that run no widgets. An address that ends with ``#stepper2=7`` opens the
+    second stepper of a page at step 7.
 
     Attributes
     ----------
@@ -65,7 +69,7 @@ class Walk(anywidget.AnyWidget):
     """
 
     _esm = HERE / "stepper.js"
-    _css = HERE / "stepper.css"
+    _css = (HERE / "stepper.css").read_text(encoding="utf-8") + stylesheet()
     frames = traitlets.Dict().tag(sync=True)
     step = traitlets.Int(0).tag(sync=True)
     predict = traitlets.Bool(False).tag(sync=True)
@@ -81,8 +85,9 @@ class Walk(anywidget.AnyWidget):
         panel: Sequence[str] = (),
         panel_title: str = "",
         predict: bool = False,
+        program: Sequence[tuple[int, int, str]] = (),
     ) -> None:
-        self.title, self.columns = title, columns
+        self.title, self.columns, self.program = title, columns, program
         self.asked = asked or {}
         self.panel, self.panel_title = list(panel), panel_title
         super().__init__(frames=self._frames(faulting), step=step, predict=predict)
@@ -110,21 +115,24 @@ class Walk(anywidget.AnyWidget):
         return self.step - 1 if self._hidden else self.step
 
     @property
-    def pictures(self) -> list[Shown]:
+    def pictures(self) -> list[Drawn]:
         """The pictures of the moment shown, one per pane; of the one before while the reader is asked."""
         return [column.pictures[self._moment] for column in self.columns]
 
     def svg(self) -> str:
-        """The moment shown as one SVG, all panes below each other."""
+        """The moment shown as one SVG, panes beside each other where there is room."""
         if len(self.columns) == 1 and not self._hidden and not self.panel:
-            return self.pictures[0].svg(self.columns[0].height)
+            return self.pictures[0].svg()
         return stacked(
-            f"Step {self.step}: {self.asked[self.step]['question']}" if self._hidden else "",
-            # Only timelines stand side by side, are asked about, or have a panel.
-            list(zip(self._lines(), cast("list[Drawn]", self.pictures), strict=True)),
+            self._question if self._hidden else "",
+            list(zip(self._lines(), self.pictures, strict=True)),
             (self.panel_title, self.panel[self._moment]) if self.panel else None,
             told=repr(self),
         )
+
+    @property
+    def _question(self) -> str:
+        return f"Step {self.step}, {self.labels[0]}: {self.asked[self.step]['question']}"
 
     def _lines(self) -> list[str]:
         """What stands above each pane of the static form."""
@@ -138,12 +146,14 @@ class Walk(anywidget.AnyWidget):
         return told
 
     def _frames(self, faulting: Sequence[int]) -> dict[str, Any]:
-        """The pieces once each, and per pane and moment which of them, in order."""
+        """What the browser needs: pieces and lines of text once each, and per pane and moment what is new in it."""
         number: dict[str, int] = {}
-        panes = []
-        for column in self.columns:
-            drawn = [[lean(piece) for piece in picture.fragments(column.height)] for picture in column.pictures]
-            panes.append([[number.setdefault(piece, len(number)) for piece in pieces] for pieces in drawn])
+        line: dict[str, int] = {}
+        panes = [_moments(column, number) for column in self.columns]
+        texts = [
+            [[line.setdefault(words, len(line)) for words in picture.text().splitlines()] for picture in pane.pictures]
+            for pane in self.columns
+        ]
         there = {answer["path"] for answer in self.asked.values()}
         return {
             "title": self.title,
@@ -152,11 +162,17 @@ class Walk(anywidget.AnyWidget):
             "labels": self.labels,
             "abouts": [column.about for column in self.columns],
             "said": [[picture.sentence for picture in column.pictures] for column in self.columns],
+            "lines": list(line),
+            "texts": texts,
+            "counters": [_counters(column.pictures) for column in self.columns],
+            "decided": [_decided(column.pictures) for column in self.columns],
+            "program": [list(row) for row in self.program],
+            "legend": unstyled(legend()) if self.program else "",
             "differences": [_by_name(column.differences) for column in self.columns],
             "faulting": list(faulting),
             "asked": _by_name(self.asked),
             "choices": [*CHOICES, *sorted(there - {*CHOICES})],
-            "panel": self.panel,
+            "panel": [unstyled(shown) for shown in self.panel],
             "panel_title": self.panel_title,
         }
 
@@ -172,7 +188,7 @@ class Walk(anywidget.AnyWidget):
                 else f"{who} do not differ"
             )
         if self._hidden:
-            lines.append(f"{self.asked[self.step]['question']} Before it:")
+            lines.append(f"{self._question} Before it:")
         shown = [picture.text() for picture in self.pictures]
         if self.panel:
             shown.append(f"{self.panel_title}\n{_plain(self.panel[self._moment])}")
@@ -182,6 +198,42 @@ class Walk(anywidget.AnyWidget):
         # Front ends with a widget manager prefer the widget; the others find a picture in the same output.
         bundle, metadata = super()._repr_mimebundle_(**kwargs) or ({}, {})
         return {**bundle, "image/svg+xml": self.svg(), "text/plain": repr(self)}, metadata
+
+
+def _moments(column: Pane, number: dict[str, int]) -> dict[str, Any]:
+    """Per moment pairs of a key and the piece it holds from then on (-1: none), numbered in the order of painting."""
+    height = column.height
+    drawn = [picture.sheet.keyed(height) for picture in column.pictures]
+    keys = {key: at for at, key in enumerate(sorted({key for pieces in drawn for key in pieces}))}
+    moments: list[list[int]] = []
+    before: dict[str, str] = {}
+    for pieces in drawn:
+        gone = [value for key in sorted(before.keys() - pieces.keys()) for value in (keys[key], -1)]
+        come = [(key, piece) for key, piece in pieces.items() if before.get(key) != piece]
+        pairs = [(keys[key], number.setdefault(lean(piece), len(number))) for key, piece in come]
+        moments.append([*gone, *chain.from_iterable(pairs)])
+        before = pieces
+    sheet = column.pictures[0].sheet
+    return {"width": sheet.width, "height": height, "shown_px": sheet.shown_px, "moments": moments}
+
+
+def _counters(pictures: Sequence[Drawn]) -> dict[str, list[Any]]:
+    """The names of what is counted, and per moment the counts."""
+    counted = [picture.scene.counters if isinstance(picture, Picture) else () for picture in pictures]
+    names = list(dict.fromkeys(counter.what for counters in counted for counter in counters))
+    now = [{counter.what: counter.now for counter in counters} for counters in counted]
+    return {"names": names, "values": [[counts.get(name, 0) for name in names] for counts in now]}
+
+
+def _decided(pictures: Sequence[Drawn]) -> list[tuple[int, int, int, int, str]]:
+    """Per fault the moment, the process, the first and the last page it acted on, and what decided."""
+    return [
+        (at, fault.process, fault.pages[0], fault.pages[-1], f"{check.answer} → {fault.path}")
+        for at, picture in enumerate(pictures)
+        if isinstance(picture, Picture)
+        for fault in picture.scene.faults
+        if fault.pages and (check := fault.decided_by)
+    ]
 
 
 class Stepper(Walk):
@@ -203,6 +255,9 @@ class Stepper(Walk):
     key : int, optional
         The step shown at first and in the static form, numbered as the timeline is. By default the last one; when
         the reader predicts, the first that she is asked about.
+    at : int, optional
+        The moment shown at first instead, numbered as the stepper is: 0 for the start, 7 for what step 7 leaves. Before
+        a question about step 7 one shows at most moment 6.
     predict : bool
         Whether the reader is asked which path a read or a write takes before its outcome is shown. What steps
         land on is asked about; what a jump passes over is not. A question left open is asked again. The static form
@@ -218,7 +273,7 @@ class Stepper(Walk):
     IndexError
         The timeline has no step `key`.
     ValueError
-        Too many panes, or too few or too many steps, labels or texts for them.
+        Both `key` and `at`, too many panes, or too few or too many steps, labels or texts for them.
     """
 
     def __init__(
@@ -230,6 +285,7 @@ class Stepper(Walk):
         title: str = "",
         labels: Sequence[str] = (),
         key: int | None = None,
+        at: int | None = None,
         predict: bool = False,
         panel: Sequence[str] = (),
         panel_title: str = "",
@@ -244,12 +300,13 @@ class Stepper(Walk):
         super().__init__(
             title or timeline.scenario.name or "scenario",
             [Pane(*column) for column in zip(shown, named, map(_about, runs), differences, strict=True)],
-            _first_step(len(timeline), key, asked if predict else {}),
+            _first_step(len(timeline), key, at, asked if predict else {}),
             asked=asked,
             faulting=sorted({step for run in runs for step in _faulting(run)}),
             panel=panel,
             panel_title=panel_title,
             predict=predict,
+            program=_program(timeline.scenario),
         )
 
 
@@ -268,7 +325,11 @@ def _check(
         raise ValueError(f"the panel has {len(panel)} texts for {moments} moments (the start is one)")
 
 
-def _first_step(steps: int, key: int | None, asked: Mapping[int, Any]) -> int:
+def _first_step(steps: int, key: int | None, at: int | None, asked: Mapping[int, Any]) -> int:
+    if at is not None:
+        if key is not None:
+            raise ValueError(f"key={key} and at={at} both say what is shown at first; give one of them")
+        return range(steps + 1)[at]
     if key is None and asked:
         return min(asked)
     # As a sequence is indexed: out of range is an error, negative counts from the end.
@@ -282,6 +343,37 @@ def _differences(timeline: Timeline, run: Timeline | Recorded, mine: str, theirs
         found.number + 1: f"{found.what}: {mine} {found.mine}, {theirs} {found.theirs}"
         for found in timeline.compare(run)
     }
+
+
+MOST_FOLDED = 2
+"""So many writes of neighbouring pages stand as lines of their own in the program."""
+
+
+def _program(scenario: Scenario) -> list[tuple[int, int, str]]:
+    """The program in lines: the first and the last step of each, and what it does; writes that go on are one."""
+    lines: list[tuple[int, int, str]] = []
+    children = 0
+    at = 0
+    while at < len(scenario.steps):
+        many = _writes_on(scenario.steps[at:])
+        step = scenario.steps[at]
+        if many > MOST_FOLDED:
+            lo, hi = step[2] + scenario.first_vpn, step[2] + scenario.first_vpn + many - 1
+            lines.append((at + 1, at + many, f"P{step[1]} writes pages {lo}–{hi}"))
+            at += many
+            continue
+        children += step[0] == "fork"
+        words = said(step, scenario.first_vpn, children)
+        lines.append((at + 1, at + 1, re.sub(r"\b[Pp]rocess (\d+)", r"P\1", words)))
+        at += 1
+    return lines
+
+
+def _writes_on(steps: Sequence[Step]) -> int:
+    """How many of the first steps write neighbouring pages, ascending, by one process."""
+    first = steps[0]
+    going = (step[:3] == ("write", first[1], first[2] + at) for at, step in enumerate(steps) if first[0] == "write")
+    return sum(1 for _ in takewhile(bool, going))
 
 
 def _by_name(numbered: Mapping[int, Any]) -> dict[str, Any]:
