@@ -360,3 +360,14 @@ def test_this_kernel_shows_what_the_stored_one_showed() -> None:
                 # The zero page is everybody's: whether somebody referenced it of late, bit 2, is not ours to say.
                 others = {"kpageflags 2"} if look.flag("zero page").any() else set()
                 assert set(differing(look, now[name].look(done, process))) <= others, (name, done, process)
+
+
+def test_the_hidden_state_is_shown_page_by_page_and_this_process_only_when_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("ANONFOLIO_LIVE", raising=False)
+    rows = {line[:15].strip(): line[15:].split() for line in q.hidden().splitlines()[1:]}
+    assert rows["write 0 15 16"][-1] == "◆" * 16
+    assert rows["write 0 5 9"][-1] == "." * 5 + "◆" + "." * 10
+    assert rows["munmap 0 5 1"][-4:-1] == ["no", "yes", "yes"]
+    assert "ANONFOLIO_LIVE=1" in q.myself()

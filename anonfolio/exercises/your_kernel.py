@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Mapping
 from functools import lru_cache
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..draw.looked import look_text
 from ..kernel.policy import LINUX_6_8, LINUX_6_9, LINUX_6_15, Policy, policy_for_kernel
 from ..lesson.quiz import Case, Cases, Choice, Function, Number, Program, Verdict, judged_under
 from ..lesson.topics import asking
@@ -18,7 +20,9 @@ from ..witness.comparing import Recorded
 from ..witness.fields import FLAGS, Experiment, Fields, Look, differing, live_wanted, stored
 from ..witness.fields import folio_sizes as library_sizes
 from ..witness.here import need_linux
+from ..witness.hidden.state import FOLIO_COLUMNS
 from ..witness.live import live_run
+from ..witness.looking import Looker
 from ..witness.recording import DATA_DIR, read_recording
 
 words = Words(__file__)
@@ -252,6 +256,37 @@ TWINS = (
 
 
 # --- predictions ----------------------------------------------------------------------------------------------------
+
+
+def hidden(first: int = 15) -> str:
+    """What 6.18.44 held of a folio of 16 pages after each step of a program: read by bpf(2), recorded."""
+    (ran,) = (one for one in read_recording(DATA_DIR / "hidden-named-6.18.44.json.gz").programs if _is_exclusive(one))
+    lines = [f"{'after':15}{'refs':>5}{'pins':>5}  {'slots':10}{'shared':7}{'partly':7}{'deferred':9}exclusive"]
+    for step, seen in list(zip(ran.scenario.steps, ran.steps, strict=True))[first:]:
+        folio = dict(zip(FOLIO_COLUMNS, seen["hidden"].folios[0].tolist(), strict=True))
+        slots = " ".join(f"{folio[f'mappings of slot {at}']:2}" for at in (0, 1) if folio[f"mm_id slot {at}"])
+        shared, partly, deferred = (
+            "yes" if folio[what] else "no" for what in ("shared bit", "partially mapped", "deferred")
+        )
+        marks = "".join("◆" if mark else "." for mark in seen["hidden"].exclusive[:16])
+        said = f"{' '.join(map(str, step)):15}{folio['refcount']:5}{folio['pins']:5}  {slots:10}"
+        lines.append(f"{said}{shared:7}{partly:7}{deferred:9}{marks}")
+    return "\n".join(lines)
+
+
+def _is_exclusive(ran: Recorded) -> bool:
+    return ran.scenario.name == "exclusive pages"
+
+
+def myself() -> str:
+    """The folios of this very process, when the kernel may be asked; else how to ask."""
+    if not live_wanted(None):
+        return f"Of this process itself: {NOT_ASKED}"
+    try:
+        with Looker() as looker:
+            return look_text(looker.look(os.getpid()))
+    except ValueError as reason:
+        return f"Not live: {reason}"
 
 
 def _look(name: str, done: int) -> Look:
