@@ -23,7 +23,8 @@ BOOKS   = $(wildcard notebooks/*.ipynb)
 LAB_FLAGS ?= $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test live kills record-releases lint format notebooks toy site mutants fuzz search bench lock clean
+.PHONY: help lab test live kills record-releases lint format notebooks toy site teach student mutants fuzz search bench \
+	lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -76,6 +77,14 @@ notebooks: $(LAB) ## execute every notebook and store its outputs in normal form
 site: $(LAB) ## the notebooks as web pages that need no network, in site/
 	$(BIN)/python tools/site.py
 
+# Out of the students' way: neither is part of the repository.
+teach: $(LAB) ## figures, slides, solutions and common mistakes for who teaches, in teach/out/
+	$(BIN)/python -m anonfolio.teach.kit slides teach/out
+	$(BIN)/python -m anonfolio.teach.kit solutions teach/out/solutions
+
+student: $(LAB) ## the notebooks without outputs, to hand out, in teach/out/notebooks/
+	$(BIN)/python -m anonfolio.teach.kit student teach/out/notebooks
+
 mutants: $(TEST) ## break the model on purpose, one way at a time: each must fail a test
 	$(BIN)/python tools/mutants.py
 
@@ -109,7 +118,7 @@ lock: ## pin the newest versions anew (needs uv)
 	$(COMPILE) --no-deps --no-emit-package numpy --extra bench --output-file benchmarks/requirements.lock
 
 clean: ## remove the environment and everything generated
-	rm -rf $(VENV) build site benchmarks/out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build site teach/out benchmarks/out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	find . -name .ipynb_checkpoints -type d -prune -exec rm -rf {} +
 

@@ -358,6 +358,15 @@ COMMANDS = (
         ),
     ),
     Command(
+        "figure", commands.figure, "a step of a scenario as SVG, for slides and papers",
+        (
+            _option("scenario", help="a name (see: run list), or a scenario file"),
+            _option("--step", type=int, default=-1, metavar="N", help="from 1; 0 is the start, -1 the last (default)"),
+            *_policy("linux-6.15", "linux-6.15"),
+            _option("-o", "--output", metavar="FILE", help="NAME.svg; by default it is printed"),
+        ),
+    ),
+    Command(
         "doctor", commands.doctor, "what this machine can show, and what to do about a no",
         (_option("--restore", action="store_true", help="put back what a killed live run left changed"),),
     ),

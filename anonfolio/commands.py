@@ -585,3 +585,12 @@ def grade(chosen: Namespace) -> int:
     if chosen.output is not None:
         print(f"{len(rows)} students in {chosen.output}")
     return code
+
+
+def figure(chosen: Namespace) -> int:
+    """A step of a scenario as a picture."""
+    from .teach.kit import figure as drawn
+
+    if chosen.output is not None and not chosen.output.endswith(".svg"):
+        raise ValueError(f"{chosen.output}: a figure is a file NAME.svg")
+    return _told_or_kept(drawn(chosen.scenario, chosen.step, policy_of(chosen, "")), chosen.output)
