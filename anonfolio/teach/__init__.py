@@ -2,5 +2,5 @@
 
 Holds nothing that a reader's notebook imports.
 Imports everything left of it: kernel to exercises.
-Guarded by test_homework, test_grade.
+Guarded by test_homework, test_grade, test_kit.
 """
