@@ -46,6 +46,8 @@ def advise(chosen: Namespace) -> int:
     """Which sizes a program should get: 0, or 1 where the prediction does not hold or the kernel counted otherwise."""
     settings = settings_named(chosen.sizes) if chosen.sizes else list(SETTINGS)
     cpu = this_cpu()
+    if chosen.figure and not Path(chosen.figure).parent.is_dir():
+        raise ValueError(f"{chosen.figure}: there is no folder {Path(chosen.figure).parent}")
     table = _measured_prices(chosen) if chosen.cost == MEASURE else _prices(chosen.cost, cpu)
     if chosen.pid is not None:
         return _of_process(chosen, settings, table, cpu)
@@ -193,9 +195,13 @@ def _new_name(chosen: Namespace, command: Sequence[str]) -> Path:
     return named
 
 
+SCRIPTS = (".py", ".pl", ".rb", ".js", ".mjs", ".sh", ".lua", ".php", ".R", ".r", ".jl", ".tcl", ".awk", ".sql", ".jar")
+"""How names of files end that an interpreter is given."""
+
+
 def called(command: Sequence[str]) -> str:
     """A word for a command: the script that an interpreter is given, else the program."""
-    scripts = [word for word in command[1:3] if not word.startswith("-") and Path(word).suffix and Path(word).is_file()]
+    scripts = [word for word in command[1:3] if Path(word).suffix in SCRIPTS and Path(word).is_file()]
     return Path(scripts[0] if scripts else command[0]).stem or "program"
 
 

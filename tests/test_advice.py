@@ -35,7 +35,9 @@ from anonfolio.hardware.tlb import CORTEX_A76, GOLDEN_COVE, NEOVERSE_N1, ZEN_2
 from anonfolio.hardware.trace import (
     ALL_SIZES,
     DATA_DIR,
+    Counted,
     Replay,
+    Setting,
     Trace,
     read_measured,
     read_trace,
@@ -268,6 +270,26 @@ def test_the_figure_is_one_svg_for_light_and_dark_that_names_all_it_shows(advice
     assert all(0 < float(element.attrib["y"]) < high for element in root.iter("{http://www.w3.org/2000/svg}text"))
 
 
+def test_of_several_processes_each_has_its_faults_and_its_peak(advice: Advice) -> None:
+    lines = advice_text(advice).splitlines()
+    at = lines.index("by process under all, the largest 3:")
+    rows = [line.split() for line in lines[at + 2 : at + 5]]
+    assert [row[:2] for row in rows] == [["P1", "cc1"], ["P2", "as"], ["P0", "gcc"]]
+    suggested_faults = [part.anonymous + part.elsewhere for part in advice.suggested.replay.processes]
+    assert [int(row[2].replace(",", "")) for row in rows] == [suggested_faults[number] for number in (1, 2, 0)]
+    measured = Setting(
+        advice.suggested.replay.orders,
+        [9],
+        [9],
+        [9],
+        [9],
+        [9],
+        ((Counted(1, 1, 1), Counted(2, 2, 2), Counted(3, 3, 3)),),
+    )
+    beside = advice_text(replace(advice, measured=(measured,))).splitlines()
+    assert [line.split()[-1] for line in beside[at + 2 : at + 5]] == ["2", "3", "1"]
+
+
 def test_what_a_kernel_counted_stands_beside_and_a_wrong_prediction_is_said(advice: Advice) -> None:
     measured = tuple(read_measured(COMPILE.with_suffix(".json")))
     beside = replace(advice, measured=measured)
@@ -344,6 +366,7 @@ def test_a_wrong_request_gets_one_line(words: tuple[str, ...], why: str, capsys:
     ("command", "name"),
     [
         (["python3", "np.py", "x"], "np"), (["/usr/bin/sort", "-S", "20M", "nums"], "sort"), (["perl", "np.py"], "np"),
+        (["awk", "{ print }", "data.txt"], "awk"),
         (["python3", "missing.py"], "python3"), (["./a.out"], "a"), (["xz", "-k", "text"], "xz"),
     ],
 )  # fmt: skip
@@ -351,7 +374,7 @@ def test_files_are_called_as_the_script_or_the_program(
     command: list[str], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for file in ("np.py", "text", "nums"):
+    for file in ("np.py", "text", "nums", "data.txt"):
         (tmp_path / file).touch()
     assert called(command) == name
 
@@ -363,6 +386,7 @@ def test_files_are_called_as_the_script_or_the_program(
         (("x.npz", "--", "true"), "advise takes one thing: x.npz, or the program"),
         (("--save", "no/folder/x", "--", "true"), "no/folder/x: there is no folder no/folder"),
         (("--policy", "nosuch", "--", "true"), "nosuch"),
+        (("--figure", "no/x.svg", "--", "true"), "no/x.svg: there is no folder no"),
     ],
 )
 @pytest.mark.skipif(sys.platform != "linux", reason="a program is recorded on Linux")

@@ -12,6 +12,9 @@ from .drawing import RIGHT, Sheet, document, paint, sized, wrap
 
 FORMAT = "anonfolio-advice/1"
 HEADING = ("sizes", "faults", "time ms*", "peak MiB", "never written", "reach MiB")
+LONGEST = 60
+"""Of a command in a heading."""
+LISTED_PROCESSES = 6
 SHOWN_PROCESSES = 4
 """As many curves of single processes."""
 
@@ -21,13 +24,13 @@ SHOWN_PROCESSES = 4
 
 def advice_text(advice: Advice) -> str:
     """All of it in a terminal."""
-    return "\n".join((*_head(advice), *_table(advice), *advice.sentences, *_notes(advice)))
+    return "\n".join((*_head(advice), *_table(advice), *advice.sentences, *_processes(advice), *_notes(advice)))
 
 
 def _head(advice: Advice) -> Iterator[str]:
     trace = advice.trace
     processes = "1 process" if len(trace.processes) == 1 else f"{len(trace.processes)} processes"
-    yield f"{trace.about.get('command', 'a program')}: kernel {trace.kernel}, the model as {advice.policy}"
+    yield f"{_short(str(trace.about.get('command', 'a program')))}: kernel {trace.kernel}, the model as {advice.policy}"
     if "there_before" in trace.about:
         seconds, there = trace.about.get("seconds"), trace.about["there_before"]
         yield f"Followed for {seconds} s. {there:,} pages were there before: taken as written one after the other."
@@ -36,27 +39,57 @@ def _head(advice: Advice) -> Iterator[str]:
     yield f"{processes}, {trace.kernel_faults:,} faults ({len(trace):,} anonymous). {advice.trust}"
 
 
+def _short(command: str) -> str:
+    return command if len(command) <= LONGEST else f"{command[:LONGEST]}…"
+
+
 def _ending(status: int) -> str:
     return f"exit code {status}" if status > 0 else f"signal {-status}"
 
 
 def _table(advice: Advice) -> Iterator[str]:
-    """One line a set of sizes, columns as wide as they need."""
+    """One line a set of sizes."""
     heading = [*HEADING[:3], *(["cold ms"] if advice.table.cold else []), *HEADING[3:]]
     heading += ["measured (predicted)"] if advice.measured else []
     rows = [heading, *(_cells(advice, option) for option in advice.options)]
+    return _in_columns(rows)
+
+
+def _in_columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Columns as wide as they need, the first to the left, the others to the right."""
     wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [
-            cell.ljust(room) if not at else cell.rjust(room)
-            for at, (cell, room) in enumerate(zip(row, wide, strict=True))
-        ]
+    for first, *others in rows:
+        cells = [first.ljust(wide[0]), *(cell.rjust(room) for cell, room in zip(others, wide[1:], strict=True))]
         yield "  ".join(cells).rstrip()
+
+
+def _processes(advice: Advice) -> Iterator[str]:
+    """Of several processes the largest: all faults and peak RSS under what is suggested, beside what was measured."""
+    option = advice.base if advice.trust.doubts else advice.suggested
+    parts = option.replay.processes
+    if len(parts) < 2:
+        return
+    setting = advice.counted(option)
+    counted = setting.processes[0] if setting and setting.processes else ()
+    beside = counted if len(counted) == len(parts) else ()
+    largest = sorted(range(len(parts)), key=lambda number: -parts[number].rss_peak_pages)[:LISTED_PROCESSES]
+    yield f"by process under {option.name}, the largest {len(largest)}:"
+    rows = [["", "faults", "of 4K", "copies", "peak MiB", *(["measured faults"] if beside else [])]]
+    for number in largest:
+        part, single = parts[number], advice.base.replay.processes[number]
+        cells = [
+            f"P{number} {part.name}",
+            f"{part.anonymous + part.elsewhere:,}",
+            f"{single.anonymous + single.elsewhere:,}",
+        ]
+        cells += [f"{part.counters.faults['cow copy']:,}", f"{part.rss_peak_pages / MIB:,.1f}"]
+        rows.append(cells + ([f"{beside[number].faults:,}"] if beside else []))
+    yield from _in_columns(rows)
 
 
 def _measured_on(advice: Advice) -> str:
     """What the prices are of. Those that know of cold memory were measured by the reader, or where she said so."""
-    return "warm memory" if advice.table.cold else "warm memory; of this machine, cold memory too: --cost measure"
+    return "warm memory" if advice.table.cold else "warm memory (this machine's, cold too: --cost measure)"
 
 
 def _cells(advice: Advice, option: Option) -> list[str]:
@@ -105,6 +138,7 @@ def advice_json(advice: Advice) -> dict[str, Any]:
             "memory": advice.table.about.get("memory", "warm"),
         },
         "cpu": {"name": advice.cpu.name, "tlb": advice.cpu.core.name if advice.cpu.core else None},
+        "processes_by_name": [about.get("name", "") for about in trace.processes],
         "settings": [_numbers(advice, option) for option in advice.options],
         "suggested": None if trust.doubts else advice.suggested.name,
         "says": list(advice.sentences),
@@ -119,6 +153,14 @@ def _numbers(advice: Advice, option: Option) -> dict[str, Any]:
         "paths": {path: count for path, count in found.faults.items() if count}, "time_ms": round(option.time_ms, 3),
         "peak_pages": found.held_peak_pages, "never_written_pages": found.never_written_pages,
         "reach_pages": option.reach_pages, "measured": setting.faults if setting else None,
+        "processes": [
+            {
+                "faults": part.anonymous, "elsewhere": part.elsewhere, "copies": part.counters.faults["cow copy"],
+                "rss_peak_pages": part.rss_peak_pages, "held_pages": part.held_pages,
+            }
+            for part in found.processes
+        ],
+        "measured_processes": [[list(each) for each in one] for one in setting.processes] if setting else None,
         "curve": [
             {"accesses": at, "faults": faults, "rss_pages": rss, "held_pages": held}
             for at, held, faults, rss in found.curve

@@ -35,6 +35,8 @@ GOOD_ENOUGH = 0.95
 """A set of sizes that saves so much of what the best one saves is as good as that one; then less memory decides."""
 WORTH_IT = 0.05
 """Less time saved than this part of what 4K takes is not worth a change."""
+WORTH_SAYING = 0.01
+"""The same, for another one to be mentioned."""
 MEMORY_PART, MEMORY_PAGES = 0.05, 512
 """So much more memory at the peak, by part or in pages, is not held against a set of sizes."""
 NEXT_TO_NOTHING = 0.002
@@ -253,8 +255,8 @@ def reason(base: Option, chosen: Option, options: Sequence[Option]) -> str:
     fewer = 100 * (1 - chosen.faults / max(base.faults, 1))
     said = f"Suggest {chosen.name}: {fewer:.0f} % fewer anonymous faults"
     said += f" for {chosen.never_written_mib:.1f} MiB never written"
-    if fastest is not chosen and fastest.time_ms < chosen.time_ms:
-        saved = chosen.time_ms - fastest.time_ms
+    saved = chosen.time_ms - fastest.time_ms
+    if saved > WORTH_SAYING * base.time_ms:
         more = fastest.never_written_mib - chosen.never_written_mib
         said += f"; {fastest.name} saves {saved:,.1f} ms more for {more:.1f} MiB more"
     return said + "."
