@@ -28,6 +28,7 @@ from .hardware.trace import (
     read_trace,
     settings_named,
     size_names,
+    write_measured,
     write_trace,
 )
 from .kernel.policy import Policy
@@ -147,7 +148,9 @@ def _of_program(chosen: Namespace, settings: list[tuple[int, ...]], table: Table
         write_trace(f"{named}.npz", trace)
         found = _judged(trace, settings, _policy(chosen, trace), table, cpu, tell)
         if chosen.verify:
-            found = replace(found, measured=tuple(_measured(command, settings, chosen.verify, again, launch, tell)))
+            measured = tuple(_measured(command, settings, chosen.verify, again, launch, tell))
+            write_measured(f"{named}.json", measured, kernel=trace.kernel, rounds=chosen.verify)
+            found = replace(found, measured=measured)
     return _told(chosen, found, named)
 
 
