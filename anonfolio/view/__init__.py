@@ -1,8 +1,9 @@
 """Widgets. Importing this needs ipywidgets and anywidget (the ``lab`` extra); the rest of the library does not.
 
-Holds the stepper, the playground, plots, and their JavaScript.
+Holds the stepper, the playground, plots, the cards of questions, and their JavaScript.
 Imports everything left of it: kernel to draw; ipywidgets, anywidget, matplotlib.
-Guarded by test_stepper, test_playground, test_browser, test_playground_browser.
+Guarded by test_stepper, test_playground, test_browser, test_playground_browser,
+test_asked_browser.
 """
 
 try:
