@@ -105,6 +105,10 @@ def _lines(error: BaseException) -> Iterator[str]:
         if (name := step.tb_frame.f_code.co_filename) in _read:
             yield f"{name}, line {step.tb_lineno}"
         step = step.tb_next
+    # What another process raised comes with its traceback as text (`multiprocessing`, `concurrent.futures`).
+    for name, number in re.findall(r'File "(.*?)", line (\d+)', str(getattr(error, "tb", ""))):
+        if name in _read:
+            yield f"{name}, line {number}"
 
 
 def _said(error: BaseException) -> str:
