@@ -176,20 +176,16 @@ def test_every_stored_program_is_run_once(monkeypatch: pytest.MonkeyPatch) -> No
 # --- what each buys -------------------------------------------------------------------------------------------------
 
 
-def bill(name: str, policy: af.Policy) -> prices.Bill:
-    return prices._of_forks(prices.FORKS[name][1], prices.read_table(prices.TABLE), 0, policy)
-
-
 def test_copies_of_16_kib_show_their_price_under_forks() -> None:
-    plain, mine = bill("snapshot", af.LINUX_6_15), bill("snapshot", SIXTEEN)
+    plain, mine = prices.under_forks("snapshot", af.LINUX_6_15), prices.under_forks("snapshot", SIXTEEN)
     assert mine.faults < plain.faults
     assert mine.copied > plain.copied
     assert (plain.zeroed, plain.never_written_pages) == (4096, 0)
-    assert bill("helper", af.LINUX_6_9).copied == 64 + 4096
+    assert prices.under_forks("helper", af.LINUX_6_9).copied == 64 + 4096
 
 
 def test_a_walk_of_the_reverse_map_saves_copies_of_the_third_process() -> None:
-    plain, mine = bill("workers", af.LINUX_6_15), bill("workers", RMAP)
+    plain, mine = prices.under_forks("workers", af.LINUX_6_15), prices.under_forks("workers", RMAP)
     assert plain.copied - mine.copied > 3000
     assert mine.faults == plain.faults
     # The others are laid beside it, none twice.
@@ -202,9 +198,9 @@ def test_a_walk_of_the_reverse_map_saves_copies_of_the_third_process() -> None:
 
 
 def test_a_heap_in_whole_folios_is_reached_in_whole() -> None:
-    whole = bill("helper", af.RFC_V2_FIXED)
+    whole = prices.under_forks("helper", af.RFC_V2_FIXED)
     assert (whole.walks, whole.accesses, whole.reach_pages) == (4096 // 16, 4096, 1280 * 16)
-    assert bill("helper", af.LINUX_6_9).walks == 4096
+    assert prices.under_forks("helper", af.LINUX_6_9).walks == 4096
 
 
 # --- the base, and the whole ----------------------------------------------------------------------------------------

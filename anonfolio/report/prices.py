@@ -230,6 +230,11 @@ FORKS: dict[str, tuple[str, Callable[[_Family], None]]] = {
 }  # fmt: skip
 
 
+def under_forks(name: str, policy: Policy, seed: int = 0) -> Bill:
+    """The bill of one of the workloads in `FORKS`."""
+    return _of_forks(FORKS[name][1], read_table(TABLE), seed, policy)
+
+
 def _of_forks(forks: Callable[[_Family], None], table: Table, seed: int, policy: Policy) -> Bill:
     family = _Family(policy)
     forks(family)
