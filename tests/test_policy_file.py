@@ -136,6 +136,42 @@ def test_a_rule_that_raises_when_it_is_asked_is_told_with_its_line(capsys: pytes
     assert (code, capsys.readouterr().err) == (WRONG_INPUT, "anonfolio: mine.py, line 5: KeyError: 'late'\n")
 
 
+FIRST, POLICY = "import anonfolio as af\n", "\np = af.LINUX_6_15.but(name='p', {field}={rule})\n"
+STRANGE = {
+    "uses order 1": ("allowed_orders", "lambda where: {1, 4}", "line 3: .*orders of anonymous folios are 2 to 9"),
+    "copies two pages": ("copy_extent", "lambda around, ask: around.block(1)", "an aligned block of 1, 4, 8"),
+    "leaves the folio": ("copy_extent", "lambda around, ask: around.block(4)", "and leaves the folio"),
+    "changes what it is told": ("reuse_extent", "lambda a, ask: a.writable.fill(1) or a.page", "raises ValueError"),
+    "returns words": ("large_reuse", "lambda folio, ask: 'yes' if ask('x', True) else 'no'", "returns 'yes'"),
+    "asks nothing": ("large_reuse", "lambda folio, ask: True", "asks nothing"),
+    "asks for ever": ("large_reuse", "lambda f, ask: [ask('a', f.order > 2) for _ in range(99)][0]", "come to an end"),
+    "remembers": ("large_reuse", "lambda f, ask, n=[]: ask('odd', len(n.append(1) or n) % 2 == 1)", "asked again"),
+    "takes too little": ("large_reuse", "lambda folio: True", r"it is called with \(folio, ask\)"),
+    "chooses what does not fit": ("chosen_order", "lambda fits, ask: 9", "it returns one of them"),
+    "is a list": ("large_reuse", "[1]", "no function and none of"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_a_strange_rule_is_refused_with_its_line(name: str) -> None:
+    field, rule, why = STRANGE[name]
+    with pytest.raises(PolicyFileError, match=rf"^mine\.py, line 3: policy 'p': {field}=.*{why}|^mine\.py, {why}"):
+        policy_in(written(FIRST + POLICY.format(field=field, rule=rule)))
+
+
+@pytest.mark.parametrize(
+    "rule",
+    ["functools.partial(few, most=5)", "Few()", "lambda folio, ask: few(folio, ask)", "af.LINUX_6_9.rules.large_reuse"],
+)
+def test_whatever_can_be_called_may_be_a_rule(rule: str) -> None:
+    made = (
+        "import functools\nimport anonfolio as af\n\n\ndef few(folio, ask, most=2):\n"
+        "    return ask('few', folio.refcount <= most)\n\n\nclass Few:\n    def __call__(self, folio, ask):\n"
+        "        return few(folio, ask, 3)\n"
+    )
+    assert policy_in(written(made + POLICY.format(field="large_reuse", rule=rule))).name == "p"
+
+
 # --- every command that takes a policy takes a file -----------------------------------------------------------------
 
 

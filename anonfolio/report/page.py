@@ -215,7 +215,7 @@ def _selftests(found: Selftests, report: Findings) -> Iterator[Block]:
         shown = first_of_each(failing)[:MOST_NAMED]
         yield Points(tuple(f"{each.case}: {each.mine}" for each in shown))
         if len(failing) > len(shown):
-            yield Words(f"And {len(failing) - len(shown)} more, most of them the same for other sizes.")
+            yield Words(f"And {len(failing) - len(shown)} more; cases of one name for several sizes are named once.")
 
 
 # --- what it buys ---------------------------------------------------------------------------------------------------
