@@ -47,6 +47,7 @@ from anonfolio.hardware.trace import (
     sizes_named,
     write_trace,
 )
+from anonfolio.hardware.trust import Trust, trust
 from anonfolio.kernel.policy import policy_for_kernel, policy_named
 
 COMPILE = DATA_DIR / "compile-6.18.44.npz"
@@ -197,8 +198,18 @@ def test_a_curve_ends_where_the_row_does(advice: Advice) -> None:
         assert max(moment.held_pages for moment in each.replay.curve) <= each.replay.held_peak_pages
 
 
-def test_the_recorded_kernel_is_trusted_whatever_policy_is_asked_for(short: Trace) -> None:
+def test_the_recorded_kernel_is_trusted_whatever_policy_is_asked_for(
+    short: Trace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[str] = []
+
+    def noted(trace: Trace, single: Replay) -> Trust:
+        held.append(single.policy)
+        return trust(trace, single)
+
+    monkeypatch.setattr("anonfolio.hardware.advice.trust", noted)
     found = advise(short, [(4,)], policy_named("rfc-v2"), table=read_table("linux-6.18.44"), cpu=this_cpu())
+    assert held == ["linux-6.15"]
     assert found.trust
     assert (found.policy, len(found.options)) == ("rfc-v2", 1)
     assert found.base.replay.policy == "rfc-v2"
