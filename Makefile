@@ -20,7 +20,8 @@ LIVE_SECONDS ?= 120
 BOOKS   = $(wildcard notebooks/*.ipynb)
 
 # Jupyter refuses to start as root, which is who one is in a container.
-LAB_FLAGS ?= $(if $(filter 0,$(shell id -u)),--allow-root)
+ROOT_FLAG := $(if $(filter 0,$(shell id -u)),--allow-root)
+LAB_FLAGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help lab test live kills record-releases lint format notebooks toy site teach student mutants fuzz search bench \
@@ -32,7 +33,7 @@ help: ## list the targets
 # Of a notebook that nobody has signed, JupyterLab shows the text that stands behind each stored picture.
 lab: $(LAB) ## open the notebooks in JupyterLab
 	-@$(BIN)/jupyter trust $(BOOKS) >/dev/null
-	$(BIN)/jupyter lab $(LAB_FLAGS) --notebook-dir=notebooks
+	$(BIN)/jupyter lab $(ROOT_FLAG) $(LAB_FLAGS) --notebook-dir=notebooks
 
 test: lint ## lint, types, tests, and every notebook's outputs
 	$(BIN)/mypy
@@ -125,6 +126,7 @@ clean: ## remove the environment and everything generated
 $(LAB): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 		{ echo "error: $(PYTHON) is not Python 3.11 or newer; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "setting up $(VENV) for JupyterLab: a minute or two, and nothing is said meanwhile" >&2
 ifneq ($(UV),)
 	@$(BIN)/python -c '' 2>/dev/null || \
 		uv venv --quiet --clear --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV)

@@ -352,7 +352,7 @@ def _sum(version: str, arch: str = "x86-64") -> Policy:
 
 LINUX_6_15 = _sum("6.18").but(
     name="linux-6.15",
-    about="6.15 and later: enabled sizes, one page per copy and per reuse, the mm_id test (1da190f4d0a6).",
+    about="6.15 to 6.18, later but for small things: enabled sizes, one page a copy and a reuse, mm_id (1da190f4d0a6).",
 )
 LINUX_6_9 = _sum("6.12").but(
     name="linux-6.9",
