@@ -222,6 +222,10 @@ def test_a_function_with_two_mistakes_is_told_both_and_one_with_a_new_one_the_ne
     assert q.may_carry.check(lambda pages: [7]).lines[-1].startswith("The library says")
 
 
+def test_an_array_is_a_list() -> None:
+    assert q.may_carry.check(lambda pages: np.array(q.fold(pages))).kind == "right"
+
+
 def test_a_case_is_told_block_by_block() -> None:
     pages: list[q.Page | None] = [(32 + at, 1, False) for at in range(16)]
     pages[3], pages[4], pages[5] = None, (0, None, False), (37, 1, True)
@@ -234,7 +238,7 @@ def test_a_case_is_told_block_by_block() -> None:
     assert "(" not in told
 
 
-@pytest.mark.parametrize("wrong", [lambda pages: set(), lambda pages: (0,), lambda pages: np.zeros(2), lambda pages: 7])
+@pytest.mark.parametrize("wrong", [lambda pages: set(), lambda pages: (0,), lambda pages: np.int64(2), lambda pages: 7])
 def test_a_function_that_returns_no_list_is_told_to(wrong: Any) -> None:
     note = q.may_carry.check(wrong)
     assert (note.kind, note.head) == ("wrong", "That is no list.")

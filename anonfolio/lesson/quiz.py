@@ -417,7 +417,7 @@ class Number(Question):
         known = {self.answer, *said}
         likely = [number for number in _EXAMPLES if min(known) <= number <= max(known)]
         silent = [number for number in likely if number not in known]
-        return str(next(number for number in (*silent, *likely, *_EXAMPLES) if number != self.answer))
+        return str(next(number for number in (*silent, *likely, *sorted(said), *_EXAMPLES) if number != self.answer))
 
 
 @dataclass(eq=False, kw_only=True, repr=False)
