@@ -201,7 +201,8 @@ def test_a_step_moves_what_changed_and_ends_as_a_jump_does(
 
 def test_content_travels_from_the_page_that_is_copied(page: Page) -> None:
     show(page, stepper(key=COPY_STEP - 2))
-    moved = page.evaluate("""() => { window.model.set('step', 18); return document.getAnimations().filter((one) => one.effect.target.dataset.frame === "B")
+    moved = page.evaluate("""() => { window.model.set('step', 18); return document.getAnimations()
+        .filter((one) => one.effect.target.dataset.frame === "B")
                              .map((one) => one.effect.getKeyframes()[0].transform); }""")
     assert moved == ["translate(0px, 60px)"]
 
