@@ -24,8 +24,8 @@ ROOT_FLAG := $(if $(filter 0,$(shell id -u)),--allow-root)
 LAB_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test live kills record-releases lint format notebooks toy site teach student mutants fuzz search bench \
-	lock clean
+.PHONY: help lab test live kills record-releases lint format notebooks toy site teach student mutants fuzz search \
+	proofs bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -92,11 +92,15 @@ mutants: $(TEST) ## break the model on purpose, one way at a time: each must fai
 fuzz: $(TEST) ## new examples, thousands for each reader and for the command, for some minutes
 	HYPOTHESIS_PROFILE=explore $(BIN)/pytest -q tests/test_fuzz.py
 
-# One step beyond the six in which RFC v2 loses a pinned page; minutes, so not in every test run.
-search: $(LAB) ## look for a program that breaks a promise of the kernel, under every policy
+# Then one step beyond the six in which RFC v2 loses a pinned page; minutes, so not in every test run.
+search: $(LAB) ## run the quick stored proofs again, then look for a program that breaks a promise of the kernel
+	$(BIN)/python tools/proofs.py
 	for policy in rfc-v2-fixed linux-6.3 linux-6.8 linux-6.9 linux-6.15; do \
 		$(BIN)/python -m anonfolio search --policy $$policy --steps 7 || exit 1; done
 	! $(BIN)/python -m anonfolio search --policy rfc-v2
+
+proofs: $(LAB) ## run every stored proof again, and those that have not come to their end: hours
+	$(BIN)/python tools/proofs.py --slow --jobs $(WORKERS)
 
 # Simulators of others, for the bench alone: no part of the environment, and left out where they cannot be had.
 $(PEERS)/.installed: benchmarks/requirements.lock $(TEST)

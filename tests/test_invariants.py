@@ -62,6 +62,11 @@ def written_under_a_reference(machine: af.Machine, process: af.Process) -> None:
     process.mm.pte[3] |= PTE_WRITE
 
 
+def written_by_another(machine: af.Machine, process: af.Process) -> None:
+    process.fork()
+    process.mm.pte[3] |= PTE_WRITE
+
+
 def shared_and_silent(machine: af.Machine, process: af.Process) -> None:
     process.fork()
     machine.memory.maybe_mapped_shared[folio(machine, process, 0)] = False
@@ -136,6 +141,7 @@ def leaked(machine: af.Machine, process: af.Process) -> None:
 
 
 BREAKS: list[tuple[str, Break]] = [
+    ("reads_what_it_wrote", written_by_another),
     ("pinned_page_stays", moved_under_the_pin),
     ("pinned_page_stays", unmapped_under_the_pin),
     ("held_page_is_private", written_under_a_reference),

@@ -28,7 +28,7 @@ import anonfolio as af
 from anonfolio.kernel.rules import KNOBS
 from anonfolio.machine.machine import ADVICE, PROTECTIONS
 from anonfolio.program import formats, ops, random_programs
-from anonfolio.program.explore import possible_steps
+from anonfolio.program.explore import Space
 from anonfolio.program.ops import TABLE, Op, Step
 from anonfolio.program.random_programs import KINDS, random_scenario
 from anonfolio.program.scenario import ADVISED, THP
@@ -170,6 +170,10 @@ def test_a_recording_holds_everything_but_what_is_injected(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
+def possible(machine: af.Machine, operations: tuple[str, ...], processes: int) -> list[af.Step]:
+    return Space(machine.policy, af.Scenario(4, ()), operations, processes, ()).possible(machine.live())
+
+
 def test_the_search_tries_what_the_table_says() -> None:
     names = {name for name, op in TABLE.items() if op.tries} - {"madvise"}
     assert {*OPERATIONS, *EXTRA_OPERATIONS} == names | set(ADVICE)
@@ -178,7 +182,7 @@ def test_the_search_tries_what_the_table_says() -> None:
     process.write(0)
     process.fork()
     process.mprotect(2, 2, 1)
-    found = list(possible_steps(machine, 4, ("read", "munmap", "mprotect", "hugepage", "dontneed"), 3))
+    found = possible(machine, ("read", "munmap", "mprotect", "hugepage", "dontneed"), 3)
     mine = [step for step in found if step[1] == 0]
     assert [step for step in mine if step[0] in ("read", "munmap")] == [("munmap", 0, 0, 2), ("munmap", 0, 2, 2)]
     assert [step for step in mine if step[0] == "mprotect"] == [
@@ -188,10 +192,10 @@ def test_the_search_tries_what_the_table_says() -> None:
     assert [step for step in mine if step[0] == "madvise"] == [("madvise", 0, at, 2, "dontneed") for at in (0, 2)]
     assert ("read", 1, 3) not in found
     for processes, forks in ((3, 2), (2, 0)):
-        assert len(list(possible_steps(machine, 4, ("fork", "forkfail_after"), processes))) == 4 * forks
-    assert len(list(possible_steps(machine, 4, ("pin", "unpin"), 2))) == 8
+        assert len(possible(machine, ("fork", "forkfail_after"), processes)) == 4 * forks
+    assert len(possible(machine, ("pin", "unpin"), 2)) == 8
     process.pin(0)
-    assert [step for step in possible_steps(machine, 4, ("pin", "unpin"), 2) if step[1] == 0] == [("unpin", 0, 0)]
+    assert [step for step in possible(machine, ("pin", "unpin"), 2) if step[1] == 0] == [("unpin", 0, 0)]
 
 
 def test_what_the_search_or_random_programs_leave_out_is_named_here() -> None:

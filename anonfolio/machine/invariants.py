@@ -1,6 +1,6 @@
 """What must always hold, each rule named and explained; check any of them after any step.
 
-The first four are the kernel's promises, which a policy can break; the rest is the model's own bookkeeping,
+The first five are the kernel's promises, which a policy can break; the rest is the model's own bookkeeping,
 recounted from the page tables.
 """
 
@@ -146,7 +146,29 @@ def _held_page_is_private(machine: Machine) -> Iterator[_Where]:
                         )
 
 
-KERNEL_PROMISES = (_pinned_page_stays, _writable_is_exclusive, _exclusive_is_mapped_once, _held_page_is_private)
+@invariant
+def _reads_what_it_wrote(machine: Machine) -> Iterator[_Where]:
+    """What a process reads is what it last wrote, or what its parent had at fork: nobody may write a page that another
+    process maps, whatever marks say (mmap(2): updates to private memory are not visible to other processes).
+    """
+    for process in machine.live():
+        mm = process.mm
+        vpns = np.flatnonzero(mm.pte & PTE_WRITE)
+        pfns = mm.pfn[vpns]
+        several = machine.memory.mapcounts_of(pfns) > 1
+        for vpn, pfn in zip(vpns[several].tolist(), pfns[several].tolist(), strict=True):
+            for other in machine.live():
+                pages = np.flatnonzero(_maps_folio(other.mm) & (other.mm.pfn == pfn)).tolist()
+                if other is not process and pages:
+                    where = (
+                        f"process {process.number} may write page {vpn}, which process {other.number} reads as its page"
+                    )
+                    yield f"{where} {pages[0]}", process.number, vpn, pages[0], other.number, "page"
+
+
+KERNEL_PROMISES = (
+    _pinned_page_stays, _writable_is_exclusive, _exclusive_is_mapped_once, _held_page_is_private, _reads_what_it_wrote,
+)  # fmt: skip
 """The rules that a policy can break; what the search looks for."""
 
 

@@ -7,6 +7,7 @@ import marshal
 import os
 import sys
 import time
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..machine.invariants import check
-from .explore import BATCH, Broken, Expanded, Space, Ways, kept_bytes
-from .states import NAME_BYTES
+from .explore import BATCH, Broken, Expanded, Miscounted, Space, kept_bytes, program_of
+from .states import NAME_BYTES, name_of, normal, state_of, to_bytes
 from .workers import Workers
 
 if TYPE_CHECKING:
@@ -28,8 +29,13 @@ Progress = Callable[[int, int, int], None]
 
 SEEN_BYTES = 64
 """What Python takes for a name, besides its place in the set."""
+FORM_BYTES = 48
+"""The same for a state that waits, with its place in the list."""
 SAVED_EVERY_S = 60
-_NO_WAY = np.zeros((1, 0), np.uint16)
+KEPT = ("numbers", "seen", "parents", "steps", "sizes", "forms")
+"""What a checkpoint holds, besides of which search it is, and its seal."""
+CHECKPOINT = "anonfolio-search/2"
+"""What a checkpoint says that it is; one of another version is not gone on from."""
 
 
 class Stopped(Exception):
@@ -80,9 +86,14 @@ class Exploration:
         self.depth = self.transitions = 0
         self.complete = False
         self._seen: set[bytes] = set()
-        self._waiting: Ways = _NO_WAY
-        self._done = 0
-        self._next: list[Ways] = []
+        # States are numbered as they are found, so a level is a row of them: how each was found, by its number.
+        self._parents, self._steps = array("I"), array("H")
+        self._waiting: list[bytes] = []
+        self._next: list[bytes] = []
+        self._first = self._done = 0
+        # How many steps it takes to those that wait.
+        self._reached = -1
+        self._waiting_bytes = self._next_bytes = 0
         self._begun = self._told = self._saved = time.monotonic()
 
     @property
@@ -98,23 +109,28 @@ class Exploration:
         """The first program that breaks something; None when there is none within the limits."""
         if not self._go_on():
             start = self.space.begin()
-            self._seen.add(self.space.name(start))
             if violations := check(start, self.space.invariants):
                 return Broken((), violations[0])
+            numbers, state = normal(state_of(start, content=self.space.reads_content))
+            self._seen.add(name_of(numbers))
+            self._found(0, 0, to_bytes(state))
+            self._turn()
             # Where no file can be is said before hours of searching.
             self._save()
         workers = Workers(self.space, self.limits.executor, self.limits.jobs)
         try:
-            while len(self._waiting) and (self.limits.steps is None or self.depth < self.limits.steps):
-                self.depth += 1
+            while self._waiting and (self.limits.steps is None or self.depth < self.limits.steps):
+                self.depth = self._reached + 1
                 if broken := self._level(workers):
                     return broken
+        except Miscounted:
+            raise
         except BaseException:
             self._save()
             raise
         finally:
             workers.close()
-        self.complete = not len(self._waiting)
+        self.complete = not self._waiting
         self._save()
         return None
 
@@ -122,26 +138,47 @@ class Exploration:
         for expanded in workers.expansions(self._waiting[self._done :]):
             self._take_in(expanded)
             if expanded.broken:
-                return expanded.broken
+                parent, step = expanded.broken
+                return self._broken(self._first + self._done + parent, step)
+            self._done = min(self._done + BATCH, len(self._waiting))
             self._check_limits()
-        width = self._waiting.shape[1] + 1
-        self._waiting = np.concatenate(self._next) if self._next else np.zeros((0, width), np.uint16)
-        self._done, self._next = 0, []
+        self._turn()
         return None
+
+    def _turn(self) -> None:
+        """What was found waits now."""
+        self._reached += 1
+        self._first += len(self._waiting)
+        self._waiting, self._waiting_bytes = self._next, self._next_bytes
+        self._next, self._next_bytes, self._done = [], 0, 0
 
     def _take_in(self, expanded: Expanded) -> None:
         self.transitions += expanded.transitions
-        names, seen = expanded.names, self._seen
-        fresh = []
-        for at in range(len(expanded.parents)):
+        names, seen, first = expanded.names, self._seen, self._first + self._done
+        found = zip(expanded.parents.tolist(), expanded.steps.tolist(), expanded.forms, strict=True)
+        for at, (parent, step, form) in enumerate(found):
             name = names[NAME_BYTES * at : NAME_BYTES * (at + 1)]
             if name not in seen:
                 seen.add(name)
-                fresh.append(at)
-        if fresh:
-            parents = self._waiting[self._done + expanded.parents[fresh]]
-            self._next.append(np.column_stack((parents, expanded.steps[fresh])))
-        self._done = min(self._done + BATCH, len(self._waiting))
+                self._found(first + parent, step, form)
+
+    def _found(self, parent: int, step: int, form: bytes) -> None:
+        self._parents.append(parent)
+        self._steps.append(step)
+        self._next.append(form)
+        self._next_bytes += len(form) + FORM_BYTES
+
+    def _broken(self, parent: int, step: int) -> Broken:
+        """The program that leads to a step that breaks something, run again from its beginning."""
+        way = [step]
+        while parent:
+            way.append(self._steps[parent])
+            parent = self._parents[parent]
+        program, machine = program_of(self.space, way[::-1])
+        violations = check(machine, self.space.invariants)
+        if not violations:
+            raise Miscounted(f"{self.space.policy.name}: {program} breaks nothing when it is run again")
+        return Broken(program, violations[0])
 
     def _check_limits(self) -> None:
         now, limits = time.monotonic(), self.limits
@@ -156,9 +193,9 @@ class Exploration:
             self._save()
 
     def kept_bytes(self) -> int:
-        """What the search keeps: names, and the ways to states that wait."""
-        ways = self._waiting.nbytes + sum(part.nbytes for part in self._next)
-        return sys.getsizeof(self._seen) + SEEN_BYTES * len(self._seen) + ways + kept_bytes()
+        """What the search keeps: names, how each state was found, and those that wait."""
+        names = sys.getsizeof(self._seen) + (SEEN_BYTES + 6) * len(self._seen)
+        return names + self._waiting_bytes + self._next_bytes + kept_bytes()
 
     # --- going on -----------------------------------------------------------------------------------------------
 
@@ -168,14 +205,18 @@ class Exploration:
             return
         self._saved = time.monotonic()
         part = path.with_name(path.name + ".part")
-        width = self._waiting.shape[1] + 1
+        forms = [*self._waiting, *self._next]
+        arrays = {
+            "numbers": np.array([self._reached, self.transitions, self._first, self._done, len(self._waiting)]),
+            "seen": np.frombuffer(b"".join(self._seen), np.uint8),
+            "parents": np.array(self._parents, np.uint32),
+            "steps": np.array(self._steps, np.uint16),
+            "sizes": np.array(list(map(len, forms)), np.uint32),
+            "forms": np.frombuffer(b"".join(forms), np.uint8),
+        }
+        kept: dict[str, Any] = dict(arrays)
         with part.open("wb") as file:
-            np.savez(
-                file, space=np.array(fingerprint(self.space)), waiting=self._waiting,
-                next=np.concatenate([np.zeros((0, width), np.uint16), *self._next]),
-                numbers=np.array([self.depth, self.transitions, self._done]),
-                seen=np.frombuffer(b"".join(self._seen), np.uint8),
-            )  # fmt: skip
+            np.savez(file, seal=np.array(_seal(self.space, arrays)), space=np.array(fingerprint(self.space)), **kept)
         os.replace(part, path)
 
     def _go_on(self) -> bool:
@@ -187,20 +228,37 @@ class Exploration:
             if not path.is_file():
                 raise ValueError
             with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
-                space, numbers = str(kept["space"]), kept["numbers"].tolist()
-                waiting, following, seen = kept["waiting"], kept["next"], kept["seen"].tobytes()
-            if waiting.ndim != 2 or following.shape[1:] != (waiting.shape[1] + 1,):
-                raise ValueError
-            self.depth, self.transitions, self._done = map(int, numbers)
+                arrays = {name: kept[name] for name in kept.files}
+            space, seal = str(arrays.pop("space")), str(arrays.pop("seal"))
+            numbers, seen, parents, steps, sizes, forms = (arrays[name] for name in KEPT)
         except Exception:  # what is in somebody's file may raise anything
             raise ValueError(f"{path} is not the checkpoint of a search; name another file, or remove it") from None
         if space != fingerprint(self.space):
             raise ValueError(f"{path} is the checkpoint of another search; name another file, or remove it")
-        self._waiting, self._next = waiting, [following]
-        self._seen = {seen[at : at + NAME_BYTES] for at in range(0, len(seen), NAME_BYTES)}
+        if seal != _seal(self.space, arrays):
+            raise ValueError(f"{path} was changed since the search wrote it; name another file, or remove it")
+        self._reached, self.transitions, self._first, self._done, waiting = numbers.tolist()
         # A level that was begun is counted again when it goes on.
-        self.depth = max(0, waiting.shape[1])
+        self.depth = self._reached
+        self._parents, self._steps = array("I", parents.tolist()), array("H", steps.tolist())
+        blob, names_blob = forms.tobytes(), seen.tobytes()
+        ends = np.cumsum(sizes, dtype=np.int64).tolist()
+        states = [blob[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        self._waiting, self._next = states[:waiting], states[waiting:]
+        self._waiting_bytes, self._next_bytes = (
+            sum(map(len, some)) + FORM_BYTES * len(some) for some in (self._waiting, self._next)
+        )
+        self._seen = {names_blob[at : at + NAME_BYTES] for at in range(0, len(names_blob), NAME_BYTES)}
         return True
+
+
+def _seal(space: Space, arrays: dict[str, Any]) -> str:
+    """What a checkpoint's content is held to, as SHA-256: a search believes no states that none has found."""
+    seal = hashlib.sha256(f"{CHECKPOINT} {fingerprint(space)}".encode())
+    for name in sorted(arrays):
+        seal.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
+        seal.update(arrays[name].tobytes())
+    return seal.hexdigest()
 
 
 def fingerprint(space: Space) -> str:

@@ -186,7 +186,7 @@ def counterexample(
         Stop after so long, as Ctrl-C does.
     memory_mib : int
         Stop when what the search keeps takes more than so many MiB, by its own count: names of the states it has seen
-        and ways to those it has to go on from.
+        and those it has to go on from.
     jobs : int
         How many processes share the work. A policy with rules of its own can be shared where processes fork.
     executor : concurrent.futures.Executor, optional
@@ -233,6 +233,8 @@ def _explain(policy: Policy, start: Scenario, broken: Broken, states: int, trans
     process, vpn, number, holder = violation.process, violation.vpn, violation.pin, violation.holder
     if number is None or process is None or vpn is None:
         return found
+    if holder is not None and violation.kind == "page":
+        return _overwritten_shown(policy, found, (process, vpn), (holder, number))
     if holder is None:
         return _loss_shown(policy, found, process, vpn, number)
     return _leak_shown(policy, found, process, vpn, (holder, violation.kind, number))
@@ -264,6 +266,19 @@ def _leak_shown(
     written = machine.process(process).mm.pfn.item(vpn)
     read = machine.memory.content.item(frames[frames.index(written)])
     said = f"process {process} wrote {SHOWN_BYTE:#04x}, and process {holder} reads {read:#04x} through {kind} {number}"
+    return replace(found, scenario=scenario, read=read, written=SHOWN_BYTE, said=said)
+
+
+def _overwritten_shown(
+    policy: Policy, found: Counterexample, writes: tuple[int, int], reads: tuple[int, int]
+) -> Counterexample:
+    """A page that another process maps can be written: that one reads what it did not write."""
+    shown: tuple[Step, ...] = (("write", *writes, SHOWN_BYTE), ("read", *reads))
+    scenario = found.scenario.but(steps=(*found.scenario.steps, *shown))
+    read = scenario.run(policy)[-1].value
+    said = (
+        f"process {writes[0]} wrote {SHOWN_BYTE:#04x}, and process {reads[0]} reads {read:#04x} in its page {reads[1]}"
+    )
     return replace(found, scenario=scenario, read=read, written=SHOWN_BYTE, said=said)
 
 

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from .explore import BATCH, Expanded, Space, Ways, expand
+from .explore import BATCH, Expanded, Space, expand
 
 AHEAD = 16
 """So many batches are under way at most; none of some workers is idle while what it did is taken in."""
@@ -22,7 +22,8 @@ POOLED_STATES = 1000
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future, ProcessPoolExecutor
 
-Send = Callable[[Ways], "Future[Expanded]"]
+Forms = list[bytes]
+Send = Callable[[Forms], "Future[Expanded]"]
 
 
 class Workers:
@@ -42,8 +43,8 @@ class Workers:
         self._space, self._executor, self._jobs = space, executor, jobs
         self._pool: ProcessPoolExecutor | None = None
 
-    def expansions(self, level: Ways) -> Iterator[Expanded]:
-        """One result for each `BATCH` of ways."""
+    def expansions(self, level: Forms) -> Iterator[Expanded]:
+        """One result for each `BATCH` of states."""
         batches = (level[at : at + BATCH] for at in range(0, len(level), BATCH))
         send = self._send(len(level))
         if not send:
@@ -68,14 +69,14 @@ class Workers:
 
     def _send(self, states: int) -> Send | None:
         if executor := self._executor:
-            return lambda ways: executor.submit(expand, self._space, ways)
+            return lambda forms: executor.submit(expand, self._space, forms)
         if self._jobs == 1 or (not self._pool and states < POOLED_STATES):
             return None
         pool = self._pool = self._pool or _pool(self._space, self._jobs)
         if not pool:
             self._jobs = 1
             return None
-        return lambda ways: pool.submit(_expand_here, ways)
+        return lambda forms: pool.submit(_expand_here, forms)
 
 
 def _pool(space: Space, jobs: int) -> ProcessPoolExecutor | None:
@@ -124,5 +125,5 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _expand_here(ways: Ways) -> Expanded:
-    return expand(_space, ways)
+def _expand_here(forms: Forms) -> Expanded:
+    return expand(_space, forms)

@@ -1,0 +1,159 @@
+"""What the search keeps of states and steps: a machine made of a state behaves as the one it was taken of, and a second
+program, written apart, counts the same.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import plain_search
+import pytest
+
+import anonfolio as af
+from anonfolio.kernel.policy import policy_named
+from anonfolio.program import explore
+from anonfolio.program.explore import Miscounted, Space, expand
+from anonfolio.program.ops import do_step
+from anonfolio.program.search import EXTRA_OPERATIONS, OPERATIONS, counterexample
+from anonfolio.program.states import Maker, canonical, from_bytes, normal, order_of, state_of, to_bytes
+
+ROOT = Path(__file__).parent.parent
+ALL = (*OPERATIONS, *EXTRA_OPERATIONS)
+APART = {"remap"}
+"""What moves pages to the end of the address space: slow, and like mremap."""
+
+
+def counted(policy: str, *operations: str) -> tuple[int, int, int]:
+    found = counterexample(policy, steps=None, operations=operations)
+    assert not found
+    assert found.complete
+    return found.states, found.transitions, found.steps
+
+
+@pytest.mark.parametrize(("policy", "pins"), [("rfc-v2-fixed", False), ("linux-6.3", False), ("rfc-v2-fixed", True)])
+def test_a_second_search_that_was_written_apart_counts_the_same(policy: str, pins: bool) -> None:
+    more = ("pin", "unpin") if pins else ()
+    assert plain_search.explore(policy, pins=pins) == counted(policy, "write", "fork", "exit", *more)
+
+
+@pytest.mark.parametrize("policy", ["linux-6.15", "linux-6.9", "rfc-v2", "linux-6.3", "5.10"])
+def test_a_machine_made_of_a_state_does_what_the_first_one_does(policy: str) -> None:
+    """Random programs of everything that can be searched; after each step one more on both, and all names agree."""
+    operations = tuple(name for name in ALL if name not in APART)
+    source = random.Random(policy)
+    found = policy_named(policy)
+    for pages, orders in ((4, (2,)), (4, (2,)), (6, (2,))):
+        space = Space(found, af.Scenario(pages, (), orders), operations, 3, ())
+        machine = space.begin()
+        maker = Maker(space.begin())
+        for _ in range(25):
+            _, state = normal(state_of(machine, content=True))
+            assert from_bytes(to_bytes(state)) == state
+            made = maker.machine(state.sides, state.folios, len(state.sides))
+            assert normal(state_of(made, content=True))[1] == state
+            ours, theirs = space.possible(order_of(machine)), space.possible(made.processes)
+            assert [step[2:] for step in ours] == [step[2:] for step in theirs]
+            at = source.randrange(len(ours))
+            answers = do_step(machine, ours[at])[0], do_step(made, theirs[at])[0]
+            assert answers[0] == answers[1]
+            assert canonical(made) == canonical(machine)
+            assert not af.check(made)
+
+
+@pytest.mark.parametrize("policy", ["linux-6.15", "rfc-v2-fixed", "5.10"])
+def test_what_is_kept_of_a_step_is_what_it_does_to_all_of_a_state(policy: str) -> None:
+    """Every step of every state, once by what was kept of its view and once on the whole machine."""
+    operations = ("write", "fork", "exit", "pin", "unpin", "ref", "munmap", "wipeonfork")
+    space = Space(policy_named(policy), af.Scenario(4, (), (2,)), operations, 2, ())
+    known = explore._Known(space)
+    waiting, seen = [normal(state_of(space.begin()))[1]], set()
+    source = random.Random(1)
+    for _ in range(60):
+        state = waiting.pop(source.randrange(len(waiting)))
+        afters = list(known.successors(state))
+        machine = known.make(state)
+        for step, (numbers, after) in zip(space.possible(machine.processes), afters, strict=True):
+            done = machine.copy()
+            do_step(done, step)
+            assert canonical(done) == numbers.tobytes()
+            if numbers.tobytes() not in seen:
+                seen.add(numbers.tobytes())
+                waiting.append(after)
+
+
+def test_a_step_that_does_something_else_than_was_kept_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = Space(af.LINUX_6_15, af.Scenario(2, (), ()), ("write", "fork"), 2, ())
+    form = to_bytes(normal(state_of(space.begin()))[1])
+    monkeypatch.setattr(explore, "_latest", None)
+    expand(space, [form])
+    effects = next(iter(explore._latest.effects.values()))
+    effects[:] = [effects[-1]] * len(effects)
+    explore._latest._audits = 0
+    with pytest.raises(Miscounted, match="does something else"):
+        expand(space, [form])
+
+
+def test_a_checkpoint_that_was_changed_is_not_believed(tmp_path: Path) -> None:
+    """A state that no search found would make the rest of it worthless."""
+    path = tmp_path / "search.npz"
+    bound = {"pages": 2, "steps": 2, "operations": ("write", "fork"), "checkpoint": path}
+    counterexample("7.3", **bound)
+    with np.load(path) as kept:
+        content = dict(kept)
+    for name, change in (
+        ("seen", content["seen"][::-1]), ("forms", content["forms"] ^ 1), ("numbers", content["numbers"] + 1),
+        ("parents", content["parents"][:-1]), ("steps", content["steps"] + 1), ("sizes", content["sizes"][:-1]),
+    ):  # fmt: skip
+        np.savez(path, **{**content, name: change})
+        with pytest.raises(ValueError, match="was changed since the search wrote it"):
+            counterexample("7.3", **bound)
+
+
+# --- what is claimed --------------------------------------------------------------------------------------------------
+
+
+def proofs() -> dict[str, dict]:
+    return json.loads((ROOT / "data" / "proofs.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", ["6.15: write, fork, exit", "6.1: write, fork, exit", "rfc-v2: write, fork, exit"])
+def test_a_stored_proof_comes_out_again(name: str) -> None:
+    """`make search` compares all of them."""
+    stored = proofs()[name]
+    found = counterexample(stored["policy"], steps=None, operations=tuple(stored["operations"]))
+    assert not found
+    assert found.complete
+    assert (found.states, found.transitions, found.steps, found.digest) == tuple(
+        stored[key] for key in ("states", "transitions", "steps", "sha256")
+    )
+    assert list(found.promises) == stored["promises"]
+
+
+def test_readme_says_what_the_stored_proofs_say() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    stored = proofs()
+    for name, proof in stored.items():
+        row = (
+            f"| {proof['policy']} | {', '.join(proof['operations'])} | {proof['verdict']} | {proof['steps']} "
+            f"| {proof['states']:,} | {proof['transitions']:,} | {proof['seconds']:,} | {proof['peak_mib']} |"
+        )
+        assert row in readme, name
+    assert readme.count(" | holds in programs of any length | ") == sum(
+        proof["verdict"] == "holds in programs of any length" for proof in stored.values()
+    )
+    assert f"({stored['6.15: write, fork, exit']['states']:,} states)" in readme
+
+
+def test_dask_can_do_the_work() -> None:
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=False, host="127.0.0.1", dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        bound = {"steps": None, "operations": ("write", "fork", "exit")}
+        assert counterexample("rfc-v2", executor=client.get_executor(), **bound) == counterexample("rfc-v2", **bound)
