@@ -124,7 +124,7 @@ class Broken(NamedTuple):
     violation: Violation
 
 
-class Miscounted(Exception):
+class Miscounted(ValueError):
     """What was kept of a step is not what it does: nothing that the search said is worth anything."""
 
 

@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from itertools import chain, groupby, pairwise, permutations, product
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -337,7 +337,7 @@ def _put_folios(memory: Memory, frames: list[int], folios: dict[int, Facts]) -> 
     table = np.array(rows)
     these = slice(len(rows))
     memory.mm_id_mapcount[these], memory.mm_id[these] = table[:, :2], table[:, 11:]
-    columns = (
+    columns: tuple[Any, ...] = (
         memory.entire_mapcount, memory.refcount, memory.pincount, memory.maybe_mapped_shared, memory.large_mapcount,
         memory.nr_mapped, memory.partially_mapped, memory.dirty, memory.lazyfree,
     )  # fmt: skip
