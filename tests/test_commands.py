@@ -181,7 +181,8 @@ def test_a_search_without_room_says_what_it_knows_and_that_it_could_not_look(
     out, err = capsys.readouterr()
     assert out.startswith("linux-6.15: stopped early (1 MiB of memory are used): nothing found in ")
     # Where it takes more than a second, it has said how far it is.
-    assert err.splitlines()[-1] == "anonfolio: the search stopped early (1 MiB of memory are used); --memory gives it more"
+    said = "anonfolio: the search stopped early (1 MiB of memory are used); --memory gives it more"
+    assert err.splitlines()[-1] == said
 
 
 STOPPED_AT = """
