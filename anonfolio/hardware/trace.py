@@ -90,7 +90,7 @@ THP_DISABLE = (False, True, "except_advised")
 STARTS = ("spawn", "fork")
 RELEASING = ("unmap", "move", "advise", "exit", "end")
 """Calls before which memory in use may be at its peak; ``end`` stands for the end of the trace."""
-LEAST_FRAMES = 1 << 20
+LEAST_FRAMES = 1 << 17
 MOST_PROCESSES = 1 << 16
 """A trace has one byte for whose an access is, or two where there are more than 256."""
 MOST_CALLS, MOST_BLOCKS, MOST_POPULATED = 500_000, 1 << 15, 1 << 16
@@ -333,12 +333,12 @@ def replay(
 
 
 def _enough(trace: Trace) -> int:
-    """Frames for all: a block of the trace's pages can be in use once a live process, and be copied once more."""
+    """Frames for all, twice: each 2 MiB can be in use once a live process, and be copied once more."""
     alive = most = 0
     for call in trace.calls:
         alive += (call.name in STARTS) - (call.name == "exit")
         most = max(most, alive)
-    return max(LEAST_FRAMES, (most + 1) * PTRS_PER_PMD * len(trace.blocks))
+    return max(LEAST_FRAMES, 2 * (most + 1) * PTRS_PER_PMD * len(trace.blocks))
 
 
 class _Replaying:
