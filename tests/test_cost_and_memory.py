@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import pytest
 
 from anonfolio import LINUX_6_15, RFC_V2, Scenario
 from anonfolio.exercises import cost_and_memory as q
 from anonfolio.hardware.trace import ALL_SIZES
+from anonfolio.program.formats import DATA
 from anonfolio.view import plots
 
 ROOT = Path(__file__).parent.parent
@@ -287,20 +289,38 @@ def test_a_copy_costs_more_than_a_reuse_on_both_machines() -> None:
     assert 1.5 < times[1] < 5
 
 
+# --- programs that fork ----------------------------------------------------------------------------------------------
+
+
+def test_what_a_rule_costs_shows_where_children_write_and_nowhere_else() -> None:
+    copied = {rule: q.forking("server", rule).counters.faults["cow copy"] for rule in q.AFTER_FORK}
+    assert copied["6.9"] > copied["6.8"] > copied["6.15"] > 10 * copied["RFC v2"]
+    assert len({q.forking("objects", rule).anonymous for rule in ("6.8", "6.9", "6.15")}) == 1
+    assert q.forking("make", "6.9").faults == q.forking("make", "6.15").faults
+    rows = q.after_fork().splitlines()
+    assert len(rows) == 1 + len(q.FORKING) * len(q.AFTER_FORK)
+    assert f"{q.forking('server').counters.copied:,}" in rows[7]
+
+
+def test_each_process_stands_beside_the_kernels_count() -> None:
+    for row in q.by_process().splitlines()[1:]:
+        model, kernel = (int(word.replace(",", "")) for word in row[18:34].split())
+        assert abs(model - kernel) <= 4
+
+
 # --- growth ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_models_own_time_and_memory_grow_in_proportion() -> None:
-    sizes = q.grown_mib()
+    rows = json.loads((DATA / "costs" / "growth.json").read_text())["sizes"]
+    sizes = [each["pages"] / 256 for each in rows]
     assert (sizes[0], sizes[-1]) == (1, 1 << 20)
     for what in ("first_touch", "fork"):
-        seconds = q.grown(what)
+        seconds = [float(np.median(each["warm_s"][what])) for each in rows]
         for mib, taken in zip(sizes, seconds, strict=True):
             if mib >= 1024:
                 assert 0.4 < taken / (seconds[-1] * mib / sizes[-1]) < 2.5, (what, mib)
-    names = q.grown_names()
-    assert (names[0], names[5], names[-1]) == ("1 MiB", "1 GiB", "1 TiB")
-    gib = q.grown("memory")
+    gib = [each["peak_gib"] for each in rows]
     # What starting takes differs by a page or so.
     assert all(small < large + 0.001 for small, large in pairwise(gib))
     assert gib[-1] < 8

@@ -2,7 +2,7 @@
 counted, process by process.
 
 A program that does the same every time is predicted exactly, but for the handful of faults that the loader and exec
-differ by. The database does not: its child saves while the parent writes, and who comes first is the scheduler's choice.
+differ by. The database does not: its child saves while the parent writes, and who comes first is up to the scheduler.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SAME = ("make", "server", "objects", "templates")
 VARIES = ("database-6.18.44-1", "database-6.18.44-2", "database-6.18.44-3")
 RECORDINGS = (*(f"{name}-6.18.44" for name in SAME), *VARIES)
 SETTINGS = ((), (2,), (4,), (2, 4), ALL_SIZES, (9,))
-HANDFUL = 4
+HANDFUL = 3
 """Faults of one process that the kernel counts more or less from run to run: the loader's, and where a stack begins."""
 COUNTERS_KIB = 256
 """VmHWM is made of counters that each CPU keeps a part of (`percpu_counter_batch`)."""
@@ -50,7 +50,7 @@ def test_a_stored_workload_is_to_be_trusted(recording: str) -> None:
     assert replayed(recording).anonymous == len(trace(recording))
     assert set(measured(recording)) == set(SETTINGS)
     for setting in measured(recording).values():
-        assert len(setting.faults) == len(setting.processes) == 3
+        assert len(setting.faults) == len(setting.processes) >= 2
         assert not any(setting.fallbacks)
 
 

@@ -76,12 +76,15 @@ for _ in range(WORKERS):
 
 DATABASE = '''\
 """redis saves in a forked child while a client writes on."""
+import contextlib
 import os
 import socket
 import time
 
 KEYS, AT_ONCE = 16_000, 100
 arguments = ["redis-server", "--port", "0", "--unixsocket", "socket", "--save", "", "--loglevel", "warning"]
+with contextlib.suppress(FileNotFoundError):
+    os.unlink("dump.rdb")  # Or it would be loaded first.
 server = os.posix_spawnp("redis-server", [*arguments, "--rdb-key-save-delay", "40"], os.environ)
 client = socket.socket(socket.AF_UNIX)
 while True:
@@ -143,11 +146,14 @@ def template_source() -> str:
     """C++ whose work is in templates: containers and algorithms over many types."""
     lines = ["#include <algorithm>", "#include <functional>", "#include <map>", "#include <string>",
              "#include <tuple>", "#include <unordered_map>", "#include <vector>", ""]  # fmt: skip
-    lines += ["template <int N> struct tag { int value; bool operator<(const tag &o) const { return value < o.value; } };"]
+    lines += [
+        "template <int N> struct tag { int value; bool operator<(const tag &o) const { return value < o.value; } };"
+    ]
     for number in range(6):
         lines.append(
-            f"int use{number}(int n) {{ std::map<tag<{number}>, std::vector<std::tuple<int, std::string, tag<{number}>>>> m;"
-            f" for (int i = 0; i < n; i++) m[tag<{number}>{{i}}].emplace_back(i, \"x\", tag<{number}>{{i}});"
+            f"int use{number}(int n) {{ "
+            f"std::map<tag<{number}>, std::vector<std::tuple<int, std::string, tag<{number}>>>> m;"
+            f' for (int i = 0; i < n; i++) m[tag<{number}>{{i}}].emplace_back(i, "x", tag<{number}>{{i}});'
             f" std::unordered_map<int, std::function<int(tag<{number}>)>> f;"
             f" f[n] = [n](tag<{number}> t) {{ return t.value + n; }}; int s = 0;"
             f" for (auto &e : m) {{ std::sort(e.second.begin(), e.second.end()); s += f[n](e.first); }} return s; }}"
@@ -161,7 +167,9 @@ def write_project(folder: Path) -> None:
     for number in range(1, 7):
         text = source(functions=40, seed=number)
         # The parts are linked together.
-        (folder / f"part{number}.c").write_text(f"#define main part{number}\n" + text.replace("work_", f"work{number}_"))
+        (folder / f"part{number}.c").write_text(
+            f"#define main part{number}\n" + text.replace("work_", f"work{number}_")
+        )
     (folder / "main.c").write_text("int main(void) { return 0; }\n")
 
 
@@ -223,6 +231,7 @@ def main() -> int:
     parser.add_argument("--into", type=Path, default=DATA_DIR, help="folder of the traces")
     chosen = parser.parse_args()
     workload = WORKLOADS[chosen.name]
+
     def tell(said: str) -> None:
         print(said, flush=True)
 

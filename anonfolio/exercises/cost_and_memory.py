@@ -20,6 +20,7 @@ from ..hardware.tlb import NEOVERSE_N1, Contiguous
 from ..hardware.trace import DATA_DIR as TRACES
 from ..hardware.trace import Replay, Setting, Trace, read_measured, read_trace, replay, size_names
 from ..kernel.policy import LINUX_6_15, policy_for_kernel
+from ..kernel.record import COW_COPY, REUSE
 from ..lesson.quiz import (
     GOES_ON,
     Asked,
@@ -413,36 +414,57 @@ def copies_against_reuses() -> str:
     )
 
 
-# --- from a mebibyte to a tebibyte ----------------------------------------------------------------------------------
+# --- programs that fork ---------------------------------------------------------------------------------------------
+
+FORKING = {
+    "make": "make-6.18.44", "server": "server-6.18.44", "database": "database-6.18.44-1", "objects": "objects-6.18.44",
+}  # fmt: skip
+"""Recorded programs: a make, a pre-forking server, a database that saves in a child, objects without a fork."""
+AFTER_FORK = {"6.8": "linux-6.8", "6.9": "linux-6.9", "6.15": "linux-6.15", "RFC v2": "rfc-v2-fixed"}
+"""Rules of reuse and copy, by the release that had them; RFC v2 as repaired."""
+FORK_SIZE = (4,)
 
 
 @cache
-def growth() -> dict[str, Any]:
-    """What the library itself took for a first touch and a fork, by size: measured by the bench, stored."""
-    content: dict[str, Any] = json.loads((DATA / "costs" / "growth.json").read_text(encoding="utf-8"))
-    return content
+def forking(program: str, rule: str = "6.15") -> Replay:
+    """One of the programs under 64K and the rule of a release."""
+    return replay(read_trace(TRACES / f"{FORKING[program]}.npz"), FORK_SIZE, AFTER_FORK[rule])
 
 
-def grown(what: str) -> list[float]:
-    """Seconds of ``first_touch`` or ``fork`` once warm (median), or the GiB of ``memory`` it took at most."""
-    rows = growth()["sizes"]
-    if what == "memory":
-        return [float(each["peak_gib"]) for each in rows]
-    return [float(np.median(each["warm_s"][what])) for each in rows]
+def after_fork() -> str:
+    """Per program and rule: write faults on what fork shared, what they copied, and the price of all faults."""
+    lines = [f"{'64K':10}{'rule':>8}{'copies':>9}{'of pages':>10}{'reuses':>8}{'time, ms':>10}{'peak, pages':>13}"]
+    for program in FORKING:
+        for rule in AFTER_FORK:
+            done = forking(program, rule)
+            ms = sum(priced(done, prices()).values()) / 1e6
+            copies, reuses = done.counters.faults[COW_COPY], done.counters.faults[REUSE]
+            lines.append(
+                f"{program if rule == '6.8' else '':10}{rule:>8}{copies:9,}{done.counters.copied:10,}{reuses:8,}"
+                f"{ms:10.1f}{done.held_peak_pages:13,}"
+            )
+    return "\n".join(lines)
 
 
-def grown_mib() -> list[float]:
-    """The memory of each measurement of growth, in MiB."""
-    return [each["pages"] / PAGES_PER_MIB for each in growth()["sizes"]]
-
-
-def grown_names() -> list[str]:
-    """The same in words, such as ``16 MiB`` and ``1 TiB``."""
-    names = []
-    for mib in grown_mib():
-        unit = sum(mib >= 1 << step for step in (10, 20))
-        names.append(f"{mib / (1 << 10 * unit):g} {('MiB', 'GiB', 'TiB')[unit]}")
-    return names
+def by_process(program: str = "server") -> str:
+    """Per process of a program under 64K: faults by model and kernel, copies, and how far its memory grew over 4K."""
+    name = FORKING[program]
+    stored = read_measured(TRACES / f"{'-'.join(name.split('-')[:2])}.json")
+    small, large = ({each.orders: each for each in stored}[orders].processes for orders in ((), FORK_SIZE))
+    single, found = replay(read_trace(TRACES / f"{name}.npz")), forking(program)
+    lines = [
+        f"{program:18}{'faults':>8}{'kernel':>8}{'copies':>8}   more memory than 4K, KiB: {'model':>6}{'kernel':>8}"
+    ]
+    for number, part in enumerate(found.processes):
+        counted = _median([one[number].anonymous for one in large])
+        more = 4 * (part.rss_peak_pages - single.processes[number].rss_peak_pages)
+        peaks = [_median([one[number].peak_rss_kib for one in rounds]) for rounds in (small, large)]
+        name = f"{number} {part.name}"
+        lines.append(
+            f"{name:18}{part.anonymous:8,}{counted:8,}{part.counters.faults[COW_COPY]:8,}"
+            f"{more:36,}{peaks[1] - peaks[0]:8,}"
+        )
+    return "\n".join(lines)
 
 
 # --- predictions ----------------------------------------------------------------------------------------------------

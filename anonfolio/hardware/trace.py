@@ -54,7 +54,7 @@ from ..kernel.mlock import apply_vma_lock_flags
 from ..kernel.mmap import do_mremap
 from ..kernel.pagetable import PTE_GUARD, PTE_PRESENT, PTE_SPECIAL
 from ..kernel.policy import Policy, check_orders, policy_for_kernel
-from ..kernel.record import PF_WRITE, Counters, Tally
+from ..kernel.record import PF_USER, PF_WRITE, Counters, Tally
 from ..kernel.refused import Refused
 from ..kernel.sizes import MAX_VPN, PMD_ORDER, PTRS_PER_PMD
 from ..kernel.vma import VM_LOCKED, VM_LOCKONFAULT, VM_READ, VM_WRITE, Vma
@@ -483,7 +483,8 @@ def settled(trace: Trace, takes: npt.NDArray[np.int64]) -> Trace:
     """A trace whose accesses are those that faulted, of one that says of some only where the kernel looked for pages.
 
     A replay under single pages knows which of those pages were there already, and where a mapping allows no write.
-    Accesses that the mappings refuse (SIGSEGV, EFAULT) brought no page and are left out by name. A trace that cannot
+    Accesses that the mappings refuse (SIGSEGV, EFAULT) brought no page, nor did faults in the kernel that find it
+    there; they are left out by name. A trace that cannot
     be replayed comes back as it is.
 
     Parameters
@@ -499,11 +500,11 @@ def settled(trace: Trace, takes: npt.NDArray[np.int64]) -> Trace:
         return trace
     kept = settling.keep
     before = np.concatenate([[0], np.cumsum(kept)])
-    refused = {"accesses that were refused": settling.refused} if settling.refused else {}
+    told = {"accesses that were refused": settling.refused, "faults that were given up": settling.unhandled}
     return replace(
         trace, vpn=trace.vpn[kept], process=trace.process[kept], code=settling.code[kept],
         calls=tuple(call._replace(at=int(before[call.at])) for call in trace.calls),
-        left_out=trace.left_out | refused,
+        left_out=trace.left_out | {name: times for name, times in told.items() if times},
     )  # fmt: skip
 
 
@@ -514,15 +515,33 @@ class _Settling(_Replaying):
         super().__init__(trace, machine, 0)
         self.takes, self.code = takes, trace.code.copy()
         self.keep = np.ones(len(trace), np.bool_)
-        self.refused = 0
+        self.refused = self.unhandled = 0
 
     def _turn(self, process: Process, first: int, stop: int) -> None:
+        self._drop_unhandled(process, first, stop)
         kinds = self.takes[first:stop]
         turns = (np.flatnonzero(kinds[1:] != kinds[:-1]) + 1 + first).tolist()
         for start, end in zip([first, *turns], [*turns, stop], strict=True):
             if self.takes[start]:
                 self._take(process, start, end)
             self._try(process, start, end)
+
+    def _drop_unhandled(self, process: Process, first: int, stop: int) -> None:
+        """Where the kernel may not sleep it gives a fault up, and takes another one for the page later.
+
+        Told are both and counted is one (`faulthandler_disabled`): the one that finds the page there is dropped.
+        """
+        vpn, write = self.trace.vpn[first:stop], self.write[first:stop]
+        in_kernel = (self.trace.code[first:stop] & PF_USER == 0) & (self.takes[first:stop] == 0)
+        if not in_kernel.any():
+            return
+        bits = [needed_bits(self.machine.policy, access) for access in (READ, WRITE)]
+        wanted = np.where(write, bits[1], bits[0])
+        again = np.ones(stop - first, np.bool_)
+        again[np.unique(2 * vpn + write, return_index=True)[1]] = False
+        dropped = in_kernel & (again | (process.mm.pte.take(vpn, mode="clip") & wanted == wanted))
+        self.keep[first:stop] &= ~dropped
+        self.unhandled += int(np.count_nonzero(dropped))
 
     def _take(self, process: Process, first: int, stop: int) -> None:
         """Keep what is not there yet, as the access that it was; the code of a fault in the kernel has no user bit."""
