@@ -796,7 +796,9 @@ def test_brk_begins_alone_and_grows_and_shrinks() -> None:
 @linux
 def test_the_stack_grows_to_the_page_that_was_touched() -> None:
     trace, calls = converted([fault(STACK - 3), fault(STACK - 1), fault(STACK - 4096)])
-    assert [(name, trace.address(vpn) >> 12, pages) for _, name, _, vpn, pages, _ in calls] == [("map", STACK - 3, 3)]
+    assert [(name, trace.address(vpn) >> 12, pages) for _, name, _, vpn, pages, _ in calls] == [
+        ("grow_down", STACK - 3, 3)
+    ]
     assert trace.processes[0]["elsewhere"] == 1
 
 
@@ -1195,3 +1197,12 @@ def test_a_fault_that_the_kernel_gave_up_and_took_again_later_counts_once() -> N
         (STACK, 6),
     ]
     assert trace.left_out == {"faults that were given up": 2}
+
+
+def test_the_stack_of_a_child_grows_and_stays_one_mapping() -> None:
+    calls = [SPAWN, Call(0, "map", 0, 8, 8, READ_WRITE), Call(1, "fork", 0, argument=1)]
+    grown = [*calls, Call(1, "grow_down", 1, 4, 4), Call(2, "exit", 1)]
+    found = replay(small(grown, [*writes(12), *writes(5, process=1)]))
+    assert found.ends[1].mappings == ((4, 12),)
+    with pytest.raises(TraceError, match="not the free ones below"):
+        replay(small([*calls, Call(1, "grow_down", 1, 9, 2), Call(2, "exit", 1)], [*writes(12), *writes(9, process=1)]))

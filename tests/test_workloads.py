@@ -13,18 +13,38 @@ from statistics import median
 import numpy as np
 import pytest
 
-from anonfolio.hardware.trace import ALL_SIZES, DATA_DIR, Replay, Setting, Trace, read_measured, read_trace, replay
-from anonfolio.hardware.trace import size_names as size_name
+from anonfolio.hardware.trace import (
+    ALL_SIZES,
+    DATA_DIR,
+    Replay,
+    Setting,
+    Trace,
+    read_measured,
+    read_trace,
+    replay,
+    size_names,
+)
 from anonfolio.hardware.trust import trust
 
 SAME = ("make", "server", "objects", "templates")
 VARIES = ("database-6.18.44-1", "database-6.18.44-2", "database-6.18.44-3")
 RECORDINGS = (*(f"{name}-6.18.44" for name in SAME), *VARIES)
 SETTINGS = ((), (2,), (4,), (2, 4), ALL_SIZES, (9,))
+OF_MANY = ((), (4,), ALL_SIZES)
+"""Settings that are replayed here of the one with 82 processes, which takes longest."""
 HANDFUL = 3
 """Faults of one process that the kernel counts more or less from run to run: the loader's, and where a stack begins."""
 COUNTERS_KIB = 256
 """VmHWM is made of counters that each CPU keeps a part of (`percpu_counter_batch`)."""
+
+
+def cases(recordings: tuple[str, ...]) -> list[tuple[str, tuple[int, ...]]]:
+    """Recordings with the settings that they are replayed under."""
+    return [(each, orders) for each in recordings for orders in (OF_MANY if each.startswith("make") else SETTINGS)]
+
+
+def case_name(value: str | tuple[int, ...]) -> str:
+    return value if isinstance(value, str) else size_names(value)
 
 
 @lru_cache
@@ -54,8 +74,7 @@ def test_a_stored_workload_is_to_be_trusted(recording: str) -> None:
         assert not any(setting.fallbacks)
 
 
-@pytest.mark.parametrize("orders", SETTINGS, ids=size_name)
-@pytest.mark.parametrize("recording", RECORDINGS)
+@pytest.mark.parametrize(("recording", "orders"), cases(RECORDINGS), ids=case_name)
 def test_faults_of_a_workload_are_within_one_per_cent(recording: str, orders: tuple[int, ...]) -> None:
     setting = measured(recording)[orders]
     spread = max(setting.anonymous) - min(setting.anonymous)
@@ -65,8 +84,7 @@ def test_faults_of_a_workload_are_within_one_per_cent(recording: str, orders: tu
     assert abs(total - setting.median_faults) <= max(0.01 * setting.median_faults, spread), (total, setting.faults)
 
 
-@pytest.mark.parametrize("orders", SETTINGS, ids=size_name)
-@pytest.mark.parametrize("name", SAME)
+@pytest.mark.parametrize(("name", "orders"), cases(SAME), ids=case_name)
 def test_each_process_that_does_the_same_every_time_is_predicted(name: str, orders: tuple[int, ...]) -> None:
     recording = f"{name}-6.18.44"
     found, setting = replayed(recording, orders), measured(recording)[orders]
@@ -77,8 +95,7 @@ def test_each_process_that_does_the_same_every_time_is_predicted(name: str, orde
     assert away.max() <= HANDFUL, (trace(recording).processes[int(away.argmax())]["name"], counted[:, away.argmax()])
 
 
-@pytest.mark.parametrize("orders", SETTINGS[1:], ids=size_name)
-@pytest.mark.parametrize("name", SAME)
+@pytest.mark.parametrize(("name", "orders"), [case for case in cases(SAME) if case[1]], ids=case_name)
 def test_the_memory_of_each_process_grows_as_the_kernels_did(name: str, orders: tuple[int, ...]) -> None:
     recording = f"{name}-6.18.44"
     single, found = replayed(recording), replayed(recording, orders)

@@ -67,7 +67,7 @@ DATA_DIR = DATA / "traces"
 
 CALLS = (
     "spawn", "populate", "map", "unmap", "protect", "move", "advise", "fork", "exit",
-    "grow", "move_keep", "lock", "thp_disable",
+    "grow", "move_keep", "lock", "thp_disable", "grow_down",
 )  # fmt: skip
 """What a call in a trace can be; a row of `Trace.calls` holds the index in here. The second row is of November 2026."""
 ADVICE = (
@@ -108,7 +108,7 @@ class Call(NamedTuple):
     `at` counts the accesses before it; `name` is one of `CALLS`; `argument` depends on it: access (map, protect), the
     new page (move, move_keep), index in `ADVICE` (advise), `LOCKS` (lock) or `THP_DISABLE`, the child (fork).
     ``grow`` adds `pages` from `vpn` on to the mapping that ends there (mremap in place); ``move_keep`` moves the pages
-    and leaves the mapping (MREMAP_DONTUNMAP).
+    and leaves the mapping (MREMAP_DONTUNMAP). ``grow_down`` adds `pages` from `vpn` on to the stack above them.
     """
 
     at: int
@@ -607,6 +607,18 @@ def _grow(process: Process, call: Call) -> None:
         raise ValueError(f"the model refuses: {refusal.why}") from None
 
 
+def _grow_down(process: Process, call: Call) -> None:
+    """The stack reaches down to the page that was touched (`expand_downwards`): no new mapping, which after a fork
+    would not join it."""
+    mm, end = process.mm, call.vpn + call.pages
+    stack = mm.find_vma(end)
+    if stack is None or stack.start != end or mm.vmas_in(call.vpn, end):
+        raise ValueError(f"pages {call.vpn}..{end - 1} are not the free ones below a mapping")
+    mm.anon_vma_prepare(stack)
+    stack.pgoff -= call.pages
+    stack.start = call.vpn
+
+
 def _lock(process: Process, call: Call) -> None:
     try:
         apply_vma_lock_flags(process.mm, call.vpn, call.vpn + call.pages, LOCKS[call.argument])
@@ -629,6 +641,7 @@ def _protect(process: Process, call: Call) -> None:
 DOES: dict[str, Callable[[Process, Call], object]] = {
     "map": _map,
     "grow": _grow,
+    "grow_down": _grow_down,
     "lock": _lock,
     "unmap": lambda process, call: process.munmap(call.vpn, call.pages),
     "protect": _protect,

@@ -709,7 +709,8 @@ class Converter:
                 space.elsewhere += 1
                 return
             # expand_stack (mm/vma.c): the stack now begins with the page that was touched.
-            self._map(space, fault.page, space.stack, READ_WRITE)
+            self._call("grow_down", space, fault.page, space.stack)
+            space.anonymous.add(fault.page, space.stack)
             space.stack = fault.page
         self.accesses.append((space.number, fault.page, fault.code))
 
