@@ -89,8 +89,8 @@ student: $(LAB) ## the notebooks without outputs, to hand out, in teach/out/note
 mutants: $(TEST) ## break the model on purpose, one way at a time: each must fail a test
 	$(BIN)/python tools/mutants.py
 
-fuzz: $(TEST) ## new examples, thousands for each reader and for the command, for some minutes
-	HYPOTHESIS_PROFILE=explore $(BIN)/pytest -q tests/test_fuzz.py
+fuzz: $(TEST) ## new examples, thousands for each reader and the command, 300 questions a topic, for some minutes
+	HYPOTHESIS_PROFILE=explore $(BIN)/pytest -q tests/test_fuzz.py tests/test_homework.py
 
 # Then one step beyond the six in which RFC v2 loses a pinned page; minutes, so not in every test run.
 search: $(LAB) ## run the quick stored proofs again, then look for a program that breaks a promise of the kernel
