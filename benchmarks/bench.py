@@ -2,7 +2,7 @@
 simulators.
 
     make bench
-    python benchmarks/bench.py [--only kernel|growth|compile|tlb|curve ...]
+    python benchmarks/bench.py [--only kernel|growth|compile|advise|search|tlb|curve ...]
 
 Everything that is compared runs by turns in one go, for only ratios taken together mean anything on a shared machine;
 both sides are counted in processor time. Prints a table, writes it as text and JSON to benchmarks/out, and exits with
@@ -26,9 +26,10 @@ import against_peers
 import numpy as np
 import replayed
 import scaling
+import searched
 from results import LeftOut, Measured, Result, missed, report, write
 
-PARTS = ("kernel", "growth", "compile", "advise", "tlb", "curve")
+PARTS = ("kernel", "growth", "compile", "advise", "search", "tlb", "curve")
 HERE = Path(__file__).parent
 
 
@@ -43,6 +44,8 @@ def run(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Iterator[Res
         yield from replayed.run(chosen.rounds, tell)
     if "advise" in wanted:
         yield from advised.run(chosen.rounds, tell)
+    if "search" in wanted:
+        yield from searched.run(min(chosen.rounds, 3), tell)
     if "tlb" in wanted:
         yield from against_peers.run(chosen.accesses, chosen.rounds, tell)
     if "curve" in wanted:

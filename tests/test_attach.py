@@ -90,6 +90,7 @@ def test_what_was_there_is_mapped_and_touched_before_the_first_event() -> None:
 @pytest.mark.parametrize(
     ("pid", "says"),
     [(os.getpid(), "is the recorder itself"), (99999999, "there is no process 99999999"), (2, "no memory of its own")],
+    ids=["itself", "nobody", "a thread of the kernel"],
 )
 def test_who_cannot_be_followed_is_told_why(pid: int, says: str) -> None:
     if pid == 2 and not Path("/proc/2").exists():
