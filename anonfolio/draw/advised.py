@@ -74,7 +74,7 @@ def _processes(advice: Advice) -> Iterator[str]:
     beside = counted if len(counted) == len(parts) else ()
     largest = sorted(range(len(parts)), key=lambda number: -parts[number].rss_peak_pages)[:LISTED_PROCESSES]
     yield f"by process under {option.name}, the largest {len(largest)}:"
-    rows = [["", "faults", "of 4K", "copies", "peak MiB", *(["measured faults"] if beside else [])]]
+    rows = [["", "faults", "at 4K", "copies", "peak MiB", *(["measured faults"] if beside else [])]]
     for number in largest:
         part, single = parts[number], advice.base.replay.processes[number]
         cells = [

@@ -148,7 +148,7 @@ class Advice:
         """The advice and its reason; none where something speaks against the prediction."""
         if not self.trust:
             return ("No advice: the prediction does not hold (see Trust).",)
-        return (reason(self.base, self.suggested, self.options), *in_pieces(self.options))
+        return (reason(self.base, self.suggested, self.options), *in_pieces(self.base, self.options))
 
 
 def advise(
@@ -262,9 +262,11 @@ def reason(base: Option, chosen: Option, options: Sequence[Option]) -> str:
     return said + "."
 
 
-def in_pieces(options: Iterable[Option]) -> Iterator[str]:
-    """A remark on 2M where most of the memory came in pieces that are smaller."""
+def in_pieces(base: Option, options: Iterable[Option]) -> Iterator[str]:
+    """A remark on 2M where most of the memory came in pieces that are smaller, and most of the faults with it."""
     for option in options:
+        if 2 * option.faults < base.faults:
+            continue
         allocated = option.replay.allocated
         pages = {order: count << order for order, count in allocated.items()}
         if option.replay.orders == (PMD_ORDER,) and 2 * pages.get(PMD_ORDER, 0) < sum(pages.values()):
