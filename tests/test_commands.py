@@ -94,7 +94,7 @@ def test_what_is_set_in_two_places_counts_and_what_is_set_twice_is_refused(
 def test_every_command_that_takes_a_policy_takes_changes_of_it() -> None:
     options = {command.name: {name for names, _ in command.options for name in names} for command in COMMANDS}
     takers = {name for name, names in options.items() if "--policy" in names}
-    assert takers == {"run", "replay", "search", "compare", "selftest", "trace replay", "advise"}
+    assert takers == {"run", "replay", "search", "compare", "selftest", "trace replay", "advise", "figure"}
     assert all("--set" in options[name] for name in takers)
 
 
