@@ -21,7 +21,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 1200
 """Seconds after which a mutant counts as caught: whoever runs the tests would notice."""
-COPIED = ("anonfolio", "tests", "data", "docs", "pyproject.toml")
+COPIED = ("anonfolio", "tests", "data", "docs", "teach", "notebooks", "pyproject.toml", "Makefile", ".gitignore")
 # A mutant's run ends at the first failure: what is named after the file comes first, then what catches most.
 TESTS = (
     "test_worked_scenarios.py",
@@ -58,6 +58,9 @@ TESTS = (
     "test_systems.py",
     "test_words.py",
     "test_quiz.py",
+    "test_homework.py",
+    "test_grade.py",
+    "test_kit.py",
     "test_stepper.py",
     "test_look.py",
     "test_playground.py",

@@ -565,9 +565,21 @@ def _mapped(source: random.Random, label: Any) -> Scenario:
             steps.append(("madvise", who, *_span(source, pages, 16), "dontneed"))
         else:
             steps.append(("munmap", who, *_span(source, pages, 8)))
-    if any(step[0] == "exit" and any(later[1] == 1 for later in steps[at + 1 :]) for at, step in enumerate(steps)):
+    exited = any(step[0] == "exit" and any(later[1] == 1 for later in steps[at + 1 :]) for at, step in enumerate(steps))
+    if exited or _writes_into_a_hole(steps):
         return _mapped(source, label)
     return Scenario(pages, tuple(steps), orders, source.choice((0, 0, 16, _skew(source))))
+
+
+def _writes_into_a_hole(steps: list[Step]) -> bool:
+    """Whether a process writes where it has unmapped: that would be a SIGSEGV."""
+    holes: set[tuple[int, int]] = set()
+    for op, who, *rest in steps:
+        if op == "munmap":
+            holes |= {(who, page) for page in range(rest[0], rest[0] + rest[1])}
+        elif op == "write" and (who, rest[0]) in holes:
+            return True
+    return False
 
 
 def _folded(ran: Run) -> tuple[int, int]:
