@@ -146,7 +146,8 @@ def _about(trace: Trace) -> str:
     forks = sum(call.name == "fork" for call in trace.calls)
     command = str(trace.about.get("command", "a program"))
     count = len(trace.processes)
-    return f"{command}: {count} process{'' if count == 1 else 'es'}, {forks} forks, recorded on {trace.kernel}"
+    processes, forked = f"{count} process{'' if count == 1 else 'es'}", f"{forks} fork{'' if forks == 1 else 's'}"
+    return f"{command}: {processes}, {forked}, recorded on {trace.kernel}"
 
 
 def _of_trace(trace: Trace, orders: tuple[int, ...], table: Table, policy: Policy) -> Bill:
