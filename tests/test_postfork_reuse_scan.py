@@ -262,6 +262,18 @@ def test_what_each_misses_and_the_kernels_that_ran() -> None:
     assert repr(found).splitlines()[2].split()[-8:] == ["yes", "R", "C", "C", "R", "R", "C", "R"]
 
 
+def test_a_program_that_is_told_beside_the_table_is_the_one_that_was_run() -> None:
+    head, *lines = q.programs().splitlines()
+    assert head.split() == ["write", "0", "0..15,", "then"]
+    letters = {moment: letters for moment, (_, letters) in q.matrix().rows.items()}
+    for line in lines:
+        moment, steps = line[:23].strip(), line[23:].replace(" · ", "\n")
+        told = Scenario.parse(f"pages 40\norders 4\nwrite 0 0..15\n{steps}")
+        path = told.run(LINUX_6_15)[-1].faults[-1].path
+        assert q.LETTERS[path] == letters.pop(moment)[4]
+    assert not letters
+
+
 @pytest.mark.parametrize(
     ("policy", "waste"), [(LINUX_6_8, 15), (LINUX_6_9, 0), (RFC_V2, 15), (LINUX_6_15, 0)], ids=lambda value: str(value)
 )

@@ -429,6 +429,15 @@ MOMENTS: dict[str, tuple[str, tuple[Any, ...]]] = {
 """What the moment is, the scenario that has it, and the write that asks."""
 
 
+def programs() -> str:
+    """The programs of `MOMENTS` up to the write that asks; all begin with ``write 0 0..15``, which the head says."""
+    lines = [f"{'':23}write 0 0..15, then"]
+    for moment, (name, asks) in MOMENTS.items():
+        steps = Scenario.load(name).steps
+        lines.append(f"{moment:23}{' · '.join(map(told, steps[PAGES : steps.index(asks) + 1]))}")
+    return "\n".join(lines)
+
+
 @dataclass(frozen=True)
 class Matrix:
     """Per moment whether the writer is alone with the folio, and a letter for each policy and each recorded kernel."""
