@@ -336,7 +336,8 @@ class Around:
     pinned : bool
         Whether a device may hold the folio (`folio_maybe_dma_pinned`).
     looked : int
-        Entries read so far, as the kernel would count its work.
+        Entries read so far. That a rule of RFC v2 reads each once, and at what cost, is this suite's assumption: the
+        mails name none.
     """
 
     def __init__(
