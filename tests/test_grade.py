@@ -252,3 +252,21 @@ def test_a_folder_without_submissions_is_an_error(tmp_path: Path, capsys: pytest
     (tmp_path / "secret").write_bytes(SECRET)
     assert main(["grade", str(tmp_path), "--secret", str(tmp_path / "secret")]) == 2
     assert "holds no submission" in capsys.readouterr().err
+
+
+def test_a_file_of_no_characters_costs_nobody_else_her_score(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, secret = tmp_path / "in", tmp_path / "secret"
+    folder.mkdir()
+    secret.write_bytes(SECRET)
+    forged = json.dumps({"format": "anonfolio-answers/1", "paper": {}, "answers": {"\ud800": entry("number", 1)}})
+    (folder / "forged.json").write_text(forged)
+    (folder / "deep.json").write_text(of("start_here.eight", entry("number", 1)).replace("[1]", "[" * 950 + "]" * 950))
+    (folder / "honest.json").write_text(submitted())
+    Path(os.fsdecode(os.fsencode(folder) + b"/\xff.json")).write_text(submitted())
+    assert main(["grade", str(folder), "--secret", str(secret), "-o", str(tmp_path / "scores.csv")]) == 0
+    lines = (tmp_path / "scores.csv").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 5
+    assert "honest,0,0," in lines  # Nothing to say is an empty cell.
+    assert any(line.startswith("forged,") and "no character" in line for line in lines)

@@ -327,3 +327,14 @@ def test_what_makes_no_sense_gets_one_line(
     assert told in error
     assert error.count("\n") == 1
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "topic"), [("ada", "nope"), ("\U0001f600" * 64, "touch"), ("\u00e9\ne\u0301", "touch")]
+)
+def test_papers_that_cannot_be_made_leave_no_folder(tmp_path: Path, names: str, topic: str) -> None:
+    (tmp_path / "names").write_text(names, encoding="utf-8")
+    (tmp_path / "secret").write_text("a secret that is long enough")
+    asked = ["--topic", topic, "--questions", "1", "--students", str(tmp_path / "names")]
+    assert main(["homework", *asked, "--secret", str(tmp_path / "secret"), "-o", str(tmp_path / "out")]) == 2
+    assert not (tmp_path / "out").exists()

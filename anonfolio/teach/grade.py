@@ -232,7 +232,13 @@ def read_submission(file: Path) -> tuple[dict[str, dict[str, Any]], Any]:
     if file.stat().st_size > LONGEST_FILE:
         raise ValueError(f"{file.name} has more than {LONGEST_FILE:,} bytes")
     entries = stored.read(file)
-    return entries, json.loads(file.read_text(encoding="utf-8")).get("paper")
+    paper = json.loads(file.read_text(encoding="utf-8")).get("paper")
+    try:
+        json.dumps([entries, paper], ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError):
+        # Half of a surrogate pair, or lists without end: JSON can spell it, nobody can judge or print it.
+        raise ValueError(f"{file.name} holds what is no character, or lists in lists without end") from None
+    return entries, paper
 
 
 def submissions(folder: str) -> Iterator[tuple[str, list[Path]]]:
@@ -268,4 +274,5 @@ def table(rows: list[Row]) -> str:
         points = [row.points.get(id, 0.0) for id in asked]
         cells = [f"{each:.3g}" for each in points]
         lines.append([row.student, f"{sum(points):.4g}", len(asked), *cells, "; ".join(row.notes)[:1000]])
-    return papers.csv_text(lines)
+    # A file's name may hold bytes that are no text.
+    return papers.csv_text(lines).encode(errors="backslashreplace").decode()

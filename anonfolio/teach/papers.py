@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import io
 import json
+import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from html import escape
@@ -102,7 +103,8 @@ def read_students(file: str) -> list[str]:
         lines = _small(file).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise ValueError(f"{file} is not UTF-8 text with a name on each line") from None
-    names = [line.split(",")[0].strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    given = [line.split(",")[0].strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    names = [unicodedata.normalize("NFC", name) for name in given]
     for name in names:
         check_name(name)
     twice = [name for name in names if sum(name.lower() == other.lower() for other in names) > 1]
@@ -115,7 +117,13 @@ def read_students(file: str) -> list[str]:
 
 def check_name(name: str) -> None:
     """ValueError for a name that no file should have."""
-    if not name.isprintable() or not 0 < len(name) <= 64 or name[0] in "." or any(mark in FORBIDDEN for mark in name):
+    if (
+        not name.isprintable()
+        or not 0 < len(name.encode()) <= 200
+        or len(name) > 64
+        or name[0] in "."
+        or any(mark in FORBIDDEN for mark in name)
+    ):
         raise ValueError(f"{name!r:.80} is no name for a file: 1 to 64 characters, none of {FORBIDDEN}, no dot first")
 
 
@@ -283,13 +291,12 @@ FORMATS: dict[str, tuple[str, Callable[[Paper, bool], str]]] = {
 def write_papers(papers: Iterable[Paper], form: str, folder: str, answers: bool) -> int:
     """One file a student, named after her, into a folder that is made; returns how many."""
     suffix, write = FORMATS[form]
+    texts = {f"{made.student}{suffix}": write(made, answers) for made in papers}
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    written = [
-        (target / f"{made.student}{suffix}").write_text(write(made, answers), encoding="utf-8", newline="\n")
-        for made in papers
-    ]
-    return len(written)
+    for name, text in texts.items():
+        (target / name).write_text(text, encoding="utf-8", newline="\n")
+    return len(texts)
 
 
 def csv_text(rows: Iterable[Iterable[Any]]) -> str:
@@ -297,5 +304,5 @@ def csv_text(rows: Iterable[Iterable[Any]]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     for row in rows:
-        writer.writerow([f"'{cell}" if str(cell)[:1] in "=+-@\t\r" else cell for cell in row])
+        writer.writerow([f"'{cell}" if str(cell).startswith(tuple("=+-@\t\r")) else cell for cell in row])
     return out.getvalue()
