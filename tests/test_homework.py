@@ -50,6 +50,9 @@ def drawn(request: pytest.FixtureRequest) -> list[Drawn]:
 
 def test_questions_differ(drawn: list[Drawn]) -> None:
     assert len({question.identity for question in drawn}) == len(drawn) == COUNT
+    for kind in {question.kind for question in drawn}:
+        programs = [question.program.text() for question in drawn if question.kind == kind]
+        assert len(set(programs)) == len(programs), "a program is asked about twice"
 
 
 def test_what_is_right_and_what_other_kernels_do_is_what_a_second_model_says(drawn: list[Drawn]) -> None:
