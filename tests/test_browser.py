@@ -227,7 +227,7 @@ def test_a_page_lights_up_its_frame_all_its_mappers_and_what_decided(page: Page)
     assert page.locator("svg.afs-why [data-why]").count() == 1
     # It stays with the page when the step changes, and says which step decided.
     page.evaluate("window.model.set('step', 19)")
-    assert "since step 18: folio_test_large" in (told.text_content() or "")
+    assert "since step 18: FOLIO_MM_IDS_SHARED_BITNUM" in (told.text_content() or "")
     assert page.locator("svg.afs-why").count() == 0
     page.locator('[data-frame="A7"]:not([data-process])').hover()
     assert (told.text_content() or "").startswith(
