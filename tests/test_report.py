@@ -95,6 +95,15 @@ def test_ideas_that_keep_the_promises_survive(policy: af.Policy, monkeypatch: py
     assert judged.passed == judged.run
 
 
+def test_a_case_that_wants_another_size_refutes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = suites()["prctl_thp_disable.c"]
+    monkeypatch.setattr(breaks, "suites", lambda: {suite.name: suite})
+    found = breaks.selftests(BY_VMA, af.LINUX_6_15)
+    assert (len(found.newly_failing), len(found.other_sizes) > 0) == (0, True)
+    assert "PMDs of process 0 map 0 folios, not 1" in found.other_sizes[0].mine
+    assert not Breaks((), breaks.Random(0, 0, (), 0, ()), found, ()).refutations()
+
+
 def test_the_proposal_as_posted_loses_writes_in_the_search_and_in_a_race(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(breaks, "RACES", (RANGE,))
     (race,) = breaks.races(af.RFC_V2, af.LINUX_6_15)
@@ -219,6 +228,9 @@ def test_the_base_is_the_released_kernel_that_is_nearest() -> None:
 def test_work_that_is_shared_is_the_same_work() -> None:
     offset = 3
     assert spread(lambda number: number * offset, range(50), 2) == [number * offset for number in range(50)]
+    # Nor need what it is about have a name that another process could find it by.
+    rules = [lambda number=number: number * offset for number in range(50)]
+    assert spread(lambda rule: rule(), rules, 2) == [number * offset for number in range(50)]
 
 
 @pytest.fixture

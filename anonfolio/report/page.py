@@ -206,6 +206,12 @@ def _selftests(found: Selftests, report: Findings) -> Iterator[Block]:
         f" {'passes' if len(failing) < 2 else 'pass'} there; {len(found.newly_passing)} the other way round."
     )
     yield Command(f"anonfolio selftest --policy {report.called}")
+    if found.other_sizes:
+        yield Words(
+            f"{_many(len(found.other_sizes), 'case')} more would have a folio of another size, and nothing else is wrong:"
+            " no promise is broken, and somebody relies on the size."
+        )
+        yield Points(tuple(f"{each.case}: {each.mine}" for each in first_of_each(found.other_sizes)[:3]))
     if any("'unref'" in each.mine for each in failing):
         yield Words(
             "What `unref` returns is the byte that a pipe or a device holds: one that another process wrote after the"

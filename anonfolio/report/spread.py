@@ -26,21 +26,23 @@ def spread(ask: Callable[[Thing], Answer], things: Sequence[Thing], jobs: int = 
 
     size = max(1, len(things) // (jobs * PARTS_PER_JOB))
     context = multiprocessing.get_context("fork")
-    with context.Pool(jobs, _know, (ask,)) as pool:
-        return pool.map(_answer, things, chunksize=size)
+    with context.Pool(jobs, _know, (ask, things)) as pool:
+        # Only numbers are sent: what is asked about may hold a rule that has no name, and so cannot be.
+        return pool.map(_answer, range(len(things)), chunksize=size)
 
 
 _ask: Callable[[Any], Any]
+_things: Sequence[Any]
 
 
-def _know(ask: Callable[[Any], Any]) -> None:
+def _know(ask: Callable[[Any], Any], things: Sequence[Any]) -> None:
     import signal
 
-    global _ask
-    _ask = ask
+    global _ask, _things
+    _ask, _things = ask, things
     # Ctrl-C is for the one that asks; it ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _answer(thing: Any) -> Any:
-    return _ask(thing)
+def _answer(number: int) -> Any:
+    return _ask(_things[number])
