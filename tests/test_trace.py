@@ -1099,12 +1099,12 @@ def test_a_child_that_leaves_the_process_group_is_followed_too(tmp_path: Path) -
 
 @pytest.mark.live
 @needs_kernel
-@pytest.mark.parametrize("moment", ["_image", "_ended"])
+@pytest.mark.parametrize("moment", ["image_of", "ended_of"])
 def test_what_goes_wrong_at_a_stop_ends_the_program(tmp_path: Path, moment: str) -> None:
     """A process that stands right before its exit cannot be killed: it must be sent on."""
     broken = f"def broken(pid): raise OSError('no maps')\nlive_trace.{moment} = broken\nrecord('sleep', '0.1')"
     out, error = said(broken, tmp_path)
-    assert out.splitlines() == ([] if moment == "_image" else ["running sleep"])
+    assert out.splitlines() == ([] if moment == "image_of" else ["running sleep"])
     assert error.splitlines()[-1].endswith("LiveError: the run was cut short: no maps; run it again")
 
 
