@@ -208,8 +208,8 @@ def _selftests(found: Selftests, report: Findings) -> Iterator[Block]:
     yield Command(f"anonfolio selftest --policy {report.called}")
     if found.other_sizes:
         yield Words(
-            f"{_many(len(found.other_sizes), 'case')} more would have a folio of another size, and nothing else is wrong:"
-            " no promise is broken, and somebody relies on the size."
+            f"{_many(len(found.other_sizes), 'case')} more would have a folio of another size, and nothing else is"
+            " wrong: no promise is broken, and somebody relies on the size."
         )
         yield Points(tuple(f"{each.case}: {each.mine}" for each in first_of_each(found.other_sizes)[:3]))
     if any("'unref'" in each.mine for each in failing):
