@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import itertools
 import json
 import re
 import sys
+import zlib
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -406,10 +408,77 @@ def test_two_builds_are_the_same_bytes(site: Path, tmp_path: Path) -> None:
     assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+def stored_widgets(path: Path) -> Any:
+    packed = re.search(r'id="stored-widgets">(.*?)</script>', path.read_text(), re.DOTALL)[1]  # type: ignore[index]
+    return json.loads(zlib.decompress(base64.b64decode(packed)))
+
+
 def test_a_front_end_is_stored_once(site: Path) -> None:
-    html = (site / f"{NOTEBOOKS[0].stem}.html").read_text()
-    stored = json.loads(re.search(r'id="stored-widgets">(.*?)</script>', html, re.DOTALL)[1])  # type: ignore[index]
+    stored = stored_widgets(site / f"{NOTEBOOKS[0].stem}.html")
     assert len(stored["models"]) > len(stored["fronts"])
+
+
+def test_the_site_is_light_enough_to_mail(site: Path) -> None:
+    assert sum(path.stat().st_size for path in site.iterdir()) <= 6_000_000
+
+
+def test_a_style_sheet_of_drawings_is_written_once() -> None:
+    drawing = "<svg><style>.a{fill:red}</style><path/></svg>"
+    page = tool.sheets_once(drawing + drawing + "<svg><style>.b{fill:red}</style></svg>")
+    assert re.findall(r"<style>(.*?)</style>", page) == [".a{fill:red}", ".b{fill:red}"]
+    assert page.index(".b{fill:red}") < page.index("<path/>")
+    assert tool.sheets_once("<p>style</p>") == "<p>style</p>"
+
+
+def test_an_empty_corner_of_a_table_is_no_heading(tmp_path: Path) -> None:
+    table = book(tmp_path, new_markdown_cell("# t\n\n| | a |\n|---|---|\n| b | c |\n", id="1"))
+    tool.build([table], tmp_path)
+    html = (tmp_path / f"{table.stem}.html").read_text()
+    assert re.search(r"<td>\s*</td>\s*<th>a</th>", html)
+    assert not re.search(r"<th>\s*</th>", html)
+
+
+def test_every_page_says_what_it_is_about(site: Path) -> None:
+    found = [re.findall(r'<meta name="description" content="([^"]+)">', path.read_text()) for path in site.iterdir()]
+    assert all(len(words) == 1 and len(words[0]) > 30 and "*" not in words[0] for words in found)
+    assert len({words[0] for words in found}) == len(found)
+
+
+SCROLLING = """() => [...document.querySelectorAll("pre, .wide, .afs-view, .afs-program")].filter((node) => {
+  const style = getComputedStyle(node);
+  return node.checkVisibility() && (/auto|scroll/.test(style.overflowX) && node.scrollWidth > node.clientWidth + 1
+    || /auto|scroll/.test(style.overflowY) && node.scrollHeight > node.clientHeight + 1);
+})"""
+
+
+@pytest.mark.browser
+def test_what_scrolls_is_reached_by_keyboard_and_what_fits_is_no_stop(site: Path, page: Page) -> None:
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.goto((site / f"{NOTEBOOKS[0].stem}.html").as_uri())
+    ready(page)
+    page.wait_for_function("document.querySelector('pre[data-scrolled]')")
+    assert page.evaluate(f"({SCROLLING})().length") > 5
+    assert page.evaluate(f"({SCROLLING})().filter((node) => node.tabIndex < 0).length") == 0
+    many = page.locator("[data-scrolled]").count()
+    page.set_viewport_size({"width": 1280, "height": 800})
+    page.wait_for_function("many => document.querySelectorAll('[data-scrolled]').length < many", arg=many)
+    assert page.evaluate(f"({SCROLLING})().filter((node) => node.tabIndex < 0).length") == 0
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", ["00_start_here", "04_cow_copy_order"])
+def test_on_paper_nothing_is_cut_off_and_no_answer_is_given_away(site: Path, page: Page, name: str) -> None:
+    page.set_viewport_size({"width": 700, "height": 1000})  # what A4 leaves between its margins
+    page.goto((site / f"{name}.html").as_uri())
+    ready(page)
+    page.emulate_media(media="print")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.evaluate(f"({SCROLLING})().length") == 0
+    assert page.evaluate("""() => [...document.querySelectorAll(".afs-pane")].every((pane, at, panes) =>
+      !at || panes[at - 1].getBoundingClientRect().bottom <= pane.getBoundingClientRect().top + 1)""")
+    assert page.locator(".afs-pane > .afs-view > svg").count() > 1
+    for answer in page.locator("details.answer").all():
+        assert not answer.is_visible()
 
 
 # --- a stranger's notebook --------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ import json
 import mimetypes
 import re
 import sys
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -61,6 +62,8 @@ REFERENCE = "IPY_MODEL_"
 NOT_WORDS = {"tlb": "TLB", "rfc": "RFC", "cow": "CoW"}
 ANSWERS = re.compile(r"^q\.\w+\.(compare|solution)\(", re.MULTILINE)
 """A cell that gives the answer to a question; all that it prints belongs to the answer."""
+EMPTY_HEADING = re.compile(r"<th(\s[^>]*)?>\s*</th>")
+SHEET = re.compile(r"<style[^>]*>.*?</style>", re.DOTALL)
 TERMINAL_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -271,6 +274,8 @@ class Markdown(HTMLRenderer):
         return f'<div class="wide"><table>\n{text}</table></div>\n'
 
     def table_cell(self, text: str, align: str | None = None, head: bool = False) -> str:
+        # A corner that is empty is the heading of nothing.
+        head = head and bool(text.strip())
         # What is escaped in code within a table is escaped for the table's sake alone.
         return render_table_cell(self, text.replace(r"\|", "|"), align, head)
 
@@ -304,7 +309,8 @@ def image(kind: str, base64_data: str, data: dict[str, Any]) -> str:
 def shown_as(data: dict[str, Any]) -> str:
     """The best form of an output that needs no program, as HTML."""
     if "text/html" in data:
-        return f'<div class="wide">{harmless(text_of(data["text/html"]))}</div>'
+        html = EMPTY_HEADING.sub(r"<td\1></td>", harmless(text_of(data["text/html"])))
+        return f'<div class="wide">{html}</div>'
     if "image/svg+xml" in data:
         svg = text_of(data["image/svg+xml"])
         if shapes_alone(svg):
@@ -396,8 +402,13 @@ def as_json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
 
 
+def packed(text: str) -> str:
+    """A text for `unpack` of widgets.js: what steppers show repeats itself, and is a tenth as long so."""
+    return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+
+
 def stored_widgets(models: dict[str, Any]) -> tuple[str, str]:
-    """What the page's script needs of the widgets, as JSON, and their style sheets; each front end once."""
+    """What the page's script needs of the widgets, packed, and their style sheets; each front end once."""
     fronts: dict[str, int] = {}
     styles: dict[str, None] = {}
     stored = {}
@@ -412,7 +423,7 @@ def stored_widgets(models: dict[str, Any]) -> tuple[str, str]:
         front = fronts.setdefault(program["_esm"], len(fronts))
         state = {key: value for key, value in model["state"].items() if not key.startswith("_") and key != "program"}
         stored[name] = {"front": front, "state": state}
-    return as_json({"fronts": list(fronts), "models": stored}), "\n".join(styles)
+    return packed(as_json({"fronts": list(fronts), "models": stored})), "\n".join(styles)
 
 
 def fill(name: str, /, **parts: str) -> str:
@@ -435,6 +446,21 @@ def step_link(book: Book | None, relation: str) -> str:
     )
 
 
+def sheets_once(cells: str) -> str:
+    """Cells with the style sheets of their drawings in front, each once: a sheet holds for the whole page anyway.
+
+    Only drawings write such an element; all other text is escaped. It stays inside a drawing, where it reads as before.
+    """
+    sheets = "".join(dict.fromkeys(SHEET.findall(cells)))
+    return f'<svg xmlns="{_SVG[1:-1]}" hidden>{sheets}</svg>\n{SHEET.sub("", cells)}' if sheets else cells
+
+
+def described(words: str) -> str:
+    """Markdown as the plain words that a search engine shows, inside an attribute."""
+    html = str(mistune.html(words))
+    return escape(" ".join(unescape(re.sub(r"<[^>]+>", "", html)).split()), quote=True)
+
+
 def notebook_page(book: Book, books: list[Book]) -> str:
     renderer = Markdown(book.path.parent, [other.page for other in books])
     markdown = mistune.create_markdown(renderer=renderer, plugins=["table", "strikethrough", "math"])
@@ -442,6 +468,7 @@ def notebook_page(book: Book, books: list[Book]) -> str:
     cells = "\n".join(
         cell_html(cell, markdown, book.models, closed.get(at, ())) for at, cell in enumerate(book.nb.cells)
     )
+    cells = sheets_once(cells)
     at = books.index(book)
     stored, styles = stored_widgets(book.models)
     sections = [f'<li><a href="#{anchor}">{escape(words)}</a></li>' for level, anchor, words in renderer.headings
@@ -449,6 +476,7 @@ def notebook_page(book: Book, books: list[Book]) -> str:
     return fill(
         "page.html",
         title=f"{escape(book.question)} · anonfolio",
+        description=described(book.afterwards or book.question),
         number=escape(book.number),
         name=escape(book.name),
         minutes=f" · about {book.minutes} minutes" if book.minutes else "",
@@ -461,7 +489,7 @@ def notebook_page(book: Book, books: list[Book]) -> str:
         previous=step_link(books[at - 1] if at else None, "prev"),
         next=step_link(books[at + 1] if at + 1 < len(books) else None, "next"),
         stored=stored,
-        script=part("widgets.js"),
+        script=part("scrolled.js") + "\n" + part("widgets.js"),
     )
 
 
@@ -491,6 +519,7 @@ def index_page(books: list[Book]) -> str:
         picture=PICTURE.read_text(encoding="utf-8"),
         toy=toy(),
         books="\n".join(rows),
+        script=part("scrolled.js"),
     )
 
 

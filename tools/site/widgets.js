@@ -1,7 +1,12 @@
 // Runs the widgets that a notebook stored, without a kernel: each front end is an ES module with `render`, as
 // anywidget defines it, and gets a model that knows the stored values and nobody who would answer.
 
-const { fronts, models } = JSON.parse(document.getElementById("stored-widgets").textContent);
+async function unpack(text) {
+  const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"))).json();
+}
+
+const { fronts, models } = await unpack(document.getElementById("stored-widgets").textContent);
 const needsKernel = "This part needs a running notebook (<code>make lab</code>); the page shows what was stored.";
 
 function noteOnce(place) {
