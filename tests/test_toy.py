@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import colorsys
 import importlib.util
 import json
 import random
@@ -20,6 +21,7 @@ import pytest
 from browser_support import quiet_page
 
 import anonfolio as af
+from anonfolio.draw.drawing import ROLE_HUES, stylesheet
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -134,6 +136,20 @@ def test_every_step_that_can_be_taken_leads_to_a_stored_state() -> None:
         assert set(np.unique(table.says & ~np.uint8(toy.MIRROR))) == set(range(len(table.sentences)))
         # All of them are reached.
         assert len(np.unique(there)) == policy["states"]
+
+
+def test_a_colour_means_in_the_toy_what_it_means_in_the_pictures() -> None:
+    style = (ROOT / "tools" / "site" / "toy.css").read_text(encoding="utf-8")
+    for toy_name, role in (("mine", "alone"), ("shared", "shared")):
+        found = re.findall(rf"--{toy_name}: #(\w{{6}})", style)
+        edges = re.findall(rf"--e{ROLE_HUES[role]}:#(\w{{6}})", stylesheet())
+        assert len(found) == 2  # light and dark
+        assert all(abs(_hue(one) - _hue(edges[0])) < 0.05 for one in found)
+
+
+def _hue(colour: str) -> float:
+    red, green, blue = bytes.fromhex(colour)
+    return colorsys.rgb_to_hsv(red, green, blue)[0]
 
 
 def test_the_toy_is_light_enough_to_travel_with_a_page() -> None:

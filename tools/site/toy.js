@@ -1,8 +1,8 @@
 // The toy: a mapping of four pages and two processes, under several policies at once. What every step does was computed
 // beforehand with the library (tools/toy.py, which says how the table is laid out); here it is looked up and drawn.
 const PAGES = 4, FOLIOS = 8, STEPS = 9, MIRROR = 128, SVG = "http://www.w3.org/2000/svg";
-const CELL = 60, LEFT = 26, WIDTH = 272, UPPER = 8, LOWER = 196, MEMORY = 96, HIGH = 44;
-const ROLE_WORDS = { mine: "exclusive: the process's alone", shared: "may be shared", zero: "the zero page", held: "held, mapped by nobody" };
+const CELL = 60, LEFT = 26, WIDTH = 272, UPPER = 20, LOWER = 208, MEMORY = 108, HIGH = 44;
+const ROLE_WORDS = { mine: "exclusive: the process's alone", shared: "maybe shared", zero: "the zero page", held: "held, mapped by nobody" };
 
 async function unpack(text) {
   const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
@@ -112,6 +112,7 @@ function draw(svg, graph, place, fresh) {
   }
   if (!sizes.length && !zero) element(svg, "text", { class: "quiet", x: WIDTH / 2, y: MEMORY + HIGH / 2 + 5 }, "no memory yet");
 
+  for (let page = 0; page < PAGES; page++) element(svg, "text", { class: "small", x: LEFT + (page + .5) * CELL, y: UPPER - 6 }, page);
   rows.forEach((row, side) => {
     const y = side ? LOWER : UPPER;
     element(svg, "text", { class: "who", x: 0, y: y + HIGH / 2 + 5 }, row ? `P${side}` : "");
@@ -124,7 +125,7 @@ function draw(svg, graph, place, fresh) {
       element(button, "rect", { x, y, width: CELL - 6, height: HIGH, rx: 4 });
       const name = cell.kind === "none" ? "·" : cell.kind === "zero" ? "0" : place[2][cell.folio] + cell.at;
       element(button, "text", { x: x + (CELL - 6) / 2, y: y + 20 }, name);
-      element(button, "text", { class: "small", x: x + (CELL - 6) / 2, y: y + 37 }, cell.kind === "none" ? `page ${page}` : cell.writable ? "write" : "read");
+      element(button, "text", { class: "small", x: x + (CELL - 6) / 2, y: y + 37 }, cell.kind === "none" ? "nothing" : cell.writable ? "write" : "read");
     });
   });
 }
@@ -151,7 +152,7 @@ export async function toy(root, data) {
     <p class="toy-legend">${Object.entries(ROLE_WORDS).map(([role, words]) => `<span class="toy-${role}">${words}</span>`).join(" ")}</p>`;
   const panes = graphs.map((graph) => {
     const pane = document.createElement("section");
-    pane.innerHTML = `<h3></h3><svg viewBox="0 0 ${WIDTH} 248" role="group"></svg><p></p>`;
+    pane.innerHTML = `<h3></h3><svg viewBox="0 0 ${WIDTH} 260" role="group"></svg><p></p>`;
     pane.querySelector("h3").textContent = graph.title;
     pane.querySelector("svg").setAttribute("aria-label", graph.title);
     root.querySelector(".toy-panes").append(pane);
