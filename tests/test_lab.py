@@ -93,7 +93,8 @@ def test_answers_are_kept_compared_and_judged(page: Page) -> None:
 def test_tab_reaches_a_stepper_and_leaves_it(page: Page) -> None:
     open_notebook(page, FIRST)
     outputs = run_all(page)
-    at = next(at for at, cell in enumerate(outputs) for out in cell if VIEW in out.get("data", {}))
+    widgets = [(at, out["data"]) for at, cell in enumerate(outputs) for out in cell if VIEW in out.get("data", {})]
+    at = next(at for at, data in widgets if data["text/plain"].startswith("Stepper"))
     shown(page, at).wait_for_selector(".jp-OutputArea .afs")
     page.evaluate("at => { hands.panel.content.activeCellIndex = at; hands.panel.content.activate(); }", at)
     assert tab_through(page) > 3
