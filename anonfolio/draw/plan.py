@@ -65,11 +65,16 @@ class Plan(NamedTuple):
         """Of the picture."""
         return LABEL + self.columns * PITCH + MARGIN
 
+    @property
+    def room(self) -> float:
+        """For its lines of text: they are counted and drawn with the same."""
+        return _room(self.columns)
+
 
 def plan(scenes: Sequence[Scene]) -> Plan:
     """The plan for pictures that are shown one after the other, or beside each other."""
     columns = 32 if any(one.wide for one in scenes) else 16
-    room = LABEL + columns * PITCH - 8
+    room = _room(columns)
     return Plan(
         columns,
         max(len(heading_lines(one, room)) for one in scenes),
@@ -78,6 +83,10 @@ def plan(scenes: Sequence[Scene]) -> Plan:
         frozenset(table.process for one in scenes for table in one.tables if _is_labelled(table)),
         tuple(_bands(scenes, columns)),
     )
+
+
+def _room(columns: int) -> float:
+    return LABEL + columns * PITCH - 8
 
 
 def heading_lines(scene: Scene, room: float) -> list[str]:

@@ -67,7 +67,7 @@ class SceneSheet(Sheet):
         self.height = self._why(y)
 
     def _header(self) -> float:
-        room = self.width - 16
+        room = self.plan.room
         heading, sentence = heading_lines(self.scene, room), sentence_lines(self.scene, room)
         for at, line in enumerate(heading):
             self.add(svg_text(8, 18 + 15 * at, line, "h"), f"0h{at}")
@@ -80,7 +80,7 @@ class SceneSheet(Sheet):
         if not self.plan.why:
             return y
         height = 10 + 17 * self.plan.why
-        lines = why_lines(self.scene, self.width - 16)
+        lines = why_lines(self.scene, self.plan.room)
         if lines:
             told = svg_rect(8, y, self.width - 16, 10 + 17 * len(lines), "say", 4)
             for at, line in enumerate(lines):
