@@ -163,6 +163,9 @@ const answers = {
   last(id) {
     return this.of(id).given.at(-1);
   },
+  count() {
+    return Object.values(this.all()).filter((entry) => entry?.given?.length).length;
+  },
   score() {
     const told = Object.values(this.all()).filter((entry) => entry?.given?.length);
     const own = told.filter((entry) => !entry.shown);
@@ -384,7 +387,9 @@ function render({ model, el, signal }) {
     const { shown } = answers.of(sheet.id);
     root.dataset.answered = `${Boolean(shown) || answers.last(sheet.id) !== undefined}`;
     foot.hidden = answers.last(sheet.id) === undefined;
-    foot.replaceChildren(element("span", {}, `${answers.score()} in this browser`), button("Save as JSON", () => answers.save()),
+    // How many are right would give away a prediction whose comparison is still to come.
+    const told = mode === "predict" ? `${answers.count()} answered` : answers.score();
+    foot.replaceChildren(element("span", {}, `${told} in this browser`), button("Save as JSON", () => answers.save()),
       button("Forget this one", () => {
         const all = answers.all();
         delete all[sheet.id];
