@@ -346,7 +346,7 @@ def test_on_a_page_every_answer_is_closed_until_asked_for(site: Path, tab: Page,
         answer_by_hand(ask, asked, asked._plain(asked.answer))
         assert compare.inner_text().startswith("As you said: ")
     assert tab.locator(".answer:not([open])").count() == 0
-    tab.reload()
+    goto(tab, site, path.stem)
     assert tab.locator(".afq-verdict .afq-right").count() == len(predicted)
 
 
