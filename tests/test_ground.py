@@ -325,6 +325,15 @@ def test_two_executions_store_the_same_bytes(tool: ModuleType, throwaway: Path) 
         assert "ipykernel_" not in str(output), place
 
 
+def test_a_cell_keeps_its_id_whatever_it_says(tool: ModuleType, throwaway: Path) -> None:
+    nb = nbformat.read(throwaway, as_version=4)
+    before = [cell.id for cell in nb.cells]
+    nb.cells[0].source = "# Another title"
+    nb.cells.insert(1, new_markdown_cell("A cell between"))
+    after = [cell.id for cell in nbformat.reads(tool.normalise(nb), as_version=4).cells]
+    assert after[:1] + after[2:] == before
+
+
 def test_a_failing_cell_leaves_the_file_as_it_was(tool: ModuleType, tmp_path: Path) -> None:
     path = tmp_path / "failing.ipynb"
     nbformat.write(new_notebook(cells=[new_code_cell("1 / 0")]), path)

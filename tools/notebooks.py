@@ -12,7 +12,6 @@ stored closed (`anonfolio.lesson.spoilers`).
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import re
 import sys
@@ -140,17 +139,12 @@ def normalise_outputs(outputs: list[Any]) -> list[Any]:
 
 
 def normalise(nb: Any) -> str:
-    """The text of a notebook's file."""
+    """The text of a notebook's file. Cells keep their ids: versions are merged by them, and citations name them."""
     nb = nbformat.reads(nbformat.writes(nb, version=4), as_version=4)
     nb.nbformat, nb.nbformat_minor = 4, 5
-    seen: dict[str, int] = {}
     count = 0
     hidden = spoilers([cell.source if cell.cell_type == "code" else "" for cell in nb.cells])
     for at, cell in enumerate(nb.cells):
-        # From what the cell says: an id then survives a cell put in above it and a notebook written anew.
-        digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:8]
-        seen[digest] = seen.get(digest, 0) + 1
-        cell.id = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
         cell.metadata = {k: v for k, v in cell.metadata.items() if k in CELL_METADATA and v}
         # JupyterLab keeps the output, closed, and opens it when the cell is run.
         own = {k: v for k, v in cell.metadata.get("jupyter", {}).items() if k != "outputs_hidden"}
