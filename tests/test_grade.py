@@ -14,9 +14,9 @@ import pytest
 
 from anonfolio.__main__ import main
 from anonfolio.exercises import exclusive_reuse, first_touch, start_here, zero_page_copy
+from anonfolio.lesson.plain import packed, unpacked
 from anonfolio.teach import papers
 from anonfolio.teach.grade import Grader, Row, read_submission
-from anonfolio.teach.plain import packed, unpacked
 from anonfolio.teach.sandbox import MODULES
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="grade needs the limits of a Unix")

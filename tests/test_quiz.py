@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import contextlib
 import copy
+import functools
 import importlib
 import inspect
 import itertools
 import math
+import os
 import pkgutil
 import re
 import signal
@@ -26,8 +28,10 @@ import pytest
 from anonfolio import exercises
 from anonfolio.exercises import exclusive_reuse, first_touch, start_here, zero_page_copy
 from anonfolio.kernel.policy import LINUX_6_15
+from anonfolio.lesson import patience
 from anonfolio.lesson.quiz import (
     LOOK,
+    MOST_PRINTED,
     Asked,
     Case,
     Cases,
@@ -565,18 +569,18 @@ def test_a_memorised_table_fails_on_new_cases() -> None:
     assert said.head.startswith("Right on the 300 cases that are the same every time, but not on new ones. Right on")
 
 
-def test_new_cases_are_other_ones_each_time_and_what_is_right_stays_right() -> None:
+def test_new_cases_are_other_ones_each_time_and_what_is_right_stays_right(capsys: pytest.CaptureFixture[str]) -> None:
     order = copy.deepcopy(first_touch.order)
     assert order.fresh() != order.fresh()
-    seen: list[str] = []
 
     def watched(**case: Any) -> int:
-        seen.append(repr(case))
+        print(case)
         return first_touch.choose_order(**case)
 
     for seed in (5, 6):
         order.fresh = lambda seed=seed: seed
         assert order.check(watched).head == "Right: the same as the library on all 300 cases."
+    seen = capsys.readouterr().out.splitlines()
     assert len(seen) == 2 * 360
     assert seen[300:360] != seen[660:]
 
@@ -617,13 +621,53 @@ def stubborn(x: int) -> int:
     return x
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer here, so no limit")
-@pytest.mark.parametrize("endless", [never, stubborn])
-def test_a_function_without_end_is_stopped_and_shown_where(endless: Callable[[int], int]) -> None:
-    same = Function(
+def endless_sum(x: int) -> int:
+    return sum(iter(int, 1)) if x else x
+
+
+def endless_power(x: int) -> int:
+    return 10**10**9 if x else x
+
+
+def endless_match(x: int) -> int:
+    return bool(re.match("(a+)+$", 40 * "a" + "b")) if x else x
+
+
+def endless_sleep(x: int) -> int:
+    time.sleep(1000 * x)
+    return x
+
+
+def deaf(x: int) -> int:
+    while x:
+        with contextlib.suppress(BaseException):
+            signal.signal(signal.SIGALRM, signal.SIG_IGN)
+            sum(iter(int, 1))
+    return x
+
+
+def same_number(seconds: float = 0.2) -> Function:
+    return Function(
         name="q.f", prompt="?", truth=lambda x: x, case=lambda source: {"x": source.randint(0, 1)}, worked=lambda x: x,
-        seconds=0.2,
+        seconds=seconds,
     )  # fmt: skip
+
+
+HERE = [never, stubborn]
+IN_C = [endless_sum, endless_power, endless_match, endless_sleep, deaf]
+LIMITS = [
+    *(pytest.param(patience.here, endless, id=f"here-{endless.__name__}") for endless in HERE),
+    *(pytest.param(patience.apart, endless, id=f"apart-{endless.__name__}") for endless in [*HERE, *IN_C]),
+]
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer here, so no limit")
+@pytest.mark.parametrize(("limited", "endless"), LIMITS)
+def test_a_function_without_end_is_stopped_and_shown_where(
+    limited: Any, endless: Callable[[int], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "limited", limited)
+    same = same_number()
     began, handler = time.monotonic(), signal.getsignal(signal.SIGALRM)
     said = same.check(endless)
     at = next(at for at, (case, _) in enumerate(same.cases, 1) if case["x"])
@@ -632,6 +676,67 @@ def test_a_function_without_end_is_stopped_and_shown_where(endless: Callable[[in
     assert time.monotonic() - began < 20
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
     assert signal.getsignal(signal.SIGALRM) is handler
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+@pytest.mark.skipif(not patience.COPIES, reason="it runs in this process here")
+def test_what_a_function_does_to_its_process_is_a_verdict() -> None:
+    same = same_number()
+    assert "ended the process" in same.check(lambda x: os._exit(0)).lines[1]
+    assert "ended the process" in same.check(lambda x: os.kill(os.getpid(), signal.SIGKILL)).lines[1]
+    seen: set[int] = set()
+    assert same.check(lambda x: x if seen.add(x) is None else 0).kind == "right"  # type: ignore[func-returns-value]
+    assert seen == set()
+
+
+@pytest.mark.skipif(not patience.COPIES, reason="it runs in this process here")
+def test_an_interrupt_ends_the_check_and_what_it_runs() -> None:
+    threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        same_number(60).check(endless_sum)
+    assert time.monotonic() - began < 20
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+@pytest.mark.parametrize("limited", [patience.limited, patience.here])
+def test_what_a_function_prints_is_seen(
+    limited: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(patience, "limited", limited)
+
+    def talks(x: int) -> int:
+        print("é", x, "\ud800")
+        return x
+
+    same = same_number(20)
+    assert same.check(talks).kind == "right"
+    assert capsys.readouterr().out[:20] == "".join(f"é {case['x']} ?\n" for case, _ in same.cases)[:20]
+    assert same.check(lambda x: print("x" * (1 << 20)) or x).kind == "right"
+    assert len(capsys.readouterr().out) == 2 * MOST_PRINTED
+
+
+class Endless:
+    """Looking at it, comparing it or keeping it never ends."""
+
+    def __repr__(self) -> str:
+        return str(sum(iter(int, 1)))
+
+    __eq__ = __hash__ = __reduce__ = lambda *_: sum(iter(int, 1))  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("answer", [
+    lambda: 10**5000, lambda: object(), lambda: iter(int, 1), lambda: [[...]], lambda: {0: {1: object()}},
+    lambda: "\ud800", lambda: math.nan, lambda: np.float64("inf"), lambda: np.arange(9), lambda: 1 << 63,
+    lambda: [1] * (1 << 21), lambda: type("A b\n", (), {})(),
+    pytest.param(Endless, marks=pytest.mark.skipif(not patience.COPIES, reason="it runs in this process here")),
+])  # fmt: skip
+def test_an_answer_of_any_kind_gets_a_verdict(answer: Callable[[], Any]) -> None:
+    said = same_number(0.4).check(lambda x: answer())
+    assert said.kind == "wrong"
+    assert len(said.head) + sum(map(len, said.lines)) < 2000
 
 
 HUNGRY: dict[str, Callable[[], object]] = {
@@ -645,15 +750,17 @@ HUNGRY: dict[str, Callable[[], object]] = {
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no limit of memory here")
 @pytest.mark.parametrize("how", HUNGRY)
-def test_a_function_that_takes_all_memory_is_told_so(how: str) -> None:
+def test_a_function_that_takes_all_memory_is_told_so(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import resource
+
+    # To touch a gibibyte takes seconds.
+    monkeypatch.setattr(patience, "limited", functools.partial(patience.apart, most_bytes=1 << 28))
 
     before, began = resource.getrlimit(resource.RLIMIT_AS), time.monotonic()
     said = first_touch.order.check(lambda **of: HUNGRY[how]())
     assert "MemoryError" in said.lines[1]
     assert time.monotonic() - began < first_touch.order.seconds + 10
     assert resource.getrlimit(resource.RLIMIT_AS) == before
-    assert len(bytearray(3 << 29)) == 3 << 29
 
 
 def test_a_function_is_judged_on_another_thread_too() -> None:

@@ -12,13 +12,16 @@ What comes back is a `Note`: text in a terminal, plain HTML in a notebook. The q
 from __future__ import annotations
 
 import inspect
+import io
+import json
 import random
 import re
 import secrets
+import sys
 import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
@@ -32,8 +35,7 @@ import numpy as np
 
 from ..draw.drawing import printable, xml
 from ..program.scenario import Scenario, ScenarioError, Step, Timeline
-from . import answers, sheet
-from .patience import TooLong, within
+from . import answers, patience, plain, sheet
 
 if TYPE_CHECKING:
     from ..kernel.policy import Policy
@@ -646,6 +648,9 @@ Cased = list[tuple[Mapping[str, Any], Any]]
 FRESH = 5
 """One new case for so many of the others."""
 
+MOST_TOLD, MOST_PRINTED = 1 << 22, 1 << 16
+"""So many bytes of answers and so many characters that it prints a reader's function may give."""
+
 
 class LibraryAsked(Exception):
     """A reader's function asked what it is compared with."""
@@ -675,6 +680,68 @@ class Library:
             Library._silent = False
 
 
+class Printed(io.TextIOBase):
+    """Where what a reader's function prints goes: over to the notebook, up to a bound."""
+
+    def __init__(self, say: Callable[..., None]) -> None:
+        self._say, self._left = say, MOST_PRINTED
+
+    def write(self, text: str) -> int:
+        """Take a text."""
+        told, self._left = text[: self._left], self._left - len(text[: self._left])
+        if told:
+            self._say("printed", told.encode(errors="replace").decode())
+        return len(text)
+
+
+def _ask(function: Callable[..., Any], cases: Sequence[Mapping[str, Any]], tell: patience.Told) -> None:
+    """Ask a reader's function about every case, and tell a record a line of what it says and prints, and how it fails.
+
+    It may be another process that is told, and what a reader's own object does when it is looked at is her function's
+    doing: an answer that is no plain value goes over as its kind and in words.
+    """
+    left = MOST_TOLD
+
+    def say(*record: Any) -> None:
+        nonlocal left
+        line = json.dumps(record).encode() + b"\n"
+        left -= len(line)
+        if left < 0:
+            raise OverflowError(f"it says more than {MOST_TOLD:,} bytes")
+        tell(line)
+
+    printed = Printed(say)
+    try:
+        with Library.silent(), redirect_stdout(printed), redirect_stderr(printed):
+            ask = plain.asked(function, cases[0])
+            for case in cases:
+                say(*_record(ask(deepcopy(case))))
+    except LibraryAsked:
+        tell(b'["library"]\n')
+    except (Exception, SystemExit) as error:  # Whatever a reader's function does is part of her answer.
+        left = MOST_TOLD
+        say("raised", type(error).__name__, shown(error, str))
+
+
+def _record(answer: Any) -> tuple[Any, ...]:
+    if is_open(answer):
+        return ("says", None)
+    try:
+        told = plain.packed(answer)
+        json.dumps(told)
+        return ("says", told)
+    except (ValueError, TypeError, RecursionError):
+        return ("other", type(answer).__name__, shown(answer))
+
+
+def _answer(kind: str, *told: Any) -> Any:
+    """The answer again; of one that is no plain value its kind and words, which equal nothing."""
+    if kind == "says":
+        return plain.unpacked(*told)
+    name, words = told
+    return type(name, (), {"__repr__": lambda self: words})()
+
+
 @dataclass(eq=False, kw_only=True, repr=False)
 class Function(Asked):
     """Write a function; it is run beside the library on random cases, the same ones every time.
@@ -692,7 +759,8 @@ class Function(Asked):
     picture : callable, optional
         The picture of a case.
     seconds : float
-        How long a reader's function may take for all cases together.
+        How long a reader's function may take for all cases together, and again for the new ones. It is ended then,
+        whatever it does, where it runs in a copy of the process (`anonfolio.lesson.patience`): on Linux.
     fresh : callable
         Gives the seed of the new cases on which a right function is tried as well, another each time.
     """
@@ -740,17 +808,12 @@ class Function(Asked):
         return said if again.kind == "right" else replace(again, kind="wrong", head=head)
 
     def _judged(self, function: Callable[..., Any], cases: Cased) -> Note:
-        by_position = _other_names(function, cases[0][0])
-        said: list[Any] = []
-        try:
-            with Library.silent(), within(self.seconds):
-                for case, _ in cases:
-                    mine = deepcopy(case)
-                    said.append(_plain(function(*mine.values()) if by_position else function(**mine)))
-        except LibraryAsked:
-            return Note("wrong", "That asks the library, which yours is compared with. Write one of your own.")
-        except (Exception, SystemExit, TooLong) as error:  # Whatever a reader's function does is part of her answer.
-            return self._failed(cases, len(said), error)
+        told, ended = patience.limited(partial(_ask, function, [case for case, _ in cases]), self.seconds)
+        records = [json.loads(line) for line in told[: told.rfind(b"\n") + 1].splitlines()]
+        sys.stdout.write("".join(record[1] for record in records if record[0] == "printed"))
+        said = [_answer(*record) for record in records if record[0] in ("says", "other")]
+        if len(said) < len(cases):
+            return self._failed(cases, len(said), records[-1:], ended)
         if all(map(is_open, said)):
             return self._asked(f"Not written yet: your function returns nothing. {GOES_ON}")
         return self._unfit(said) or self._compared(cases, said)
@@ -759,15 +822,21 @@ class Function(Asked):
         """What to say of answers to `cases`, one each, which somebody else has asked a function for."""
         return self._unfit(said) or self._compared(self.cases, said)
 
-    def _failed(self, cases: Cased, at: int, error: BaseException) -> Note:
-        case, right = cases[at]
+    def _failed(self, cases: Cased, at: int, last: list[Any], ended: bool) -> Note:
         head = f"It fails on case {at + 1} of {len(cases)}."
-        did = f"Your function raised {type(error).__name__}: {shown(error, str)}."
-        if isinstance(error, TooLong):
-            head = f"It is stopped on case {at + 1} of {len(cases)}."
-            did = f"Your function had not said anything after {self.seconds:g} seconds for all cases."
-        told = (self._called(case), f"The library says {right}. {did}")
-        return Note("wrong", head, told, picture=self._picture(case))
+        match last:
+            case [["library"]]:
+                return Note("wrong", "That asks the library, which yours is compared with. Write one of your own.")
+            case [["raised", kind, words]]:
+                did = f"Your function raised {kind}: {words}."
+            case _ if ended:
+                did = "Your function ended the process that it ran in."
+            case _:
+                head = f"It is stopped on case {at + 1} of {len(cases)}."
+                did = f"Your function had not said anything after {self.seconds:g} seconds for all cases."
+        asked, right = cases[at]
+        told = (self._called(asked), f"The library says {right}. {did}")
+        return Note("wrong", head, told, picture=self._picture(asked))
 
     def _unfit(self, answers: list[Any]) -> Note | None:
         """What to say when the answers are not of the kind that is asked for; by default they may be of any."""
@@ -1047,17 +1116,3 @@ def _same(given: Any, right: Any) -> bool:
         return bool(given == right)
     except Exception:
         return False
-
-
-def _other_names(function: Callable[..., Any], case: Mapping[str, Any]) -> bool:
-    """Whether a function takes the arguments, but under names of its own."""
-    try:
-        signature = inspect.signature(function)
-        signature.bind(*case.values())
-    except (TypeError, ValueError):
-        return False
-    try:
-        signature.bind(**case)
-    except TypeError:
-        return True
-    return False

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from ..lesson import answers as stored
+from ..lesson.plain import packed, unpacked
 from ..lesson.quiz import Asked, Function
 from . import judge, papers, sandbox
-from .plain import packed, unpacked
 
 LONGEST_FILE = 1 << 20
 MOST_BYTES = 1 << 30

@@ -9,16 +9,12 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import select
-import signal
 import sys
-import time
-from pathlib import Path
+from functools import partial
 from typing import Any
 
+from ..lesson.patience import Told, apart
 from ..lesson.quiz import Asked, Cases, Question
-
-MOST_OUTPUT = 1 << 16
 
 
 def question_named(id: str) -> Asked | None:
@@ -70,17 +66,8 @@ def _judged(id: str, given: Any, most_bytes: int, seconds: float) -> dict[str, A
     if isinstance(question, Question):
         # Once for all who answer it.
         _ = question.answer
-    reading, writing = os.pipe()
-    child = os.fork()
-    if not child:
-        os.close(reading)
-        _judge(question, given, most_bytes, seconds, writing)
-    os.close(writing)
-    text = _read(reading, seconds)
-    os.close(reading)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    if text is None:
+    text, ended = apart(partial(_judge, question, given), seconds, most_bytes)
+    if not ended:
         return {"points": 0.0, "note": f"stopped after {seconds:g} seconds"}
     try:
         verdict: dict[str, Any] = json.loads(text)
@@ -89,44 +76,19 @@ def _judged(id: str, given: Any, most_bytes: int, seconds: float) -> dict[str, A
     return verdict
 
 
-def _read(reading: int, seconds: float) -> bytes | None:
-    """All that the child writes; None when its time is over."""
-    text, until = b"", time.monotonic() + seconds
-    while True:
-        ready, _, _ = select.select([reading], [], [], max(0.0, until - time.monotonic()))
-        if not ready:
-            return None
-        part = os.read(reading, MOST_OUTPUT)
-        if not part:
-            return text
-        text += part
+def _judge(question: Asked, given: Any, tell: Told) -> None:
+    """In a copy of this process: judge, and say so."""
+    import resource
 
-
-def _judge(question: Asked, given: Any, most_bytes: int, seconds: float, out: int) -> None:
-    """In the child: judge, say so, and end without cleaning up."""
     try:
-        _limit(most_bytes, seconds)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
         got, note = points(question, given)
         said = {"points": got, "note": note[:200]}
     except MemoryError:
         said = {"points": 0.0, "note": "it takes more memory than is allowed"}
     except BaseException as error:  # An answer that nobody thought of is a wrong answer, not the end.
         said = {"points": 0.0, "note": f"cannot be judged: {type(error).__name__}"}
-    os.write(out, json.dumps(said).encode())
-    os._exit(0)
-
-
-def _limit(most_bytes: int, seconds: float) -> None:
-    import resource
-
-    try:
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    except OSError:
-        used = 0
-    if used:
-        resource.setrlimit(resource.RLIMIT_AS, (used + most_bytes, used + most_bytes))
-    resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1, int(seconds) + 1))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    tell(json.dumps(said).encode())
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""Values as JSON and back, between the grader and the process that runs a student's function.
+"""A reader's function in a process of its own: values as JSON and back, and how it takes its arguments.
 
-This file is run without anonfolio, too (`sandbox`): it imports nothing of it.
+This file is run without anonfolio, too (`anonfolio.teach.sandbox`): it imports nothing of it.
 """
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -59,3 +61,24 @@ def unpacked(value: Any) -> Any:
     if kind == "object":
         return SimpleNamespace(**{name: unpacked(of) for name, of in inside.items()})
     return {"list": list, "tuple": tuple, "set": set}[kind](unpacked(each) for each in inside)
+
+
+def asked(function: Callable[..., Any], case: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Any]:
+    """How to ask a function about cases like this one: by name, or by position where it has names of its own."""
+    if _other_names(function, case):
+        return lambda case: function(*case.values())
+    return lambda case: function(**case)
+
+
+def _other_names(function: Callable[..., Any], case: Mapping[str, Any]) -> bool:
+    """Whether a function takes the arguments, but under names of its own."""
+    try:
+        signature = inspect.signature(function)
+        signature.bind(*case.values())
+    except (TypeError, ValueError):
+        return False
+    try:
+        signature.bind(**case)
+    except TypeError:
+        return True
+    return False
