@@ -19,6 +19,7 @@ from anonfolio.kernel.buddy import Buddy
 from anonfolio.kernel.pagetable import PTE_DIRTY, PTE_YOUNG
 from anonfolio.kernel.vma import VM_WRITE
 from anonfolio.stream import run as touch
+from anonfolio.stream.window import Later
 
 
 def last_page_too(folio: Any, ask: Any) -> bool:
@@ -973,3 +974,75 @@ def test_a_stepped_access_that_fails_leaves_what_was_planned_before_it(error: An
     with pytest.raises(error):
         process.touch(stream, value=3)
     assert not difference(state_of(slow), state_of(machine))
+
+
+# --- mappings that are made while a stream goes on --------------------------------------------------------------------
+
+
+@st.composite
+def growing_programs(draw: st.DrawFn) -> tuple[af.Machine, list[tuple[int, int]], list[list[tuple[int, bool]]]]:
+    """A machine, mappings next to each other that are made one by one, and what is touched after each of them."""
+    orders = draw(st.sampled_from(((4, 3, 2), (4,), (3, 2), (), (9,), (4, 9), (2, 5))))
+    policy = draw(st.sampled_from((af.LINUX_6_15, af.LINUX_6_9, af.Policy.at("6.1"), POLICIES["contiguous"])))
+    maps, first = [], draw(st.integers(440, 520))
+    for _ in range(draw(st.integers(2, 6))):
+        pages = draw(st.sampled_from((1, 3, 4, 7, 16, 33, 300)))
+        maps.append((first, pages))
+        first += pages + draw(st.sampled_from((0, 0, 0, 2)))
+    touched = []
+    for at in range(len(maps)):
+        pages = [page for start, count in maps[: at + 1] for page in range(start, start + count)]
+        some = st.tuples(st.sampled_from(pages) | st.sampled_from(pages[-8:]), st.booleans() | st.just(True))
+        touched.append(draw(st.lists(some, max_size=12)))
+    return af.Machine(policy, orders=orders), maps, touched
+
+
+@given(growing_programs())
+@settings(max_examples=60, deadline=None, phases=PHASES)
+def test_mappings_may_be_made_before_what_comes_before_them(
+    program: tuple[af.Machine, list[tuple[int, int]], list[list[tuple[int, bool]]]],
+) -> None:
+    slow, maps, touched = program
+    fast = slow.copy()
+    ahead, later = fast.spawn(), []
+    process = slow.spawn()
+    for (first, pages), accesses in zip(maps, touched, strict=True):
+        process.map(first, pages)
+        step_through(process, *np.array(accesses, np.int64).reshape(-1, 2).T.astype(np.int64), 1)
+        ahead.map(first, pages)
+        later.append(first)
+    count = np.cumsum([0, *map(len, touched)]).tolist()
+    all_of_them = [access for accesses in touched for access in accesses]
+    pages_touched = np.array([page for page, _ in all_of_them], np.intp)
+    writes = np.array([write for _, write in all_of_them], np.bool_)
+    ahead.touch(
+        pages_touched, writes,
+        later=[Later(time, first, first + pages) for time, (first, pages) in zip(count, maps, strict=False) if time],
+    )  # fmt: skip
+    assert not difference(state_of(slow), state_of(fast))
+
+
+def test_an_access_before_its_mapping_is_refused() -> None:
+    process = af.Machine(af.LINUX_6_15, orders=(4,)).spawn()
+    process.map(0, 32)
+    with pytest.raises(af.SegmentationFault, match="access 1 of the stream"):
+        process.touch([0, 16, 17], later=[Later(2, 16, 32)])
+    assert not process.rss_pages
+    process.touch([0, 16, 17], later=[Later(1, 16, 32)])
+
+
+def test_a_policy_whose_faults_hang_on_more_than_what_is_mapped_takes_no_later_mappings() -> None:
+    process = af.Machine(af.RFC_V2, orders=(4,)).spawn()
+    process.map(0, 32)
+    with pytest.raises(ValueError, match="under rfc-v2 no mapping may come later"):
+        process.touch([0, 16], later=[Later(1, 16, 32)])
+
+
+def test_what_must_be_stepped_before_its_surroundings_are_mapped_is_not_guessed() -> None:
+    """Frames for few large folios: the plan is cut, and the access that cuts it would see a mapping of the future."""
+    machine = af.Machine(af.LINUX_6_15, orders=(4,), frames=64)
+    machine.memory.buddy.fragment(3)
+    process = machine.spawn()
+    process.map(0, 64)
+    with pytest.raises(touch.NotYetMapped):
+        process.touch(np.array([0, 33]), later=[Later(2, 8, 16)])

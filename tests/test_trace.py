@@ -52,6 +52,9 @@ from anonfolio.hardware.trace import (
     write_trace,
 )
 from anonfolio.hardware.trust import trust
+from anonfolio.machine.machine import Process
+from anonfolio.stream.run import NotYetMapped
+from anonfolio.stream.window import Window
 
 COMPILE = DATA_DIR / "compile-6.18.44.npz"
 MEASURED = COMPILE.with_suffix(".json")
@@ -247,6 +250,33 @@ SPAWN = Call(0, "spawn", 0)
 def test_neighbouring_maps_are_one_mapping_and_take_one_block() -> None:
     calls = [SPAWN, Call(0, "map", 0, 0, 8, READ_WRITE), Call(0, "map", 0, 8, 8, READ_WRITE)]
     assert replay(small(calls, writes(0, 9, 15)), (4,)).faults == {"first touch": 1}
+
+
+def test_a_growing_program_is_replayed_in_few_streams_and_comes_out_the_same(
+    monkeypatch: pytest.MonkeyPatch, compile_trace: Trace
+) -> None:
+    streams = []
+    touch = Process.touch
+    monkeypatch.setattr(Process, "touch", lambda *args, **words: streams.append(1) or touch(*args, **words))
+    quick, quick_streams = replay(compile_trace, (2, 4), points=64), len(streams)
+    monkeypatch.setattr("anonfolio.hardware.trace.runs_ahead", lambda policy: False)
+    assert quick == replay(compile_trace, (2, 4), points=64)
+    assert 3 * quick_streams < len(streams) - quick_streams
+
+
+def test_a_replay_that_went_ahead_too_far_starts_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = [SPAWN, Call(0, "map", 0, 0, 8, READ_WRITE), Call(1, "map", 0, 8, 8, READ_WRITE)]
+    trace = small(calls, writes(0, 9, 15))
+    wanted = replay(trace, (4,))
+    assert wanted.faults == {"first touch": 3}
+
+    def refuse(window: Window, order: int) -> np.bool_:
+        if window.stream.later:
+            raise NotYetMapped
+        return np.bool_(True)
+
+    monkeypatch.setattr("anonfolio.stream.plan._mapped_in_time", refuse)
+    assert replay(trace, (4,)) == wanted
 
 
 def test_first_brk_joins_no_neighbour() -> None:

@@ -40,8 +40,10 @@ import re
 import struct
 import zipfile
 import zlib
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -60,6 +62,8 @@ from ..kernel.sizes import MAX_VPN, PMD_ORDER, PTRS_PER_PMD
 from ..kernel.vma import VM_LOCKED, VM_LOCKONFAULT, VM_READ, VM_WRITE, Vma
 from ..machine.machine import Machine, Outcome, Process, SegmentationFault
 from ..program.formats import DATA, MOST_BYTES, new_file, of_format, read_json
+from ..stream.run import NotYetMapped, runs_ahead
+from ..stream.window import Later
 
 FORMAT = "anonfolio-trace/1"
 MEASURED_FORMAT = "anonfolio-trace-measured/1"
@@ -328,8 +332,12 @@ def replay(
         `frames` is too small for the trace.
     """
     kernel = policy if policy is not None else policy_for_kernel(trace.kernel)
-    machine = Machine(kernel, orders=orders, frames=_enough(trace) if frames is None else frames)
-    return _Replaying(trace, machine, points).run(progress)
+    room, orders = _enough(trace) if frames is None else frames, tuple(orders)
+    machine = Machine(kernel, orders=orders, frames=room)
+    try:
+        return _Replaying(trace, machine, points, ahead=runs_ahead(machine.policy)).run(progress)
+    except NotYetMapped:
+        return _Replaying(trace, Machine(kernel, orders=orders, frames=room), points).run(progress)
 
 
 def _enough(trace: Trace) -> int:
@@ -342,10 +350,18 @@ def _enough(trace: Trace) -> int:
 
 
 class _Replaying:
-    """One replay as it goes on."""
+    """One replay as it goes on.
 
-    def __init__(self, trace: Trace, machine: Machine, points: int) -> None:
-        self.trace, self.machine = trace, machine
+    With `ahead`, new mappings are made before the accesses that come before them, so that these are one long stream:
+    most calls of a program that only grows.
+    """
+
+    def __init__(self, trace: Trace, machine: Machine, points: int, ahead: bool = False) -> None:
+        self.trace, self.machine, self.ahead = trace, machine, ahead
+        self.done = 0
+        self.later: list[Later] = []
+        changes = np.flatnonzero(trace.process[1:] != trace.process[:-1]) + 1
+        self.turns = [*changes.tolist(), len(trace)]
         self.write = (trace.code & PF_WRITE) > 0
         self.processes: dict[int, Process] = {}
         self.live: dict[int, Process] = {}
@@ -360,16 +376,18 @@ class _Replaying:
 
     def run(self, progress: Callable[[int, int], None] | None) -> Replay:
         """The calls in order, and the accesses before each."""
-        done, total = 0, len(self.trace)
+        total = len(self.trace)
         for number, call in enumerate((*self.trace.calls, Call(total, "end", 0))):
             try:
-                self._until(done, call.at)
-                done = call.at
+                if self._may_go_ahead(call):
+                    self.later.append(Later(call.at, call.vpn, call.vpn + call.pages))
+                else:
+                    self._until(call.at)
                 self._do(call)
             except (ValueError, SegmentationFault, KeyError) as error:
                 raise TraceError(f"the trace contradicts itself at call {number} ({call.name}): {error}") from error
             if progress:
-                progress(done, total)
+                progress(self.done, total)
         for number in self.live:
             self._note_held(number)
         return Replay(
@@ -386,14 +404,31 @@ class _Replaying:
             for number, about in enumerate(self.trace.processes)
         )  # fmt: skip
 
-    def _until(self, start: int, end: int) -> None:
+    def _may_go_ahead(self, call: Call) -> bool:
+        """Whether a call can be done before the accesses that are still to come before it.
+
+        A new mapping can, unless the accesses are somebody else's, or it lies between two others: whether these become
+        one then depends on what was touched in each (`can_vma_merge_right`, mm/vma.c, 6.18).
+        """
+        if not self.ahead or call.name != "map" or call.at == self.done or call.argument & (NO_HUGE | ALONE):
+            return False
+        process = self.live.get(call.process)
+        if process is None or self.trace.process[self.done] != call.process:
+            return False
+        if call.at > self.turns[bisect_right(self.turns, self.done)]:
+            return False
+        find = process.mm.find_vma
+        return find(call.vpn - 1) is None or find(call.vpn + call.pages) is None
+
+    def _until(self, end: int) -> None:
         """The accesses, with a stop at each moment that is to be kept."""
         while self.moments and self.moments[0] <= end:
             at = self.moments.pop(0)
-            self._touch(start, at)
-            start = at
+            self._touch(self.done, at)
+            self.done = at
             self.curve.append(self._moment(at))
-        self._touch(start, end)
+        self._touch(self.done, end)
+        self.done, self.later = end, []
 
     def _moment(self, at: int) -> Moment:
         faults = {number: sum(self.counters[number].faults.values()) for number in self.live}
@@ -410,7 +445,8 @@ class _Replaying:
             self._turn(self._acting(int(self.trace.process[first])), first, stop)
 
     def _turn(self, process: Process, first: int, stop: int) -> None:
-        touched = process.touch(self.trace.vpn[first:stop], write=self.write[first:stop])
+        later = [each._replace(time=each.time - first) for each in self.later if each.time > first]
+        touched = process.touch(self.trace.vpn[first:stop], write=self.write[first:stop], later=later)
         self.stepped += touched.stepped
 
     def _acting(self, number: int) -> Process:
@@ -484,14 +520,18 @@ def settled(trace: Trace, takes: npt.NDArray[np.int64]) -> Trace:
 
     A replay under single pages knows which of those pages were there already, and where a mapping allows no write.
     Accesses that the mappings refuse (SIGSEGV, EFAULT) brought no page, nor did faults in the kernel that find it
-    there; they are left out by name. A trace that cannot
-    be replayed comes back as it is.
+    there; they are left out by name. A trace that cannot be replayed comes back as it is, as does one of whose accesses
+    each took a fault.
 
     Parameters
     ----------
     takes : ndarray of shape (accesses,), int64
         0 for an access that took a fault; else one of `TAKE` and its kin.
     """
+    if not takes.any():
+        with suppress(TraceError):
+            if replay(trace).anonymous == len(trace):
+                return trace
     machine = Machine(policy_for_kernel(trace.kernel), orders=(), frames=_enough(trace))
     settling = _Settling(trace, machine, takes)
     try:

@@ -7,7 +7,7 @@ would) before anything changes. What the kernel itself refuses is an `Outcome` t
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -41,8 +41,8 @@ from ..kernel.vma import (
     VM_WRITE,
     Vma,
 )
-from ..stream.run import Touched, touch_stream
-from ..stream.window import Pages, Stream
+from ..stream.run import Touched, runs_ahead, touch_stream
+from ..stream.window import Later, Pages, Stream
 from .page import Page, VmaView, mapping_of, page_of
 from .show import Latest, Shown, show
 from .snapshot import Snapshot, snapshot
@@ -431,6 +431,7 @@ class Process:
         write: bool | npt.ArrayLike = True,
         value: int | npt.ArrayLike = 1,
         progress: Callable[[int, int], None] | None = None,
+        later: Sequence[Later] = (),
     ) -> Touched:
         """Read and write whole arrays of pages, in order: what as many `read` and `write` would do, at once.
 
@@ -447,9 +448,14 @@ class Process:
             The byte that writes leave (0..255); one for all, or one each. Reads ignore it.
         progress : callable, optional
             Called with (accesses done, all accesses) every now and then.
+        later : sequence of Later
+            Mappings that are there, and were made while these accesses went on, in their order: many short streams
+            between calls of mmap become a long one. For policies of which `anonfolio.stream.run.runs_ahead` says so.
 
         Raises
         ------
+        NotYetMapped
+            An access has to be stepped before what is around it was mapped; the process is of no use then.
         ValueError
             For arrays of a wrong shape or kind, a value that is no byte, a process that has exited.
         SegmentationFault
@@ -461,8 +467,10 @@ class Process:
         pages = _pages(vpns)
         writes = _flags(write, len(pages))
         values = _bytes(value, len(pages))
-        self._check_accesses(pages, writes)
-        return touch_stream(self.machine, self.mm, self.step, Stream(pages, writes, values), progress)
+        if later and not runs_ahead(self.machine.policy):
+            raise ValueError(f"under {self.machine.policy.name} no mapping may come later than its stream begins")
+        self._check_accesses(pages, writes, later)
+        return touch_stream(self.machine, self.mm, self.step, Stream(pages, writes, values, tuple(later)), progress)
 
     # --- processes ----------------------------------------------------------------------------------------------
 
@@ -658,7 +666,9 @@ class Process:
         else:
             self._mark(vpn, PTE_YOUNG)
 
-    def _check_accesses(self, pages: Pages | range, writes: bool | npt.NDArray[np.bool_]) -> None:
+    def _check_accesses(
+        self, pages: Pages | range, writes: bool | npt.NDArray[np.bool_], later: Sequence[Later] = ()
+    ) -> None:
         """Raise for the first access of a stream that would be a SIGSEGV."""
         if not len(pages):
             return
@@ -669,16 +679,17 @@ class Process:
             else (int(pages.min()), int(pages.max()))
         )
         guarded = np.bitwise_or.reduce(self.mm.pte[max(0, low) : high + 1], initial=0) & PTE_GUARD
-        if vma and vma.start <= low and high < vma.end and vma.flags & VM_WRITE and not guarded:
+        early = _first_early_access(pages, later)
+        if early is None and vma and vma.start <= low and high < vma.end and vma.flags & VM_WRITE and not guarded:
             return
-        at = _first_bad_access(self.mm, pages, writes)
-        if at is None:
+        bad = [at for at in (early, _first_bad_access(self.mm, pages, writes)) if at is not None]
+        if not bad:
             return
+        at = min(bad)
         vpn = int(pages[at])
         access = WRITE if (writes if isinstance(writes, bool) else writes[at]) else READ
-        raise self._sigsegv(
-            vpn, access, self.mm.find_vma(vpn), f"access {at} of the stream, of which nothing is done: "
-        )
+        vma = None if at == early else self.mm.find_vma(vpn)
+        raise self._sigsegv(vpn, access, vma, f"access {at} of the stream, of which nothing is done: ")
 
     def _no_fault(self, vpn: int, access: str) -> Fault:
         trail = Trail()
@@ -849,6 +860,16 @@ def _first_bad_access(mm: Mm, pages: Pages | range, writes: bool | npt.NDArray[n
         if bool(bad.any()):
             return first + int(bad.argmax())
     return None
+
+
+def _first_early_access(pages: Pages | range, later: Sequence[Later]) -> int | None:
+    """Position of the first access to what is mapped after it."""
+    early = []
+    for time, start, end in later:
+        before = np.asarray(pages[:time])
+        hits = np.flatnonzero((before >= start) & (before < end))
+        early += hits[:1].tolist()
+    return min(early, default=None)
 
 
 def _outcome(call: Callable[..., object], *arguments: object) -> Outcome:

@@ -181,7 +181,7 @@ def set_huge_aside(draft: Draft) -> None:
     ends = [*starts[1:].tolist(), window.places]
     for at, stop, pmd, read, write in zip(starts.tolist(), ends, pmds[starts].tolist(), reads, writes, strict=True):
         huge = bool(window.mm.pmd[pmd] == PMD_HUGE)
-        if not special[pmd - (low >> 9)] or not (huge or _may_be_huge(window, pmd << 9)):
+        if not special[pmd - (low >> 9)] or not (huge or _may_be_huge(window, pmd << 9, min(read, write))):
             continue
         draft.none[at:stop] = draft.zero[at:stop] = False
         if not huge and draft.policy.rules.chosen_order is not largest:
@@ -199,9 +199,10 @@ def set_huge_aside(draft: Draft) -> None:
             draft.huge_steps.append((read, write))
 
 
-def _may_be_huge(window: Window, start: int) -> bool:
+def _may_be_huge(window: Window, start: int, time: int) -> bool:
+    """Whether 2 MiB that are first touched at a time may come at once."""
     vma = window.mm.find_vma(start)
-    if vma is None or vma.end < start + PTRS_PER_PMD:
+    if vma is None or vma.end < start + PTRS_PER_PMD or time < window.stream.mapped_from(start, start + PTRS_PER_PMD):
         return False
     return PMD_ORDER in window.system.orders_of(window.mm, vma)
 
@@ -221,11 +222,12 @@ def plan_anonymous_pages(draft: Draft) -> None:
         return
     window = draft.window
     allowed = {order: window.allowed(order) for order in window.orders} if window.writes else {}
+    whole = {order: good & _mapped_in_time(window, order) for order, good in allowed.items()}
     none = draft.none
-    blocks, singles = maximal_blocks(none, allowed)
+    blocks, singles = maximal_blocks(none, whole)
     while window.reads and blocks and bool((early := _early_reads(window, blocks)).any()):
         none = none & ~early
-        blocks, singles = maximal_blocks(none, allowed)
+        blocks, singles = maximal_blocks(none, whole)
     mapped_at = np.where(draft.none, np.int32(window.never), np.int32(-1))
     faults: list[tuple[int, Pages, Times]] = []
     for order, block in blocks:
@@ -242,7 +244,18 @@ def plan_anonymous_pages(draft: Draft) -> None:
         faults.append((0, place, times))
     _plan_zero_reads(draft, mapped_at)
     for order, block, times in faults:
-        draft.mark(times, FIRST_TOUCH | order, _scanned_to_fit(allowed, mapped_at, order, block, times))
+        draft.mark(times, FIRST_TOUCH | order, _scanned_to_fit(window, allowed, mapped_at, order, block, times))
+
+
+def _mapped_in_time(window: Window, order: int) -> Mask | np.bool_:
+    """Which blocks are mapped as a whole when the first of their pages is touched: any other is torn then."""
+    since = window.mapped_from(order)
+    if since is None:
+        return np.bool_(True)
+    touched = window.earliest_write(order)
+    if window.reads:
+        touched = np.minimum(touched, blocks_of(window.first_read, order).min(axis=1))
+    return touched >= since
 
 
 def _plan_zero_reads(draft: Draft, mapped_at: Times) -> None:
@@ -301,7 +314,7 @@ def _step_tiles(draft: Draft, touched: Mask, chosen: Mask | np.bool_, why: str) 
 
 
 def _scanned_to_fit(
-    allowed: dict[int, Mask], mapped_at: Times, order: int, block: Pages, times: Times
+    window: Window, allowed: dict[int, Mask], mapped_at: Times, order: int, block: Pages, times: Times
 ) -> npt.NDArray[np.integer] | int:
     """Entries read until an order fits: up to the first page in the way for each that does not, and the block itself.
 
@@ -312,7 +325,8 @@ def _scanned_to_fit(
     scanned: npt.NDArray[np.integer] | int = own
     for wider in larger:
         outer = block >> (wider - order)
-        tried = places_of(allowed[wider][outer])
+        since = window.mapped_from(wider)
+        tried = places_of(allowed[wider][outer] & (np.bool_(True) if since is None else since[outer] <= times))
         if not len(tried):
             continue
         if isinstance(scanned, int):

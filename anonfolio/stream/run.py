@@ -29,8 +29,9 @@ from ..kernel.frames import Memory
 from ..kernel.index import Numbers, blocks_of, places_of
 from ..kernel.mm import Mm
 from ..kernel.pagetable import PMD_HUGE, PMD_NONE, PMD_TABLE, PTE_WRITE, PTE_YOUNG
+from ..kernel.policy import Policy
 from ..kernel.record import FIRST_TOUCH, ZERO_READ
-from ..kernel.rules import largest
+from ..kernel.rules import largest, one_page
 from ..kernel.sizes import PMD_ORDER, PTRS_PER_PMD, ZERO_PFN
 from ..kernel.system import System
 from .install import Allocated, install, install_blocks, make_page_tables
@@ -83,6 +84,26 @@ class Touched:
     why_stepped: dict[str, int] = field(default_factory=dict)
 
 
+class NotYetMapped(Exception):
+    """An access must be stepped while there are mappings around its page that, for it, come later (`Stream.later`)."""
+
+
+def runs_ahead(policy: Policy) -> bool:
+    """Whether mappings may be made before the accesses that come before them: what a first touch takes then hangs on
+    nothing but which blocks are mapped as a whole, and none."""
+    rules = policy.rules
+    alone = rules.copy_extent is one_page and rules.reuse_extent is one_page and policy.zero_page_write == "page"
+    return alone and policy.hardware_age and policy.allowed_orders == "knobs" and rules.chosen_order is largest
+
+
+def _take_step(step: Step, stream: Stream, time: int) -> None:
+    vpn, access, value = stream.access(time)
+    block = vpn & -PTRS_PER_PMD
+    if stream.mapped_from(block, block + PTRS_PER_PMD) > time:
+        raise NotYetMapped(f"page {vpn} at access {time}")
+    step(vpn, access, value)
+
+
 def touch_stream(
     system: System, mm: Mm, step: Step, stream: Stream, progress: Callable[[int, int], None] | None
 ) -> Touched:
@@ -100,7 +121,8 @@ def touch_stream(
     while done < total:
         fresh = 0
         if isinstance(stream.vpns, range) and stream.write is True and isinstance(stream.value, int):
-            fresh = touch_fresh_range(system, mm, stream.vpns[done : done + fresh_length], stream.value)
+            part = stream.vpns[done : done + (0 if stream.later else fresh_length)]
+            fresh = touch_fresh_range(system, mm, part, stream.value)
             fresh_length = min(2 * fresh_length, MOST_FRESH_PAGES) if fresh else STRETCH_PAGES
         elif stream.write is False:
             fresh = touch_by_reads(system, mm, stream.part(done, done + longest))
@@ -112,7 +134,7 @@ def touch_stream(
             length = min(2 * length, longest)
             if end < len(stretch):
                 length = max(SHORTEST_STRETCH, 2 * end)
-                step(*stream.access(done))
+                _take_step(step, stream, done)
                 stepped[CUT] = stepped.get(CUT, 0) + 1
                 done += 1
         if progress:
@@ -232,15 +254,14 @@ def _allocate(window: Window, plan: Plan, step: Step, stepped: dict[str, int]) -
             end = time
             break
         else:
-            vpn, access, value = window.stream.access(time)
             try:
-                step(vpn, access, value)
+                _take_step(step, window.stream, time)
             except Exception as error:  # out of memory, or a reader's rule: what comes before it is done all the same
                 end, stopped = time, error
                 break
             why = HUGE_PAGES if rank == HUGE else plan.reasons[what]
             stepped[why] = stepped.get(why, 0) + 1
-            if rank == HUGE and not is_settled(window.mm, vpn, what <= time):
+            if rank == HUGE and not is_settled(window.mm, window.stream.access(time)[0], what <= time):
                 end = time + 1
                 break
     else:

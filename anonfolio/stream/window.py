@@ -31,6 +31,14 @@ PATHS = {1: record.ZERO_READ, 2: record.FIRST_TOUCH, 3: record.ZERO_COPY, 4: rec
 ZERO_READ, FIRST_TOUCH, ZERO_COPY, COW_COPY, REUSE = (code << 4 for code in PATHS)
 
 
+class Later(NamedTuple):
+    """Pages [start, end) that are mapped when a stream begins, but as far as its accesses go only from `time` on."""
+
+    time: int
+    start: int
+    end: int
+
+
 @dataclass(frozen=True, slots=True)
 class Stream:
     """Accesses in order.
@@ -43,11 +51,14 @@ class Stream:
         Whether they are writes: one for all, or one each.
     value : int, or ndarray of shape (accesses,), uint8
         The byte that each write leaves: one for all, or one each.
+    later : tuple of Later
+        Mappings that were made while the accesses went on.
     """
 
     vpns: Pages | range
     write: bool | Mask
     value: int | Bytes
+    later: tuple[Later, ...] = ()
 
     def __len__(self) -> int:
         return len(self.vpns)
@@ -61,7 +72,12 @@ class Stream:
             self.vpns[part],
             self.write[part] if isinstance(self.write, np.ndarray) else self.write,
             self.value[part] if isinstance(self.value, np.ndarray) else self.value,
+            tuple(each._replace(time=each.time - first) for each in self.later if each.time > first),
         )
+
+    def mapped_from(self, start: int, end: int) -> int:
+        """From which time on all of these pages are mapped, as far as that changes."""
+        return max((each.time for each in self.later if each.start < end and start < each.end), default=0)
 
     def access(self, time: int) -> tuple[int, str, int]:
         """One of them: page, READ or WRITE, and the byte."""
@@ -125,7 +141,7 @@ class Window(NamedTuple):
         tile = max(0, *orders, copies.max_order if isinstance(copies, SourceOrder) else 0)
         if isinstance(stream.vpns, range) and stream.vpns.step != 1:
             vpns = np.arange(stream.vpns.start, stream.vpns.stop, stream.vpns.step)
-            stream = Stream(vpns, stream.write, stream.value)
+            stream = Stream(vpns, stream.write, stream.value, stream.later)
         pages, at = _pages_around(stream, tile, low, last)
         places = pages.stop - pages.start if isinstance(pages, slice) else len(pages)
         write = stream.write
@@ -201,6 +217,17 @@ class Window(NamedTuple):
     def allowed(self, order: int) -> Mask:
         """Which of them may become a folio of that order on a first touch (`thp_vma_allowable_orders`)."""
         return self.inside(order, [vma for vma in self.vmas if order in self.system.orders_of(self.mm, vma)])
+
+    def mapped_from(self, order: int) -> Times | None:
+        """Per aligned block of 2**order places: since when all of it is mapped; None where nothing is mapped later."""
+        if not self.stream.later:
+            return None
+        since = np.zeros(self.places >> order, np.int32)
+        starts = self.vpn_of(np.arange(0, self.places, 1 << order))
+        # In the order of their times: of several in one block the last one stays.
+        for time, start, end in self.stream.later:
+            since[starts.searchsorted(start - (1 << order), "right") : starts.searchsorted(end)] = time
+        return since
 
 
 def _pages_around(stream: Stream, tile: int, low: int, last: int) -> tuple[slice | Pages, Pages]:
