@@ -20,6 +20,7 @@ from playwright.sync_api import Page, sync_playwright
 import anonfolio.view
 from anonfolio.program.scenario import Scenario, Step
 from anonfolio.view import Stepper
+from anonfolio.view.program import packed
 
 STEPS = 200
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
@@ -35,7 +36,7 @@ const model = {
   get: (name) => state[name], on: (event, act) => heard.add(act), off: (event, act) => heard.delete(act),
   set: (name, value) => { state[name] = value; heard.forEach((act) => act()); }, save_changes: () => {},
 };
-widget.render({ model, el: document.getElementById("el") });
+await widget.render({ model, el: document.getElementById("el") });
 window.ready = true;
 </script>"""
 
@@ -72,7 +73,7 @@ def scenarios() -> list[tuple[str, Scenario, float]]:
 def measure(page: Page, scenario: Scenario) -> list[float]:
     """Milliseconds per step."""
     widget = Stepper(scenario.run("linux-6.15"))
-    state = json.dumps({"frames": widget.frames, "step": widget.step, "predict": False}).replace("</", "<\\/")
+    state = json.dumps({"frames": packed(widget.frames), "step": widget.step, "predict": False}).replace("</", "<\\/")
     html = PAGE.replace("CSS", (VIEW / "stepper.css").read_text(encoding="utf-8")).replace("STATE", state)
     code = (VIEW / "stepper.js").read_text(encoding="utf-8")
     page.route("**/stepper.js", lambda route: route.fulfill(body=code, content_type="text/javascript; charset=utf-8"))

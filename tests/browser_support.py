@@ -39,7 +39,7 @@ const state = JSON.parse(document.getElementById("state").textContent);
 MODEL
 window.escaped = [];
 document.addEventListener("keydown", (event) => window.escaped.push(event.key));
-window.cleanup = widget.render({ model, el: document.getElementById("el") });
+window.cleanup = await widget.render({ model, el: document.getElementById("el") });
 window.ready = true;
 </script>"""
 

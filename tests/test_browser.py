@@ -20,6 +20,7 @@ from browser_support import (
 from anonfolio.draw.drawing import lean
 from anonfolio.program.scenario import Scenario
 from anonfolio.view import Stepper
+from anonfolio.view.program import packed
 from anonfolio.witness.recording import DATA_DIR, read_recording
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def page(browser: Browser) -> Iterator[Page]:
 
 def show(page: Page, widget: Stepper) -> list[str]:
     """Open a page with the widget's stored state; returns the list that requests to outside are added to."""
-    state = {"frames": widget.frames, "step": widget.step, "predict": widget.predict}
+    state = {"frames": packed(widget.frames), "step": widget.step, "predict": widget.predict}
     return show_widget(page, "stepper", state, MODEL)
 
 

@@ -49,6 +49,11 @@ def test_it_is_neither_long_nor_dense(name: str) -> None:
 
 
 @each
+def test_it_is_light(name: str) -> None:
+    assert (ROOT / "notebooks" / f"{name}.ipynb").stat().st_size <= 600 * 1024
+
+
+@each
 def test_it_says_how_long_it_takes_and_what_for(name: str) -> None:
     first = BOOKS[name].cells[0].source
     assert first.startswith("# ")

@@ -87,7 +87,7 @@ def test_every_stepper_steps_with_no_network(site: Path, page: Page, path: Path)
     assert page.locator(".widget").count() == shown
     steppers = page.locator(".afs")
     models = tool.Book(path, stored).models.values()
-    assert steppers.count() == sum("pieces" in model["state"].get("frames", {}) for model in models)
+    assert steppers.count() == sum("frames" in model["state"] for model in models)
     for n, stepper in enumerate(steppers.all()):
         walk(stepper, mouse=n == 0)
     # On a phone too, nothing is cut off: what is wider than the page scrolls inside it.
@@ -411,6 +411,17 @@ def test_two_builds_are_the_same_bytes(site: Path, tmp_path: Path) -> None:
 def stored_widgets(path: Path) -> Any:
     packed = re.search(r'id="stored-widgets">(.*?)</script>', path.read_text(), re.DOTALL)[1]  # type: ignore[index]
     return json.loads(zlib.decompress(base64.b64decode(packed)))
+
+
+def test_widgets_of_another_version_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ours = {"_anywidget_id": "anonfolio.view.stepper.Stepper"}
+    model = anywidget(**ours, _esm="export default 'of yesterday'")
+    assert tool.main([str(book(tmp_path, shows("a"), a=model)), "--output", str(tmp_path / "site")]) == 1
+    assert capsys.readouterr().err.startswith("07_tlb_reach.ipynb: stored with widgets of another version")
+    # Somebody else's is none of ours, and waits for a kernel as ever.
+    for other in (anywidget(**ours), anywidget(_anywidget_id="its.own", _esm=HOSTILE)):
+        assert tool.main([str(book(tmp_path, shows("a"), a=other)), "--output", str(tmp_path / "site")]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_a_front_end_is_stored_once(site: Path) -> None:

@@ -14,7 +14,8 @@ from anonfolio.draw.drawing import lean
 from anonfolio.draw.picture import Picture
 from anonfolio.kernel.policy import POLICIES
 from anonfolio.program.scenario import Scenario, scenario_names
-from anonfolio.view import Stepper
+from anonfolio.view import Playground, Stepper, program
+from anonfolio.view.program import packed, unpacked
 from anonfolio.witness.recording import DATA_DIR, read_recording
 
 COPY = Scenario(
@@ -35,7 +36,7 @@ def put_together(frames: dict[str, Any], pane: int) -> list[dict[int, str]]:
 
 def test_every_frame_is_the_python_svg_piece_by_piece() -> None:
     stepper = Stepper(COPY.run("linux-6.15"), other=COPY.run("rfc-v2"))
-    frames = json.loads(json.dumps(stepper.get_state()))["frames"]
+    frames = unpacked(json.loads(json.dumps(stepper.get_state()))["frames"])
     assert len(frames["pieces"]) == len(set(frames["pieces"]))
     for at, column in enumerate(stepper.columns):
         moments = put_together(frames, at)
@@ -55,7 +56,25 @@ def test_pieces_and_lines_that_stay_are_sent_once() -> None:
     assert sent * 3 < shown
     assert len(frames["pieces"]) < sent
     assert len(frames["lines"]) == len(set(frames["lines"]))
-    assert len(json.dumps(frames)) < 165_000
+    assert len(packed(frames)) < 24_000
+
+
+def test_steppers_share_one_program_and_playgrounds_another() -> None:
+    first, second = Stepper(COPY.run()), Stepper(COPY.run("rfc-v2"))
+    assert first.program is second.program
+    assert first.program._esm == (VIEW / "stepper.js").read_text(encoding="utf-8")
+    assert ".afp{" in first.program._css
+    assert len(first._esm) < 1000
+    assert Playground().program is Playground().program
+    assert Playground().program is not first.program
+
+
+@pytest.mark.parametrize("text", ["?", "YQ==", packed("a")[:-8], packed("a" * 100)])
+def test_what_nobody_packed_is_not_unpacked(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program, "MOST_UNPACKED", 50)
+    assert unpacked(packed({"a": ["é", 1]})) == {"a": ["é", 1]}
+    with pytest.raises(ValueError, match=r"packed|base64|padding|cut off"):
+        unpacked(text)
 
 
 def test_the_text_of_every_moment_travels_along() -> None:

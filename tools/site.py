@@ -3,7 +3,8 @@
     python tools/site.py [--output DIR] [FILE ...]
 
 One page per notebook and an index, into site/. Every page holds all it needs, so that it opens from a disk and can
-be mailed on its own. Code is shown with its stored outputs; widgets that store all they show (`Stepper`) run.
+be mailed on its own. Code is shown with its stored outputs; widgets that store all they show (`Stepper`) run. Exits
+with 1 when some were stored by another version of the library: those stand still.
 
 A widget whose front end sends messages waits for Python's answers: in its place stand the picture stored beside it and
 a line that it needs a running notebook. The same line stands where ordinary ipywidgets were.
@@ -20,11 +21,9 @@ from __future__ import annotations
 
 import argparse
 import base64
-import json
 import mimetypes
 import re
 import sys
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -47,6 +46,7 @@ from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
 
 from anonfolio.lesson.spoilers import spoilers
+from anonfolio.view.program import packed, unpacked
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -143,8 +143,12 @@ def _is_shape(element: ElementTree.Element) -> bool:
     return not any(name.startswith("on") for name in plain) and plain.get("href", "#").startswith("#")
 
 
-def drawn_in_pieces(frames: Any) -> bool:
+def drawn_in_pieces(stored: Any) -> bool:
     """Whether a stepper's front end finds shapes and words alone in what it makes elements of, each on its own."""
+    try:
+        frames = dict(unpacked(str(stored)))
+    except (TypeError, ValueError):
+        return False
     svgs = [*(text for text in frames.get("panel", ()) if text.startswith("<svg")), frames.get("legend", "")]
     return all(map(_is_piece, frames.get("pieces", ()))) and all(map(shapes_alone, filter(None, svgs)))
 
@@ -222,6 +226,11 @@ class Book:
     def models(self) -> dict[str, Any]:
         """The stored state of its widgets, by model id."""
         return dict(self.nb.metadata.get("widgets", {}).get(STATE, {}).get("state", {}))
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether widgets of the library were stored with front ends that are no longer those of today."""
+        return any(is_stale(model, self.models) for model in self.models.values())
 
 
 # --- markdown -------------------------------------------------------------------------------------------------------
@@ -342,7 +351,16 @@ def runs(model: dict[str, Any], models: dict[str, Any]) -> bool:
     """Whether a widget is one of the library's, holds what these draw, and can run with nobody to answer it."""
     front = program_of(model, models).get("_esm", "")
     is_own = model.get("model_module") == "anywidget" and front in own_fronts() and front != loader()
-    return is_own and "model.send(" not in front and drawn_in_pieces(model["state"].get("frames", {}))
+    if not is_own or "model.send(" in front:
+        return False
+    state = model["state"]
+    return "frames" not in state or drawn_in_pieces(state["frames"])
+
+
+def is_stale(model: dict[str, Any], models: dict[str, Any]) -> bool:
+    """Whether a widget is of the library, as it says, but of a time at which its front end was another."""
+    name = str(model.get("state", {}).get("_anywidget_id", ""))
+    return name.startswith("anonfolio.") and program_of(model, models).get("_esm") not in own_fronts()
 
 
 def widget(data: dict[str, Any], models: dict[str, Any]) -> str:
@@ -397,16 +415,6 @@ def cell_html(cell: Any, markdown: mistune.Markdown, models: dict[str, Any], que
 # --- pages ----------------------------------------------------------------------------------------------------------
 
 
-def as_json(value: Any) -> str:
-    """For the inside of a script element, which `</script` and `<!--` would end or confuse."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
-
-
-def packed(text: str) -> str:
-    """A text for `unpack` of widgets.js: what steppers show repeats itself, and is a tenth as long so."""
-    return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
-
-
 def stored_widgets(models: dict[str, Any]) -> tuple[str, str]:
     """What the page's script needs of the widgets, packed, and their style sheets; each front end once."""
     fronts: dict[str, int] = {}
@@ -423,7 +431,7 @@ def stored_widgets(models: dict[str, Any]) -> tuple[str, str]:
         front = fronts.setdefault(program["_esm"], len(fronts))
         state = {key: value for key, value in model["state"].items() if not key.startswith("_") and key != "program"}
         stored[name] = {"front": front, "state": state}
-    return packed(as_json({"fronts": list(fronts), "models": stored})), "\n".join(styles)
+    return packed({"fronts": list(fronts), "models": stored}), "\n".join(styles)
 
 
 def fill(name: str, /, **parts: str) -> str:
@@ -540,10 +548,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("files", nargs="*", type=Path)
     parser.add_argument("--output", type=Path, default=ROOT / "site")
     arguments = parser.parse_args(argv)
-    written = build(arguments.files or sorted(NOTEBOOKS.glob("*.ipynb")), arguments.output)
+    paths = arguments.files or sorted(NOTEBOOKS.glob("*.ipynb"))
+    written = build(paths, arguments.output)
     size = sum(path.stat().st_size for path in written)
     print(f"{len(written)} pages, {size / 1e6:.1f} MB: open {written[0]}")
-    return 0
+    stale = [path.name for path in paths if Book.read(path).is_stale]
+    if stale:
+        print(f"{', '.join(stale)}: stored with widgets of another version, which stand still on the pages; "
+              "run the notebooks again (make notebooks)", file=sys.stderr)  # fmt: skip
+    return bool(stale)
 
 
 if __name__ == "__main__":

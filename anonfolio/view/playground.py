@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-import anywidget
 import traitlets
 
 from ..draw.drawing import stylesheet, unstyled
@@ -29,8 +28,8 @@ from ..machine.snapshot import Snapshot
 from ..program.ops import TABLE
 from ..program.scenario import OPS, Result, Scenario, ScenarioError, Step, Timeline, run_step
 from ..program.search import Counterexample, Exhausted, counterexample
+from .program import Sharing
 
-HERE = Path(__file__).parent
 MOST_PAGES = 64
 """More than that are no longer cells that one can hit."""
 FRAMES = 1 << 14
@@ -182,7 +181,7 @@ class Place(NamedTuple):
 # --- the widget -----------------------------------------------------------------------------------------------------
 
 
-class Playground(anywidget.AnyWidget):
+class Playground(Sharing):
     """Build a program by clicking: a process reads, writes, forks, unmaps, pins, and every step is drawn and checked.
 
     All that can be clicked can be called, too. A step that the kernel refuses belongs to the program; a step that
@@ -210,8 +209,8 @@ class Playground(anywidget.AnyWidget):
     'Process 0 writes page 5: nothing is mapped there, so a new folio of order 4 (16 pages) is zeroed and mapped at pages 0–15.'
     """  # noqa: E501
 
-    _esm = HERE / "playground.js"
-    _css = (HERE / "playground.css").read_text(encoding="utf-8") + stylesheet()
+    name: ClassVar[str] = "playground"
+    style: ClassVar[str] = stylesheet()
     fixed = traitlets.Dict().tag(sync=True)
     view = traitlets.Dict().tag(sync=True)
 

@@ -211,11 +211,17 @@ function pointer(pane, at, view, { since, tell }) {
 
 // --- the widget ---
 
-function render({ model, el }) {
+// What is shown travels deflated (`packed` of program.py): it repeats itself.
+async function unpack(text) {
+  const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"))).json();
+}
+
+async function render({ model, el }) {
   const {
     title, pieces, panes, labels, abouts, said, differences, faulting, asked, choices, panel, panel_title: panelTitle,
     program, decided, lines, texts, counters, legend,
-  } = model.get("frames");
+  } = await unpack(model.get("frames"));
   const last = panes[0].moments.length - 1;
   const firstDifferences = differences.map((pane) => ascending(Object.keys(pane))[0]);
   const differing = ascending(firstDifferences.filter((step) => step !== undefined));

@@ -7,10 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, takewhile
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import anywidget
 import traitlets
 
 from ..draw.drawing import Drawn, lean, stacked, stylesheet, unstyled
@@ -21,11 +19,10 @@ from ..kernel.policy import POLICIES
 from ..kernel.record import COW_COPY, FIRST_TOUCH, NO_FAULT, REUSE, ZERO_COPY, ZERO_READ
 from ..program.ops import said
 from ..program.scenario import Scenario, Step, Timeline
+from .program import Sharing, packed, unpacked
 
 if TYPE_CHECKING:
     from ..witness.comparing import Recorded
-
-HERE = Path(__file__).parent
 
 MOST_PANES = 5
 
@@ -51,7 +48,7 @@ class Pane:
         return max(picture.sheet.height for picture in self.pictures)
 
 
-class Walk(anywidget.AnyWidget):
+class Walk(Sharing):
     """Moments one goes through: First, Back, Play, Next, Last, a slider, the program, and the keyboard.
 
     ← → Home End step, space plays and pauses, f and b go to the next and the previous fault, d to the first
@@ -68,9 +65,9 @@ class Walk(anywidget.AnyWidget):
         Whether the reader is asked before an outcome is shown.
     """
 
-    _esm = HERE / "stepper.js"
-    _css = (HERE / "stepper.css").read_text(encoding="utf-8") + stylesheet()
-    frames = traitlets.Dict().tag(sync=True)
+    name: ClassVar[str] = "stepper"
+    style: ClassVar[str] = stylesheet()
+    frames = traitlets.Dict().tag(sync=True, to_json=packed, from_json=unpacked)
     step = traitlets.Int(0).tag(sync=True)
     predict = traitlets.Bool(False).tag(sync=True)
 
@@ -85,9 +82,9 @@ class Walk(anywidget.AnyWidget):
         panel: Sequence[str] = (),
         panel_title: str = "",
         predict: bool = False,
-        program: Sequence[tuple[int, int, str]] = (),
+        listing: Sequence[tuple[int, int, str]] = (),
     ) -> None:
-        self.title, self.columns, self.program = title, columns, program
+        self.title, self.columns, self.listing = title, columns, listing
         self.asked = asked or {}
         self.panel, self.panel_title = list(panel), panel_title
         super().__init__(frames=self._frames(faulting), step=step, predict=predict)
@@ -166,8 +163,8 @@ class Walk(anywidget.AnyWidget):
             "texts": texts,
             "counters": [_counters(column.pictures) for column in self.columns],
             "decided": [_decided(column.pictures) for column in self.columns],
-            "program": [list(row) for row in self.program],
-            "legend": unstyled(legend()) if self.program else "",
+            "program": [list(row) for row in self.listing],
+            "legend": unstyled(legend()) if self.listing else "",
             "differences": [_by_name(column.differences) for column in self.columns],
             "faulting": list(faulting),
             "asked": _by_name(self.asked),
@@ -306,7 +303,7 @@ class Stepper(Walk):
             panel=panel,
             panel_title=panel_title,
             predict=predict,
-            program=_program(timeline.scenario),
+            listing=_listing(timeline.scenario),
         )
 
 
@@ -349,7 +346,7 @@ MOST_FOLDED = 2
 """So many writes of neighbouring pages stand as lines of their own in the program."""
 
 
-def _program(scenario: Scenario) -> list[tuple[int, int, str]]:
+def _listing(scenario: Scenario) -> list[tuple[int, int, str]]:
     """The program in lines: the first and the last step of each, and what it does; writes that go on are one."""
     lines: list[tuple[int, int, str]] = []
     children = 0
