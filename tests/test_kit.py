@@ -100,6 +100,9 @@ def test_the_times_in_the_readme_and_in_the_notebooks_are_what_the_model_gives()
         for said in (told.groups(), listed):
             assert abs(int(said[0]) - found.reading) <= times.ROUND, (path.name, found.told())
             assert abs(int(said[1]) - found.exercises) <= times.ROUND, (path.name, found.told())
+    hours = [f"{sum(int(row[at]) for row in rows) / 60:.1f}" for at in (1, 2)]
+    assert "| all | {} hours | {} hours |".format(*hours) in PAGES["README.md"]
+    assert "{} hours\nand {} for all".format(*hours) in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_notebook_with_more_to_do_takes_longer(tmp_path: Path) -> None:

@@ -139,10 +139,12 @@ HISTORY = (
         "recorded: 6.17.13 and 6.19.14 no, 7.0.13 yes", arch="arm64",
     ),
     Change(
+        "7.2", {"collapse_takes_small_ranges": True}, "not looked up", "source of 7.2.13 and 7.3; run on 7.0.13 no"
+    ),
+    Change(
         "7.2.13", {"pmd_modify_keeps_dirty": True},
         "f7491d7c81db", "recorded: 7.1.13 no, 7.2.13 and 7.3.4 yes", arch="x86-64",
     ),
-    Change("7.3", {"collapse_takes_small_ranges": True}, "not looked up", "source of 7.3; run on 7.0.13 no"),
     Change("7.3", {"dontunmap_joins": "others"}, "its mending, not named here", "recorded: 6.19.14 no, 7.3.4 yes"),
 )  # fmt: skip
 """Oldest first."""

@@ -19,7 +19,9 @@ def split_folio(memory: Memory, folio: int, order: int = 0) -> bool:
 
     Every entry becomes a migration entry and comes back: write, accessed and dirty as they were, PageAnonExclusive,
     too. Pages that nobody maps are freed. From 6.12 on (b1f202060afe) a page that holds only zeros comes back as the
-    zero page, if it is a folio of its own (`try_to_map_unused_to_zeropage`).
+    zero page, if it is a folio of its own; not where a mapping is locked, nor in a process whose turn comes after one
+    that has locked the page (`try_to_map_unused_to_zeropage`: the VMA is asked, and the folio, which
+    `remove_migration_pte` locks again as it goes).
     """
     if memory.large_mapcount[folio] != memory.refcount[folio]:
         return False
@@ -29,8 +31,9 @@ def split_folio(memory: Memory, folio: int, order: int = 0) -> bool:
     # The walk goes by page offset, then by age: who comes first gets the slots of what stays large.
     mappers.sort(key=lambda mapper: (_pgoff(*mapper), mapper[0].id))
     folios = memory.folio_split(folio, order)
+    locked = np.zeros(frames.stop - frames.start, np.bool_)
     for mm, vpns in mappers:
-        _remap(mm, vpns, folios, frames.start, order)
+        _remap(mm, vpns, folios, frames.start, order, locked)
     mapped = memory.mapcount[frames].reshape(-1, 1 << order)
     memory.refcount[folios] = mapped.sum(axis=1)
     memory.nr_mapped[folios] = np.count_nonzero(mapped, axis=1)
@@ -60,7 +63,8 @@ def deferred_split_scan(memory: Memory) -> None:
     """Memory gets short: what is partly mapped is split, and pages that nobody maps are free (`deferred_split_scan`).
 
     From 6.12 on 2 MiB that are mostly zeros would be, too, were khugepaged's max_ptes_none not 511 (`thp_underused`):
-    by that default none is, and no other is modelled.
+    by that default none is, and no other is modelled. Locked ones are left out of that (7.2.13 and 7.3, not 6.12); what
+    is partly mapped is split, locked or not.
     """
     for folio in memory.live_folios().tolist():
         if memory.partially_mapped[folio]:
@@ -88,8 +92,15 @@ def _pgoff(mm: Mm, vpns: npt.NDArray[np.intp]) -> int:
     return vma.pgoff if vma else 0
 
 
-def _remap(mm: Mm, vpns: npt.NDArray[np.intp], folios: npt.NDArray[np.int32], head: int, order: int) -> None:
-    """Put entries back, one by one (`remove_migration_pte`)."""
+def _remap(
+    mm: Mm,
+    vpns: npt.NDArray[np.intp],
+    folios: npt.NDArray[np.int32],
+    head: int,
+    order: int,
+    locked: npt.NDArray[np.bool_],
+) -> None:
+    """Put entries back, one by one (`remove_migration_pte`); `locked`, per page of the old folio, is kept up to date."""
     memory = mm.memory
     pfns = mm.pfn[vpns]
     if order:
@@ -98,11 +109,11 @@ def _remap(mm: Mm, vpns: npt.NDArray[np.intp], folios: npt.NDArray[np.int32], he
             folio_add_large_mapcount(memory, folio, mm.id, count)
         contpte.contpte_try_fold(mm, int(vpns[0]), int(vpns[-1]) + 1)
     elif mm.policy.split_maps_zero_page:
-        unused = memory.content[pfns] == 0
         for vma in mm.vmas_in(int(vpns[0]), int(vpns[-1]) + 1):
             # What is locked must not fault at the next write.
             if vma.flags & VM_LOCKED:
-                unused &= (vpns < vma.start) | (vpns >= vma.end)
+                locked[pfns[(vpns >= vma.start) & (vpns < vma.end)] - head] = True
+        unused = (memory.content[pfns] == 0) & ~locked[pfns - head]
         mm.own_pfns()[vpns[unused]] = ZERO_PFN
         mm.pte[vpns[unused]] = PTE_PRESENT | PTE_YOUNG | PTE_SPECIAL
         memory.mapcount[pfns[unused]] -= 1
