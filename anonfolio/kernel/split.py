@@ -100,7 +100,7 @@ def _remap(
     order: int,
     locked: npt.NDArray[np.bool_],
 ) -> None:
-    """Put entries back, one by one (`remove_migration_pte`); `locked`, per page of the old folio, is kept up to date."""
+    """Put entries back, one by one (`remove_migration_pte`); `locked` is kept up to date, per page of the old folio."""
     memory = mm.memory
     pfns = mm.pfn[vpns]
     if order:
