@@ -2,7 +2,7 @@
 simulators.
 
     make bench
-    python benchmarks/bench.py [--only kernel|growth|compile|advise|search|tlb|curve ...]
+    python benchmarks/bench.py [--only kernel|growth|compile|advise|look|search|tlb|curve ...]
 
 Everything that is compared runs by turns in one go, for only ratios taken together mean anything on a shared machine;
 both sides are counted in processor time. Prints a table, writes it as text and JSON to benchmarks/out, and exits with
@@ -23,13 +23,14 @@ from typing import Any
 import advised
 import against_kernel
 import against_peers
+import looked
 import numpy as np
 import replayed
 import scaling
 import searched
 from results import LeftOut, Measured, Result, missed, report, write
 
-PARTS = ("kernel", "growth", "compile", "advise", "search", "tlb", "curve")
+PARTS = ("kernel", "growth", "compile", "advise", "look", "search", "tlb", "curve")
 HERE = Path(__file__).parent
 
 
@@ -44,6 +45,8 @@ def run(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Iterator[Res
         yield from replayed.run(chosen.rounds, tell)
     if "advise" in wanted:
         yield from advised.run(chosen.rounds, tell)
+    if "look" in wanted:
+        yield from looked.run(chosen.rounds, tell)
     if "search" in wanted:
         yield from searched.run(min(chosen.rounds, 3), tell)
     if "tlb" in wanted:

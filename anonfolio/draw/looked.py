@@ -152,7 +152,7 @@ def folio_words(seen: Process, folio: int) -> Iterator[str]:
     ):  # fmt: skip
         if column is not None and column[folio]:
             yield words
-    if held := int(folios.held[folio]):
+    if held := int(np.count_nonzero(folios.mapcount[folios.first[folio] : folios.first[folio + 1]] == 0)):
         yield f"{held} held and not mapped"
 
 
@@ -182,13 +182,13 @@ def _some(word: str, count: int, size: int, flags: Flags, offset: int) -> str:
 
 def _totals(seen: Process) -> Iterator[str]:
     folios, pages = seen.folios, seen.pages
-    orders = int(folios.order.max(initial=0)) + 1
+    orders, unmapped = int(folios.order.max(initial=0)) + 1, folios.held
     mapped = np.bincount(folios.order[pages.folio[pages.folio >= 0]], minlength=orders)
     for order in np.unique(folios.order).tolist():
         these = folios.order == order
         count = int(these.sum())
         told = [f"order {order}: {count:,} folios, {mapped[order]:,} of {count << order:,} pages mapped here"]
-        if held := int(folios.held[these].sum()):
+        if held := int(unmapped[these].sum()):
             told.append(f"{held:,} held and mapped by nobody")
         for column, words in (
             (folios.shared, "maybe mapped shared"), (folios.partially_mapped, "partially mapped"),
