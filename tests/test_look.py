@@ -427,20 +427,27 @@ class TestRunning:
             others = rb"(?m)^(.*ctxt_switches|Pss|Shared_Clean|Private_Clean).*$"
             return [re.sub(others, b"", text) for text in kept]
 
-        before = state()
-        # On a busy machine they are still on their way to sleep.
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            time.sleep(0.3)
-            last, before = before, state()
-            if last == before:
+        def settled() -> list[bytes]:
+            """On a busy machine they are still on their way to sleep."""
+            deadline, before = time.monotonic() + 20, state()
+            while time.monotonic() < deadline:
+                time.sleep(0.3)
+                last, before = before, state()
+                if last == before:
+                    break
+            return before
+
+        # Other programs reference pages of libraries, too, and DAMON clears bits: once in three times nobody does.
+        for _ in range(3):
+            before = settled()
+            with Looker() as looker:
+                for pid in family:
+                    looker.look(pid)
+            lines = [
+                sorted(set(one.splitlines()) ^ set(two.splitlines())) for one, two in zip(state(), before, strict=True)
+            ]
+            if lines == [[]] * len(before):
                 break
-        with Looker() as looker:
-            for pid in family:
-                looker.look(pid)
-        lines = [
-            sorted(set(one.splitlines()) ^ set(two.splitlines())) for one, two in zip(state(), before, strict=True)
-        ]
         assert lines == [[]] * len(before)
 
     def test_again_and_again_until_it_ends(self, family: tuple[int, int]) -> None:

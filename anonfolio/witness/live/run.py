@@ -157,12 +157,13 @@ class LiveRun:
             answer = {"ok": True}
         else:
             answer = remote.call(operation, *arguments)
-        self._drain_lru()
         if operation == "fork":
             self._adopt(answer)
         elif operation == "exit":
             remote.close()
             del self.live[number]
+        # Whoever exits puts its locked pages into a batch, too (`munlock_folio`): it must be gone.
+        self._drain_lru()
         value = answer.get("value") if answer["ok"] else None
         faults = self._faults(step, remote, answer) if self.kernel.traces else _fault_count(operation, answer)
         view, mapcounts = self.view()
