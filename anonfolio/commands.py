@@ -199,6 +199,8 @@ def lab(chosen: Namespace) -> int:
         print(f"{report.page.title}: {report.page.verdict}")
     else:
         print(report.text(), end="")
+    if report.stopped:
+        raise KeyboardInterrupt
     return 1 if report else 0
 
 

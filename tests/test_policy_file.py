@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import signal
 from pathlib import Path
 
@@ -10,6 +11,10 @@ import pytest
 
 import anonfolio as af
 from anonfolio.__main__ import COMMANDS, DIFFERENT, EQUAL, WRONG_INPUT, main
+from anonfolio.hardware.trace import read_trace, replay
+from anonfolio.kernel import asked, honest
+from anonfolio.kernel.asked import RuleError
+from anonfolio.kernel.rules import Ask, Folio
 from anonfolio.program import policy_file
 from anonfolio.program.policy_file import PolicyFileError, policy_called, policy_in
 from anonfolio.witness.recording import DATA_DIR
@@ -131,9 +136,66 @@ FOURTEEN = "scenario fourteen\npages 8\norders 3\nwrite 0 0 1\nfork 0\nwrite 0 0
 """The third copy meets a folio with 14 references, which no rule is shown when it is looked at."""
 
 
-def test_a_rule_that_raises_when_it_is_asked_is_told_with_its_line(capsys: pytest.CaptureFixture[str]) -> None:
-    code = main(["run", written(FOURTEEN, "fourteen.scenario"), "--policy", written(LATE)])
-    assert (code, capsys.readouterr().err) == (WRONG_INPUT, "anonfolio: mine.py, line 5: KeyError: 'late'\n")
+AT_RUN_TIME = {
+    "raises": ("raise KeyError('late')", ", line 5: policy 'mine': large_reuse=alone raises KeyError ('late') for "),
+    "hangs": ("while True: pass", ", line 5: policy 'mine': large_reuse=alone does not come to an end for "),
+    "answers in words": ("return 'yes'", "policy 'mine': large_reuse=alone returns 'yes' for "),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", AT_RUN_TIME)
+def test_what_is_wrong_with_a_rule_when_it_is_asked_is_told_with_rule_line_and_facts(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asked, "MOST_SECONDS", 0.1)
+    does, said = AT_RUN_TIME[name]
+    mine = written(LATE.replace("raise KeyError('late')", does))
+    before = signal.getsignal(signal.SIGVTALRM)
+    assert main(["run", written(FOURTEEN, "fourteen.scenario"), "--policy", mine]) == WRONG_INPUT
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert said in err
+    assert "a folio of order 3, 14 references, 14 mappings" in err
+    assert (signal.getsignal(signal.SIGVTALRM), signal.getitimer(signal.ITIMER_VIRTUAL)) == (before, (0, 0))
+
+
+def test_orders_and_ranges_are_looked_at_each_time_they_are_asked_for() -> None:
+    program = written("scenario seven\npages 7\norders 2\nwrite 0 0 1\nfork 0\nwrite 0 0 2\n", "seven.scenario")
+    for field, rule, said in (
+        (
+            "allowed_orders",
+            "lambda where: {1} if where.pages == 7 else {2}",
+            "returns {1} for a mapping of 7 pages, MADV_HUGEPAGE, knobs: inherit for orders [2]; global madvise; ",
+        ),
+        (
+            "chosen_order",
+            "lambda fits, ask: fits[0] if len(fits) > 2 or fits[0] > 2 else 3",
+            "returns 3 for fits=(2, 0)",
+        ),
+        ("copy_extent", "lambda a, ask: range(0, 2) if a.mapping.stop == 7 else a.page", "an aligned block of 1, 4, 8"),
+    ):
+        policy = af.LINUX_6_15.but(name="p", large_reuse="never")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(honest, f"check_{field}" if field != "copy_extent" else "check_extent", lambda *a, **k: None)
+            wrong = policy.but(**{field: eval(rule)})
+        with pytest.raises(ValueError, match=rf"^policy 'p': {field}=<lambda> .*{re.escape(said)}"):
+            af.Scenario.load(program).run(wrong)
+
+
+def test_a_replay_does_not_blame_the_trace_for_a_rule() -> None:
+    def few(folio: Folio, ask: Ask) -> bool:
+        if folio.order == 3:
+            raise LookupError("here")
+        return ask("few", folio.refcount < 3)
+
+    policy = af.LINUX_6_15.but(name="mine", large_reuse=few)
+    with pytest.raises(RuleError, match=r"^policy 'mine': large_reuse=few raises LookupError"):
+        replay(read_trace(DATA_DIR.parent / "traces" / "database-6.18.44-1.npz"), (3,), policy)
+
+
+def test_what_a_rule_is_not_told_is_said_with_what_it_is_told() -> None:
+    with pytest.raises(PolicyFileError, match=r"no attribute 'start'.*; it is told advice, .*; no address, for"):
+        policy_in(written(FIRST + POLICY.format(field="allowed_orders", rule="lambda where: {where.start % 4}")))
 
 
 FIRST, POLICY = "import anonfolio as af\n", "\np = af.LINUX_6_15.but(name='p', {field}={rule})\n"

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 import anonfolio as af
-from anonfolio.__main__ import WRONG_INPUT, main
+from anonfolio.__main__ import INTERRUPTED, WRONG_INPUT, main
 from anonfolio.hardware.microsteps import RANGE, THREADS
 from anonfolio.kernel.rules import Around, Ask, Folio, Where
 from anonfolio.program.search import Counterexample
 from anonfolio.report import breaks, changes, prices
 from anonfolio.report.breaks import Bound, Breaks
+from anonfolio.report.knobs import ignored
 from anonfolio.report.laboratory import nearest_release
 from anonfolio.report.spread import spread
 from anonfolio.witness.suites import suites
@@ -79,7 +80,7 @@ def test_the_leak_through_a_pipe_is_found_by_the_search_and_by_selftests(monkeyp
     assert (judged.run, judged.passed, judged.base_passed) == (1, 0, 1)
     assert judged.newly_failing[0].mine.endswith("returned 255, not 1")
     refuted = Breaks((), breaks.Random(0, 0, (), 0, ()), judged, ()).refutations()
-    assert refuted == ["1 of the kernel's selftests fail that pass under the base"]
+    assert refuted == ["1 case of the kernel's selftests that the base passes fails"]
 
 
 @pytest.mark.parametrize("policy", [RMAP, SIXTEEN, BY_VMA], ids=lambda policy: policy.name)
@@ -208,7 +209,7 @@ def test_a_walk_of_the_reverse_map_saves_copies_of_the_third_process() -> None:
 
 def test_a_heap_in_whole_folios_is_reached_in_whole() -> None:
     whole = prices.under_forks("helper", af.RFC_V2_FIXED)
-    assert (whole.walks, whole.accesses, whole.reach_pages) == (4096 // 16, 4096, 1280 * 16)
+    assert (whole.walks, whole.mapped_pages, whole.reach_pages) == (4096 // 16, 4096, 1280 * 16)
     assert prices.under_forks("helper", af.LINUX_6_9).walks == 4096
 
 
@@ -256,6 +257,7 @@ def test_the_same_arguments_give_the_same_report_and_it_is_frozen() -> None:
     assert not first
     assert first.refutations == []
     assert first.command == "anonfolio lab FILE.py --against linux-6.15 --quick --seed 3"
+    assert first.prices
     assert first.prices.left_out
     with pytest.raises(FrozenInstanceError):
         first.seed = 4  # type: ignore[misc]
@@ -278,3 +280,48 @@ def test_numbers_that_are_none_are_refused() -> None:
     for wrong in ({"seed": -1}, {"seed": True}, {"jobs": 0}, {"jobs": 1.5}):
         with pytest.raises(ValueError, match="is no whole number from"):
             af.lab(RMAP, **wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("small")
+def test_ctrl_c_tells_what_is_known_so_far_and_ends_with_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(breaks, "selftests", stopped)
+    assert main(["lab", "rfc-v2-fixed", "--quick", "--jobs", "1"]) == INTERRUPTED
+    out, err = capsys.readouterr()
+    assert " ".join(out.split()).partition("Stopped at: what it breaks: the kernel's selftests. Nothing refutes it")[1]
+    assert "Search: rfc-v2-fixed: nothing found" in out
+    assert "Random programs: " in out
+    assert out.count("Not run: it was stopped before.") == 2
+    assert "selftests on the model" not in out
+    assert err == "anonfolio: stopped\n"
+
+
+def test_sizes_that_the_knobs_do_not_enable_are_told() -> None:
+    def big(where: Where) -> Iterable[int]:
+        return {4}
+
+    def whole(around: Around, ask: Ask) -> range:
+        fits = around.suitable(2, ask) and around.all_of(around.same_folio, around.block(2))
+        return around.block(2) if ask("fits", fits) else around.page
+
+    mine = af.LINUX_6_15.but(name="big", allowed_orders=big)
+    first, *others = ignored(mine)
+    assert first.startswith("a first touch takes 64 KiB")
+    assert {each.partition("64 KiB ")[2].partition(":")[0] for each in (first, *others)} == {
+        "under MADV_NOHUGEPAGE", "after PR_SET_THP_DISABLE", "without a knob for the size", "against the knobs",
+    }  # fmt: skip
+    copies = af.LINUX_6_15.but(name="copies", copy_extent=whole)
+    assert [each[:28] for each in ignored(copies)] == ["a copy takes 16 KiB where ne"]
+    assert ignored(copies.but(copy_respects_knobs=True)) == ignored(BY_VMA) == ignored(RMAP) == []
+    assert [each[:20] for each in ignored(af.RFC_V2)] == ["a first touch takes ", "a copy takes 16 KiB "]
+    assert not any(ignored(af.POLICIES[name]) for name in af.POLICIES if name.startswith("linux"))
+
+
+def test_cases_that_no_longer_run_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    judged = selftests_of(BY_VMA, monkeypatch, "after fork() ... with PTE-mapped THP (64 kB)")
+    assert judged.skipped == (("this kernel has no folio of that size", judged.base_run - judged.run),)
+    assert judged.base_run > judged.run

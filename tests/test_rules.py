@@ -693,7 +693,7 @@ def test_a_range_too_far_that_no_trial_shows_is_refused_by_the_fault_and_changes
         ("allowed_orders", lambda where: 4, ("returns 4", "such as {4}")),
         ("allowed_orders", lambda where: None, ("returns None", "such as {4}")),
         ("allowed_orders", lambda where, ask: (), ("takes (where, ask)", "called with (where)")),
-        ("allowed_orders", lambda where: where.knobs[2] and (), ("KeyError", "knobs={}")),
+        ("allowed_orders", lambda where: where.knobs[2] and (), ("KeyError", "knobs: none; global")),
         ("allowed_orders", "sizes", ("allowed_orders='sizes'", "no function", "knobs")),
         ("allowed_orders", lambda where: {4.0}, ("returns {4.0}", "such as {4}")),
         ("allowed_orders", EveryOther(), ("and {2, 3, 4} when it is asked again", "chance")),

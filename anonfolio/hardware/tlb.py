@@ -317,9 +317,10 @@ class Tlb:
         if (asked == UNMAPPED).any():
             at = int(np.argmax(asked == UNMAPPED))
             raise ValueError(f"page {pages[at]} (access {at}) is not mapped: it faults before the TLB can hold it")
-        return self._look_up(pages, asked)
+        return self.look_up(pages, asked)
 
-    def _look_up(self, pages: npt.NDArray[np.int64], orders: Orders) -> Lookups:
+    def look_up(self, pages: npt.NDArray[np.int64], orders: Orders) -> Lookups:
+        """The same with the order of each page's entry as it is known already; all are mapped."""
         level = np.ones(len(pages), np.uint8)
         left = np.arange(len(pages))
         for arrays in self._arrays:

@@ -51,6 +51,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
+from ..kernel.asked import RuleError
 from ..kernel.faults import READ, WRITE, needed_bits
 from ..kernel.mlock import apply_vma_lock_flags
 from ..kernel.mmap import do_mremap
@@ -332,15 +333,15 @@ def replay(
         `frames` is too small for the trace.
     """
     kernel = policy if policy is not None else policy_for_kernel(trace.kernel)
-    room, orders = _enough(trace) if frames is None else frames, tuple(orders)
+    room, orders = enough_frames(trace) if frames is None else frames, tuple(orders)
     machine = Machine(kernel, orders=orders, frames=room)
     try:
-        return _Replaying(trace, machine, points, ahead=runs_ahead(machine.policy)).run(progress)
+        return Replaying(trace, machine, points, ahead=runs_ahead(machine.policy)).run(progress)
     except NotYetMapped:
-        return _Replaying(trace, Machine(kernel, orders=orders, frames=room), points).run(progress)
+        return Replaying(trace, Machine(kernel, orders=orders, frames=room), points).run(progress)
 
 
-def _enough(trace: Trace) -> int:
+def enough_frames(trace: Trace) -> int:
     """Frames for all, twice: each 2 MiB can be in use once a live process, and be copied once more."""
     alive = most = 0
     for call in trace.calls:
@@ -349,8 +350,8 @@ def _enough(trace: Trace) -> int:
     return max(LEAST_FRAMES, 2 * (most + 1) * PTRS_PER_PMD * len(trace.blocks))
 
 
-class _Replaying:
-    """One replay as it goes on.
+class Replaying:
+    """One replay as it goes on; who wants to see more of it overrides `_turn` and `_note_peak`.
 
     With `ahead`, new mappings are made before the accesses that come before them, so that these are one long stream:
     most calls of a program that only grows.
@@ -384,6 +385,8 @@ class _Replaying:
                 else:
                     self._until(call.at)
                 self._do(call)
+            except RuleError:
+                raise
             except (ValueError, SegmentationFault, KeyError) as error:
                 raise TraceError(f"the trace contradicts itself at call {number} ({call.name}): {error}") from error
             if progress:
@@ -532,7 +535,7 @@ def settled(trace: Trace, takes: npt.NDArray[np.int64]) -> Trace:
         with suppress(TraceError):
             if replay(trace).anonymous == len(trace):
                 return trace
-    machine = Machine(policy_for_kernel(trace.kernel), orders=(), frames=_enough(trace))
+    machine = Machine(policy_for_kernel(trace.kernel), orders=(), frames=enough_frames(trace))
     settling = _Settling(trace, machine, takes)
     try:
         settling.run(None)
@@ -548,7 +551,7 @@ def settled(trace: Trace, takes: npt.NDArray[np.int64]) -> Trace:
     )  # fmt: skip
 
 
-class _Settling(_Replaying):
+class _Settling(Replaying):
     """A replay that finds out which accesses can have faulted."""
 
     def __init__(self, trace: Trace, machine: Machine, takes: npt.NDArray[np.int64]) -> None:

@@ -17,7 +17,6 @@ import numpy.typing as npt
 from . import contpte
 from .buddy import OutOfMemory
 from .frames import Memory
-from .honest import check_range
 from .mm import Mm
 from .pagetable import PMD_HUGE, PMD_NONE, PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG
 from .policy import Policy
@@ -471,7 +470,7 @@ def reuse_range(vmf: VmFault) -> range:
     rule = vmf.policy.rules.reuse_extent
     if rule is one_page:
         return range(vmf.vpn, vmf.vpn + 1)
-    return _reach(vmf, "reuse_extent", rule, _around(vmf))
+    return _reach(vmf, rule, _around(vmf))
 
 
 def alloc_copy_folio(vmf: VmFault) -> tuple[int, int]:
@@ -480,13 +479,12 @@ def alloc_copy_folio(vmf: VmFault) -> tuple[int, int]:
     How far it reaches is `Policy.copy_extent`'s choice. Where no folio of that order is free, or the mapping's sizes
     and advice forbid it and the policy respects them, it is asked again for a smaller one.
     """
-    field = "unshare_extent" if vmf.unshare else "copy_extent"
     rule = vmf.policy.rules.unshare_extent if vmf.unshare else vmf.policy.rules.copy_extent
     if rule is one_page:
         return folio_prealloc(vmf, need_zero=False), vmf.vpn
     orders = vmf.system.orders_of(vmf.mm, vmf.vma) if vmf.policy.copy_respects_knobs else ANY_ORDER
     while orders:
-        pages = _reach(vmf, field, rule, _around(vmf, orders), block=True)
+        pages = _reach(vmf, rule, _around(vmf, orders))
         order = len(pages).bit_length() - 1
         if not order:
             break
@@ -509,13 +507,9 @@ def _around(vmf: VmFault, orders: tuple[int, ...] = ()) -> Around:
     )  # fmt: skip
 
 
-def _reach(vmf: VmFault, field: str, rule: Extent, around: Around, *, block: bool = False) -> range:
-    """What a rule finds around the page, as page numbers; ValueError if a fault cannot act on it."""
+def _reach(vmf: VmFault, rule: Extent, around: Around) -> range:
+    """What a rule finds around the page, as page numbers."""
     found = rule(around, vmf.check)
-    try:
-        check_range(around, found, block=block)
-    except ValueError as error:
-        raise ValueError(f"policy {vmf.policy.name!r}: {field}={getattr(rule, '__name__', rule)} {error}") from None
     vmf.effect.scanned += around.looked
     return range(around.first + found.start, around.first + found.stop)
 

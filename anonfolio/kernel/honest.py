@@ -11,10 +11,11 @@ import operator
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain, combinations, product
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from .asked import Endless, Open, RuleError, answer
 from .pagetable import PTE_PRESENT, PTE_WRITE
 from .rules import ANY_ORDER, KNOBS, PRCTL, AllowedOrders, Around, ChosenOrder, Extent, Folio, Reuse, Where, silently
 from .sizes import ANON_ORDERS, PTRS_PER_PMD
@@ -40,14 +41,6 @@ LOOKED = ("calc_anon_folio_range_reuse", "which of its pages are mapped in a row
 """What a rule that takes `Folio.run` does first."""
 
 
-class _Open(Exception):
-    """The rule asks what the script does not answer yet."""
-
-
-class _Endless(ValueError):
-    """The rule goes on asking."""
-
-
 def tree(rule: Reuse, script: tuple[bool, ...] = ()) -> Node | bool:
     """Every way through a rule, found by answering its questions for it: no second copy of what it asks.
 
@@ -59,7 +52,7 @@ def tree(rule: Reuse, script: tuple[bool, ...] = ()) -> Node | bool:
     def ask(what: str, outcome: bool, saw: str = "", *, asks: str = "", yes: str = "", no: str = "") -> bool:
         asked.append((what, asks))
         if len(asked) > len(script):
-            raise _Open
+            raise Open
         return script[len(asked) - 1]
 
     def run() -> int:
@@ -68,10 +61,10 @@ def tree(rule: Reuse, script: tuple[bool, ...] = ()) -> Node | bool:
         return 4
 
     if len(script) > MOST_QUESTIONS:
-        raise _Endless(f"asks more than {MOST_QUESTIONS} questions one after the other; a rule has to come to an end")
+        raise Endless(f"asks more than {MOST_QUESTIONS} questions one after the other; a rule has to come to an end")
     try:
         return bool(rule(Folio(2, 4, 4, False, run, str, lambda: 4, lambda: 1, False), ask))
-    except _Open:
+    except Open:
         return Node(*asked[-1], tuple(looked), tree(rule, (*script, True)), tree(rule, (*script, False)))
 
 
@@ -81,12 +74,11 @@ def tree(rule: Reuse, script: tuple[bool, ...] = ()) -> Node | bool:
 def check_reuse(rule: Reuse) -> None:
     """Raise ValueError unless a reuse rule takes (folio, ask), returns a bool, and branches on what it asks alone."""
     _check_call(rule, "folio", "ask")
-    expected = _guarded(tree, "a folio of order 2, 4 references, 4 mappings, with every answer", rule)
+    expected = answer(tree, rule, case="a folio of order 2, 4 references, 4 mappings, with every answer")
     for folio in _folios():
         node: Node | bool = expected
         said, asked = _answered(rule, folio)
-        if not isinstance(said, bool | np.bool_):
-            raise ValueError(f"returns {said!r} for {folio!r}; a rule returns True (reuse) or False (copy)")
+        reuse_of(said, folio)
         if _answered(rule, folio.told(SLOTS)) != (said, asked):
             raise ValueError(f"answers differently when it is asked again for {folio!r}; {_BY_FACTS}")
         for what, outcome in asked:
@@ -97,6 +89,13 @@ def check_reuse(rule: Reuse) -> None:
             raise ValueError(_dishonest(folio, f"says {'reuse' if said else 'copy'}", node))
     if not isinstance(expected, Node):
         raise ValueError("asks nothing, so nobody can say why; put what it decides by into ask(name, test)")
+
+
+def reuse_of(found: Any, folio: Folio) -> bool:
+    """What a reuse rule said; ValueError unless it is yes or no."""
+    if not isinstance(found, bool | np.bool_):
+        raise ValueError(f"returns {found!r} for {folio!r}; a rule returns True (reuse) or False (copy)")
+    return bool(found)
 
 
 SLOTS = "tracked: process 0 4, process 1 2"
@@ -114,7 +113,7 @@ def _answered(rule: Reuse, folio: Folio) -> tuple[Any, list[tuple[str, bool]]]:
         asked.append((what, bool(outcome)))
         return bool(outcome)
 
-    return _guarded(rule, folio, folio, ask), asked
+    return answer(rule, folio, ask), asked
 
 
 def _same_again(first: Any, again: Any, case: object) -> None:
@@ -146,13 +145,18 @@ def _folios() -> Iterator[Folio]:
 def check_allowed_orders(rule: AllowedOrders) -> None:
     """Raise ValueError unless a rule takes (where) and returns orders, wherever it is asked."""
     _check_call(rule, "where")
+    for where in wheres():
+        first, again = (set(orders_of(answer(rule, where), where)) for _ in range(2))
+        _same_again(first, again, where)
+
+
+def wheres() -> Iterator[Where]:
+    """Mappings as the kernel may meet them: small and large, advised and not, knobs and prctl as they can be set."""
     for advice, pages, said, thp, prctl in product(
         ("", "hugepage", "nohugepage"), (1, 16, 512, 4096), KNOBS, ("always", "madvise", "never"), PRCTL
     ):
         for knobs in (dict.fromkeys(ANON_ORDERS, said), {}):
-            where = Where(advice, pages, knobs, thp, prctl)
-            first, again = (set(orders_of(_guarded(rule, where, where), where)) for _ in range(2))
-            _same_again(first, again, where)
+            yield Where(advice, pages, knobs, thp, prctl)
 
 
 def orders_of(found: Any, where: Where) -> frozenset[int]:
@@ -171,17 +175,22 @@ def check_chosen_order(rule: ChosenOrder) -> None:
     _check_call(rule, "fits", "ask")
     for some in chain.from_iterable(combinations(ANY_ORDER, n) for n in range(1, len(ANY_ORDER) + 1)):
         fits = (*some, 0)
-        chosen, again = (_guarded(rule, f"fits={fits}", fits, silently) for _ in range(2))
-        if type(chosen) is not int or chosen not in fits:
-            raise ValueError(f"returns {chosen!r} for fits={fits}; it returns one of them, a plain int")
+        chosen, again = (chosen_of(answer(rule, fits, silently, case=f"fits={fits}"), fits) for _ in range(2))
         _same_again(chosen, again, f"fits={fits}")
+
+
+def chosen_of(found: Any, fits: tuple[int, ...]) -> int:
+    """What a rule chose; ValueError unless it is one of those that fit."""
+    if type(found) is not int or found not in fits:
+        raise ValueError(f"returns {found!r} for fits={fits}; it returns one of them, a plain int")
+    return found
 
 
 def check_extent(rule: Extent, *, block: bool) -> None:
     """Raise ValueError unless a rule takes (around, ask) and returns a range that a fault can act on."""
     _check_call(rule, "around", "ask")
-    for around in _arounds():
-        found, again = (_guarded(rule, around, around, silently) for _ in range(2))
+    for around in arounds():
+        found, again = (answer(rule, around, silently) for _ in range(2))
         check_range(around, found, block=block)
         _same_again(found, again, around)
 
@@ -203,7 +212,7 @@ def check_range(around: Around, found: Any, *, block: bool) -> None:
         raise ValueError(f"{what}; a copy takes an aligned block of 1, 4, 8, … pages, such as around.block(2)")
 
 
-def _arounds() -> Iterator[Around]:
+def arounds() -> Iterator[Around]:
     """Page tables that map a folio whole, cut by the mapping, with holes, with other frames, marked and not."""
     for order, at, cut, state in product((2, 4, 9), (0, 5, 100, 511), (0, 3), range(5)):
         size = 1 << order
@@ -242,11 +251,47 @@ def _check_call(rule: Callable[..., Any], *names: str) -> None:
         raise ValueError(f"{takes}; it is called with ({', '.join(names)})") from None
 
 
-def _guarded(call: Callable[..., Any], case: object, *arguments: Any) -> Any:
-    """Call a rule; what it raises becomes the one line of a refusal."""
-    try:
-        return call(*arguments)
-    except _Endless:
-        raise
-    except Exception as error:
-        raise ValueError(f"raises {type(error).__name__} ({error}) for {case}") from error
+# --- when a machine asks it -----------------------------------------------------------------------------------------
+
+
+class Asked:
+    """A reader's rule as machines ask it: what it says is looked at each time, for no grid holds every case.
+
+    Parameters
+    ----------
+    rule : function
+    whose : str
+        The policy and the field, for what is said of a wrong answer.
+    check : function (found, facts) -> what the machine takes
+        Raises ValueError for what it cannot take.
+    """
+
+    def __init__(self, rule: Callable[..., Any], whose: str, check: Callable[[Any, Any], Any]) -> None:
+        self.__wrapped__, self._whose, self._check = rule, whose, check
+
+    def __call__(self, facts: Any, *ask: Any) -> Any:
+        try:
+            return self._check(answer(self.__wrapped__, facts, *ask), facts)
+        except ValueError as error:
+            raise RuleError(f"{self._whose} {error}") from error.__cause__
+
+
+def _block_of(found: Any, around: Around) -> range:
+    check_range(around, found, block=True)
+    return cast(range, found)
+
+
+def _run_of(found: Any, around: Around) -> range:
+    check_range(around, found, block=False)
+    return cast(range, found)
+
+
+CHECKS: dict[str, Callable[[Any, Any], Any]] = {
+    "large_reuse": reuse_of,
+    "allowed_orders": orders_of,
+    "chosen_order": chosen_of,
+    "copy_extent": _block_of,
+    "unshare_extent": _block_of,
+    "reuse_extent": _run_of,
+}
+"""What a machine takes of each rule."""

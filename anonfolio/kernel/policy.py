@@ -267,8 +267,14 @@ class Policy:
     @cached_property
     def rules(self) -> Rules:
         """The functions that decide, whether a field holds them or their names."""
-        held = {field: getattr(self, field) for field in Rules._fields}
-        return Rules(**{field: rule if callable(rule) else self._names[field][rule] for field, rule in held.items()})
+        return Rules(**{field: self._rule(field, getattr(self, field)) for field in Rules._fields})
+
+    def _rule(self, field: str, held: Any) -> Any:
+        if not callable(held):
+            return self._names[field][held]
+        if getattr(held, "__module__", "") == rules.__name__:
+            return held
+        return honest.Asked(held, f"policy {self.name!r}: {field}={_name_of(held)}", honest.CHECKS[field])
 
     @cached_property
     def told(self) -> dict[tuple[int, ...], int]:
@@ -325,7 +331,11 @@ def _check_rule(field: str, rule: Callable[..., Any]) -> None:
         else:
             honest.check_extent(rule, block=field != "reuse_extent")
     except ValueError as error:
-        raise ValueError(f"={getattr(rule, '__name__', rule)} {error}") from error.__cause__
+        raise ValueError(f"={_name_of(rule)} {error}") from error.__cause__
+
+
+def _name_of(rule: Callable[..., Any]) -> str:
+    return getattr(rule, "__name__", None) or type(rule).__name__
 
 
 def check_orders(orders: tuple[int, ...], whose: str) -> None:

@@ -281,6 +281,16 @@ class Where(NamedTuple):
     prctl: str = ""
     fixed: tuple[int, ...] = ()
 
+    def __repr__(self) -> str:
+        advice = f"MADV_{self.advice.upper()}" if self.advice else "no advice"
+        said = {how: [order for order in self.knobs if self.knobs[order] == how] for how in KNOBS}
+        every = len(ANON_ORDERS)
+        knobs = [f"{how} for {'all' if len(of) == every else f'orders {of}'}" for how, of in said.items() if of]
+        prctl = f", prctl {self.prctl}" if self.prctl else ""
+        fixed = f", orders {self.fixed} fixed" if self.fixed else ""
+        told = f"{', '.join(knobs) or 'none'}; global {self.thp}"
+        return f"a mapping of {_many(self.pages, 'page')}, {advice}{prctl}, knobs: {told}{fixed}"
+
     def enabled(self) -> set[int]:
         """The orders that the knobs, the advice and prctl switch on together (`thp_vma_allowable_orders`, 6.8+)."""
         advised = self.advice == "hugepage"

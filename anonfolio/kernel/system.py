@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from . import honest
 from .frames import Memory
 from .mm import Mm
 from .policy import Policy
@@ -56,7 +55,7 @@ class System:
             knobs = MappingProxyType(self.knobs)
             where = Where(ADVISED[advice], pages, knobs, self.thp, prctl, self.policy.fixed_orders)
             rule = self.policy.rules.allowed_orders
-            orders = self._orders[key] = tuple(sorted(honest.orders_of(rule(where), where), reverse=True))
+            orders = self._orders[key] = tuple(sorted(rule(where), reverse=True))
         return orders
 
     @property

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from ..program.random_programs import KINDS, random_scenario, shrink
 from ..program.scenario import Scenario
 from ..program.search import CTRL_C, OPERATIONS, Counterexample, Exhausted, counterexample
 from ..witness.suites import Suite, Verdict, judged, suites
-from .spread import spread
+from .spread import Progress, spread
 
 RACES = (THREADS, CHILD, FORKING, RANGE)
 """Those of notebook 04, each with the steps in the order that kernels have."""
@@ -105,6 +106,7 @@ class Selftests:
     """The kernel's selftests: how many ran and passed, under both, and the cases that end otherwise.
 
     `other_sizes` are those that fail for nothing but the size of a folio: a test relies on it, and no byte is wrong.
+    `skipped` says why how many cases did not run that do under the base.
     """
 
     run: int
@@ -114,6 +116,7 @@ class Selftests:
     newly_failing: tuple[Judged, ...]
     other_sizes: tuple[Judged, ...]
     newly_passing: tuple[Judged, ...]
+    skipped: tuple[tuple[str, int], ...] = ()
 
 
 class Raced(NamedTuple):
@@ -134,12 +137,12 @@ class Raced(NamedTuple):
 
 @dataclass(frozen=True)
 class Breaks:
-    """All that was looked at to refute the policy."""
+    """All that was looked at to refute the policy; None, or fewer, where it was stopped before."""
 
-    searches: tuple[Found, ...]
-    random: Random
-    selftests: Selftests
-    races: tuple[Raced, ...]
+    searches: tuple[Found, ...] = ()
+    random: Random | None = None
+    selftests: Selftests | None = None
+    races: tuple[Raced, ...] = ()
 
     def refutations(self) -> list[str]:
         """What refutes the policy, in a sentence each; none where nothing was found."""
@@ -148,34 +151,53 @@ class Breaks:
     def _refutations(self) -> Iterator[str]:
         for _, answer in self.searches:
             if isinstance(answer, Counterexample):
-                yield f"a program of {answer.steps} steps breaks {answer.violation.invariant}"
-        if self.random.broken:
+                shown = f" ({answer.said})" if answer.said else ""
+                yield f"a program of {answer.steps} steps breaks {answer.violation.invariant}{shown}"
+        if self.random and self.random.broken:
             first = self.random.broken[0]
             yield f"a random program ({first.kind}, seed {first.seed}): {first.what}"
-        if failing := len(self.selftests.newly_failing):
-            yield f"{failing} of the kernel's selftests fail that pass under the base"
+        if self.selftests and (failing := len(self.selftests.newly_failing)):
+            yield f"{_many(failing, 'case')} of the kernel's selftests that the base passes {_fail(failing)}"
         for race in self.races:
             for kind in race.new:
                 yield f"the race {race.mine.race.name!r} ends in a {kind}, which under the base it does not"
 
 
-def searches(policy: Policy, *, quick: bool, steps: int | None = None, jobs: int = 1) -> Iterator[Found]:
-    """Each search in turn, no program longer than `steps`."""
-    for bound in dict.fromkeys(bound.up_to(steps) for bound in (QUICK if quick else WHOLE)):
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def _fail(count: int) -> str:
+    return "fails" if count == 1 else "fail"
+
+
+def searches(
+    policy: Policy, *, quick: bool, steps: int | None = None, jobs: int = 1, tell: Callable[[str], None] | None = None
+) -> Iterator[Found]:
+    """Each search in turn, no program longer than `steps`; Ctrl-C after the one that it stops."""
+    bounds = list(dict.fromkeys(bound.up_to(steps) for bound in (QUICK if quick else WHOLE)))
+    for number, bound in enumerate(bounds, 1):
+
+        def progress(depth: int, states: int, transitions: int, which: str = f"{number} of {len(bounds)}") -> None:
+            if tell:
+                tell(f"{which}, {depth} steps: {states:,} states, {transitions:,} transitions")
+
         answer = counterexample(
             policy, pages=bound.pages, steps=bound.steps, orders=bound.orders, processes=bound.processes,
-            operations=bound.operations, jobs=jobs,
+            operations=bound.operations, jobs=jobs, progress=progress,
         )  # fmt: skip
         yield Found(bound, answer)
         if isinstance(answer, Exhausted) and answer.why == CTRL_C:
             raise KeyboardInterrupt
 
 
-def random_programs(policy: Policy, base: Policy, seed: int, *, quick: bool, jobs: int = 1) -> Random:
+def random_programs(
+    policy: Policy, base: Policy, seed: int, *, quick: bool, jobs: int = 1, progress: Progress | None = None
+) -> Random:
     """Random programs of every kind, with every invariant after every step, and every byte read held to the base's."""
     each = QUICK_PROGRAMS if quick else WHOLE_PROGRAMS
     asked = [(kind, seed + number) for kind in KINDS for number in range(each)]
-    found = spread(partial(_random, policy, base), asked, jobs)
+    found = spread(partial(_random, policy, base), asked, jobs, progress)
     broken: dict[str, Broken] = {}
     for (kind, number), (_, what) in zip(asked, found, strict=True):
         if what and kind not in broken:
@@ -233,10 +255,14 @@ def selftests(policy: Policy, base: Policy, jobs: int = 1) -> Selftests:
         for left, right in pairs
         if not left.skipped and not right.skipped and bool(left.problems) != bool(right.problems)
     ]
+    failing, other_sizes, passing = (
+        tuple(case for case, ends in unlike if ends == ending) for ending in ("fails", "other size", "passes")
+    )
+    skipped = Counter(left.skipped for left, right in pairs if left.skipped and not right.skipped)
     return Selftests(
         len(ran), sum(not verdict.problems for verdict in ran),
         len(base_ran), sum(not verdict.problems for verdict in base_ran),
-        *(tuple(case for case, ends in unlike if ends == ending) for ending in ("fails", "other size", "passes")),
+        failing, other_sizes, passing, tuple(skipped.items()),
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from ..machine.machine import Machine
 from ..program.ops import do_step
 from ..program.scenario import Scenario, scenario_names
 from ..witness.recording import DATA_DIR, read_scenarios
-from .spread import spread
+from .spread import Progress, spread
 
 QUICK_RECORDINGS = ("named-6.18.json.gz", "release-6.18.44.json.gz", "various-6.18.44.json.gz")
 """What a quick report looks at: they were made to hold every fault path, and each field of a release's policy."""
@@ -81,14 +81,14 @@ def _length(course: Course) -> tuple[int, int]:
     return course.at, course.program.scenario.pages
 
 
-def changes(policy: Policy, base: Policy, *, quick: bool, jobs: int = 1) -> Changes:
+def changes(policy: Policy, base: Policy, *, quick: bool, jobs: int = 1, progress: Progress | None = None) -> Changes:
     """Run the named scenarios and the recorded programs under both, up to the first step that differs."""
     named = [Program(Scenario.load(name), name) for name in scenario_names()]
     paths = sorted(DATA_DIR.rglob("*.json.gz"), key=lambda path: path.relative_to(DATA_DIR).as_posix())
     chosen = [path for path in paths if not quick or path.name in QUICK_RECORDINGS]
     recorded = list(_once(chosen, {_what(program.scenario) for program in named}, jobs))
     programs = [*named, *recorded]
-    found = spread(partial(_course, policy, base), programs, jobs)
+    found = spread(partial(_course, policy, base), programs, jobs, progress)
     return Changes(len(named), len(recorded), tuple(course for course in found if course))
 
 

@@ -37,7 +37,9 @@ class Findings:
     fields : tuple of Field
         Where the two differ.
     changes, breaks, prices
-        What it changes, breaks and buys.
+        What it changes, breaks and buys; None where it was stopped before that was known.
+    stopped : str
+        What was looked at when it was stopped.
     """
 
     policy: Policy
@@ -47,9 +49,10 @@ class Findings:
     steps: int | None
     seed: int
     fields: tuple[Field, ...]
-    changes: Changes
+    changes: Changes | None
     breaks: Breaks
-    prices: Prices
+    prices: Prices | None
+    stopped: str = ""
 
     def __bool__(self) -> bool:
         """Whether something refutes the policy."""

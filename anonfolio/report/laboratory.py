@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ from ..kernel.policy import POLICIES, Policy
 from ..program.policy_file import policy_called
 from . import breaks, changes, prices, render
 from .blocks import Page
-from .breaks import Breaks
+from .breaks import Breaks, Found, Raced, Random, Selftests
+from .changes import Changes
 from .findings import Field, Findings
 from .page import page_of
+from .prices import Prices
 
 Tell = Callable[[str], None]
 
@@ -86,7 +88,8 @@ def lab(
     Returns
     -------
     Report
-        True where something refutes the policy. The same arguments give the same report.
+        True where something refutes the policy. The same arguments give the same report. Ctrl-C ends it with what is
+        known so far: `Report.stopped` says where.
 
     Raises
     ------
@@ -99,23 +102,63 @@ def lab(
     mine = policy if isinstance(policy, Policy) else policy_called(policy)
     base = nearest_release(mine) if against is None else against
     base = base if isinstance(base, Policy) else policy_called(base)
-    tell = progress or (lambda _: None)
-    tell("what it changes")
-    changed = changes.changes(mine, base, quick=quick, jobs=jobs)
-    tell("what it breaks: the search")
-    searched = tuple(breaks.searches(mine, quick=quick, steps=steps, jobs=jobs))
-    tell("what it breaks: random programs")
-    random = breaks.random_programs(mine, base, seed, quick=quick, jobs=jobs)
-    tell("what it breaks: the kernel's selftests")
-    selftests = breaks.selftests(mine, base, jobs)
-    tell("what it breaks: races")
-    raced = breaks.races(mine, base)
-    tell("what it buys")
-    bought = prices.prices(mine, base, seed, quick=quick, jobs=jobs)
+    run = _Run(mine, base, quick, steps, seed, jobs, progress or (lambda _: None))
+    stopped = ""
+    try:
+        run.all()
+    except KeyboardInterrupt:
+        stopped = run.part
     return Report(
-        mine, base, _called(policy, mine), quick, steps, seed, tuple(_fields(mine, base)), changed,
-        Breaks(searched, random, selftests, raced), bought,
+        mine, base, _called(policy, mine), quick, steps, seed, tuple(_fields(mine, base)), run.changes,
+        Breaks(tuple(run.searches), run.random, run.selftests, run.races), run.prices, stopped,
     )  # fmt: skip
+
+
+@dataclass
+class _Run:
+    """What is asked of a policy, in turn; what is known stands there when it is stopped."""
+
+    mine: Policy
+    base: Policy
+    quick: bool
+    steps: int | None
+    seed: int
+    jobs: int
+    tell: Tell
+    part: str = ""
+    changes: Changes | None = None
+    searches: list[Found] = field(default_factory=list)
+    random: Random | None = None
+    selftests: Selftests | None = None
+    races: tuple[Raced, ...] = ()
+    prices: Prices | None = None
+
+    def all(self) -> None:
+        """Everything; KeyboardInterrupt leaves what was known before."""
+        mine, base, jobs, quick = self.mine, self.base, self.jobs, self.quick
+        self._begin("what it changes")
+        self.changes = changes.changes(mine, base, quick=quick, jobs=jobs, progress=self._count)
+        self._begin("what it breaks: the search")
+        for found in breaks.searches(mine, quick=quick, steps=self.steps, jobs=jobs, tell=self._say):
+            self.searches.append(found)
+        self._begin("what it breaks: random programs")
+        self.random = breaks.random_programs(mine, base, self.seed, quick=quick, jobs=jobs, progress=self._count)
+        self._begin("what it breaks: the kernel's selftests")
+        self.selftests = breaks.selftests(mine, base, jobs)
+        self._begin("what it breaks: races")
+        self.races = breaks.races(mine, base)
+        self._begin("what it buys")
+        self.prices = prices.prices(mine, base, self.seed, quick=quick, jobs=jobs, progress=self._count)
+
+    def _begin(self, part: str) -> None:
+        self.part = part
+        self.tell(part)
+
+    def _say(self, how_far: str) -> None:
+        self.tell(f"{self.part}, {how_far}")
+
+    def _count(self, done: int, total: int) -> None:
+        self._say(f"{done:,} of {total:,}")
 
 
 def renderer(path: str | Path) -> Callable[[Page], str]:
@@ -143,7 +186,7 @@ def nearest_release(policy: Policy) -> Policy:
 
 def _differing(policy: Policy, base: Policy) -> list[str]:
     """Names of the fields that decide something and are not the same."""
-    names = [field.name for field in fields(Policy) if field.name not in ("name", "about")]
+    names = [each.name for each in fields(Policy) if each.name not in ("name", "about")]
     return [name for name in names if getattr(policy, name) != getattr(base, name)]
 
 

@@ -12,10 +12,11 @@ from ..program.random_programs import shrink
 from ..program.scenario import Scenario
 from ..program.search import EXTRA_OPERATIONS, OPERATIONS, Counterexample
 from .blocks import Block, Code, Command, Drawing, Page, Pair, Points, Rows, Section, Words
-from .breaks import Found, Selftests, first_of_each
+from .breaks import Found, Random, Selftests, first_of_each
 from .changes import Course, Kind, differs
 from .findings import Findings
-from .prices import CORE, Workload
+from .knobs import ignored
+from .prices import CORE, Prices, Workload
 
 MOST_DRAWN, MOST_NAMED = 4, 8
 """So many kinds of difference are drawn, so many failing cases named; how many more there are is said."""
@@ -37,13 +38,26 @@ def page_of(report: Findings) -> Page:
 
 
 def _verdict(report: Findings) -> str:
+    stopped = f"Stopped at: {report.stopped}. " if report.stopped else ""
+    against = f" {_AGAINST_KNOBS}" if ignored(report.policy) else ""
     if found := report.refutations:
-        return f"Refuted: {'; '.join(found)}."
-    bounds = "; ".join(_bound_words(each) for each in report.breaks.searches)
-    return (
-        f"Nothing refutes it as far as was looked: {bounds}; {report.breaks.random.programs:,} random programs,"
-        f" {report.breaks.selftests.run:,} cases of the kernel's selftests, {len(report.breaks.races)} races."
-    )
+        return f"{stopped}Refuted: {'; '.join(found)}.{against}"
+    return f"{stopped}Nothing refutes it as far as was looked: {'; '.join(_looked(report)) or 'not yet'}.{against}"
+
+
+_AGAINST_KNOBS = "It takes sizes that sysfs, madvise or prctl did not enable, which no kernel may."
+
+
+def _looked(report: Findings) -> Iterator[str]:
+    """How far each part looked that refuted nothing."""
+    found = report.breaks
+    yield from (_bound_words(each) for each in found.searches)
+    if found.random:
+        yield f"{found.random.programs:,} random programs"
+    if found.selftests:
+        yield f"{found.selftests.run:,} cases of the kernel's selftests"
+    if found.races:
+        yield f"{len(found.races)} races"
 
 
 def _bound_words(found: Found) -> str:
@@ -51,7 +65,8 @@ def _bound_words(found: Found) -> str:
     if isinstance(answer, Counterexample):
         return f"programs of {answer.steps} steps"
     length = "any length" if answer.complete else f"up to {answer.steps} steps"
-    return f"programs of {length} over {found.bound.pages} pages and {', '.join(found.bound.operations)}"
+    many = f" by {found.bound.processes} processes" if found.bound.processes != 2 else ""
+    return f"programs of {length}{many} over {found.bound.pages} pages and {', '.join(found.bound.operations)}"
 
 
 # --- what was tried -------------------------------------------------------------------------------------------------
@@ -79,6 +94,9 @@ def _tried(report: Findings) -> Iterator[Block]:
 
 def _changes(report: Findings) -> Iterator[Block]:
     found, mine, base = report.changes, report.policy, report.base
+    if not found:
+        yield Words(_NOT_RUN)
+        return
     kinds = found.kinds()
     part = "a part of the stored recordings; without --quick all" if report.quick else "all that are stored"
     yield Words(
@@ -138,6 +156,13 @@ def _program(scenario: Scenario) -> str:
 
 def _breaks(report: Findings) -> Iterator[Block]:
     found = report.breaks
+    if against := ignored(report.policy):
+        yield Words(
+            f"{_AGAINST_KNOBS} After MADV_NOHUGEPAGE memory “will not be backed by transparent hugepages”"
+            " (madvise(2)); so it is after PR_SET_THP_DISABLE, and for a size whose `hugepages-*kB/enabled` says never."
+            " The rule was asked about mappings of each kind:"
+        )
+        yield Points(tuple(f"{each}." for each in against))
     for search in found.searches:
         yield from _search(search, report)
     searched = {name for each in found.searches for name in each.bound.operations}
@@ -147,8 +172,13 @@ def _breaks(report: Findings) -> Iterator[Block]:
         f" {', '.join(name for name in (*OPERATIONS, *EXTRA_OPERATIONS) if name not in searched)}; other sizes, larger"
         " mappings, more processes."
     )
-    yield from _random(report)
-    yield from _selftests(found.selftests, report)
+    if found.random:
+        yield from _random(found.random, report)
+    if found.selftests:
+        yield from _selftests(found.selftests, report)
+    if not found.races:
+        yield Words(f"{_NOT_RUN} What is not named here was not looked at.")
+        return
     yield Words(
         "Races (notebook 04), the steps of a copy in the kernel's order, every interleaving with two accesses by other"
         f" CPUs: {'; '.join(_race(each.mine.race.name, each.mine.states, each.new) for each in found.races)}."
@@ -184,8 +214,10 @@ def _search(found: Found, report: Findings) -> Iterator[Block]:
     )
 
 
-def _random(report: Findings) -> Iterator[Block]:
-    found = report.breaks.random
+_NOT_RUN = "Not run: it was stopped before."
+
+
+def _random(found: Random, report: Findings) -> Iterator[Block]:
     yield Words(
         f"Random programs: {found.programs:,} of {len(found.kinds)} kinds, {found.steps:,} steps, seeds from"
         f" {found.seed} on; after every step all invariants, and every byte that is read held to {report.base.name}'s:"
@@ -206,6 +238,8 @@ def _selftests(found: Selftests, report: Findings) -> Iterator[Block]:
         f" {'passes' if len(failing) < 2 else 'pass'} there; {len(found.newly_passing)} the other way round."
     )
     yield Command(f"anonfolio selftest --policy {report.called}")
+    for why, count in found.skipped:
+        yield Words(f"{_many(count, 'case')} that {report.base.name} runs did not: {why}.")
     if found.other_sizes:
         yield Words(
             f"{_many(len(found.other_sizes), 'case')} more would have a folio of another size, and nothing else is"
@@ -237,15 +271,27 @@ _LINES: tuple[tuple[str, str], ...] = (
 
 def _buys(report: Findings) -> Iterator[Block]:
     bought = report.prices
+    if not bought:
+        yield Words(_NOT_RUN)
+        return
     table = read_table(bought.table)
     yield Words(
         "Counts are the model's; pages are of 4 KiB. Time is counts times prices that were measured on"
         f" {table.machine}, Linux {table.kernel}, {table.date} (`anonfolio cost show {bought.table}`): faults in"
-        " anonymous memory, and in the workloads with forks these and the exits too. TLB reach is that of the last"
-        f" level of a {CORE.name} with arm64's contiguous bit; walks are its walks when each page is read once in a"
-        f" random order (seed {bought.seed}). rfc-v2-fixed is a proposal that no kernel runs."
+        " anonymous memory; in the workloads with forks (snapshot, helper, workers) the forks and exits too."
+        " Memory, never-written memory, pages mapped and TLB are of the moment when a trace holds most, and of the end"
+        " of a workload with forks. rfc-v2-fixed is a proposal that no kernel runs."
     )
-    yield _summary(report)
+    yield Words(
+        f"TLB: a {CORE.name} as modelled in `anonfolio.hardware.tlb`, with arm64's contiguous bit (no x86 has it), one"
+        " for each process, empty at first. Reach is what its last level covers with entries as they are then on"
+        " average. A trace holds the accesses that faulted under single pages: first touches, and first writes after a"
+        " fork. It does not hold what the program did with its pages after that, so how often the program itself missed"
+        " cannot be said. Counted are page-table walks of the recorded accesses alone, each made once (`walks of` so"
+        " many); and walks when each page that is mapped is read once in a random order of ours (`walks, each read`,"
+        f" seed {bought.seed})."
+    )
+    yield _summary(bought, report)
     for workload in bought.workloads:
         yield _workload(workload)
         if workload.again:
@@ -256,15 +302,20 @@ def _buys(report: Findings) -> Iterator[Block]:
         yield Words(f"Not replayed here, for their size: {', '.join(bought.left_out)}; without --quick they are.")
 
 
-def _summary(report: Findings) -> Rows:
+def _summary(bought: Prices, report: Findings) -> Rows:
     """The policy against its base, in per cent."""
     mine, base = report.policy.name, report.base.name
     rows = []
-    for workload in report.prices.workloads:
+    for workload in bought.workloads:
         here, there = workload.bills[mine], workload.bills[base]
-        pairs = [(getattr(here, name), getattr(there, name)) for name in ("faults", "copied", "time_ms", "held_pages")]
+        pairs = [(getattr(here, name), getattr(there, name)) for name in _COMPARED.values()]
         rows.append((f"{workload.name} ({workload.sizes})", *(_change(*pair) for pair in pairs)))
-    return Rows(f"{mine} against {base}:", ("", "faults", "pages copied", "time", "memory"), tuple(rows))
+    return Rows(f"{mine} against {base}:", ("", *_COMPARED), tuple(rows))
+
+
+_COMPARED = {
+    "faults": "faults", "copied": "copied", "time": "time_ms", "memory": "held_pages", "reach": "reach_pages",
+}  # fmt: skip
 
 
 def _change(mine: float, base: float) -> str:
@@ -280,8 +331,10 @@ def _workload(workload: Workload) -> Rows:
     rows.append(("memory held, MiB", *(_mib(bill.held_pages) for bill in bills.values())))
     rows.append(("never written, MiB", *(_mib(bill.never_written_pages) for bill in bills.values())))
     rows.append(("TLB reach, MiB", *(_mib(bill.reach_pages) for bill in bills.values())))
-    if accesses := next(iter(bills.values())).accesses:
-        rows.append((f"TLB walks of {accesses:,}", *(f"{bill.walks:,}" for bill in bills.values())))
+    rows.append(("pages mapped", *(f"{bill.mapped_pages:,}" for bill in bills.values())))
+    rows.append(("walks, each read", *(f"{bill.walks:,}" for bill in bills.values())))
+    if recorded := next(iter(bills.values())).recorded:
+        rows.append((f"walks of {recorded:,}", *(f"{bill.recorded_walks:,}" for bill in bills.values())))
     return Rows(f"{workload.name} ({workload.sizes}). {workload.about}.", ("", *bills), tuple(rows))
 
 

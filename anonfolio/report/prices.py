@@ -14,16 +14,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..hardware.cost import Table, Work, entry_orders, exiting, forking, ns, reach_pages, read_table, row
+from ..hardware.cost import Table, Work, entry_orders, exiting, forking, ns, reach_pages, read_table
 from ..hardware.tlb import NEOVERSE_N1, Contiguous, Tlb, page_table
-from ..hardware.trace import ALL_SIZES, DATA_DIR, Replay, Trace, read_trace, replay, size_names
+from ..hardware.trace import ALL_SIZES, DATA_DIR, Trace, read_trace, size_names
+from ..hardware.walks import walks
 from ..kernel.contpte import CONT_PTE_ORDER
 from ..kernel.policy import LINUX_6_9, LINUX_6_15, RFC_V2_FIXED, Policy
 from ..kernel.record import Counters
 from ..machine.machine import Machine, Process
 from ..program.ops import do_step
 from ..program.scenario import Scenario, scenario_names
-from .spread import spread
+from .spread import Progress, spread
 
 BESIDE = (LINUX_6_9, LINUX_6_15, RFC_V2_FIXED)
 """What a policy is laid beside: 6.12, 6.15 and later, the proposal of 2023 with the check from its review."""
@@ -51,10 +52,11 @@ class Bill(NamedTuple):
     held_pages, never_written_pages : int
         Of a trace at its peak, of a workload of ours at its end.
     reach_pages : int
-        Pages that the last TLB level covers with entries as this run has them on average.
-    walks, accesses : int
-        Of a workload of ours: page-table walks when every page that is mapped then is read once in a random order. Of a
-        trace none: it holds first touches, not what came after.
+        Pages that the last TLB level covers with entries as they are then on average.
+    mapped_pages, walks : int
+        Pages that are mapped then, and page-table walks when each is read once in a random order.
+    recorded, recorded_walks : int
+        The accesses that a trace holds, and how many of them walk; none in a workload of ours (`hardware.walks`).
     """
 
     faults: int
@@ -66,8 +68,10 @@ class Bill(NamedTuple):
     held_pages: int
     never_written_pages: int
     reach_pages: int
-    walks: int = 0
-    accesses: int = 0
+    mapped_pages: int
+    walks: int
+    recorded: int = 0
+    recorded_walks: int = 0
 
 
 class Workload(NamedTuple):
@@ -100,7 +104,9 @@ def beside(policy: Policy, base: Policy) -> list[Policy]:
     return found
 
 
-def prices(policy: Policy, base: Policy, seed: int, *, quick: bool, jobs: int = 1) -> Prices:
+def prices(
+    policy: Policy, base: Policy, seed: int, *, quick: bool, jobs: int = 1, progress: Progress | None = None
+) -> Prices:
     """Run every workload under every policy."""
     policies = beside(policy, base)
     table = read_table(TABLE)
@@ -109,7 +115,7 @@ def prices(policy: Policy, base: Policy, seed: int, *, quick: bool, jobs: int = 
     todo: list[tuple[str, str, str, str, Callable[[Policy], Bill]]] = [
         *(
             (name, _about(trace), size_names(orders), f"trace replay {path} --sizes {size_names(orders)}",
-             partial(_of_trace, trace, orders, table))
+             partial(_of_trace, trace, orders, table, seed))
             for name, path, trace in named for orders in sizes
         ),
         *(
@@ -118,7 +124,7 @@ def prices(policy: Policy, base: Policy, seed: int, *, quick: bool, jobs: int = 
         ),
     ]  # fmt: skip
     asked = [(bill, each) for *_, bill in todo for each in policies]
-    bills = iter(spread(_ask, asked, jobs))
+    bills = iter(spread(_ask, asked, jobs, progress))
     workloads = tuple(
         Workload(name, about, sizes, again, {each.name: next(bills) for each in policies})
         for name, about, sizes, again, _ in todo
@@ -135,11 +141,13 @@ def _ask(asked: tuple[Callable[[Policy], Bill], Policy]) -> Bill:
 
 
 def _traces(quick: bool) -> tuple[list[tuple[str, str, Trace]], tuple[str, ...]]:
-    """The stored traces, and the names of those that are left out for their size."""
-    paths = sorted(DATA_DIR.glob("*.npz"))
-    found = [(path.stem, f"data/traces/{path.name}", read_trace(path)) for path in paths]
-    chosen = [each for each in found if not quick or len(each[2]) <= QUICK_FAULTS]
-    return chosen, tuple(name for name, _, trace in found if quick and len(trace) > QUICK_FAULTS)
+    """The stored traces, one of each program; and the names of those that are left out for their size."""
+    found: dict[str, tuple[str, str, Trace]] = {}
+    for path in sorted(DATA_DIR.glob("*.npz")):
+        trace = read_trace(path)
+        found.setdefault(trace.about.get("command", path.stem), (path.stem, f"data/traces/{path.name}", trace))
+    chosen = [each for each in found.values() if not quick or len(each[2]) <= QUICK_FAULTS]
+    return chosen, tuple(name for name, _, trace in found.values() if quick and len(trace) > QUICK_FAULTS)
 
 
 def _about(trace: Trace) -> str:
@@ -150,12 +158,11 @@ def _about(trace: Trace) -> str:
     return f"{command}: {processes}, {forked}, recorded on {trace.kernel}"
 
 
-def _of_trace(trace: Trace, orders: tuple[int, ...], table: Table, policy: Policy) -> Bill:
-    done: Replay = replay(trace, orders, policy)
-    found = row(done, table, core=CORE)
+def _of_trace(trace: Trace, orders: tuple[int, ...], table: Table, seed: int, policy: Policy) -> Bill:
+    done, seen = walks(trace, orders, policy, core=CORE, seed=seed)
     return Bill(
-        done.anonymous, *_work(done.counters), found.time_ms, found.held_pages, found.never_written_pages,
-        found.reach_pages,
+        done.anonymous, *_work(done.counters), ns(done, table) / 1e6, done.held_peak_pages, done.never_written_pages,
+        seen.reach_pages, seen.peak_pages, seen.peak, seen.accesses, seen.recorded,
     )  # fmt: skip
 
 
@@ -244,10 +251,10 @@ def _of_forks(forks: Callable[[_Family], None], table: Table, seed: int, policy:
     counters, memory = machine.counters, machine.memory
     never_written = int(np.count_nonzero((memory.folio_of[:] >= 0) & (memory.content == 0)))
     done = Work.of(counters) + family.work
-    walks = sum(_walks(process, seed) for process in live)
     return Bill(
         counters.faults.total(), *_work(counters), ns(done, table) / 1e6, memory.held_pages(), never_written,
-        reach_pages(CORE, entry_orders(live, Contiguous())), walks, HEAP_PAGES * len(live),
+        reach_pages(CORE, entry_orders(live, Contiguous())), HEAP_PAGES * len(live),
+        sum(_walks(process, seed) for process in live),
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 Thing = TypeVar("Thing")
@@ -14,21 +14,36 @@ PARTS_PER_JOB = 8
 """So many parts each process gets, that none is left with a long one at the end."""
 
 
-def spread(ask: Callable[[Thing], Answer], things: Sequence[Thing], jobs: int = 1) -> list[Answer]:
+Progress = Callable[[int, int], None]
+"""Told how many are done, and of how many."""
+
+
+def spread(
+    ask: Callable[[Thing], Answer], things: Sequence[Thing], jobs: int = 1, progress: Progress | None = None
+) -> list[Answer]:
     """``[ask(thing) for thing in things]``, by so many processes.
 
     They are forked, so that they know a rule that was written in a cell or a file. Where that is not to be had, or
     threads run beside (a notebook has some), this process does all by itself.
     """
     if jobs == 1 or len(things) < 2 * jobs or not hasattr(os, "fork") or threading.active_count() > 1:
-        return [ask(thing) for thing in things]
+        return _gathered(map(ask, things), len(things), progress)
     import multiprocessing
 
     size = max(1, len(things) // (jobs * PARTS_PER_JOB))
     context = multiprocessing.get_context("fork")
     with context.Pool(jobs, _know, (ask, things)) as pool:
         # Only numbers are sent: what is asked about may hold a rule that has no name, and so cannot be.
-        return pool.map(_answer, range(len(things)), chunksize=size)
+        return _gathered(pool.imap(_answer, range(len(things)), chunksize=size), len(things), progress)
+
+
+def _gathered(answers: Iterable[Answer], total: int, progress: Progress | None) -> list[Answer]:
+    found: list[Answer] = []
+    for answer in answers:
+        found.append(answer)
+        if progress:
+            progress(len(found), total)
+    return found
 
 
 _ask: Callable[[Any], Any]
