@@ -1,12 +1,13 @@
 """Side by side: the model against the kernel of this machine, its growth, a compile replayed, and the TLB against other
-simulators.
+simulators; and a step in a browser.
 
     make bench
-    python benchmarks/bench.py [--only kernel|growth|compile|advise|look|search|tlb|curve ...]
+    python benchmarks/bench.py [--only kernel|growth|compile|advise|look|search|tlb|curve|stepper ...]
 
 Everything that is compared runs by turns in one go, for only ratios taken together mean anything on a shared machine;
-both sides are counted in processor time. Prints a table, writes it as text and JSON to benchmarks/out, and exits with
-1 when a goal was missed. What this machine cannot run (no root, no compiler, no peer) is left out, and told.
+both sides are counted in processor time, a step in the browser by the clock. Prints a table, writes it as text and JSON
+to benchmarks/out, and exits with 1 when a goal was missed. What this machine cannot run (no root, no compiler, no peer)
+is left out, and told.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ import numpy as np
 import replayed
 import scaling
 import searched
+import stepper
 from results import LeftOut, Measured, Result, missed, report, write
 
-PARTS = ("kernel", "growth", "compile", "advise", "look", "search", "tlb", "curve")
+PARTS = ("kernel", "growth", "compile", "advise", "look", "search", "tlb", "curve", "stepper")
 HERE = Path(__file__).parent
 
 
@@ -53,6 +55,8 @@ def run(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Iterator[Res
         yield from against_peers.run(chosen.accesses, chosen.rounds, tell)
     if "curve" in wanted:
         yield from against_peers.run_curve(chosen.accesses, tell)
+    if "stepper" in wanted:
+        yield from stepper.run(chosen.rounds, tell)
 
 
 def about() -> dict[str, Any]:

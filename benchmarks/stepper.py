@@ -1,10 +1,8 @@
-"""What a step of the stepper costs in a real browser: from the key to the painted picture.
+"""What a step of the stepper costs in a real browser: its script, and from the key to the painted picture.
 
-    python benchmarks/stepper.py
-
-Median over many steps, back and forth through a scenario, in a Chromium without a graphics card. The key comes as a
-frame begins, and the clock stops once that frame is painted: the wait for a frame to begin is the screen's, not ours.
-Exits with 1 when a median is above its limit.
+Back and forth through a scenario, in a Chromium without a graphics card. The key comes as a frame begins; once its
+script has run, what the page shows is compared with what Python says of that moment. The second clock stops when the
+frame is painted: the wait for a frame to begin is the screen's, not ours.
 """
 
 from __future__ import annotations
@@ -12,17 +10,22 @@ from __future__ import annotations
 import json
 import shutil
 import statistics
-import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from playwright.sync_api import Page, sync_playwright
+from results import LeftOut, Measured, Result
 
 import anonfolio.view
 from anonfolio.program.scenario import Scenario, Step
 from anonfolio.view import Stepper
 from anonfolio.view.program import packed
 
-STEPS = 200
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+PART = "stepper: one step, in the browser"
+STEPS = 60
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 VIEW = Path(anonfolio.view.__file__).parent
 
@@ -41,69 +44,74 @@ window.ready = true;
 </script>"""
 
 # A message that is posted from a frame's own callback is handled once the frame is painted.
-MEASURE = """async (steps) => {
+MEASURE = """async ([steps, said]) => {
   const root = document.querySelector(".afs");
   root.focus();
-  const times = [];
-  let key = "ArrowLeft";
+  const script = [], painted = [];
+  let way = -1;
   for (let at = 0; at < steps; at++) {
-    if (root.dataset.step === "0") key = "ArrowRight";
-    if (root.dataset.step === root.querySelector("input").max) key = "ArrowLeft";
-    await new Promise((wake) => requestAnimationFrame(() => {
+    const was = Number(root.dataset.step);
+    if (!was || was === said.length - 1) way = was ? -1 : 1;
+    await new Promise((wake, fail) => requestAnimationFrame(() => {
       const before = performance.now();
-      root.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+      root.dispatchEvent(new KeyboardEvent("keydown", { key: way < 0 ? "ArrowLeft" : "ArrowRight", bubbles: true }));
+      script.push(performance.now() - before);
+      const shown = root.querySelector(".afs-view > svg").getAttribute("aria-label");
+      if (shown !== said[was + way]) fail(new Error(`after step ${was} stands: ${shown}`));
       const { port1, port2 } = new MessageChannel();
-      port1.onmessage = () => wake(times.push(performance.now() - before));
+      port1.onmessage = () => wake(painted.push(performance.now() - before));
       port2.postMessage(0);
     }));
   }
-  return times;
+  return [script, painted];
 }"""
 
 
-def scenarios() -> list[tuple[str, Scenario, float]]:
-    """What is stepped through, and the limit of its median in milliseconds."""
+def scenarios() -> list[tuple[str, Scenario, float | None, float]]:
+    """What is stepped through, and the goals in milliseconds: of the script, and until it is painted."""
     copies: list[Step] = [("write", 1, page, 7) for page in range(0, 64, 5)]
     small = Scenario(64, (*[("write", 0, page, 1) for page in range(64)], ("fork", 0), *copies), orders=(4,))
     scattered: list[Step] = [("write", 1, page, 7) for page in range(0, 512, 37)]
     large = Scenario(512, (("write", 0, 0, 1), ("fork", 0), *scattered, ("write", 0, 5, 9)), orders=(9,))
-    return [("64 pages", small, 16), ("512 pages", large, 50)]
+    return [("64 pages", small, 5, 16), ("512 pages", large, None, 50)]
 
 
-def measure(page: Page, scenario: Scenario) -> list[float]:
-    """Milliseconds per step."""
+def run(rounds: int, tell: Callable[[str], None]) -> Iterator[Result]:
+    """The median step of each round."""
+    path = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    if path is None:
+        yield LeftOut(PART, f"no browser on the PATH (looked for {', '.join(CHROMIUM)})")
+        return
+    try:
+        from playwright.sync_api import sync_playwright
+    except ModuleNotFoundError:
+        yield LeftOut(PART, "playwright is not installed")
+        return
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=path, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        )
+        for name, scenario, most_script, most in scenarios():
+            tell(f"stepper, {name}")
+            page = browser.new_page(viewport={"width": 1000, "height": 1000})
+            said = opened(page, scenario)
+            page.evaluate(MEASURE, [20, said])
+            found = [page.evaluate(MEASURE, [STEPS, said]) for _ in range(rounds)]
+            script, painted = (tuple(map(statistics.median, times)) for times in zip(*found, strict=True))
+            yield Measured(PART, f"{name}: script", script, "ms", at_most=most_script)
+            yield Measured(PART, "… from the key to the painted picture", painted, "ms", at_most=most)
+            page.close()
+        browser.close()
+
+
+def opened(page: Page, scenario: Scenario) -> list[str]:
+    """Show a stepper; what Python says of each of its moments."""
     widget = Stepper(scenario.run("linux-6.15"))
-    state = json.dumps({"frames": packed(widget.frames), "step": widget.step, "predict": False}).replace("</", "<\\/")
+    state = json.dumps({"frames": packed(widget.frames), "step": widget.step, "predict": False})
     html = PAGE.replace("CSS", (VIEW / "stepper.css").read_text(encoding="utf-8")).replace("STATE", state)
     code = (VIEW / "stepper.js").read_text(encoding="utf-8")
     page.route("**/stepper.js", lambda route: route.fulfill(body=code, content_type="text/javascript; charset=utf-8"))
     page.route("**/page", lambda route: route.fulfill(body=html, content_type="text/html; charset=utf-8"))
     page.goto("http://stepper.test/page")
     page.wait_for_function("window.ready")
-    page.evaluate(MEASURE, 20)
-    return [float(time) for time in page.evaluate(MEASURE, STEPS)]
-
-
-def main() -> int:
-    """Print the medians; 1 when one is above its limit."""
-    path = next(filter(None, map(shutil.which, CHROMIUM)), None)
-    if path is None:
-        print(f"no browser on the PATH (looked for {', '.join(CHROMIUM)})", file=sys.stderr)
-        return 1
-    slow = False
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=path, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-        )
-        for name, scenario, limit in scenarios():
-            page = browser.new_page(viewport={"width": 1000, "height": 1000})
-            painted = statistics.median(measure(page, scenario))
-            print(f"{name}: {painted:.1f} ms from key to paint (median of {STEPS} steps; limit {limit} ms)")
-            slow |= painted > limit
-            page.close()
-        browser.close()
-    return int(slow)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return [picture.sentence for picture in widget.columns[0].pictures]
