@@ -11,6 +11,7 @@ import sys
 import zlib
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -149,6 +150,38 @@ def test_an_answer_is_shown_on_demand_without_javascript_or_mouse(site: Path, br
     answer.locator("summary").click()
     assert note.is_hidden()
     context.close()
+
+
+AXE = files("axe_playwright_python") / "axe.min.js"
+OF_COLOUR = ("color-contrast", "link-in-text-block")
+"""Rules whose finding no width changes, and which take longer than all others together."""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", ["index", *(path.stem for path in NOTEBOOKS)])
+def test_axe_finds_nothing_serious_at_any_width(site: Path, page: Page, name: str) -> None:
+    page.goto((site / f"{name}.html").as_uri())
+    ready(page)
+    page.evaluate("document.querySelectorAll('details').forEach((fold) => { fold.open = true; })")
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    # Listings have the same few colours everywhere: they are looked at once.
+    context = {"exclude": [] if name == NOTEBOOKS[0].stem else [[".input"]]}
+    found = axe(page, context, runOnly={"type": "rule", "values": OF_COLOUR})
+    for width in (1280, 900, 390):
+        page.set_viewport_size({"width": width, "height": 1000})
+        page.evaluate("new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
+        found += axe(page, {"exclude": []}, rules={rule: {"enabled": False} for rule in OF_COLOUR})
+    assert found == []
+
+
+def axe(page: Page, context: dict[str, Any], **options: Any) -> list[str]:
+    """What axe calls serious or critical: the rule, and the first element of the page that breaks it."""
+    violations = page.evaluate(
+        "async ([context, options]) => (await axe.run(context, options)).violations",
+        [{"include": [["html"]], **context}, {"resultTypes": ["violations"], **options}],
+    )
+    serious = [each for each in violations if each["impact"] in ("serious", "critical")]
+    return [f"{each['id']}: {each['nodes'][0]['html'][:200]}" for each in serious]
 
 
 @pytest.mark.browser
@@ -455,7 +488,7 @@ def test_every_page_says_what_it_is_about(site: Path) -> None:
     assert len({words[0] for words in found}) == len(found)
 
 
-SCROLLING = """() => [...document.querySelectorAll("pre, .wide, .afs-view, .afs-program")].filter((node) => {
+SCROLLING = """() => [...document.querySelectorAll("pre, .wide, .wide > div, .afs-view, .afs-program")].filter((node) => {
   const style = getComputedStyle(node);
   return node.checkVisibility() && (/auto|scroll/.test(style.overflowX) && node.scrollWidth > node.clientWidth + 1
     || /auto|scroll/.test(style.overflowY) && node.scrollHeight > node.clientHeight + 1);
