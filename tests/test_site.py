@@ -488,7 +488,9 @@ def test_every_page_says_what_it_is_about(site: Path) -> None:
     assert len({words[0] for words in found}) == len(found)
 
 
-SCROLLING = """() => [...document.querySelectorAll("pre, .wide, .wide > div, .afs-view, .afs-program")].filter((node) => {
+SCROLLING = """() => [
+  ...document.querySelectorAll("pre, .wide, .wide > div, .afs-view, .afs-program"),
+].filter((node) => {
   const style = getComputedStyle(node);
   return node.checkVisibility() && (/auto|scroll/.test(style.overflowX) && node.scrollWidth > node.clientWidth + 1
     || /auto|scroll/.test(style.overflowY) && node.scrollHeight > node.clientHeight + 1);
