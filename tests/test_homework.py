@@ -23,6 +23,7 @@ from anonfolio.exercises import (
     exclusive_reuse,
     first_touch,
     fork_and_share,
+    laboratory,
     playground,
     postfork_reuse_scan,
     rfc_to_mainline,
@@ -107,6 +108,16 @@ def test_kernels_sizes_and_starts_vary(drawn: list[Drawn]) -> None:
     assert all(question.difficulty in LEVELS for question in drawn)
 
 
+def test_the_levels_are_balanced_in_every_topic(drawn: list[Drawn]) -> None:
+    """Some answers have no easy question, others no hard one: so not quite a third each."""
+    levels = Counter(question.difficulty for question in drawn)
+    assert set(levels) == set(LEVELS)
+    assert min(levels.values()) >= COUNT / 5
+    assert max(levels.values()) <= COUNT / 2
+    kinds = {kind.name: kind for kind in TOPICS[drawn[0].topic]}
+    assert all(question.difficulty == kinds[question.kind].level(question.points) for question in drawn)
+
+
 def test_the_second_model_is_one_that_can_disagree(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RULES["Linux 6.18"], "rule", "never")
     differ = 0
@@ -142,7 +153,7 @@ def test_prove_prints_the_run_and_what_every_other_kernel_says() -> None:
     "module",
     [
         start_here, first_touch, zero_page_copy, fork_and_share, cow_copy_order, exclusive_reuse, exclusive_pitfalls,
-        postfork_reuse_scan, tlb_reach, cost_and_memory, rfc_to_mainline, your_kernel, playground,
+        postfork_reuse_scan, tlb_reach, cost_and_memory, rfc_to_mainline, your_kernel, playground, laboratory,
     ],
 )  # fmt: skip
 def test_each_notebook_can_ask_another(module: Any) -> None:

@@ -11,6 +11,7 @@ from ..kernel.policy import LINUX_6_15, Policy
 from ..kernel.record import COW_COPY, REUSE
 from ..kernel.rules import Ask, Folio
 from ..lesson.quiz import Choice, Function, Number, Program, Verdict, but, refused
+from ..lesson.topics import asking
 from ..lesson.words import Words
 from ..program.scenario import Scenario, Timeline
 from ..program.search import Counterexample, counterexample
@@ -18,6 +19,7 @@ from ..report.prices import FORKS, Bill, under_forks
 from ..witness.suites import judged, suites_named
 
 words = Words(__file__)
+more = asking("reuse", "copy")
 
 
 def nobody_else_maps_it(folio: Folio, ask: Ask) -> bool:

@@ -30,6 +30,8 @@ TRIES = 3000
 """So many programs for one question; the topics need about three."""
 OTHER_KERNELS_FIRST = 400
 """So many of these only with another kernel that answers otherwise."""
+OF_LEVEL_FIRST = 120
+"""So many programs only of the wanted level; some answers have next to none that is easy, or hard."""
 LEVELS = ("easy", "medium", "hard")
 
 
@@ -90,6 +92,8 @@ class Kind:
         Known misconceptions; those whose answer is right here are left out.
     label : callable (answer, Scenario) -> label
         Which of `labels` an answer is.
+    levels : tuple of int
+        Up to how many points a question is easy, and up to how many it is medium, of its kind: about thirds.
     """
 
     name: str
@@ -102,6 +106,12 @@ class Kind:
     habit: Callable[[Policy], str]
     wrong: Callable[[Scenario, Any], Wrong] = lambda program, answer: ()
     label: Callable[[Any, Scenario], Any] = lambda answer, program: answer
+    levels: tuple[int, int] = (1, 3)
+
+    def level(self, points: int) -> str:
+        """One of `LEVELS`."""
+        easy, medium = self.levels
+        return LEVELS[(points > easy) + (points > medium)]
 
 
 class Option(NamedTuple):
@@ -136,6 +146,10 @@ class Drawn:
         Which is right.
     habit : str
         What the kernel does in this matter, as a sentence.
+    points : int
+        How much there is to keep in mind (`points`).
+    difficulty : str
+        One of `LEVELS`, beside others of its kind.
     """
 
     topic: str
@@ -146,6 +160,8 @@ class Drawn:
     options: tuple[Option, ...]
     right: int
     habit: str
+    points: int
+    difficulty: str
 
     @cached_property
     def because(self) -> str:
@@ -162,24 +178,6 @@ class Drawn:
     def identity(self) -> tuple[str, str, str]:
         """What makes two questions the same: what is asked, of which program, under which kernel."""
         return self.prompt, self.program.text(), self.kernel.name
-
-    @cached_property
-    def points(self) -> int:
-        """How much there is to keep in mind: processes, splits and odd starts, steps, and kernels that disagree."""
-        steps = self.program.steps
-        others = {option.answer for option in self.options if option.kernels}
-        return (
-            len({step[1] for step in steps} - {0})
-            + bool(self.program.skew % 16)
-            + (len(listed(self.program)) > 4)
-            + (len(others) > 2)
-            + any(step[0] not in ("write", "read", "fork") for step in steps)
-        )
-
-    @property
-    def difficulty(self) -> str:
-        """One of `LEVELS`, by `points`: up to 1, up to 3, more."""
-        return LEVELS[(self.points > 1) + (self.points > 3)]
 
     def setting(self) -> str:
         """Kernel, mapping and sizes in a sentence."""
@@ -208,6 +206,18 @@ class Drawn:
                 f"{self.prompt} {self.options[self.right].words}: {self.because}", *kernels,
             ]
         )  # fmt: skip
+
+
+def points(program: Scenario, said: Iterable[Answer]) -> int:
+    """How much there is to keep in mind: processes, splits and odd starts, steps, and kernels that disagree."""
+    steps = program.steps
+    return (
+        len({step[1] for step in steps} - {0})
+        + bool(program.skew % 16)
+        + (len(listed(program)) > 4)
+        + (len(set(said)) > 2)
+        + any(step[0] not in ("write", "read", "fork") for step in steps)
+    )
 
 
 def size(order: int) -> str:
@@ -266,10 +276,10 @@ def draw(topic: str, kinds: Sequence[Kind], seed: str | int, count: int) -> list
     """
     source = random.Random(f"anonfolio/{topic}/{seed}")
     cells = _in_turn(source, [(pool, label) for pool in map(_Pool, kinds) for label in pool.kind.labels])
-    places = _in_turn(source, range(len(LETTERS)))
+    places, levels = _in_turn(source, range(len(LETTERS))), _in_turn(source, LEVELS)
     return [
-        _one(source, topic, pool, label, place)
-        for (pool, label), place, _ in zip(cells, places, range(count), strict=False)
+        _one(source, topic, pool, label, place, level)
+        for (pool, label), place, level, _ in zip(cells, places, levels, range(count), strict=False)
     ]
 
 
@@ -286,6 +296,7 @@ class _Tried(NamedTuple):
 
     program: Scenario
     said: Mapping[Kernel, Answer]
+    points: int
 
 
 class _Pool:
@@ -296,14 +307,15 @@ class _Pool:
         self.waiting: dict[Any, list[_Tried]] = {label: [] for label in kind.labels}
         self.used: set[str] = set()
 
-    def take(self, source: random.Random, label: Any) -> tuple[_Tried, Kernel]:
-        """A program that some kernel answers so, and that kernel."""
+    def take(self, source: random.Random, label: Any, level: str) -> tuple[_Tried, Kernel]:
+        """A program that some kernel answers so, of this level if one is soon found, and that kernel."""
+        waiting = self.waiting[label]
         for tried in range(TRIES):
-            waiting = self.waiting[label]
-            if not waiting:
+            of_level = [at for at, found in enumerate(waiting) if self.kind.level(found.points) == level]
+            if not of_level and (not waiting or tried < OF_LEVEL_FIRST):
                 self._try(source, label, all_may_agree=tried > OTHER_KERNELS_FIRST)
                 continue
-            found = waiting.pop(0)
+            found = waiting.pop(of_level[0] if of_level else 0)
             if found.program.text() not in self.used:
                 self.used.add(found.program.text())
                 return found, source.choice([who for who in self.kind.kernels if self._label(found, who) == label])
@@ -317,15 +329,15 @@ class _Pool:
         said = {kernel: self.kind.answer(run(program, kernel.policy), program) for kernel in self.kind.kernels}
         if len(set(said.values())) == 1 and not all_may_agree:
             return
-        tried = _Tried(program, said)
+        tried = _Tried(program, said, points(program, said.values()))
         for each in dict.fromkeys(self._label(tried, kernel) for kernel in self.kind.kernels):
             if each in self.waiting:
                 self.waiting[each].append(tried)
 
 
-def _one(source: random.Random, topic: str, pool: _Pool, label: Any, place: int) -> Drawn:
+def _one(source: random.Random, topic: str, pool: _Pool, label: Any, place: int, level: str) -> Drawn:
     for _ in range(TRIES):
-        tried, kernel = pool.take(source, label)
+        tried, kernel = pool.take(source, label, level)
         question = _asked(source, topic, pool.kind, tried, kernel, place)
         if question:
             return question
@@ -334,7 +346,7 @@ def _one(source: random.Random, topic: str, pool: _Pool, label: Any, place: int)
 
 def _asked(source: random.Random, topic: str, kind: Kind, tried: _Tried, kernel: Kernel, place: int) -> Drawn | None:
     """The question with its options; None where there are too few wrong ones."""
-    program, said = tried
+    program, said, counted = tried
     right = said[kernel]
     others = [_other(kind, said, answer) for answer in dict.fromkeys(said.values()) if answer != right]
     believed = [
@@ -353,7 +365,9 @@ def _asked(source: random.Random, topic: str, kind: Kind, tried: _Tried, kernel:
     same = tuple(other.name for other, answer in said.items() if answer == right)
     options = [*wrong[:place], Option(right, kind.say(right), "", same), *wrong[place:]]
     habit = f"{kernel.name} {kind.habit(kernel.policy)}."
-    return Drawn(topic, kind.name, program, kernel, kind.ask(program), tuple(options), place, habit)
+    return Drawn(
+        topic, kind.name, program, kernel, kind.ask(program), tuple(options), place, habit, counted, kind.level(counted)
+    )
 
 
 def _other(kind: Kind, said: Mapping[Kernel, Answer], answer: Answer) -> Option:

@@ -616,65 +616,65 @@ TOPICS: dict[str, tuple[Kind, ...]] = {
     "touch": (
         Kind(
             "path", ("nf", "alloc0", "alloc2", "alloc3", "alloc4", "alloc5"), _first_touches, _code,
-            _what_happens, _path, KERNELS, _touches, _touch_wrong,
+            _what_happens, _path, KERNELS, _touches, _touch_wrong, levels=(0, 1),
         ),
         Kind(
             "faults", (1, 2, 3, 4, 5, 6), _touch_loop, _loop_faults, _how_many_faults, _many("fault"), KERNELS,
-            _touches, _loop_wrong,
+            _touches, _loop_wrong, levels=(0, 1),
         ),
     ),
     "zero": (
         Kind(
             "path", ("nf", "zero0", "zero2", "zero3", "zero4", "zero9"), _zero_pages, _code, _what_happens, _path,
-            KERNELS, _zero, _zero_wrong,
+            KERNELS, _zero, _zero_wrong, levels=(0, 1),
         ),
         Kind(
             "faults", (1, 2, 3, 4, 6), _zero_loop, _loop_faults, _how_many_faults, _many("fault"), KERNELS, _zero,
-            _loop_wrong,
+            _loop_wrong, levels=(0, 1),
         ),
     ),
     "fork": (
         Kind(
             "shared", (0, 1, 3, 4, 7, 8, 15), _forked, _in_common,
             lambda program: "How many pages of memory do processes 0 and 1 have in common at the end?",
-            _pages, KERNELS, _shares, _fork_wrong,
+            _pages, KERNELS, _shares, _fork_wrong, levels=(2, 3),
         ),
         Kind(
             "exclusive", (1, 2, 3, 4, 8), _forked, _exclusive,
             lambda program: "How many pages that process 0 maps are marked PageAnonExclusive at the end?",
-            _pages, KERNELS, _shares, _exclusive_wrong,
+            _pages, KERNELS, _shares, _exclusive_wrong, levels=(2, 3),
         ),
     ),
     "copy": (
         Kind(
             "path", ("copy0", "copy2", "copy3", "copy4"), _second_writes, _code, _what_happens, _path, KERNELS,
-            _copies, _copy_wrong,
+            _copies, _copy_wrong, levels=(2, 4),
         ),
         Kind(
             "copied", (0, 1, 2, 3, 4, 8), _second_loop, _loop_copied, _how_many_copied, _pages, KERNELS, _copies,
-            _copied_wrong,
+            _copied_wrong, levels=(2, 4),
         ),
     ),
     "reuse": (
         Kind(
             "path", ("nf", "copy0", "reuse1", "reuse of several", "copy of several"), _second_writes, _code,
-            _what_happens, _path, KERNELS, _reuses, _copy_wrong, _reuse_label,
+            _what_happens, _path, KERNELS, _reuses, _copy_wrong, _reuse_label, levels=(3, 4),
         ),
         Kind(
             "faults", (1, 2, 3, 4, 5), _second_loop, _loop_faults, _how_many_faults, _many("fault"), KERNELS,
-            _reuses, _loop_wrong,
+            _reuses, _loop_wrong, levels=(3, 4),
         ),
     ),
     "pin": (
         Kind(
             "read", ("the device's", "the process's"), _pinned, _pin_byte,
             lambda program: f"Which byte does process 0 read from page {program.steps[-1][2] + program.skew} at last?",
-            lambda byte: f"byte {byte}", (OLD, *KERNELS), _pins, _pin_wrong, _pin_label,
+            lambda byte: f"byte {byte}", (OLD, *KERNELS), _pins, _pin_wrong, _pin_label, levels=(2, 3),
         ),
         Kind(
             "copied", (1, 2, 3, 4, 8), _pinned_fork, _fork_copied,
             lambda program: "How many pages does the last fork copy for the child at once?",
-            _pages, KERNELS, _pins_at_fork, _pin_copied_wrong,
+            _pages, KERNELS, _pins_at_fork, _pin_copied_wrong, levels=(1, 2),
         ),
     ),
     "tlb": (
@@ -684,12 +684,12 @@ TOPICS: dict[str, tuple[Kind, ...]] = {
                 "How many TLB entries cover all that process 0 maps at the end? (The TLB holds 4 KiB, blocks of 16 "
                 "pages that carry arm64's contiguous bit, and 2 MiB.)"
             ),
-            lambda count: f"{count} entr{'y' if count == 1 else 'ies'}", ARM, _folds, _tlb_wrong,
+            lambda count: f"{count} entr{'y' if count == 1 else 'ies'}", ARM, _folds, _tlb_wrong, levels=(0, 1),
         ),
         Kind(
             "blocks", (0, 1, 2), _mapped, lambda ran, program: _folded(ran)[1],
             lambda program: "How many blocks of 16 entries of process 0 carry the contiguous bit at the end?",
-            _many("block"), ARM, _folds, _blocks_wrong,
+            _many("block"), ARM, _folds, _blocks_wrong, levels=(0, 1),
         ),
     ),
 }  # fmt: skip
