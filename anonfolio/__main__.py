@@ -282,7 +282,7 @@ COMMANDS = (
             _option("--verify", type=_count, metavar="N", help="run the program N times more under each set of sizes"),
             _option("--output", metavar="FILE", help="where the program's output goes (default: standard error)"),
             _option("--cpus", metavar="CPUS", help="where the program may run: all, or such as 0,2 (default: one)"),
-            _option("--buffer", type=_count, metavar="MIB", help="room for events, on each CPU (default 64)"),
+            _option("--buffer", type=_count, metavar="MIB", help="room for events on each CPU at first (default 64)"),
             _option("--save", metavar="NAME", help="write NAME.npz (default: as the program is called, .advise)"),
             _option("--figure", metavar="FILE", help="where to write the figure (default NAME.advise.svg)"),
             _option("--json", action="store_true", help="all numbers, curves too, as one line of JSON"),

@@ -733,17 +733,22 @@ def test_sizes_have_names() -> None:
 if sys.platform == "linux":
     from anonfolio.witness.here import LiveError
     from anonfolio.witness.live import kernel as live_kernel
+    from anonfolio.witness.live import trace as live_trace
     from anonfolio.witness.live.cost import build
     from anonfolio.witness.live.kernel import LiveKernel
     from anonfolio.witness.live.trace import (
         CLONE_VM,
         LAUNCHER,
+        Converter,
         Ended,
+        Events,
+        EventsLost,
         Image,
         Launch,
         Run,
         Spans,
         check_program,
+        events_of,
         measure,
         record,
         trace_of,
@@ -1236,3 +1241,75 @@ def test_the_stack_of_a_child_grows_and_stays_one_mapping() -> None:
     assert found.ends[1].mappings == ((4, 12),)
     with pytest.raises(TraceError, match="not the free ones below"):
         replay(small([*calls, Call(1, "grow_down", 1, 9, 2), Call(2, "exit", 1)], [*writes(12), *writes(9, process=1)]))
+
+
+# --- events that are read while the program runs ----------------------------------------------------------------------
+
+
+def instance_of(folder: Path, room_kib: int = 64, stats: str = "overrun: 0\nbytes: 0\n") -> Path:
+    """A folder like a tracefs instance; what is written into its pipe is what the kernel would tell."""
+    for name in ("tracing_on", "set_event_pid", "trace", "events/enable"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("")
+    (folder / "buffer_size_kb").write_text(f"{room_kib}\n")
+    (folder / "per_cpu/cpu0").mkdir(parents=True)
+    (folder / "per_cpu/cpu0/stats").write_text(stats)
+    os.mkfifo(folder / "trace_pipe")
+    return folder
+
+
+def at(seconds: float, text: str) -> bytes:
+    return text.replace("13723.519886", f"{seconds:.6f}").encode() + b"\n"
+
+
+@linux
+def test_events_of_two_cpus_come_in_order_and_the_newest_later(tmp_path: Path) -> None:
+    events = Events(instance_of(tmp_path), "-- true")
+    with open(tmp_path / "trace_pipe", "wb", buffering=0) as pipe:
+        pipe.write(at(1.0, fault(1)) + at(3.0, fault(4)) + at(2.99, fault(3))[:20])
+        assert [event.time for event in events.read()] == [1.0]
+        pipe.write(at(2.99, fault(3))[20:] + b"CPU:1 [LOST 9 EVENTS]\n" + at(3.5, fault(5)))
+        assert [event.time for event in events.read()] == [2.99, 3.0]
+        assert [event.time for event in events.rest()] == [3.5]
+    events.close()
+
+
+@linux
+def test_the_room_for_events_grows_when_reading_falls_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_trace, "READS_A_TURN", 1)
+    events = Events(instance_of(tmp_path, 64, "overrun: 0\nbytes: 40000\n"), "-- true")
+    with open(tmp_path / "trace_pipe", "wb", buffering=0) as pipe:
+        pipe.write(at(1.0, fault(1)) + at(2.0, fault(2)))
+        assert events.read() == []
+        assert (tmp_path / "buffer_size_kb").read_text() == "128"
+        pipe.write(at(2.5, fault(3)))
+        assert events.read() == []  # Less than half of it is full now.
+        assert (tmp_path / "buffer_size_kb").read_text() == "128"
+        assert [event.time for event in events.read()] == [1.0, 2.0]
+    events.close()
+
+
+@linux
+def test_lost_events_end_the_run_with_the_command_that_has_more_room(tmp_path: Path) -> None:
+    events = Events(instance_of(tmp_path, 1 << 17, "overrun: 1234\ndropped events: 0\nbytes: 0\n"), "-- job 'a b'")
+    with (
+        open(tmp_path / "trace_pipe", "wb", buffering=0),
+        pytest.raises(EventsLost, match=r"1,234 events .* 128 MiB .*: anonfolio advise --buffer 512 -- job 'a b'$"),
+    ):
+        events.rest()
+    events.close()
+
+
+@linux
+def test_an_exec_that_is_read_before_it_was_looked_at_waits_and_what_follows_with_it() -> None:
+    whole = run_of([fault(1023)])
+    images: list[Image] = []
+    found = Converter(images, whole.ended)
+    found.feed(events_of(whole.lines))
+    assert not found.spaces
+    images += whole.images
+    found.feed(())
+    assert [page for _, page, _ in found.accesses] == [1023]
+    found.finish()
+    with pytest.raises(LiveError, match="process 7 ran a program that was not seen to start"):
+        trace_of(whole._replace(images=[]), "6.18.44")

@@ -28,6 +28,7 @@ from .trace import (
     PTRACE_CONT,
     PTRACE_OPTIONS,
     PTRACE_SEIZE,
+    READ_SECONDS,
     WALL,
     WNOTHREAD,
     Found,
@@ -36,7 +37,6 @@ from .trace import (
     Run,
     begin,
     check_64_bit,
-    collect,
     ended_of,
     event_message,
     image_of,
@@ -74,8 +74,8 @@ def follow(
     """
     name = check_process(pid)
     launch = launch or Launch()
-    with prepared((), launch) as (kernel, instance):
-        program = Attached(instance, pid, seconds, progress, launch)
+    with prepared((), launch) as (kernel, instance, placed):
+        program = Attached(instance, pid, seconds, progress, placed)
         run = program.run()
     there = len(run.found.pages) if run.found else 0
     about = {"command": f"process {pid} ({name})", "seconds": round(program.lasted, 1), "there_before": there}
@@ -117,16 +117,21 @@ class Attached(Program):
         """From the first stop to the last."""
         try:
             self.start()
-            self.ended.wait()
+            while not self.ended.wait(READ_SECONDS):
+                self.read()
         except KeyboardInterrupt:
             # Seen enough: what was noted until now is told.
             self.end()
         except BaseException:
             self.end()
+            self.close()
             raise
-        if self.error:
-            raise self.error
-        return Run(collect(self.instance), self.images, self.exits, 0, self.found)
+        try:
+            if self.error:
+                raise self.error
+            return Run([], self.images, self.exits, 0, self.found, self.converted())
+        finally:
+            self.close()
 
     def end(self) -> None:
         """Let everybody go."""
@@ -160,6 +165,7 @@ class Attached(Program):
         held = self._hold(set())
         self.found = found_of(self.root, held)
         begin(self.instance, *sorted(held))
+        self._begin_to_read(self.found)
         self.started = time.monotonic()
         for thread in held:
             _send_on(thread)

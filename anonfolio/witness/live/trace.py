@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import math
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -28,7 +30,8 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -152,13 +155,14 @@ class Found(NamedTuple):
 
 
 class Run(NamedTuple):
-    """One traced run, as it comes out of the kernel."""
+    """One traced run, as it comes out of the kernel: its events as lines, or what was read of them meanwhile."""
 
     lines: list[str]
     images: list[Image]
     ended: list[Ended]
     status: int
     found: Found | None = None
+    read: Converter | None = None
 
     @property
     def before(self) -> int:
@@ -226,6 +230,13 @@ def trace_instance(kernel: LiveKernel, buffer_kib: int = BUFFER_KIB) -> Path:
     return path
 
 
+READS_A_TURN = 512
+"""Of a page or two each: so much is read before one looks whether the room must grow."""
+READ_SECONDS = 0.02
+RUNNING = ("sched_process_exec", "tracing_mark_write")
+"""What tells that a program began."""
+KEPT_BACK_SECONDS = 0.05
+
 EVENTS = (
     "exceptions/page_fault_user", "exceptions/page_fault_kernel", "raw_syscalls/sys_enter", "raw_syscalls/sys_exit",
     "sched/sched_process_exec", "sched/sched_process_exit", "task/task_newtask",
@@ -252,21 +263,121 @@ def _follow_too(instance: Path, pid: int) -> None:
         os.close(at)
 
 
-def collect(instance: Path) -> list[str]:
-    (instance / "tracing_on").write_text("0")
-    (instance / "events/enable").write_text("0")
-    (instance / "set_event_pid").write_text("")
-    room_kib = int((instance / "buffer_size_kb").read_text().split()[0])
-    for stats in instance.glob("per_cpu/cpu*/stats"):
-        lost = re.findall(r"(?:overrun|dropped events): ([1-9]\d*)", stats.read_text())
+class Event(NamedTuple):
+    """One event: when (seconds), whose, its name, and what it says."""
+
+    time: float
+    pid: int
+    name: str
+    rest: str
+
+
+_FORM = re.compile(r"-(\d+)\s+\[\d+\][^:]*:? +([\d.]+): (\w+): (.*)")
+
+
+def events_of(lines: Iterable[str]) -> Iterator[Event]:
+    """Lines of the trace as events."""
+    for line in lines:
+        match = _FORM.search(line)
+        if match:
+            yield Event(float(match[2]), int(match[1]), match[3], match[4])
+        elif line.strip():
+            raise LiveError(f"the trace cannot be read: {line.strip()!r:.100}")
+
+
+class Events:
+    """The events of a run, read while it goes on; the kernel's room for them grows when reading falls behind.
+
+    What one CPU writes may be read a little before an earlier event of another one: lines are kept back for a moment,
+    and put in order of their times.
+    """
+
+    def __init__(self, instance: Path, what: str) -> None:
+        self._instance, self._what = instance, what
+        self._pipe = os.open(instance / "trace_pipe", os.O_RDONLY | os.O_NONBLOCK)
+        self._raw: list[bytes] = []
+        self._rest = b""
+        self._kept: list[Event] = []
+
+    def read(self) -> list[Event]:
+        """What has come, but for the newest; nothing while there is more to read than a turn takes."""
+        if not self._caught_up():
+            self._grow()
+            return []
+        self._split()
+        return self._older(self._kept[-1].time - KEPT_BACK_SECONDS) if self._kept else []
+
+    def rest(self) -> list[Event]:
+        """What is left. EventsLost when events were lost: a trace with holes tells nothing."""
+        (self._instance / "tracing_on").write_text("0")
+        (self._instance / "events/enable").write_text("0")
+        (self._instance / "set_event_pid").write_text("")
+        while not self._caught_up():
+            pass
+        lost = self._stats(r"(?:overrun|dropped events): (\d+)")
+        (self._instance / "trace").write_text("")
         if lost:
-            raise LiveError(
-                f"{lost[0]} events of the trace were lost: the program is too long for {room_kib >> 10} MiB of them; "
-                f"--buffer {room_kib >> 8} has room for four times as many"
-            )
-    lines = [line for line in (instance / "trace").read_text(errors="replace").splitlines() if not line.startswith("#")]
-    (instance / "trace").write_text("")
-    return lines
+            raise EventsLost(lost, self._room_kib(), self._what)
+        self._split()
+        return self._older(math.inf)
+
+    def _caught_up(self) -> bool:
+        """Read for a turn; whether that was all there is."""
+        for _ in range(READS_A_TURN):
+            try:
+                told = os.read(self._pipe, 1 << 16)
+            except BlockingIOError:
+                return True
+            if not told:
+                return True
+            self._raw.append(told)
+        return False
+
+    def _split(self) -> None:
+        """Whole lines, in the order of their times."""
+        *lines, self._rest = (self._rest + b"".join(self._raw)).split(b"\n")
+        self._raw = []
+        self._kept += events_of(line.decode(errors="replace") for line in lines if b" EVENTS]" not in line[-9:])
+        self._kept.sort(key=itemgetter(0))
+
+    def _older(self, time: float) -> list[Event]:
+        count = bisect_right(self._kept, time, key=itemgetter(0))
+        events, self._kept = self._kept[:count], self._kept[count:]
+        return events
+
+    def close(self) -> None:
+        """An instance goes when nobody reads it."""
+        if self._pipe >= 0:
+            os.close(self._pipe)
+        self._pipe = -1
+
+    def _grow(self) -> None:
+        """Twice the room where half of it is full, as long as the machine has memory for it."""
+        room_kib = self._room_kib()
+        if 2 * self._stats(r"^bytes: (\d+)", max) < room_kib << 10:
+            return
+        available = re.search(r"MemAvailable:\s+(\d+)", (PROC / "meminfo").read_text())
+        if available and 4 * room_kib * (os.cpu_count() or 1) < int(available[1]):
+            with suppress(OSError):
+                (self._instance / "buffer_size_kb").write_text(str(2 * room_kib))
+
+    def _room_kib(self) -> int:
+        return int((self._instance / "buffer_size_kb").read_text().split()[0])
+
+    def _stats(self, pattern: str, together: Callable[[Iterable[int]], int] = sum) -> int:
+        """A number of each CPU's statistics, put together."""
+        files = self._instance.glob("per_cpu/cpu*/stats")
+        return together(int(each) for stats in files for each in re.findall(pattern, stats.read_text(), re.M))
+
+
+class EventsLost(LiveError):
+    """There was no room for so many events, although the kernel had so much on each CPU."""
+
+    def __init__(self, lost: int, room_kib: int, what: str) -> None:
+        super().__init__(
+            f"{lost:,} events of the trace were lost, for which {room_kib >> 10} MiB a CPU were too little: nothing "
+            f"can be predicted from the rest. With four times as much: anonfolio advise --buffer {room_kib >> 8} {what}"
+        )
 
 
 # --- ptrace -----------------------------------------------------------------------------------------------------------
@@ -315,13 +426,16 @@ def run_traced(
     try:
         # No thread.join: in Python 3.11 a thread whose join was interrupted counts as ended.
         program.start()
-        program.ended.wait()
+        while not program.ended.wait(READ_SECONDS):
+            program.read()
+        if program.error:
+            raise program.error
+        return Run([], program.images, program.exits, program.status, read=program.converted())
     except BaseException:
         program.end()
         raise
-    if program.error:
-        raise program.error
-    return Run(collect(instance), program.images, program.exits, program.status)
+    finally:
+        program.close()
 
 
 class Program:
@@ -339,6 +453,8 @@ class Program:
         self.status = 0
         self.error: BaseException | None = None
         self.ended = threading.Event()
+        self._events: Events | None = None
+        self._converter: Converter | None = None
         # A daemon: should somebody not end, the interpreter still does, and PTRACE_O_EXITKILL is the last resort.
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._alive: set[int] = set()
@@ -347,6 +463,29 @@ class Program:
     def start(self) -> None:
         """Begin; `ended` is set when nobody is left."""
         self._thread.start()
+
+    def read(self) -> None:
+        """What has come of the events."""
+        if self._events and self._converter:
+            self._converter.feed(self._events.read())
+
+    def converted(self) -> Converter:
+        """All events, when nobody is left."""
+        if not self._events or not self._converter:
+            raise LiveError("the program could not be launched; run it again")
+        self._converter.feed(self._events.rest())
+        self._converter.finish()
+        return self._converter
+
+    def close(self) -> None:
+        """Read no more."""
+        if self._events:
+            self._events.close()
+
+    def _begin_to_read(self, found: Found | None = None) -> None:
+        # In this order: who finds the events finds who reads them.
+        self._converter = Converter(self.images, self.exits, found)
+        self._events = Events(self.instance, f"-- {shlex.join(self.command)}" if self.command else f"--pid {self.root}")
 
     def end(self) -> None:
         """Kill everybody, and wait until they have gone."""
@@ -401,6 +540,7 @@ class Program:
                 raise LiveError("the program could not be launched; run it again")
             ptrace(PTRACE_SEIZE, self.root, PTRACE_OPTIONS)
             begin(self.instance, self.root)
+            self._begin_to_read()
             go.send(b"!")
 
     def _follow(self) -> None:
@@ -602,16 +742,18 @@ class Fault(NamedTuple):
 
 
 class Converter:
-    """Turns the events of a run into accesses and calls, in page numbers of the real addresses at first."""
+    """Turns the events of a run into accesses and calls, in page numbers of the real addresses at first.
 
-    def __init__(self, run: Run) -> None:
+    `images` and `exits` may still be growing while events are fed: one that tells of an exec whose image is not there
+    yet waits, and what comes after it.
+    """
+
+    def __init__(self, images: Sequence[Image], exits: Sequence[Ended], found: Found | None = None) -> None:
+        self._seen, self._looked_up = (images, exits), [0, 0]
         self.images: dict[int, list[Image]] = {}
-        for image in run.images:
-            self.images.setdefault(image.pid, []).append(image)
         # A number may be had twice: the first thread's, when another one runs a program.
         self.ended: dict[int, list[Ended]] = {}
-        for ended in run.ended:
-            self.ended.setdefault(ended.pid, []).append(ended)
+        self.waiting: list[Event] = []
         self.counted: dict[int, int] = {}
         self.spaces: list[Space] = []
         self.space_of: dict[int, Space] = {}
@@ -622,10 +764,36 @@ class Converter:
         self.calls: list[Call] = []
         self.left_out: Counter[str] = Counter()
         self.traced = 0
-        if run.found:
-            self._begin_with(run.found)
-        for line in run.lines:
-            self._line(line)
+        if found:
+            self._begin_with(found)
+
+    def feed(self, events: Iterable[Event]) -> None:
+        """Events, in order."""
+        self.waiting += events
+        self._look_up()
+        for at, event in enumerate(self.waiting):
+            if self._too_early(event):
+                del self.waiting[:at]
+                return
+            self._happened(event.pid, event.name, event.rest)
+        self.waiting = []
+
+    def _look_up(self) -> None:
+        """What ptrace has seen meanwhile."""
+        images, exits = self._seen
+        first_image, first_exit = self._looked_up
+        self._looked_up = [len(images), len(exits)]
+        for image in images[first_image : self._looked_up[0]]:
+            self.images.setdefault(image.pid, []).append(image)
+        for ended in exits[first_exit : self._looked_up[1]]:
+            self.ended.setdefault(ended.pid, []).append(ended)
+
+    def finish(self) -> None:
+        """All was fed, and all was seen."""
+        if self.waiting:
+            pid = self.waiting[0].pid
+            raise LiveError(f"process {pid} ran a program that was not seen to start; run it again")
+        self._look_up()
         # Who lives on was seen at the end: of several threads the first, which has the process's number, comes last.
         for pid in sorted(self.space_of, key=lambda pid: pid in self.ended):
             self._leave(pid, self.ended[pid].pop(0) if self.ended.get(pid) else None)
@@ -650,16 +818,14 @@ class Converter:
 
     # --- lines --------------------------------------------------------------------------------------------------
 
-    _FORM = re.compile(r"-(\d+)\s+\[\d+\][^:]*:? +[\d.]+: (\w+): (.*)")
     _FAULT = re.compile(r"address=(?:0x)?([0-9a-f]+) .*error_code=0x([0-9a-f]+)")
 
-    def _line(self, line: str) -> None:
-        match = self._FORM.search(line)
-        if not match:
-            if line.strip():
-                raise LiveError(f"the trace cannot be read: {line.strip()!r:.100}")
-            return
-        pid, event, rest = int(match[1]), match[2], match[3]
+    def _too_early(self, event: Event) -> bool:
+        """Whether it tells of an exec that ptrace has not seen yet."""
+        ran = _ran(event.pid, event.rest) if event.name in RUNNING else None
+        return ran is not None and not self.images.get(ran[0])
+
+    def _happened(self, pid: int, event: str, rest: str) -> None:
         before = self.in_kernel.pop(pid, None)
         if event in ("page_fault_user", "page_fault_kernel"):
             self._fault(pid, rest, before)
@@ -669,12 +835,9 @@ class Converter:
             self._exit_call(pid, rest)
         elif event == "task_newtask":
             self._new_task(pid, rest)
-        elif event == "sched_process_exec":
-            # From another thread than the first: our own mark follows, whether or not this was told.
-            if rest.endswith(f" old_pid={pid}"):
-                self._exec(pid, pid)
-        elif event == "tracing_mark_write" and (marked := re.match(rf"{RAN} (\d+) old_pid=(\d+)", rest)):
-            self._exec(int(marked[1]), int(marked[2]))
+        elif event in RUNNING:
+            if ran := _ran(pid, rest):
+                self._exec(*ran)
         elif event == "sched_process_exit":
             ends = self.ended.get(pid)
             self._leave(pid, ends.pop(0) if ends else None)
@@ -874,10 +1037,7 @@ class Converter:
 
     def _exec(self, pid: int, thread: int) -> None:
         """A program begins: process `pid`, run by that thread of its predecessor."""
-        images = self.images.get(pid)
-        if not images:
-            raise LiveError(f"process {pid} ran a program that was not seen to start; run it again")
-        image = images.pop(0)
+        image = self.images[pid].pop(0)
         before, faults = self.space_of.get(thread), self.during_exec.pop(thread, [])
         # What exec faults in is the new program's, but the first one's is nobody's.
         self._counts(pid, before, image.faults - len(faults) if self.spaces else image.faults)
@@ -961,6 +1121,14 @@ class Converter:
             self.accesses += [(space.number, page, how) for page in range(low, high)]
 
 
+def _ran(pid: int, rest: str) -> tuple[int, int] | None:
+    """Who ran a program, as which thread of its predecessor. Of another thread than the first our own mark tells,
+    whether or not the kernel did."""
+    if marked := re.match(rf"{RAN} (\d+) old_pid=(\d+)", rest):
+        return int(marked[1]), int(marked[2])
+    return (pid, pid) if rest.endswith(f" old_pid={pid}") else None
+
+
 def _system_call(rest: str) -> tuple[int, list[int]]:
     match = re.match(r"NR (-?\d+) \(([^)]*)\)", rest)
     if not match:
@@ -978,9 +1146,17 @@ def _access_of(access: int) -> int:
     return READ_ONLY if access & PROT_ANY else NO_ACCESS
 
 
+def converter_of(run: Run) -> Converter:
+    """What the lines of a run tell."""
+    found = Converter(run.images, run.ended, run.found)
+    found.feed(events_of(run.lines))
+    found.finish()
+    return found
+
+
 def trace_of(run: Run, kernel: str, **about: Any) -> Trace:
     """The trace of a run. Of one that the model cannot follow, all accesses stay as the events told them."""
-    found = Converter(run)
+    found = run.read or converter_of(run)
     if len(found.spaces) > MOST_PROCESSES:
         raise LiveError(f"{len(found.spaces)} programs and forks are too many for a trace; at most {MOST_PROCESSES}")
     ends = [span for space in found.spaces if space.ended for span in space.ended.anonymous]
@@ -1111,12 +1287,18 @@ def check_program(program: str, folder: Path, environment: Mapping[str, str]) ->
 
 
 @contextmanager
-def prepared(orders: Sequence[int], launch: Launch) -> Iterator[tuple[LiveKernel, Path]]:
-    """The kernel with exactly these sizes, and a tracefs instance."""
+def prepared(orders: Sequence[int], launch: Launch) -> Iterator[tuple[LiveKernel, Path, Launch]]:
+    """The kernel with exactly these sizes, and a tracefs instance.
+
+    The program stays on the one CPU of a live run, if no others are asked for; who reads its events, elsewhere.
+    """
+    there = os.sched_getaffinity(0)
     try:
         with LiveKernel() as kernel:
+            cpus = launch.cpus or frozenset(os.sched_getaffinity(0))
+            os.sched_setaffinity(0, there - cpus or there)
             enable_always(kernel, orders)
-            yield kernel, trace_instance(kernel, launch.buffer_kib)
+            yield kernel, trace_instance(kernel, launch.buffer_kib), replace(launch, cpus=cpus)
     except OSError as error:
         raise LiveError(f"the run was cut short: {error}; run it again") from error
 
@@ -1128,8 +1310,8 @@ def record(
     """Run a command in a folder with 4K pages alone, and return its trace. `progress` gets a line now and then."""
     launch = launch or Launch()
     check_program(command[0], folder, launch.environment)
-    with prepared((), launch) as (kernel, instance):
-        run = run_traced(instance, command, folder, progress, launch)
+    with prepared((), launch) as (kernel, instance, placed):
+        run = run_traced(instance, command, folder, progress, placed)
     return trace_of(run, kernel.version, **about)
 
 
@@ -1156,13 +1338,13 @@ def measure(
 
 def _measure_once(command: Sequence[str], folder: Path, setting: Setting, launch: Launch) -> Setting:
     """The setting with one more round."""
-    with prepared(setting.orders, launch) as (kernel, instance):
+    with prepared(setting.orders, launch) as (kernel, instance, placed):
         before = kernel.fallbacks()
-        run = run_traced(instance, command, folder, launch=launch)
+        run = run_traced(instance, command, folder, launch=placed)
         setting.fallbacks.append(kernel.fallbacks() - before)
     if run.kernel_faults < 1:
         raise LiveError(f"{' '.join(command)} did not run (exit {os.waitstatus_to_exitcode(run.status)})")
-    found = Converter(run)
+    found = run.read or converter_of(run)
     setting.faults.append(run.kernel_faults)
     setting.traced.append(found.traced)
     counted = _counted(found)
