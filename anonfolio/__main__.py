@@ -302,6 +302,7 @@ COMMANDS = (
             _option("file", nargs="?", help="a trace (anonfolio-trace/1); by default the compile in data/traces"),
             _sizes("the measured"),
             *_policy("the trace's kernel decides"),
+            _option("--detail", action="store_true", help="by process and over time too, predicted beside measured"),
         ),
     ),
     Command(

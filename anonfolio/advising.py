@@ -20,10 +20,10 @@ from .hardware.advice import advise as advised
 from .hardware.cost import Table, read_table, tables, write_table
 from .hardware.cpu import Cpu, this_cpu
 from .hardware.trace import (
-    ROUNDS,
     Setting,
     Trace,
     TraceError,
+    joined,
     read_measured,
     read_trace,
     settings_named,
@@ -161,7 +161,7 @@ def _measured(
     again: Callable[[], None],
     launch: Launch,
     tell: Tell,
-) -> Iterator[Setting]:
+) -> list[Setting]:
     """What the kernel counts, in interleaved rounds. The program's output was seen already."""
     from .witness.live.trace import measure
 
@@ -173,7 +173,7 @@ def _measured(
                 tell(f"round {number} of {rounds}: {size_names(orders)}")
                 again()
                 measured += measure(command, Path.cwd(), [orders], 1, None, silent)
-    return _joined(measured, settings)
+    return [joined([each for each in measured if each.orders == orders]) for orders in settings]
 
 
 def _command(chosen: Namespace) -> list[str]:
@@ -255,15 +255,6 @@ def cpus_named(text: str | None) -> frozenset[int]:
     if missing:
         raise ValueError(f"there is no CPU {min(missing)} for us; there are {', '.join(map(str, sorted(there)))}")
     return frozenset(map(int, words))
-
-
-def _joined(rounds: Sequence[Setting], settings: Sequence[tuple[int, ...]]) -> Iterator[Setting]:
-    """Rounds of the same sizes as one setting."""
-    for orders in settings:
-        mine = [each for each in rounds if each.orders == orders]
-        one, two, three, four, five = ([count for each in mine for count in getattr(each, name)] for name in ROUNDS)
-        processes = tuple(each for setting in mine for each in setting.processes)
-        yield Setting(orders, one, two, three, four, five, processes)
 
 
 # --- what both end with -----------------------------------------------------------------------------------------------

@@ -430,7 +430,7 @@ def trace_replay(chosen: Namespace) -> int:
     chosen_settings = [setting for setting in measured if not wanted or setting.orders in wanted]
     for orders in wanted or ([] if measured else [(), (4,)]):
         _print_replay(trace, orders, policy)
-    return _print_comparison(trace, chosen_settings, policy) if chosen_settings else 0
+    return _print_comparison(trace, chosen_settings, policy, chosen.detail) if chosen_settings else 0
 
 
 def trace_measure(chosen: Namespace) -> int:
@@ -458,13 +458,18 @@ def _check_folder(path: str) -> None:
         raise ValueError(f"{path}: there is no folder {Path(path).parent}")
 
 
-def _print_comparison(trace: Trace, measured: list[Setting], policy: Policy) -> int:
+def _print_comparison(trace: Trace, measured: list[Setting], policy: Policy, detail: bool = False) -> int:
     print(f"kernel {trace.kernel} against {policy.name}: {trace.about.get('command', '')}\n{HEADING}")
     found = []
     with progress_line() as tell:
         for comparison in compared(trace, measured, policy, _percent(tell)):
             tell("")
             print(comparison)
+            if detail:
+                # What draws is slow to import, and only this asks for it.
+                from .draw.compared import compared_text
+
+                print(compared_text(trace, comparison))
             found.append(comparison)
     off = [comparison.measured.name for comparison in found if abs(comparison.difference) > 0.01]
     says = f"; not {', '.join(off)}" if off else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +16,8 @@ from live_support import needs_kernel
 
 from anonfolio.__main__ import main
 from anonfolio.advising import called, cpus_named, input_again
-from anonfolio.draw.advised import advice_svg, advice_text
+from anonfolio.draw.advised import advice_svg, advice_text, measured_faults
+from anonfolio.draw.compared import compared_text
 from anonfolio.hardware.advice import (
     GOOD_ENOUGH,
     MEMORY_PAGES,
@@ -35,7 +37,9 @@ from anonfolio.hardware.tlb import CORTEX_A76, GOLDEN_COVE, NEOVERSE_N1, ZEN_2
 from anonfolio.hardware.trace import (
     ALL_SIZES,
     DATA_DIR,
+    Compared,
     Counted,
+    Point,
     Replay,
     Setting,
     Trace,
@@ -298,10 +302,54 @@ def test_of_several_processes_each_has_its_faults_and_its_peak(advice: Advice) -
         [9],
         [9],
         [9],
-        ((Counted(1, 1, 1), Counted(2, 2, 2), Counted(3, 3, 3)),),
+        ((Counted(1, 1, 1), Counted(2, 2, 2, 2048), Counted(3, 3, 3)),),
     )
     beside = advice_text(replace(advice, measured=(measured,))).splitlines()
-    assert [line.split()[-1] for line in beside[at + 2 : at + 5]] == ["2", "3", "1"]
+    assert [line.split()[-2:] for line in beside[at + 2 : at + 5]] == [["2", "2.0"], ["3", "-"], ["1", "-"]]
+
+
+def test_what_was_measured_over_time_lies_as_dots_on_what_is_predicted(advice: Advice) -> None:
+    """Whatever the clock: a run under other sizes takes another time, and goes from left to right all the same."""
+    option = advice.suggested
+    timed = replace(advice, trace=replace(advice.trace, clock=((1000, 400), (len(advice.trace), 2000))))
+    exact = tuple(
+        tuple(
+            Point(timed.trace.part(moment.at), moment.faults[number], moment.rss_pages[number])
+            for moment in option.replay.curve
+            if number in moment.faults
+        )
+        for number in range(3)
+    )
+    counts = [option.replay.total]
+    setting = Setting(option.replay.orders, counts, counts, [option.faults], [9], [0], (), exact)
+    figure = advice_svg(replace(timed, measured=(setting,)))
+    assert "the run&#x27;s time: 0 to 2.0 s as recorded" in figure or "the run's time: 0 to 2.0 s as recorded" in figure
+    assert "dots: measured" in figure
+    dots = {(float(x), float(y)) for x, y in re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', figure)}
+    lines = {(float(x), float(y)) for x, y in re.findall(r"[ML]([\d.]+) ([\d.]+)", figure)}
+    assert len(dots) > 64
+    assert len(dots - lines) < len(dots) // 8
+    assert "<circle" not in advice_svg(timed)
+    assert measured_faults(setting)[-1][1] <= option.faults
+
+
+def test_a_detailed_comparison_has_processes_and_quarters_of_the_run(advice: Advice) -> None:
+    option = advice.suggested
+    timed = replace(advice.trace, clock=((len(advice.trace), 2000),))
+    parts = tuple(Counted(part.anonymous + part.elsewhere, part.anonymous, 9, 2048) for part in option.replay.processes)
+    curve = (Point(0.25, 7, 256), Point(0.5, 9, 512))
+    counts = [option.replay.total]
+    setting = Setting(option.replay.orders, counts, counts, [option.faults], [9], [0], (parts,), (curve, (), ()))
+    head, *lines = compared_text(timed, Compared(setting, option.replay)).splitlines()
+    assert head.split() == ["faults", "kernel", "copies", "peak", "MiB", "kernel", "held", "MiB", "at", "exit"]
+    for number, part in enumerate(option.replay.processes):
+        name, _, faults, kernel, _, _, peak, _ = lines[number].split()
+        assert (name, faults, kernel, peak) == (f"P{number}", f"{part.anonymous:,}", f"{part.anonymous:,}", "2.00")
+    quarters = [line.split() for line in lines[-4:]]
+    assert [(row[0], row[2], row[4]) for row in quarters] == [
+        ("25%", "7", "1.00"), ("50%", "9", "2.00"), ("75%", "9", "2.00"), ("100%", "9", "2.00"),
+    ]  # fmt: skip
+    assert quarters[-1][1] == f"{option.faults:,}"
 
 
 def test_what_a_kernel_counted_stands_beside_and_a_wrong_prediction_is_said(advice: Advice) -> None:

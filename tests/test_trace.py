@@ -39,10 +39,12 @@ from anonfolio.hardware.trace import (
     Call,
     Compared,
     Counted,
+    Point,
     Replay,
     Setting,
     Trace,
     TraceError,
+    joined,
     read_measured,
     read_trace,
     replay,
@@ -669,6 +671,9 @@ def header(**changes: Any) -> bytes:
         ({"header": header(processes=[{"name": 7}])}, "name of process 0 in the header is 7, no str"),
         ({"header": header(status="0")}, "status in the header is '0', no int"),
         ({"header": header(left_out={"brk": "x"})}, "left_out in the header"),
+        ({"header": header(clock=[[1, "x"]])}, "clock in the header"),
+        ({"header": header(clock=[[1, -1]])}, "clock in the header"),
+        ({"header": header(clock=[[1, 5], [2, 4]])}, "the clock in the header goes back"),
     ],
 )
 def test_what_is_wrong_inside_is_said(tmp_path: Path, change: dict[str, Any], says: str) -> None:
@@ -688,6 +693,7 @@ def test_what_is_wrong_inside_is_said(tmp_path: Path, change: dict[str, Any], sa
         ({"faults": []}, "not one count a round"), ({"traced": [1.5]}, r"traced is \[1.5\]"),
         ({"faults": [0]}, "a round without a fault"), ({"anonymous": [-1]}, "anonymous is"),
         ({"fallbacks": None}, "fallbacks is None"), ({"processes": [[[1, 2]]]}, r"processes has \[1, 2\]"),
+        ({"curves": [[[1, 2]]]}, r"curves has \[1, 2\]"),
     ],
 )  # fmt: skip
 def test_a_measurement_that_is_none_is_refused(tmp_path: Path, change: dict[str, Any], says: str) -> None:
@@ -702,7 +708,7 @@ def test_measured_counts_read_back(tmp_path: Path) -> None:
     each = ((Counted(9, 3, 1), Counted(1, 1, 1)),) * 3
     settings = [
         Setting((), [10, 12, 11], [10, 12, 11], [4, 4, 4], [1, 1, 1], [0, 0, 0]),
-        Setting((4,), [10, 12, 11], [10, 12, 11], [4, 4, 4], [1, 1, 1], [0, 0, 0], each),
+        Setting((4,), [10, 12, 11], [10, 12, 11], [4, 4, 4], [1, 1, 1], [0, 0, 0], each, ((Point(0.5, 3, 16),), ())),
     ]
     write_measured(tmp_path / "m.json", settings, kernel="6.18.44")
     assert read_measured(tmp_path / "m.json") == settings
@@ -716,6 +722,23 @@ def test_measured_counts_read_back(tmp_path: Path) -> None:
     (tmp_path / "m.json").write_text(json.dumps(head))
     with pytest.raises(TraceError, match="traced"):
         read_measured(tmp_path / "m.json")
+
+
+def test_a_clock_tells_how_much_of_the_run_was_over(tmp_path: Path) -> None:
+    trace = small([SPAWN, Call(0, "map", 0, 0, 16, READ_WRITE)], writes(0, 1, 2, 3))
+    assert [trace.part(at) for at in (0, 1, 4)] == [0, 0.25, 1]
+    timed = replace(trace, clock=((2, 10), (4, 40)))
+    assert [timed.part(at) for at in (0, 1, 2, 3, 4)] == [0, 0.125, 0.25, 0.625, 1]
+    write_trace(tmp_path / "timed.npz", timed)
+    assert read_trace(tmp_path / "timed.npz").clock == timed.clock
+
+
+def test_rounds_of_the_same_sizes_are_put_together_with_the_last_ones_curves() -> None:
+    one = Setting((4,), [1], [2], [3], [4], [0], ((Counted(1, 1, 1),),), ((Point(0.5, 1, 1),),))
+    two = Setting((4,), [5], [6], [7], [8], [1], ((Counted(2, 2, 2),),), ((Point(0.5, 2, 2),),))
+    assert joined([one, two]) == Setting(
+        (4,), [1, 5], [2, 6], [3, 7], [4, 8], [0, 1], one.processes + two.processes, two.curves
+    )
 
 
 def test_sizes_have_names() -> None:
@@ -748,6 +771,7 @@ if sys.platform == "linux":
         Run,
         Spans,
         check_program,
+        converter_of,
         events_of,
         measure,
         record,
@@ -1287,6 +1311,25 @@ def test_the_room_for_events_grows_when_reading_falls_behind(tmp_path: Path, mon
         assert (tmp_path / "buffer_size_kb").read_text() == "128"
         assert [event.time for event in events.read()] == [1.0, 2.0]
     events.close()
+
+
+@linux
+def test_memory_that_the_kernel_tells_of_is_remembered_with_the_faults_until_then() -> None:
+    def memory(seconds: float, pages: int) -> str:
+        told = line(7, "rss_stat", f"mm_id=5 curr=1 type=MM_ANONPAGES size={pages * 4096}B")
+        return at(seconds, told).decode()
+
+    told = [
+        memory(13723.6, 9), fault(1022), memory(13724.1, 10), fault(1023), memory(13724.4, 26), memory(13724.5, 4),
+        at(13725.519886, call(39, [], 7)[0]).decode(),
+    ]  # fmt: skip
+    found = converter_of(run_of(told))
+    (space,) = found.spaces
+    assert [(faults, pages) for _, faults, pages in space.memory] == [(0, 9), (1, 10), (2, 26), (2, 4)]
+    assert live_trace._curve(space.memory, 13723.519886, 13725.519886)[-1].rss_pages == 4
+    assert live_trace._counted(found)[0].peak_anonymous_kib == 4 * 26
+    trace = trace_of(run_of(told), "6.18.44")
+    assert trace.clock[-1][0] == len(trace) == 2
 
 
 @linux

@@ -24,7 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from make_c_source import source
 
-from anonfolio.hardware.trace import ALL_SIZES, DATA_DIR, Setting, read_measured, write_measured, write_trace
+from anonfolio.hardware.trace import ALL_SIZES, DATA_DIR, joined, read_measured, write_measured, write_trace
 from anonfolio.witness.live.trace import Launch, measure, record
 
 SETTINGS = ((), (2,), (4,), (2, 4), ALL_SIZES, (9,))
@@ -251,7 +251,8 @@ def main() -> int:
             trace_kernel = next(chosen.into.glob(f"{chosen.name}-*.npz")).stem.removeprefix(f"{chosen.name}-")
             path = chosen.into / f"{chosen.name}-{trace_kernel.split('-')[0]}.json"
             rounds = measure(workload.command, folder, SETTINGS, chosen.rounds, tell, launch)
-            found = _joined(read_measured(path), rounds) if path.exists() else rounds
+            before = read_measured(path) if path.exists() else []
+            found = [joined([*(one for one in before if one.orders == each.orders), each]) for each in rounds]
             kernel = trace_kernel.split("-")[0]
             write_measured(path, found, kernel=kernel, rounds=len(found[0].faults), **notes)
     return 0
@@ -260,12 +261,6 @@ def main() -> int:
 def _clean(folder: Path, workload: Workload) -> None:
     for name in workload.clean:
         (folder / name).unlink(missing_ok=True)
-
-
-def _joined(before: list[Setting], after: list[Setting]) -> list[Setting]:
-    """More rounds of the same settings."""
-    return [Setting(one.orders, *(a + b for a, b in zip(one[1:], two[1:], strict=True)))
-            for one, two in zip(before, after, strict=True)]  # fmt: skip
 
 
 if __name__ == "__main__":

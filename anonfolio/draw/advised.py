@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..hardware.advice import MIB, Advice, Option, faults_so_far
-from ..hardware.trace import Moment
+from ..hardware.trace import Moment, Setting
 from .drawing import RIGHT, Sheet, document, paint, sized, wrap
 
 FORMAT = "anonfolio-advice/1"
@@ -52,10 +52,10 @@ def _table(advice: Advice) -> Iterator[str]:
     heading = [*HEADING[:3], *(["cold ms"] if advice.table.cold else []), *HEADING[3:]]
     heading += ["measured (predicted)"] if advice.measured else []
     rows = [heading, *(_cells(advice, option) for option in advice.options)]
-    return _in_columns(rows)
+    return in_columns(rows)
 
 
-def _in_columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def in_columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Columns as wide as they need, the first to the left, the others to the right."""
     wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for first, *others in rows:
@@ -74,7 +74,7 @@ def _processes(advice: Advice) -> Iterator[str]:
     beside = counted if len(counted) == len(parts) else ()
     largest = sorted(range(len(parts)), key=lambda number: -parts[number].rss_peak_pages)[:LISTED_PROCESSES]
     yield f"by process under {option.name}, the largest {len(largest)}:"
-    rows = [["", "faults", "at 4K", "copies", "peak MiB", *(["measured faults"] if beside else [])]]
+    rows = [["", "faults", "at 4K", "copies", "peak MiB", *(["measured faults", "peak MiB"] if beside else [])]]
     for number in largest:
         part, single = parts[number], advice.base.replay.processes[number]
         cells = [
@@ -83,8 +83,11 @@ def _processes(advice: Advice) -> Iterator[str]:
             f"{single.anonymous + single.elsewhere:,}",
         ]
         cells += [f"{part.counters.faults['cow copy']:,}", f"{part.rss_peak_pages / MIB:,.1f}"]
-        rows.append(cells + ([f"{beside[number].faults:,}"] if beside else []))
-    yield from _in_columns(rows)
+        if beside:
+            kib = beside[number].peak_anonymous_kib
+            cells += [f"{beside[number].faults:,}", f"{kib / 1024:,.1f}" if kib else "-"]
+        rows.append(cells)
+    yield from in_columns(rows)
 
 
 def _measured_on(advice: Advice) -> str:
@@ -146,7 +149,7 @@ def advice_json(advice: Advice) -> dict[str, Any]:
 
 
 def _numbers(advice: Advice, option: Option) -> dict[str, Any]:
-    setting, found = advice.counted(option), option.replay
+    setting, found, trace = advice.counted(option), option.replay, advice.trace
     return {
         "sizes": option.name, "orders": list(found.orders), "faults": option.faults, "all_faults": found.total,
         "cold_ms": option.cold_ms,
@@ -162,13 +165,27 @@ def _numbers(advice: Advice, option: Option) -> dict[str, Any]:
         ],
         "measured_processes": [[list(each) for each in one] for one in setting.processes] if setting else None,
         "curve": [
-            {"accesses": at, "faults": faults, "rss_pages": rss, "held_pages": held}
+            {"part": trace.part(at), "accesses": at, "faults": faults, "rss_pages": rss, "held_pages": held}
             for at, held, faults, rss in found.curve
         ],
+        "measured_curves": [[list(point) for point in curve] for curve in setting.curves] if setting else None,
     }  # fmt: skip
 
 
 # --- as a figure ------------------------------------------------------------------------------------------------------
+
+Place = tuple[float, float]
+"""Of a curve: which part of the run was over, and the value."""
+
+
+class Curve(NamedTuple):
+    """What is predicted as a line, what was measured as dots."""
+
+    name: str
+    points: list[Place]
+    hue: int
+    dots: Sequence[Place] = ()
+
 
 BAR, LEFT = 18, 92
 HIGH = 150
@@ -239,52 +256,78 @@ class AdviceSheet(Sheet):
 
     def _curves(self, y: float) -> float:
         """Faults of each set of sizes on the left; on the right memory of the processes under what is suggested."""
-        options, middle = self.advice.options, (16 + RIGHT) / 2
+        advice, middle = self.advice, (16 + RIGHT) / 2
         faults = [
-            (option.name, faults_so_far(self.advice.trace, option.replay), at)
-            for at, option in enumerate(options)
+            Curve(option.name, self._over_time(faults_so_far(advice.trace, option.replay)), at,
+                  measured_faults(advice.counted(option)))
+            for at, option in enumerate(advice.options)
         ]  # fmt: skip
-        self._plot(16, y, middle - 40, "faults so far", faults, "{:,.0f}")
-        shown = self._chosen or self.advice.base
-        self._plot(
-            middle + 20, y, RIGHT - middle - 110, f"MiB mapped under {shown.name}", self._memory(shown), "{:,.0f} MiB"
-        )
+        dotted = ", dots: measured" if advice.measured else ""
+        self._plot(16, y, middle - 40, f"faults so far{dotted}", faults, "{:,.0f}")
+        shown = self._chosen or advice.base
+        title = f"MiB mapped under {shown.name}{dotted}"
+        self._plot(middle + 20, y, RIGHT - middle - 110, title, self._memory(shown), "{:,.0f} MiB")
         return y + HIGH + 46
 
-    def _memory(self, option: Option) -> list[tuple[str, list[tuple[int, float]], int]]:
+    def _over_time(self, points: Iterable[tuple[int, float]]) -> list[Place]:
+        return [(self.advice.trace.part(at), value) for at, value in points]
+
+    def _memory(self, option: Option) -> list[Curve]:
         """Held by all, and mapped by the processes that have most."""
-        moments = option.replay.curve
+        moments, setting = option.replay.curve, self.advice.counted(option)
+        counted = setting.curves if setting and len(setting.curves) == len(option.replay.processes) else ()
         most: Counter[int] = Counter()
         for moment in moments:
             for process, pages in moment.rss_pages.items():
                 most[process] = max(most[process], pages)
-        lines = [("all, held", [(moment.at, moment.held_pages / MIB) for moment in moments], 0)]
+        held = [(moment.at, moment.held_pages / MIB) for moment in moments]
+        lines = [Curve("all, held", self._over_time(held), 0)]
         for at, (process, _) in enumerate(most.most_common(SHOWN_PROCESSES), 1):
             name = self.advice.trace.processes[process].get("name", "")
-            lines.append((f"P{process} {name}"[:18], _mapped(moments, process), at))
+            dots = [(point.part, point.rss_pages / MIB) for point in counted[process]] if counted else []
+            lines.append(Curve(f"P{process} {name}"[:18], self._over_time(_mapped(moments, process)), at, dots))
         return lines
 
-    def _plot(
-        self, x: float, y: float, width: float, title: str,
-        lines: Sequence[tuple[str, Sequence[tuple[int, float]], int]], form: str,
-    ) -> None:  # fmt: skip
-        """Curves over the pages touched, each with its name at its end, names apart from each other."""
+    def _plot(self, x: float, y: float, width: float, title: str, lines: Sequence[Curve], form: str) -> None:
+        """Curves over the run, each with its name at its end, names apart from each other."""
         self.text(x, y + 4, title, "b")
         top, room = y + 14, width - 90
         self.rect(x, top, room, HIGH, "rule", 0)
-        across = max((at for _, points, _ in lines for at, _ in points), default=0) or 1
-        most = max((value for _, points, _ in lines for _, value in points), default=0) or 1
+        most = max((value for line in lines for _, value in (*line.points, *line.dots)), default=0) or 1
         self.text(x + 4, top + 12, form.format(most), "m")
-        self.text(x, top + HIGH + 15, f"pages touched: 0 to {across:,}", "m")
+        self.text(x, top + HIGH + 15, self._axis(), "m")
+
+        def placed(places: Iterable[Place]) -> list[Place]:
+            return [(x + room * part, top + HIGH * (1 - value / most)) for part, value in places]
+
         ends = []
-        for name, points, hue in lines:
-            placed = [(x + room * at / across, top + HIGH * (1 - value / most)) for at, value in ((0, 0.0), *points)]
-            self.add(_line(placed, hue))
-            ends.append((placed[-1][1], name))
+        for name, points, hue, dots in lines:
+            curve = placed(((0.0, 0.0), *points))
+            self.add(_line(curve, hue))
+            self.add("".join(_dot(across, down, hue) for across, down in placed(dots)))
+            ends.append((curve[-1][1], name))
         below = top - 4
         for height, name in sorted(ends):
             below = max(height + 4, below + 12)
             self.text(x + room + 5, min(below, top + HIGH + 24), name, "k")
+
+    def _axis(self) -> str:
+        """What the curves go over. A run under other sizes takes another time: each has its own from left to right."""
+        trace = self.advice.trace
+        if not trace.clock:
+            return f"pages touched: 0 to {len(trace):,}"
+        return f"the run's time: 0 to {trace.clock[-1][1] / 1000:,.1f} s as recorded"
+
+
+def measured_faults(setting: Setting | None) -> list[Place]:
+    """Faults of all processes together, at the moments when any was looked at."""
+    curves = setting.curves if setting else ()
+    last = [0] * len(curves)
+    found: dict[float, float] = {}
+    for point, process in sorted((point, process) for process, curve in enumerate(curves) for point in curve):
+        last[process] = point.faults
+        found[point.part] = sum(last)
+    return list(found.items())
 
 
 def _mapped(moments: Iterable[Moment], process: int) -> list[tuple[int, float]]:
@@ -296,6 +339,10 @@ def _mapped(moments: Iterable[Moment], process: int) -> list[tuple[int, float]]:
 
 def _hue(at: int) -> str:
     return f"c{at % 7}"
+
+
+def _dot(x: float, y: float, hue: int) -> str:
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2" {paint(_hue(hue))}/>'
 
 
 _DASHES = ("", "6 3", "2 3", "9 3 2 3", "1 4")

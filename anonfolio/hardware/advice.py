@@ -21,7 +21,7 @@ from ..kernel.policy import Policy, policy_for_kernel
 from ..kernel.sizes import PMD_ORDER
 from .cost import Table, entry_orders_of_folios, ns, reach_pages
 from .cpu import Cpu
-from .trace import ALL_SIZES, Compared, Replay, Setting, Trace, replay, size_names
+from .trace import ALL_SIZES, POINTS, Compared, Replay, Setting, Trace, replay, size_names
 from .trust import Trust, trust
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 SETTINGS = ((), (4,), (2, 4), ALL_SIZES, (PMD_ORDER,))
 """What a program is tried under, unless said otherwise."""
-POINTS = 64
-"""Points of a curve over time."""
 GOOD_ENOUGH = 0.95
 """A set of sizes that saves so much of what the best one saves is as good as that one; then less memory decides."""
 WORTH_IT = 0.05

@@ -45,6 +45,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -69,6 +70,8 @@ from ..stream.window import Later
 FORMAT = "anonfolio-trace/1"
 MEASURED_FORMAT = "anonfolio-trace-measured/1"
 DATA_DIR = DATA / "traces"
+POINTS = 64
+"""Points of a curve over time."""
 
 CALLS = (
     "spawn", "populate", "map", "unmap", "protect", "move", "advise", "fork", "exit",
@@ -153,6 +156,9 @@ class Trace:
         What was met and is not part of the trace.
     status : int
         The program's exit code; minus a signal's number when that ended it.
+    clock : tuple of (int, int)
+        How many accesses there were at which millisecond of the recorded run; the last one is its end. Empty in older
+        files.
     """
 
     kernel: str
@@ -166,6 +172,7 @@ class Trace:
     kernel_faults: int
     left_out: dict[str, int] = field(default_factory=dict)
     status: int = 0
+    clock: tuple[tuple[int, int], ...] = ()
 
     def __len__(self) -> int:
         return len(self.vpn)
@@ -179,6 +186,11 @@ class Trace:
     def untraced(self) -> int:
         """Faults of the kernel's count that no event told of: neither accesses nor elsewhere in any process."""
         return self.elsewhere - sum(int(process.get("elsewhere", 0)) for process in self.processes)
+
+    def part(self, at: int) -> float:
+        """Which part of the recorded run's time was over after so many accesses; of all accesses, where no clock is."""
+        places, times = zip((0, 0), *(self.clock or ((max(len(self), 1), max(len(self), 1)),)), strict=True)
+        return float(np.interp(at, places, times) / max(times[-1], 1))
 
     def address(self, vpn: int) -> int:
         """The address that a page of the trace had."""
@@ -547,6 +559,7 @@ def settled(trace: Trace, takes: npt.NDArray[np.int64]) -> Trace:
     return replace(
         trace, vpn=trace.vpn[kept], process=trace.process[kept], code=settling.code[kept],
         calls=tuple(call._replace(at=int(before[call.at])) for call in trace.calls),
+        clock=tuple((int(before[at]), time) for at, time in trace.clock),
         left_out=trace.left_out | {name: times for name, times in told.items() if times},
     )  # fmt: skip
 
@@ -727,6 +740,8 @@ def write_trace(path: str | Path, trace: Trace) -> None:
     }  # fmt: skip
     if trace.status:
         header["status"] = trace.status
+    if trace.clock:
+        header["clock"] = [list(mark) for mark in trace.clock]
     try:
         text = json.dumps(header).encode()
     except (TypeError, ValueError) as error:
@@ -827,7 +842,16 @@ def _header(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
         raise TraceError(f"{path}: status in the header is {header['status']!r:.60}, no int")
     for number, process in enumerate(header["processes"]):
         _check_process(path, number, process)
+    marks = header.get("clock", [])
+    if not isinstance(marks, list) or not all(_two_numbers(mark) and min(mark) >= 0 for mark in marks):
+        raise TraceError(f"{path}: clock in the header is {marks!r:.60}, not accesses and milliseconds")
+    if any(mark[at] > later[at] for mark, later in pairwise(marks) for at in (0, 1)):
+        raise TraceError(f"{path}: the clock in the header goes back")
     return header
+
+
+def _two_numbers(row: object) -> bool:
+    return isinstance(row, list) and [type(each) for each in row] == [int, int]
 
 
 def _check_process(path: Path, number: int, process: dict[str, Any]) -> None:
@@ -838,7 +862,7 @@ def _check_process(path: Path, number: int, process: dict[str, Any]) -> None:
                 f"{path}: {key} of process {number} in the header is {process[key]!r:.60}, no {kind.__name__}"
             )
     for mapping in process.get("mappings", []):
-        if not (isinstance(mapping, list) and [type(each) for each in mapping] == [int, int]):
+        if not _two_numbers(mapping):
             raise TraceError(f"{path}: a mapping of process {number} in the header is {mapping!r:.60}, not two numbers")
 
 
@@ -863,6 +887,7 @@ def _trace(path: Path, header: dict[str, Any], arrays: dict[str, npt.NDArray[Any
         blocks=arrays["blocks"],
         processes=tuple(header["processes"]),
         status=header.get("status", 0),
+        clock=tuple((at, time) for at, time in header.get("clock", [])),
         **{key: header[key] for key in ("kernel", "about", "kernel_faults", "left_out")},
     )
 
@@ -911,11 +936,22 @@ def _check_argument(path: Path, call: Call, most: int) -> None:
 
 
 class Counted(NamedTuple):
-    """What the kernel counted for one process: all its faults, those in anonymous memory, and its VmHWM."""
+    """What the kernel counted for one process: all its faults, those in anonymous memory, its VmHWM, and the most
+    anonymous memory that it mapped (copies of file pages too), to the page; 0 where that was not told.
+    """
 
     faults: int
     anonymous: int
     peak_rss_kib: int
+    peak_anonymous_kib: int = 0
+
+
+class Point(NamedTuple):
+    """A process at a part of the run's time, as a kernel told of it: faults in anonymous memory so far, and pages."""
+
+    part: float
+    faults: int
+    rss_pages: int
 
 
 ROUNDS = ("faults", "traced", "anonymous", "peak_rss_kib", "fallbacks")
@@ -926,8 +962,8 @@ class Setting(NamedTuple):
 
     `faults` is its own count (minflt + majflt of all processes), `traced` that of the tracepoints, `anonymous` those of
     them in anonymous memory; `peak_rss_kib` is the VmHWM of the process with most; `fallbacks` is how often a large
-    folio was not to be had. `processes` has, for each round, one `Counted` a process, in the order of a trace's; empty
-    in older files.
+    folio was not to be had. `processes` has, for each round, one `Counted` a process, in the order of a trace's, and
+    `curves` a row of `Point` for each process of the last round; empty in older files.
     """
 
     orders: tuple[int, ...]
@@ -937,6 +973,7 @@ class Setting(NamedTuple):
     peak_rss_kib: list[int]
     fallbacks: list[int]
     processes: tuple[tuple[Counted, ...], ...] = ()
+    curves: tuple[tuple[Point, ...], ...] = ()
 
     @property
     def name(self) -> str:
@@ -947,6 +984,14 @@ class Setting(NamedTuple):
     def median_faults(self) -> int:
         """The middle one of the kernel's counts."""
         return sorted(self.faults)[len(self.faults) // 2]
+
+
+def joined(rounds: Sequence[Setting]) -> Setting:
+    """Rounds of the same sizes as one setting; the curves are those of the last."""
+    counts = ([count for each in rounds for count in getattr(each, name)] for name in ROUNDS)
+    one, two, three, four, five = counts
+    processes = tuple(each for setting in rounds for each in setting.processes)
+    return Setting(rounds[-1].orders, one, two, three, four, five, processes, rounds[-1].curves)
 
 
 class Compared(NamedTuple):
@@ -990,13 +1035,20 @@ def _setting(row: dict[str, Any]) -> Setting:
     if not min(row["faults"]):
         raise ValueError("a round without a fault")
     rounds = tuple(tuple(_counted(each) for each in counts) for counts in row.get("processes", ()))
-    return Setting(orders, *(row[name] for name in ROUNDS))._replace(processes=rounds)
+    curves = tuple(tuple(_point(each) for each in curve) for curve in row.get("curves", ()))
+    return Setting(orders, *(row[name] for name in ROUNDS))._replace(processes=rounds, curves=curves)
 
 
 def _counted(row: object) -> Counted:
-    if not isinstance(row, list) or [type(each) for each in row] != [int, int, int]:
-        raise ValueError(f"processes has {row!r:.60}, not three numbers")
+    if not isinstance(row, list) or len(row) not in (3, 4) or any(type(each) is not int for each in row):
+        raise ValueError(f"processes has {row!r:.60}, not three numbers or four")
     return Counted(*row)
+
+
+def _point(row: object) -> Point:
+    if not isinstance(row, list) or len(row) != 3 or any(type(each) not in (int, float) for each in row):
+        raise ValueError(f"curves has {row!r:.60}, not three numbers")
+    return Point(*row)
 
 
 def write_measured(path: str | Path, settings: Sequence[Setting], **notes: Any) -> None:
@@ -1007,8 +1059,7 @@ def write_measured(path: str | Path, settings: Sequence[Setting], **notes: Any) 
 
 
 def _said(setting: Setting) -> dict[str, Any]:
-    said = setting._asdict()
-    return said if setting.processes else {name: said[name] for name in said if name != "processes"}
+    return {name: said for name, said in setting._asdict().items() if said or name in ("orders", *ROUNDS)}
 
 
 def compared(
@@ -1019,7 +1070,7 @@ def compared(
 ) -> Iterator[Compared]:
     """Replay the trace under each measured setting, one by one."""
     for setting in settings:
-        yield Compared(setting, replay(trace, setting.orders, policy, progress=progress))
+        yield Compared(setting, replay(trace, setting.orders, policy, points=POINTS, progress=progress))
 
 
 def size_names(orders: Iterable[int]) -> str:

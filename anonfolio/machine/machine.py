@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Self
 
 import numpy as np
@@ -863,13 +864,14 @@ def _first_bad_access(mm: Mm, pages: Pages | range, writes: bool | npt.NDArray[n
 
 
 def _first_early_access(pages: Pages | range, later: Sequence[Later]) -> int | None:
-    """Position of the first access to what is mapped after it."""
-    early = []
-    for time, start, end in later:
-        before = np.asarray(pages[:time])
-        hits = np.flatnonzero((before >= start) & (before < end))
-        early += hits[:1].tolist()
-    return min(early, default=None)
+    """Position of the first access to what is mapped after it. No page is mapped twice while a stream goes on."""
+    if not later:
+        return None
+    times, starts, ends = np.array(sorted(later, key=itemgetter(1))).T
+    pages = np.asarray(pages)
+    of = starts.searchsorted(pages, "right") - 1
+    early = np.flatnonzero((of >= 0) & (pages < ends[of]) & (np.arange(len(pages)) < times[of]))
+    return int(early[0]) if len(early) else None
 
 
 def _outcome(call: Callable[..., object], *arguments: object) -> Outcome:

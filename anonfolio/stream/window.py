@@ -113,8 +113,8 @@ class Window(NamedTuple):
         When each page is first written and first read.
     writes, reads : bool
         Whether any access is one.
-    earliest_writes : list of ndarray
-        What `earliest_write` found so far, by order.
+    earliest_writes, mapped_times : list of ndarray
+        What `earliest_write` and `mapped_from` found so far, by order.
     """
 
     system: System
@@ -130,6 +130,7 @@ class Window(NamedTuple):
     writes: bool
     reads: bool
     earliest_writes: list[Times]
+    mapped_times: list[Times]
 
     @classmethod
     def of(cls, system: System, mm: Mm, stream: Stream) -> Window:
@@ -150,7 +151,7 @@ class Window(NamedTuple):
         first_read = _first_accesses(stream, at, places, False) if reads else _never(at, places)
         return cls(
             system, mm, stream, sorted(orders, reverse=True), tile, pages, at, vmas, first_write, first_read,
-            writes, reads, [first_write],
+            writes, reads, [first_write], [],
         )  # fmt: skip
 
     @property
@@ -222,12 +223,17 @@ class Window(NamedTuple):
         """Per aligned block of 2**order places: since when all of it is mapped; None where nothing is mapped later."""
         if not self.stream.later:
             return None
-        since = np.zeros(self.places >> order, np.int32)
-        starts = self.vpn_of(np.arange(0, self.places, 1 << order))
-        # In the order of their times: of several in one block the last one stays.
-        for time, start, end in self.stream.later:
-            since[starts.searchsorted(start - (1 << order), "right") : starts.searchsorted(end)] = time
-        return since
+        if not self.mapped_times:
+            times, *spans = np.array(self.stream.later).T
+            firsts, ends = self.vpn_of(np.arange(self.places)).searchsorted(np.array(spans))
+            since = np.zeros(self.places, np.int32)
+            for time, first, end in zip(times.tolist(), firsts.tolist(), ends.tolist(), strict=True):
+                since[first:end] = time
+            self.mapped_times.append(since)
+        while len(self.mapped_times) <= order:
+            since = self.mapped_times[-1]
+            self.mapped_times.append(np.maximum(since[0::2], since[1::2]))
+        return self.mapped_times[order]
 
 
 def _pages_around(stream: Stream, tile: int, low: int, last: int) -> tuple[slice | Pages, Pages]:

@@ -36,7 +36,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from ...hardware.trace import (
     ADVICE,
@@ -47,6 +46,7 @@ from ...hardware.trace import (
     NO_ACCESS,
     NO_HUGE,
     NO_RESERVE,
+    POINTS,
     READ_ONLY,
     READ_WRITE,
     TAKE,
@@ -56,6 +56,7 @@ from ...hardware.trace import (
     TAKES,
     Call,
     Counted,
+    Point,
     Setting,
     Trace,
     settled,
@@ -241,14 +242,22 @@ EVENTS = (
     "exceptions/page_fault_user", "exceptions/page_fault_kernel", "raw_syscalls/sys_enter", "raw_syscalls/sys_exit",
     "sched/sched_process_exec", "sched/sched_process_exit", "task/task_newtask",
 )  # fmt: skip
+RSS_EVENT, RSS_FILTER = "kmem/rss_stat", "member == 1 && curr == 1"
+"""MM_ANONPAGES of who runs: copies of file pages are in it. The event adds up what each CPU has for itself; VmHWM does
+not (`percpu_counter_sum_positive` against `percpu_counter_read_positive`, 6.18), and is off by up to a batch a CPU."""
+MARK_ACCESSES = 64
+"""How often the clock of a trace is looked at."""
 
 
-def begin(instance: Path, *pids: int) -> None:
+def begin(instance: Path, *pids: int, rss: bool = False) -> None:
+    """Tell of these processes and their children; with `rss`, of each change of their anonymous memory too."""
     (instance / "trace").write_text("")
     (instance / "set_event_pid").write_text("")
     for pid in pids:
         _follow_too(instance, pid)
-    for event in EVENTS:
+    if rss:
+        (instance / "events" / RSS_EVENT / "filter").write_text(RSS_FILTER)
+    for event in (*EVENTS, RSS_EVENT) if rss else EVENTS:
         (instance / "events" / event / "enable").write_text("1")
     (instance / "tracing_on").write_text("1")
 
@@ -419,10 +428,10 @@ def ptrace(request: int, pid: int, data: int = 0) -> None:
 
 def run_traced(
     instance: Path, command: Sequence[str], folder: Path, progress: Callable[[str], None] | None = None,
-    launch: Launch | None = None,
+    launch: Launch | None = None, rss: bool = False,
 ) -> Run:  # fmt: skip
     """Run a command to its end under the tracepoints. `progress` gets a line every now and then, in another thread."""
-    program = Program(instance, command, folder, progress, launch or Launch())
+    program = Program(instance, command, folder, progress, launch or Launch(), rss)
     try:
         # No thread.join: in Python 3.11 a thread whose join was interrupted counts as ended.
         program.start()
@@ -443,10 +452,10 @@ class Program:
 
     def __init__(
         self, instance: Path, command: Sequence[str], folder: Path, progress: Callable[[str], None] | None,
-        launch: Launch,
+        launch: Launch, rss: bool = False,
     ) -> None:  # fmt: skip
         self.instance, self.command, self.folder, self.progress = instance, command, folder, progress
-        self.launch = launch
+        self.launch, self.rss = launch, rss
         self.images: list[Image] = []
         self.exits: list[Ended] = []
         self.root = 0
@@ -539,7 +548,7 @@ class Program:
             if self._killed or not go.recv(1):
                 raise LiveError("the program could not be launched; run it again")
             ptrace(PTRACE_SEIZE, self.root, PTRACE_OPTIONS)
-            begin(self.instance, self.root)
+            begin(self.instance, self.root, rss=self.rss)
             self._begin_to_read()
             go.send(b"!")
 
@@ -717,7 +726,10 @@ class Spans:
 
 @dataclass
 class Space:
-    """One address space while its events are read: where its anonymous memory lies, and what becomes its summary."""
+    """One address space while its events are read: where its anonymous memory lies, and what becomes its summary.
+
+    `seen` are its faults in anonymous memory; `memory` has (time, faults until then, anonymous pages), where told.
+    """
 
     number: int
     name: str = ""
@@ -732,6 +744,8 @@ class Space:
     ever_locked: bool = False
     thp_disable: int = 0
     ended: Ended | None = None
+    seen: int = 0
+    memory: list[tuple[float, int, int]] = field(default_factory=list)
 
 
 class Fault(NamedTuple):
@@ -764,6 +778,8 @@ class Converter:
         self.calls: list[Call] = []
         self.left_out: Counter[str] = Counter()
         self.traced = 0
+        self.marks: list[tuple[int, float]] = []
+        self.began = self.now = 0.0
         if found:
             self._begin_with(found)
 
@@ -775,8 +791,21 @@ class Converter:
             if self._too_early(event):
                 del self.waiting[:at]
                 return
+            self._tick(event.time)
             self._happened(event.pid, event.name, event.rest)
         self.waiting = []
+
+    def _tick(self, time: float) -> None:
+        self.now = time
+        if not self.spaces or not self.began:
+            self.began = time
+        if len(self.accesses) >= (self.marks[-1][0] if self.marks else 0) + MARK_ACCESSES:
+            self.marks.append((len(self.accesses), time))
+
+    def clock(self) -> tuple[tuple[int, int], ...]:
+        """How many accesses there were, and at which millisecond; the last one is the end."""
+        marks = [*self.marks, (len(self.accesses), self.now)]
+        return tuple((count, round(1000 * (time - self.began))) for count, time in marks)
 
     def _look_up(self) -> None:
         """What ptrace has seen meanwhile."""
@@ -829,6 +858,8 @@ class Converter:
         before = self.in_kernel.pop(pid, None)
         if event in ("page_fault_user", "page_fault_kernel"):
             self._fault(pid, rest, before)
+        elif event == "rss_stat":
+            self._remember_memory(pid, rest)
         elif event == "sys_enter":
             self._enter(pid, rest)
         elif event == "sys_exit":
@@ -865,6 +896,11 @@ class Converter:
         elif pid in self.space_of:
             self._access(self.space_of[pid], fault)
 
+    def _remember_memory(self, pid: int, rest: str) -> None:
+        space, size = self.space_of.get(pid), re.search(r"size=(-?\d+)B", rest)
+        if space and size:
+            space.memory.append((self.now, space.seen, int(size[1]) // PAGE))
+
     def _access(self, space: Space, fault: Fault) -> None:
         self.traced += 1
         if fault.page not in space.anonymous:
@@ -875,6 +911,7 @@ class Converter:
             self._call("grow_down", space, fault.page, space.stack)
             space.anonymous.add(fault.page, space.stack)
             space.stack = fault.page
+        space.seen += 1
         self.accesses.append((space.number, fault.page, fault.code))
 
     def _enter(self, pid: int, rest: str) -> None:
@@ -1170,25 +1207,25 @@ def trace_of(run: Run, kernel: str, **about: Any) -> Trace:
             return call
         return call._replace(vpn=page(call.vpn), argument=page(call.argument) if call.name in MOVES else call.argument)
 
-    columns = list(zip(*found.accesses, strict=True)) or [(), (), ()]
+    owners, pages, codes = np.array(found.accesses, np.int64).reshape(-1, 3).T
+    there = np.array(blocks, np.int64)
+    numbers = np.flatnonzero(there >= 0)
+    moved = numbers[there[numbers].searchsorted(pages // PTRS_PER_PMD)]
     trace = Trace(
         kernel=kernel,
         about=about,
-        vpn=np.array([page(vpn) for vpn in columns[1]], np.int64),
-        process=_owners(columns[0], len(found.spaces)),
-        code=np.array(columns[2], np.int64).astype(np.uint8),
+        vpn=moved * PTRS_PER_PMD + pages % PTRS_PER_PMD,
+        process=owners.astype(np.uint8) if len(found.spaces) <= 256 else owners.astype(np.uint16),
+        code=codes.astype(np.uint8),
         calls=tuple(map(renumbered, found.calls)),
-        blocks=np.array(blocks, np.int64),
+        blocks=there,
         processes=tuple(_summary(space, page) for space in found.spaces),
         kernel_faults=run.kernel_faults,
         left_out={name: count for name, count in found.left_out.items() if count},
         status=os.waitstatus_to_exitcode(run.status),
+        clock=found.clock(),
     )
-    return settled(trace, np.array(columns[2], np.int64) & TAKES)
-
-
-def _owners(processes: Sequence[int], count: int) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
-    return np.array(processes, np.uint8) if count <= 256 else np.array(processes, np.uint16)
+    return settled(trace, codes & TAKES)
 
 
 def _moved_together(calls: Iterable[Call], ends: Iterable[Span]) -> tuple[dict[int, int], list[int]]:
@@ -1340,7 +1377,7 @@ def _measure_once(command: Sequence[str], folder: Path, setting: Setting, launch
     """The setting with one more round."""
     with prepared(setting.orders, launch) as (kernel, instance, placed):
         before = kernel.fallbacks()
-        run = run_traced(instance, command, folder, launch=placed)
+        run = run_traced(instance, command, folder, launch=placed, rss=True)
         setting.fallbacks.append(kernel.fallbacks() - before)
     if run.kernel_faults < 1:
         raise LiveError(f"{' '.join(command)} did not run (exit {os.waitstatus_to_exitcode(run.status)})")
@@ -1350,7 +1387,15 @@ def _measure_once(command: Sequence[str], folder: Path, setting: Setting, launch
     counted = _counted(found)
     setting.anonymous.append(sum(each.anonymous for each in counted))
     setting.peak_rss_kib.append(run.peak_rss_kib)
-    return setting._replace(processes=(*setting.processes, counted))
+    curves = tuple(_curve(space.memory, found.began, found.now) for space in found.spaces)
+    return setting._replace(processes=(*setting.processes, counted), curves=curves)
+
+
+def _curve(memory: Sequence[tuple[float, int, int]], began: float, ended: float) -> tuple[Point, ...]:
+    """What was told of a process, at evenly spaced moments of the whole run's time, from its first change on."""
+    step = (ended - began) / POINTS or 1.0
+    last = {math.ceil((time - began) / step): (faults, pages) for time, faults, pages in memory}
+    return tuple(Point(round(number / POINTS, 4), *told) for number, told in last.items())
 
 
 def _in_anonymous(space: Space, seen: int, taking: bool) -> int:
@@ -1374,6 +1419,7 @@ def _counted(found: Converter) -> tuple[Counted, ...]:
             space.kernel_faults,
             _in_anonymous(space, seen[space.number], space.number in taking),
             space.ended.peak_rss_kib if space.ended else 0,
+            PAGE // 1024 * max((pages for _, _, pages in space.memory), default=0),
         )
         for space in found.spaces
     )

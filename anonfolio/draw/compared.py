@@ -1,0 +1,55 @@
+"""A prediction beside what a kernel counted: by process, and over the run's time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..hardware.advice import MIB, faults_so_far
+from ..hardware.trace import Compared, Trace
+from .advised import in_columns, measured_faults
+
+QUARTERS = (0.25, 0.5, 0.75, 1.0)
+
+
+def compared_text(trace: Trace, comparison: Compared) -> str:
+    """Two tables under one set of sizes; each number is predicted, then measured."""
+    return "\n".join((*by_process(comparison), *over_time(trace, comparison)))
+
+
+def by_process(comparison: Compared) -> Iterator[str]:
+    """Faults, copies, the peak of what is mapped and what is held at the exit. What was measured goes with a process by
+    its place: where a run had more of them, or fewer, nothing does."""
+    parts, rounds = comparison.predicted.processes, comparison.measured.processes
+    counted = rounds[-1] if rounds and len(rounds[-1]) == len(parts) else (None,) * len(parts)
+    rows = [["", "faults", "kernel", "copies", "peak MiB", "kernel", "held MiB at exit"]]
+    for number, (part, told) in enumerate(zip(parts, counted, strict=True)):
+        peak = f"{told.peak_anonymous_kib / 1024:,.2f}" if told and told.peak_anonymous_kib else "-"
+        rows.append([
+            f"P{number} {part.name}", f"{part.anonymous:,}", f"{told.anonymous:,}" if told else "-",
+            f"{part.counters.faults['cow copy']:,}", f"{part.rss_peak_pages / MIB:,.2f}", peak,
+            f"{part.held_pages / MIB:,.2f}",
+        ])  # fmt: skip
+    yield from in_columns(rows)
+
+
+def over_time(trace: Trace, comparison: Compared) -> Iterator[str]:
+    """Faults so far and memory mapped by all processes, at quarters of each run's own time."""
+    found, measured = comparison.predicted, comparison.measured
+    if not trace.clock or not measured.curves:
+        return
+    faults, kernel_faults = faults_so_far(trace, found), measured_faults(measured)
+    rows = [["time", "faults so far", "kernel", "MiB mapped", "kernel"]]
+    for quarter in QUARTERS:
+        so_far = max((count for at, count in faults if trace.part(at) <= quarter), default=0)
+        moments = [moment for moment in found.curve if trace.part(moment.at) <= quarter]
+        mapped = sum(moments[-1].rss_pages.values()) if moments else 0
+        kernel = max((count for part, count in kernel_faults if part <= quarter), default=0)
+        theirs = sum(
+            max((point for point in curve if point.part <= quarter), default=curve[0]).rss_pages
+            for curve in measured.curves
+            if curve and curve[0].part <= quarter
+        )
+        rows.append([
+            f"{quarter:.0%}", f"{so_far:,}", f"{kernel:,.0f}", f"{mapped / MIB:,.2f}", f"{theirs / MIB:,.2f}"
+        ])  # fmt: skip
+    yield from in_columns(rows)
