@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from anonfolio import LINUX_6_9, LINUX_6_15, POLICIES, RFC_V2, Policy, Scenario, policy_for_kernel, scenario_names
-from anonfolio.draw.tree import Decision, Tree, decisions
+from anonfolio.draw.tree import BOX_X, INDENT, Decision, Tree, decisions
 from anonfolio.exercises import exclusive_reuse as q
 from anonfolio.kernel.record import FIRST_TOUCH, REUSE, UNSHARE_REUSE, Check, Fault
 from anonfolio.program.search import Counterexample, counterexample
@@ -103,10 +103,10 @@ def test_every_question_of_the_tree_is_in_the_picture_once(policy: Policy) -> No
 def test_the_picture_lights_the_way_and_what_was_seen_and_no_more() -> None:
     svg = ET.fromstring(Decision(fault_of("fork-both-write")).svg())
     texts = {element.text: element.get("class") for element in svg.iter(f"{SVG}text")}
-    assert texts["FOLIO_MM_IDS_SHARED_BITNUM"] == "afp-kb"
+    assert texts["FOLIO_MM_IDS_SHARED_BITNUM"] == "afp-q"
     assert texts["folio_large_mapcount == folio_ref_count"] == texts["folio_ref_count == 1"] == "afp-k"
-    assert texts["30 mappings"] == "afp-m"
-    assert texts["copy: page 5"] == texts["yes: decides"] == "afp-b"
+    assert texts["30 mappings"] == "afp-h"
+    assert texts["copy: page 5"] == texts["yes: decides"] == "afp-fb"
     assert sum(path.get("class") == "afp-pen" for path in svg.iter(f"{SVG}path")) == 5
     assert not any((text or "").startswith("reuse: ") for text in texts)
 
@@ -115,13 +115,14 @@ def test_the_small_branch_is_lit_only_for_a_small_folio() -> None:
     small = ET.fromstring(Decision(q.last_fault(q.walks)).svg())
     large = ET.fromstring(Decision(fault_of("child-writes-and-exits")).svg())
     told = [{element.text: element.get("class") for element in svg.iter(f"{SVG}text")} for svg in (small, large)]
-    assert [words["no, small folio"] for words in told] == ["afp-b", "afp-m"]
+    assert [words["no, small folio"] for words in told] == ["afp-fb", "afp-h"]
     lit = [
         [path.get("d", "") for path in svg.iter(f"{SVG}path") if path.get("class") == "afp-pen"]
         for svg in (small, large)
     ]
-    assert sum("H" in d and d.count("V") == 2 for d in lit[0]) == 1
-    assert sum("H" in d and d.count("V") == 2 for d in lit[1]) == 0
+    aside = f"M{BOX_X + INDENT + 20} "
+    assert sum(d.startswith(aside) for d in lit[0]) == 1
+    assert sum(d.startswith(aside) for d in lit[1]) == 0
     assert len(lit[0]) == 4
 
 
@@ -156,7 +157,7 @@ def test_no_word_leaves_the_picture(name: str) -> None:
         alone: list[Fault | dict[str, Fault]] = [*faults[:3]]
         for shown in [*alone, several]:
             for element in ET.fromstring(Decision(shown, policy).svg()).iter(f"{SVG}text"):
-                mono = (element.get("class") or "").startswith("afp-k")
+                mono = element.get("class") in ("afp-k", "afp-q")
                 wide = (measure_mono if mono else measure)(element.text or "")
                 assert float(element.get("x") or 0) + wide <= WIDTH, element.text
 

@@ -302,6 +302,15 @@ def luminance(colour: str) -> float:
 @pytest.mark.parametrize(("colour", "least"), [(plots.INK, 7.0), *((each, 3.0) for each in plots.COLOURS)])
 def test_ink_and_lines_stand_out_from_the_paper(colour: str, least: float) -> None:
     assert (luminance(plots.PAPER) + 0.05) / (luminance(colour) + 0.05) >= least
+    assert (luminance(plots.DARK[colour]) + 0.05) / (luminance(plots.DARK[plots.PAPER]) + 0.05) >= least
+
+
+def test_every_colour_of_a_figure_follows_the_theme() -> None:
+    svg = a_figure().svg
+    told = svg.partition("</style>")[2]
+    assert set(re.findall(r"#[0-9a-f]{6}", told)) <= set(plots.DARK)
+    assert not re.search(r"(?<!,)#[0-9a-f]{6}", told)
+    assert svg.count(plots.DARK[plots.INK]) == 2
 
 
 def test_only_powers_of_two_are_named_below_a_curve_unless_there_are_none() -> None:

@@ -315,6 +315,14 @@ def image(kind: str, base64_data: str, data: dict[str, Any]) -> str:
     return f'<img src="data:{kind};base64,{base64_data}" alt="{words}">'
 
 
+def drawn_px(svg: str) -> float:
+    """How wide a drawing is in its own units: narrower than that its words would be smaller than they were meant."""
+    tag = svg.partition(">")[0]
+    points = re.search(r'\swidth="([\d.]+)pt"', tag)
+    box = re.search(r'\sviewBox="\S+ \S+ ([\d.]+)', tag)
+    return round(float(points[1]) * 4 / 3) if points else float(box[1]) if box else 620
+
+
 def shown_as(data: dict[str, Any]) -> str:
     """The best form of an output that needs no program, as HTML."""
     if "text/html" in data:
@@ -323,7 +331,7 @@ def shown_as(data: dict[str, Any]) -> str:
     if "image/svg+xml" in data:
         svg = text_of(data["image/svg+xml"])
         if shapes_alone(svg):
-            return f'<div class="wide drawing">{svg}</div>'
+            return f'<div class="wide drawing" style="--least:{drawn_px(svg):g}px">{svg}</div>'
         return image("image/svg+xml", base64.b64encode(svg.encode()).decode(), data)
     for kind in ("image/png", "image/jpeg"):
         if kind in data:

@@ -187,7 +187,7 @@ class Curve(NamedTuple):
     dots: Sequence[Place] = ()
 
 
-BAR, LEFT = 18, 92
+BAR, LEFT = 18, 100
 HIGH = 150
 """Of a curve's frame."""
 
@@ -207,17 +207,17 @@ class AdviceSheet(Sheet):
         head, *lines = "\n".join(_head(advice)).splitlines()
         y = self._said(head, 24, "t", 14)
         for line in lines:
-            y = self._said(line, y, "m", 11)
+            y = self._said(line, y, "h", 12)
         for sentence in advice.sentences:
-            y = self._said(sentence, y, "b", 11.5)
+            y = self._said(sentence, y, "fb", 12)
         y = self._bars(y + 14)
         y = self._curves(y + 18)
         for note in _notes(advice):
-            y = self._said(note, y, "m", 11)
+            y = self._said(note, y, "h", 12)
         self.height = y
 
     def _said(self, words: str, y: float, name: str, size: float) -> float:
-        found = wrap(words, RIGHT - 16, sized(size, name in "tb"))
+        found = wrap(words, RIGHT - 16, sized(size, name in ("t", "fb")))
         self.lines(16, y, found, name, size + 5)
         return y + (size + 5) * len(found) + 2
 
@@ -232,15 +232,15 @@ class AdviceSheet(Sheet):
              [option.never_written_mib for option in options]),
         ]  # fmt: skip
         for at, option in enumerate(options):
-            self.text(16, y + 22 + BAR * at, option.name, "kb" if option is self._chosen else "k")
+            self.text(16, y + 22 + BAR * at, option.name, "q" if option is self._chosen else "k")
         for column, (title, values, form, inner) in enumerate(columns):
             x = LEFT + column * room
-            self.text(x, y + 4, title, "b")
+            self.text(x, y + 4, title, "fb")
             most = max(values, default=0) or 1
             for at, value in enumerate(values):
                 told = form.format(value) + (f", {inner[at]:,.1f}" if inner else "")
-                self._bar(x, y + 11 + BAR * at, (room - 110) * value / most, told, at)
-                if inner and (part := (room - 110) * inner[at] / most) > 0:
+                self._bar(x, y + 11 + BAR * at, (room - 118) * value / most, told, at)
+                if inner and (part := (room - 118) * inner[at] / most) > 0:
                     self.rect(x, y + 11 + BAR * at, max(part, 1), 13, "was", 1)
         return y + 22 + BAR * len(options)
 
@@ -290,12 +290,12 @@ class AdviceSheet(Sheet):
 
     def _plot(self, x: float, y: float, width: float, title: str, lines: Sequence[Curve], form: str) -> None:
         """Curves over the run, each with its name at its end, names apart from each other."""
-        self.text(x, y + 4, title, "b")
+        self.text(x, y + 4, title, "fb")
         top, room = y + 14, width - 90
         self.rect(x, top, room, HIGH, "rule", 0)
         most = max((value for line in lines for _, value in (*line.points, *line.dots)), default=0) or 1
-        self.text(x + 4, top + 12, form.format(most), "m")
-        self.text(x, top + HIGH + 15, self._axis(), "m")
+        self.text(x + 4, top + 12, form.format(most), "h")
+        self.text(x, top + HIGH + 15, self._axis(), "h")
 
         def placed(places: Iterable[Place]) -> list[Place]:
             return [(x + room * part, top + HIGH * (1 - value / most)) for part, value in places]
@@ -308,7 +308,7 @@ class AdviceSheet(Sheet):
             ends.append((curve[-1][1], name))
         below = top - 4
         for height, name in sorted(ends):
-            below = max(height + 4, below + 12)
+            below = max(height + 4, below + 14)
             self.text(x + room + 5, min(below, top + HIGH + 24), name, "k")
 
     def _axis(self) -> str:

@@ -4,7 +4,7 @@ A sheet is a list of pieces, one per cell, folio and label, so that a stepper se
 
 Colours are custom properties of a style sheet that every SVG carries, in a light and a dark theme; all its classes
 begin with ``afp``. Nothing is said by colour alone: letters name folios, edges tell writable from read-only, thick
-outlines mark what changed.
+outlines mark what changed. No text is smaller than 12 of a sheet's units, and no sheet shown narrower than it is drawn.
 """
 
 from __future__ import annotations
@@ -56,23 +56,12 @@ _CLASSES: dict[str, dict[str, str]] = {
     "box": {"fill": "bg", "stroke": "line"},
     "new": {"fill": "none", "stroke": "ink", "stroke-width": "2.2"},
     "mark": {"fill": "ink"},
-    "track": {"fill": "line"},
     "was": {"fill": "mut"},
     "arrow": {"fill": "ink", "stroke": "bg", "stroke-width": "2", "paint-order": "stroke"},
     "hollow": {"fill": "none", "stroke": "ink", "stroke-width": "1.3"},
     "pen": {"stroke": "ink", "fill": "none", "stroke-width": "3.5"},
-    "ro": {"stroke": "mut", "fill": "none", "stroke-width": "1.1"},
     "t": {"fill": "ink", "font-size": "14px", "font-weight": "600"},
-    "b": {"fill": "ink", "font-size": "11.5px", "font-weight": "600"},
-    "p": {"fill": "ink", "font-size": "11.5px"},
-    "m": {"fill": "mut", "font-size": "11px"},
-    "n": {"fill": "ink", "font-size": "12px", "font-weight": "600", "text-anchor": "middle", "font-family": MONO},
-    "ns": {"fill": "ink", "font-size": "10px", "font-weight": "600", "text-anchor": "middle", "font-family": MONO},
-    "nt": {"fill": "ink", "font-size": "8px", "font-weight": "600", "text-anchor": "middle", "font-family": MONO},
-    "v": {"fill": "mut", "font-size": "9.5px", "text-anchor": "middle", "font-family": MONO},
-    "vb": {"fill": "ink", "font-size": "9.5px", "font-weight": "700", "text-anchor": "middle", "font-family": MONO},
-    "k": {"fill": "ink", "font-size": "11px", "font-family": MONO},
-    "kb": {"fill": "ink", "font-size": "11px", "font-weight": "700", "font-family": MONO},
+    "k": {"fill": "ink", "font-size": "12px", "font-family": MONO},
     "s": {"fill": "ink", "font-size": "13px", "font-weight": "600"},
     "h": {"fill": "mut", "font-size": "12px"},
     "e": {"fill": "mut", "font-size": "12px", "text-anchor": "middle"},
@@ -95,23 +84,28 @@ _CLASSES: dict[str, dict[str, str]] = {
 }  # fmt: skip
 
 
-@cache
-def stylesheet() -> str:
-    """All classes in both themes, for the `<style>` of an SVG."""
+def themed(name: str, light: Mapping[str, str], dark: Mapping[str, str]) -> str:
+    """Rules that set custom properties for a class: by what the system prefers, and by JupyterLab where it says."""
 
     def theme(colours: Mapping[str, str]) -> str:
         return ";".join(f"--{name}:{value}" for name, value in colours.items())
+
+    return (
+        f".{name}{{{theme(light)}}}"
+        f"@media (prefers-color-scheme:dark){{.{name}{{{theme(dark)}}}}}"
+        f'[data-jp-theme-light="true"] .{name}{{{theme(light)}}}[data-jp-theme-light="false"] .{name}{{{theme(dark)}}}'
+    )
+
+
+@cache
+def stylesheet() -> str:
+    """All classes in both themes, for the `<style>` of an SVG."""
 
     def rule(name: str, properties: Mapping[str, str]) -> str:
         told = (f"{key}:{f'var(--{value})' if value in _LIGHT else value}" for key, value in properties.items())
         return f".afp .afp-{name}{{{';'.join(told)}}}"
 
-    return (
-        f".afp{{{theme(_LIGHT)}}}"
-        f"@media (prefers-color-scheme:dark){{.afp{{{theme(_DARK)}}}}}"
-        f'[data-jp-theme-light="true"] .afp{{{theme(_LIGHT)}}}[data-jp-theme-light="false"] .afp{{{theme(_DARK)}}}'
-        + "".join(rule(name, properties) for name, properties in _CLASSES.items())
-    )
+    return themed("afp", _LIGHT, _DARK) + "".join(rule(name, properties) for name, properties in _CLASSES.items())
 
 
 @cache
@@ -163,11 +157,6 @@ def svg_path(d: str, name: str) -> str:
     return f'<path d="{d}" {paint(name)}/>'
 
 
-def folio_class(number: int) -> str:
-    """The class that paints a folio by its number."""
-    return f"c{number % len(_HUES)}"
-
-
 def exclusive_mark(x: float, y: float) -> str:
     """The diamond that says PageAnonExclusive, around a place."""
     return svg_path(f"M{x:g} {y - 4:g}l4 4l-4 4l-4 -4z", "mark")
@@ -183,23 +172,15 @@ def ref_mark(x: float, y: float) -> str:
     return f'<circle cx="{x:g}" cy="{y:g}" r="3" {paint("hollow")}/>'
 
 
-def write_edge(x: float, y: float, width: float, writable: bool) -> str:
-    """The bottom edge of a cell: a solid bar where the hardware may write, hatching where it may not."""
-    if writable:
-        return svg_path(f"M{x + 2:g} {y - 3:g}h{width - 4:g}", "pen")
-    strokes = "".join(f"M{x + 3 + 5 * at:g} {y - 1.5:g}l4 -4" for at in range(int((width - 6) // 5)))
-    return svg_path(strokes, "ro")
-
-
 _NARROW = {**dict.fromkeys("iljI.,:;'|!", 0.32), **dict.fromkeys(" ftr()[]-/", 0.4), **dict.fromkeys("mwMW→…—×", 0.92)}
 
 
-def measure(words: str, size: float = 11, bold: bool = False) -> float:
+def measure(words: str, size: float = 12, bold: bool = False) -> float:
     """About how wide words are in a wide sans-serif font (DejaVu Sans), in units of the picture: never too narrow."""
     return size * sum(_NARROW.get(char, 0.635) for char in words) * (1.1 if bold else 1.0)
 
 
-def measure_mono(words: str, size: float = 11) -> float:
+def measure_mono(words: str, size: float = 12) -> float:
     """How wide words are in a monospaced font."""
     return 0.61 * size * len(words)
 
@@ -219,8 +200,8 @@ def sized(size: float, bold: bool = False) -> Callable[[str], float]:
     return lambda words: measure(words, size, bold)
 
 
-WIDTH = 900
-RIGHT = 884
+WIDTH = 848
+RIGHT = 832
 
 
 def open_svg(height: float, said: str, told: str, width: float = WIDTH, shown_px: float = WIDTH) -> list[str]:
@@ -323,8 +304,6 @@ class Drawn(ABC):
         return {"image/svg+xml": self.svg(), "text/plain": self.text()}
 
 
-MOST_WIDTH = 900
-"""Pictures that fit into that beside each other stand so."""
 GAP = 12
 
 
@@ -346,10 +325,10 @@ def stacked(
     """
     sheets = [picture.sheet for _, picture in panes]
     one = max(sheet.width for sheet in sheets)
-    columns = max(1, min(len(panes), int((MOST_WIDTH + GAP) // (one + GAP))))
+    columns = max(1, min(len(panes), int((WIDTH + GAP) // (one + GAP))))
     width = columns * (one + GAP) - GAP
     if panel and panel[1].startswith("<svg"):
-        width = max(width, min(MOST_WIDTH, _size(panel[1])[0] + 16))
+        width = max(width, min(WIDTH, _size(panel[1])[0] + 16))
     parts: list[str] = []
     y = 4.0
 

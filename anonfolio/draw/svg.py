@@ -169,7 +169,7 @@ class _BandDrawing:
         told = f'<g data-process="{process}" data-page="{vpn}"{here}><title>{xml(words)}</title>'
         told += svg_rect(x, y, WIDE, CELL, self._entry_role(folio, offset))
         name = self._entry_name(process, folio)
-        told += _fitting(x + WIDE / 2, y + 15, name, WIDE) if name else ""
+        told += fitting(x + WIDE / 2, y + 15, name, WIDE) if name else ""
         self.sheet.add(told + "</g>", self.key("4c", process, vpn))
         if writable:
             self.sheet.add(svg_path(f"M{x + 3:g} {y + CELL - 4:g}h{WIDE - 6:g}", "pen"), self.key("5w", process, vpn))
@@ -367,7 +367,7 @@ class _BandDrawing:
         told = f'<g data-frame="{name}"><title>{xml(_frame_words(folio, at))}</title>'
         told += svg_rect(x, y, WIDE, FRAME, f"is_{self.sheet.roles[folio.number][at]}")
         if folio.content is not None and folio.content[at]:
-            told += _fitting(x + WIDE / 2, y + 12, f"{folio.content[at]}", WIDE - 1)
+            told += fitting(x + WIDE / 2, y + 12, f"{folio.content[at]}", WIDE - 1)
         there = ((exclusive_mark, folio.exclusive), (pin_mark, folio.pins), (ref_mark, folio.refs))
         marks = [mark for mark, held in there if held[at]]
         left = x + WIDE / 2 - 3 * (len(marks) - 1)
@@ -435,7 +435,7 @@ def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
         yield found[0], found[-1] + 1
 
 
-def _fitting(x: float, y: float, words: str, room: float) -> str:
+def fitting(x: float, y: float, words: str, room: float) -> str:
     """Text in the middle of a cell, pressed together where it is too long."""
     told = svg_text(x, y, words, "a")
     pressed = f'<text textLength="{room - 1:g}" lengthAdjust="spacingAndGlyphs" '

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from html import escape
 from typing import NamedTuple
 
 from ..kernel.honest import Node, tree
@@ -18,7 +17,7 @@ from ..kernel.policy import LINUX_6_15, Policy
 from ..kernel.record import COW_COPY, FIRST_TOUCH, REUSE, UNSHARE_REUSE, ZERO_COPY, ZERO_READ, Check, Fault
 from ..kernel.rules import Reuse, refcount_one
 from ..program.scenario import Timeline
-from .drawing import RIGHT, SANS, WIDTH, measure, paint, stylesheet, svg_path, svg_rect, svg_text, wrap, xml
+from .drawing import Drawn, Sheet, measure, measure_mono, sized, svg_path, wrap
 
 # --- the questions --------------------------------------------------------------------------------------------------
 
@@ -62,10 +61,10 @@ def _first_asked(rule: Reuse) -> Question:
 
 
 _LEAVES = {
-    FIRST_TOUCH: ("first touch", "do_anonymous_page", "c0"),
-    ZERO_COPY: ("zero page copy", "wp_page_copy", "c1"),
-    COW_COPY: ("copy", "wp_page_copy", "c4"),
-    REUSE: ("reuse", "wp_page_reuse", "c2"),
+    FIRST_TOUCH: ("first touch", "do_anonymous_page", "is_new"),
+    ZERO_COPY: ("zero page copy", "wp_page_copy", "is_new"),
+    COW_COPY: ("copy", "wp_page_copy", "is_new"),
+    REUSE: ("reuse", "wp_page_reuse", "is_alone"),
 }
 """Path -> its short name, the function that does it, the class that paints it."""
 _LEAF_OF = {ZERO_READ: FIRST_TOUCH, UNSHARE_REUSE: REUSE}
@@ -161,18 +160,16 @@ class Tree:
 
 # --- the picture ----------------------------------------------------------------------------------------------------
 
-_WIDE = ".afs-panel:has(.afp-tree){flex-basis:620px}"
-"""In a stepper's panel: below the pictures rather than too small beside them."""
-
-BOX_X, BOX_WIDTH, BOX_HEIGHT = 16, 318, 54
-LEAF_X, LEAF_WIDTH, LEAF_HEIGHT = 436, 150, 44
-SMALL_X = 622
-SMALL_WIDTH = RIGHT - SMALL_X
-PITCH = 80
+BOX_X, BOX_WIDTH = 16, 330
+LEAF_X, LEAF_WIDTH, LEAF_HEIGHT = 452, 152, 42
+WIDTH, WIDEST = LEAF_X + LEAF_WIDTH + 16, 848
+"""How wide it is drawn, and at most shown."""
+GAP, INDENT = 26, 40
+"""Between a question and the next; how far a question to the side stands in."""
 
 
 @dataclass(frozen=True)
-class Decision:
+class Decision(Drawn):
     """The tree of one policy with the branches of one or several faults lit: ``Decision(fault, policy)``.
 
     Parameters
@@ -221,6 +218,11 @@ class Decision:
             return ["No fault, so nothing is asked."]
         return [_sentence(label, walk) for label, walk in self.walks.items()]
 
+    @property
+    def sentence(self) -> str:
+        """All of them, after the title."""
+        return " ".join([self.title, *self.sentences]).strip()
+
     def text(self) -> str:
         """The tree as text, one question a line, for terminals."""
         asked = [line for question in self.tree.questions for line in self._lines(question)]
@@ -246,12 +248,8 @@ class Decision:
     def __repr__(self) -> str:
         return self.text()
 
-    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
-        return {"image/svg+xml": self.svg(), "text/plain": self.text()}
-
-    def svg(self) -> str:
-        """The tree as one SVG document, 900 wide."""
-        return _Drawn(self).svg()
+    def _draw(self) -> Sheet:
+        return _TreeSheet(self)
 
 
 def _sentence(label: str, walk: Walk) -> str:
@@ -289,174 +287,119 @@ def _moment(fault: Fault | None, policy: Policy) -> str:
     return Decision(fault, policy).svg()
 
 
-class _Drawn:
-    """Lays a `Decision` out: the questions down the left, where each ends on the right, small folios far right."""
+class _TreeSheet(Sheet):
+    """Lays a `Decision` out: the questions down the left, and beside each where it ends."""
+
+    width, shown_px = WIDTH, WIDEST
 
     def __init__(self, decision: Decision) -> None:
-        self.decision, self.tree = decision, decision.tree
-        walks = decision.walks
+        super().__init__()
+        self.tree = decision.tree
         self.lit: dict[tuple[Question, bool], list[str]] = {}
         self.decides: set[tuple[Question, bool]] = set()
+        self.saw: dict[Question, str] = {}
+        walks = decision.walks
         for label, walk in walks.items():
             for question, check in zip(walk.questions, walk.checks, strict=True):
                 self.lit.setdefault((question, check.outcome), []).append(label)
                 if check.decides:
                     self.decides.add((question, check.outcome))
-        self.alone = next(iter(walks.values())) if len(walks) == 1 else None
-        self.parts: list[str] = []
-        top = self._header()
-        bottom = self._questions(top)
-        self.height = self._footer(bottom)
+                if len(walks) == 1:
+                    self.saw[question] = check.saw
+        self.pages = _pages(next(iter(walks.values())).fault.pages) if len(walks) == 1 else ""
+        self.text(16, 21, decision.heading, "h")
+        name, size, pitch = ("f", 12, 16) if len(walks) > 1 else ("s", 13, 17)
+        told = [line for said in decision.sentences for line in wrap(said, WIDTH - 32, sized(size, size == 13))]
+        self.lines(16, 42, told, name, pitch)
+        y = self._questions(38.0 + pitch * len(told))
+        lit = "Filled: what was asked, as the fault's own record has it. Thick frame: the check that decided."
+        notes = [line for words in (lit, LEFT_OUT) for line in wrap(words, WIDTH - 32, sized(12))]
+        self.lines(16, y + 24, notes, "h", 16)
+        self.height = y + 20 + 16 * len(notes)
 
-    def svg(self) -> str:
-        size = f'viewBox="0 0 {WIDTH} {self.height:g}" width="100%" style="max-width:{WIDTH}px;height:auto"'
-        said = xml(" ".join([self.decision.title, *self.decision.sentences]).strip())
-        return "".join(
-            [
-                f'<svg xmlns="http://www.w3.org/2000/svg" {size} class="afp afp-tree" role="img"',
-                f' font-family="{escape(SANS)}">',
-                f"<title>{said}</title>",
-                f"<desc>{xml(self.decision.text())}</desc>",
-                f"<style>{stylesheet()}{_WIDE}</style>",
-                svg_rect(0.5, 0.5, WIDTH - 1, self.height - 1, "bg", 6),
-                *self.parts,
-                "</svg>",
-            ]
-        )
-
-    def _header(self) -> float:
-        self.parts.append(svg_text(16, 21, self.decision.heading, "m"))
-        name, size, pitch = ("p", 11.5, 15) if len(self.decision.walks) > 1 else ("t", 14.0, 18)
-        y = 41.0
-        for said in self.decision.sentences:
-            for line in wrap(said, RIGHT - 16, lambda words: measure(words, size, name == "t")):
-                self.parts.append(svg_text(16, y, line, name))
-                y += pitch
-        return y + 2
-
-    def _footer(self, y: float) -> float:
-        told = "Lit: what was asked, as the fault's own record has it. Thick frame: the check that decided."
-        self.parts.append(svg_text(16, y + 22, told, "m"))
-        self.parts.append(svg_text(16, y + 38, LEFT_OUT, "m"))
-        return y + 50
-
-    # --- questions and answers ----------------------------------------------------------------------------------
-
-    def _questions(self, top: float) -> float:
-        y = top
+    def _questions(self, y: float) -> float:
         for question in self.tree.main:
             for one in self.tree.before(question):
-                self.parts.append(svg_text(BOX_X + 10, y - 9, f"{one.what}: no", "m"))
-            self._question(question, BOX_X, y, BOX_WIDTH)
-            y = self._ends_below(question, y) if len(question.ends) == 2 else self._goes_on(question, y)
+                self.text(BOX_X + 10, y + 14, f"{one.what}: no", "h")
+                y += 20
+            bottom = self._question(question, BOX_X, y)
+            y = bottom + GAP if question is not self.tree.main[-1] else bottom
+            if not question.then:
+                continue
+            outcome = next(answer for answer in (True, False) if answer in question.then)
+            small = self.tree.small if question is self.tree.exclusive else None
+            lit = (question, outcome) in self.lit
+            if small:
+                # Of a page that is not marked: the branch of large folios is lit when one was asked.
+                lit = self._asked(question.then[outcome])
+                y = self._small(small, bottom) + GAP
+            self._down(BOX_X + 20, bottom, y, lit)
+            words = "" if question.looks else "no, large folio" if small else _yes(outcome)
+            self.text(BOX_X + 32, y - 9, words + self._decided(question, outcome), "fb" if lit else "h")
         return y
 
-    def _goes_on(self, question: Question, y: float) -> float:
-        """What follows one answer stands below; the other ends beside it, or goes on further down."""
-        goes_on, below = next(answer for answer in (True, False) if answer in question.then), y + PITCH
-        for outcome, path in question.ends.items():
-            self._sideways(question, outcome, y)
-            self._leaf(question, outcome, path, LEAF_X, y + (BOX_HEIGHT - LEAF_HEIGHT) / 2)
-        if len(question.then) == 2:
-            self._sideways(question, False, y)
-            lit = "b" if (question, False) in self.lit else "m"
-            self.parts.append(svg_text(LEAF_X + 6, y + BOX_HEIGHT / 2 + 4, f"below: {question.then[False].what}", lit))
-        parts = question is self.tree.exclusive and self.tree.small is not None
-        self._down(question, goes_on, BOX_X + BOX_WIDTH / 2, y + BOX_HEIGHT, below, large=parts)
-        if parts:
-            self._small(y, below)
-        return below
+    def _small(self, small: Question, y: float) -> float:
+        """A small folio leaves the column under the mark's question, and is asked one thing."""
+        lit = self._asked(small)
+        self._down(BOX_X + INDENT + 20, y, y + GAP, lit)
+        self.text(BOX_X + INDENT + 32, y + GAP - 9, "no, small folio", "fb" if lit else "h")
+        return self._question(small, BOX_X + INDENT, y + GAP)
 
-    def _ends_below(self, question: Question, y: float) -> float:
-        """Both answers end: yes below, no beside it; one leaf if they end alike. More questions stand under that."""
-        differ = question.ends[True] != question.ends[False]
-        down = differ or (question, True) in self.lit
-        self._down(question, down, BOX_X + BOX_WIDTH / 2, y + BOX_HEIGHT, y + PITCH)
-        self._leaf(question, down, question.ends[down], BOX_X + (BOX_WIDTH - LEAF_WIDTH) / 2, y + PITCH)
-        if differ:
-            self._sideways(question, False, y)
-            self._leaf(question, False, question.ends[False], LEAF_X, y + (BOX_HEIGHT - LEAF_HEIGHT) / 2)
-        end = y + PITCH + LEAF_HEIGHT
-        return end if question is self.tree.main[-1] else end + PITCH - BOX_HEIGHT
+    def _question(self, question: Question, x: float, y: float) -> float:
+        """A question, and beside it where it ends; returns where the next may begin."""
+        wide, asked = BOX_WIDTH - (x - BOX_X), self._asked(question)
+        lines = [(line, "q" if asked else "k") for line in wrap(question.what, wide - 20, _mono)]
+        for words, name in ((question.asks, "f" if asked else "h"), (self.saw.get(question, ""), "h")):
+            lines += [(line, name) for line in wrap(words, wide - 20, sized(12)) if line]
+        sides = [(outcome, question.ends[outcome]) for outcome in (True, False) if outcome in question.ends]
+        step = LEAF_HEIGHT + 6
+        high = max(14.0 + 16 * len(lines), step * len(sides) - 6)
+        self.rect(x, y, wide, high, "say" if asked else "box", 5)
+        if any((question, outcome) in self.decides for outcome in (True, False)):
+            self.rect(x, y, wide, high, "new", 5)
+        begin = y + (high - 16 * len(lines)) / 2 + 11
+        for at, (line, name) in enumerate(lines):
+            self.text(x + 10, begin + 16 * at, line, name)
+        top = y + (high - step * len(sides) + 6) / 2
+        for at, (outcome, path) in enumerate(sides):
+            self._end(question, outcome, path, top + step * at)
+        if len(question.then) == 2:
+            lit = (question, False) in self.lit
+            self._aside(question, False, y + high / 2)
+            for at, line in enumerate(wrap(f"below: {question.then[False].what}", LEAF_WIDTH, sized(12, True))):
+                self.text(LEAF_X + 4, y + high / 2 + 4 + 16 * at, line, "fb" if lit else "h")
+        return y + high
+
+    def _end(self, question: Question, outcome: bool, path: str, y: float) -> None:
+        self._aside(question, outcome, y + LEAF_HEIGHT / 2)
+        labels = self.lit.get((question, outcome))
+        name, function, colour = _LEAVES[path]
+        self.rect(LEAF_X, y, LEAF_WIDTH, LEAF_HEIGHT, "soft" if labels is None else colour, 12)
+        if labels is not None:
+            self.rect(LEAF_X, y, LEAF_WIDTH, LEAF_HEIGHT, "new", 12)
+            told = f"{name}: {self.pages or ', '.join(labels)}"
+            name = told if measure(told, 12, True) <= LEAF_WIDTH - 20 else f"{name}: {len(labels)} faults"
+        self.text(LEAF_X + 12, y + 18, name, "h" if labels is None else "fb")
+        self.text(LEAF_X + 12, y + 34, function, "k")
+
+    # --- lines --------------------------------------------------------------------------------------------------
 
     def _asked(self, question: Question) -> bool:
         return (question, True) in self.lit or (question, False) in self.lit
 
-    def _question(self, question: Question, x: float, y: float, width: float) -> None:
-        asked = self._asked(question)
-        walk = self.alone
-        met = zip(walk.questions, walk.checks, strict=True) if walk else ()
-        check = next((check for one, check in met if one is question), None)
-        self.parts.append(svg_rect(x, y, width, BOX_HEIGHT, "say" if asked else "box", 5))
-        if any((question, outcome) in self.decides for outcome in (True, False)):
-            self.parts.append(svg_rect(x, y, width, BOX_HEIGHT, "new", 5))
-        self.parts.append(svg_text(x + 10, y + 17, question.what, "kb" if asked else "k"))
-        self.parts.append(svg_text(x + 10, y + 32, question.asks, "p" if asked else "m"))
-        if check and check.saw:
-            self.parts.append(svg_text(x + 10, y + 46, wrap(check.saw, width - 20)[0], "m"))
+    def _decided(self, question: Question, outcome: bool) -> str:
+        return ": decides" if (question, outcome) in self.decides else ""
 
-    def _sideways(self, question: Question, outcome: bool, y: float) -> None:
-        middle = y + BOX_HEIGHT / 2
-        start, end = BOX_X + BOX_WIDTH, LEAF_X
-        lit = (question, outcome) in self.lit
-        self._line(f"M{start:g} {middle:g}H{end - 7:g}", lit)
-        self._head(end, middle, lit, down=False)
-        self._answer(question, outcome, start + 8, middle - 7)
+    def _aside(self, question: Question, outcome: bool, y: float) -> None:
+        start, lit = BOX_X + BOX_WIDTH, (question, outcome) in self.lit
+        self.add(svg_path(f"M{start:g} {y:g}H{LEAF_X - 8:g}", "pen" if lit else "vma"))
+        self.add(svg_path(f"M{LEAF_X - 9:g} {y - 5:g}v10l8 -5z", "mark" if lit else "vma"))
+        self.text(start + 8, y - 6, _yes(outcome) + self._decided(question, outcome), "fb" if lit else "h")
 
-    def _down(self, question: Question, outcome: bool, x: float, y: float, end: float, *, large: bool = False) -> None:
-        # Of a page that is not marked: the branch of large folios is lit when one was asked.
-        lit = (question, outcome) in self.lit and (not large or self._asked(question.then[outcome]))
-        self._line(f"M{x:g} {y:g}V{end - 7:g}", lit)
-        self._head(x, end, lit, down=True)
-        self._answer(question, outcome, x + 10, y + 17, "large folio" if large else "")
+    def _down(self, x: float, y: float, end: float, lit: bool) -> None:
+        self.add(svg_path(f"M{x:g} {y:g}V{end - 8:g}", "pen" if lit else "vma"))
+        self.add(svg_path(f"M{x - 5:g} {end - 9:g}h10l-5 8z", "mark" if lit else "vma"))
 
-    def _small(self, y: float, below: float) -> None:
-        """A small folio leaves the column under the mark's question, and is asked one thing."""
-        small = self.tree.small
-        assert small is not None
-        lit = self._asked(small)
-        middle = SMALL_X + SMALL_WIDTH / 2
-        # Under the leaf of the row above, over that of the row below.
-        turn = y + BOX_HEIGHT + 4
-        self._line(f"M{BOX_X + BOX_WIDTH / 2:g} {y + BOX_HEIGHT:g}V{turn:g}H{middle:g}V{below - 7:g}", lit)
-        self._head(middle, below, lit, down=True)
-        self.parts.append(svg_text(middle + 10, turn + 15, "no, small folio", "b" if lit else "m"))
-        self._question(small, SMALL_X, below, SMALL_WIDTH)
-        wide = (SMALL_WIDTH - 14) / 2
-        for outcome, x in ((True, SMALL_X), (False, SMALL_X + wide + 14)):
-            at = x + wide / 2
-            self._down(small, outcome, at, below + BOX_HEIGHT, below + PITCH)
-            self._leaf(small, outcome, small.ends[outcome], x, below + PITCH, wide)
 
-    def _leaf(
-        self, question: Question, outcome: bool, path: str, x: float, y: float, width: float = LEAF_WIDTH
-    ) -> None:
-        labels = self.lit.get((question, outcome))
-        name, function, colour = _LEAVES[path]
-        self.parts.append(svg_rect(x, y, width, LEAF_HEIGHT, "soft" if labels is None else colour, 12))
-        if labels is None:
-            self.parts.append(svg_text(x + 12, y + 19, name, "m"))
-            self.parts.append(svg_text(x + 12, y + 35, function, "k"))
-            return
-        self.parts.append(svg_rect(x, y, width, LEAF_HEIGHT, "new", 12))
-        told = f"{name}: {', '.join(labels) if self.alone is None else _pages(self.alone.fault.pages)}"
-        if measure(told, 11.5, True) > width - 16:
-            told = f"{name}: {len(labels)} faults"
-        self.parts.append(svg_text(x + 12, y + 19, told, "b"))
-        self.parts.append(svg_text(x + 12, y + 35, function, "k"))
-
-    # --- lines --------------------------------------------------------------------------------------------------
-
-    def _answer(self, question: Question, outcome: bool, x: float, y: float, to: str = "") -> None:
-        key = (question, outcome)
-        words = ", ".join(filter(None, ("" if question.looks else _yes(outcome), to)))
-        if key in self.decides:
-            words += ": decides"
-        self.parts.append(svg_text(x, y, words, "b" if key in self.lit else "m"))
-
-    def _line(self, d: str, lit: bool) -> None:
-        self.parts.append(svg_path(d, "pen" if lit else "vma"))
-
-    def _head(self, x: float, y: float, lit: bool, *, down: bool) -> None:
-        d = f"M{x - 5:g} {y - 8:g}h10l-5 8z" if down else f"M{x - 8:g} {y - 5:g}v10l8 -5z"
-        self.parts.append(f'<path d="{d}" {paint("mark")}/>' if lit else svg_path(d, "vma"))
+def _mono(words: str) -> float:
+    return measure_mono(words, 12)

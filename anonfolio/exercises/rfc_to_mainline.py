@@ -491,8 +491,8 @@ def _proposed(lane: Lane) -> str:
 
 history = History()
 
-_WIDTH, _LANES_AT, _LANE, _START, _END = 860, 70, 44, date(2023, 3, 1), date(2026, 12, 1)
-_PROPOSED, _LEFT_EDGE, _RIGHT_EDGE = 158, 196, 852
+_WIDTH, _LANES_AT, _LANE, _START, _END = 848, 70, 44, date(2023, 3, 1), date(2026, 12, 1)
+_PROPOSED, _LEFT_EDGE, _RIGHT_EDGE = 158, 196, 840
 """The middle of the column that has RFC v2, and where the time axis begins and ends."""
 _FILL = {"one": "rgba(128,128,128,.28)", "block": "rgba(0,114,178,.45)", "copies": "rgba(213,94,0,.45)"}
 _COLOURS = {"one": "one page a fault", "block": "a block a fault", "copies": "copies of pages that nobody else has"}
@@ -515,7 +515,7 @@ def _history_svg() -> str:
     height = bottom + 184
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" role="img" '
-        f'style="max-width: 100%; height: auto; min-width: 760px; font-family: sans-serif" fill="currentColor">',
+        f'style="max-width: 100%; height: auto; min-width: {_WIDTH}px; font-family: sans-serif" fill="currentColor">',
         f"<title>{escape(repr(history), quote=False)}</title>",
         *_years(bottom),
         *_series(),

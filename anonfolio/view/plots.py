@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,15 +18,19 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.text import Text
 
-from ..draw.drawing import printable, xml
+from ..draw.drawing import printable, themed, xml
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PAPER, INK, FAINT = "#fbfaf7", "#24282d", "#d9d6cf"
-"""Every figure brings its own light ground: dark ink on it reads on any page."""
-
+PAPER, INK, FAINT = "#ffffff", "#17212b", "#d3d9df"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#6b6b6b")
+DARK = {
+    PAPER: "#14191f", INK: "#eef2f6", FAINT: "#333d47",
+    **dict(zip(COLOURS, ("#56b4e9", "#f28e3c", "#2fc79a", "#e08fd4", "#a9b0b8"), strict=True)),
+}  # fmt: skip
+"""What each colour becomes on a dark page. Every figure brings its own ground: ink reads on it wherever it stands."""
+
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 """Lines differ in colour and in dashes: neither alone has to tell them apart."""
 MARKERS = (("o", 9.0), ("s", 7.0), ("D", 5.0), ("o", 3.0), ("x", 6.0))
@@ -83,9 +88,13 @@ def finished(figure: Figure, title: str, words: str) -> Plot:
     with mpl.rc_context({"svg.hashsalt": "anonfolio", "svg.fonttype": "none"}):
         figure.savefig(image, format="svg", facecolor=PAPER, metadata={"Date": None, "Creator": None})
     svg = image.getvalue()
+    # What is not styled (GitHub drops style sheets) falls back to the light colour.
+    names = {colour: f"c{at}" for at, colour in enumerate(DARK)}
+    svg = re.sub("|".join(DARK), lambda found: f"var(--{names[found[0]]},{found[0]})", svg)
+    style = themed("afl", {name: colour for colour, name in names.items()}, {names[of]: DARK[of] for of in names})
     tag, rest = svg[svg.index("<svg") :].split(">", 1)
-    told = f"<title>{xml(title)}</title><desc>{xml(words)}</desc>"
-    return Plot(f'{tag} role="img" style="max-width: 100%; height: auto">{told}{rest}', f"{title}\n{words}")
+    told = f"<title>{xml(title)}</title><desc>{xml(words)}</desc><style>{style}</style>"
+    return Plot(f'{tag} class="afl" role="img" style="max-width: 100%; height: auto">{told}{rest}', f"{title}\n{words}")
 
 
 def dress(axes: Axes, title: str, x: str, y: str) -> None:
@@ -131,7 +140,7 @@ def curves(
     top = axes.get_ylim()[1]
     for where, says in marks:
         axes.axvline(where, color=INK, linewidth=0.8)
-        axes.annotate(says, (where, top), xytext=(3, -2), textcoords="offset points", va="top", fontsize=8, color=INK)
+        axes.annotate(says, (where, top), xytext=(3, -2), textcoords="offset points", va="top", fontsize=9, color=INK)
     dress(axes, title, x_name, y_name)
     axes.legend(frameon=False, fontsize=9, labelcolor=INK, bbox_to_anchor=(1.0, 1.0), loc="upper left")
     return finished(figure, title, table(x_name, x, lines, digits))
@@ -163,13 +172,13 @@ def coverage(title: str, rows: Sequence[tuple[str, Sequence[Piece]]]) -> Plot:
         for first, count in pieces:
             box = FancyBboxPatch(
                 (first + 0.08, row - 0.3), count - 0.16, 0.6, boxstyle="round,pad=0,rounding_size=0.15",
-                facecolor="white" if count == 1 else COLOURS[0], edgecolor=COLOURS[0], linewidth=1.2,
+                facecolor=PAPER if count == 1 else COLOURS[0], edgecolor=COLOURS[0], linewidth=1.2,
             )  # fmt: skip
             axes.add_patch(box)
             says = str(first) if count == 1 else f"{first}–{first + count - 1}"
             axes.text(
-                first + count / 2, row, says, ha="center", va="center", fontsize=8,
-                color=INK if count == 1 else "white",
+                first + count / 2, row, says, ha="center", va="center", fontsize=9,
+                color=INK if count == 1 else PAPER,
             )  # fmt: skip
     axes.set_yticks(range(len(rows)), _at_ticks(f"{name}: {_entries(pieces)}" for name, pieces in rows))
     axes.set_xticks([])
@@ -291,6 +300,7 @@ def straight(title: str, x: Sequence[float], names: Sequence[str], drawn: Sequen
         axes.plot(x, [top * each / x[-1] for each in x], color=INK, linewidth=0.8, label="in proportion")
         axes.set_xscale("log", base=2)
         axes.set_yscale("log", base=10)
+        axes.yaxis.set_major_formatter("{x:,g}")
         step = max(1, (len(x) - 1) // 2)
         axes.set_xticks(list(x[::step]), _at_ticks(names[::step]))
         axes.minorticks_off()
