@@ -16,10 +16,12 @@ import anonfolio as af
 from anonfolio.draw.drawing import unstyled
 from anonfolio.exercises import playground as q
 from anonfolio.lesson.quiz import Note, Program
+from anonfolio.machine.machine import ADVICE
+from anonfolio.program.ops import TABLE
 from anonfolio.program.scenario import Scenario, ScenarioError
 from anonfolio.program.search import Counterexample, Exhausted, counterexample
 from anonfolio.view import Playground
-from anonfolio.view.playground import ADVICES, MOST_PAGES, TOOL_NAMES, TOOLS, Run
+from anonfolio.view.playground import MOST_PAGES, TOOL_NAMES, TOOLS, Run
 
 HALF_WIPED = Scenario.parse("""
 pages 16
@@ -40,7 +42,7 @@ def state(play: Playground) -> tuple[Any, ...]:
 def heard(play: Playground, **message: Any) -> list[str]:
     """A click as the browser sends it; gives the note that it left."""
     play._heard(play, message, [])
-    return list(play.view["note"])
+    return list(play.view["note"][:2])
 
 
 # --- clicks ---------------------------------------------------------------------------------------------------------
@@ -55,13 +57,26 @@ CLICKS: dict[str, tuple[tuple[str, ...], dict[str, Any], list[tuple[Any, ...]]]]
     "protect": ((), {"first": 4, "last": 7}, [("mprotect", 0, 4, 4, 1)]),
     "unprotect": ((), {"first": 4, "last": 7}, [("mprotect", 0, 4, 4, 3)]),
     "mremap": ((), {"first": 0, "last": 3, "to": 8}, [("mremap", 0, 0, 4, 8)]),
-    "madvise": ((), {"first": 0, "last": 7, "advice": "wipeonfork"}, [("madvise", 0, 0, 8, "wipeonfork")]),
+    "madvise": ((), {"first": 0, "last": 7, "choice": "wipeonfork"}, [("madvise", 0, 0, 8, "wipeonfork")]),
     "pin": (PINNED, {"first": 9}, [("pin", 0, 9, 1, 2)]),
     "pin_ro": (PINNED, {"first": 9, "last": 10}, [("pin_ro", 0, 9, 2, 2)]),
     "dma_write": (PINNED, {"first": 4, "last": 5}, [("dma_write", 0, 0, 0, 4), ("dma_write", 0, 0, 1, 4)]),
     "dma_read": (PINNED, {"first": 5, "last": 6}, [("dma_read", 0, 1, 0), ("dma_read", 0, 0, 2)]),
     "unpin": (PINNED, {"first": 5}, [("unpin", 0, 0), ("unpin", 0, 1)]),
     "ref": (("write 0 0 1", "ref 0 0 0"), {"first": 2, "last": 3}, [("ref", 0, 2, 1), ("ref", 0, 3, 2)]),
+    "forbid": ((), {"first": 4, "last": 7}, [("mprotect", 0, 4, 4, 0)]),
+    "remap": (("munmap 0 8 8",), {"first": 0, "last": 3, "choice": "keep"}, [("remap", 0, 0, 4, 4, None, "keep")]),
+    "mmap": ((), {"first": 2, "last": 3, "choice": "populate"}, [("mmap", 0, 2, 2, 3, "populate")]),
+    "brk": (("munmap 0 0 16",), {"first": 9}, [("brk", 0, 9)]),
+    "mlock": ((), {"first": 4, "last": 7}, [("mlock", 0, 4, 4)]),
+    "mlock_onfault": ((), {"first": 4, "last": 7}, [("mlock_onfault", 0, 4, 4)]),
+    "munlock": ((), {"first": 4, "last": 7}, [("munlock", 0, 4, 4)]),
+    "split": (("write 0 0 1",), {"first": 0, "last": 3, "choice": "2"}, [("split", 0, 0, 4, 2)]),
+    "shrink": ((), {"first": 0}, [("shrink", 0)]),
+    "clear_refs": ((), {"first": 0}, [("clear_refs", 0, 1)]),
+    "thp_disable": ((), {"first": 0, "choice": "no"}, [("thp_disable", 0, "no")]),
+    "forkfail": (("write 0 0 1",), {"first": 0}, [("forkfail", 0, 0)]),
+    "forkfail_after": (("write 0 0 1",), {"first": 2, "last": 4}, [("forkfail_after", 0, 3)]),
     "unref": (("write 0 0 1", "ref 0 0 0", "ref 0 1 1"), {"first": 1}, [("unref", 0, 1)]),
 }
 
@@ -75,16 +90,23 @@ def test_a_click_becomes_the_steps_it_stands_for(tool: str, skew: int) -> None:
         play.do(step)
     play.use(tool, 0, **where)
     assert list(play.scenario.steps[len(before) :]) == steps
-    assert all(result.ok for result in play.timeline)
+    assert all(result.ok or tool.startswith("forkfail") for result in play.timeline)
     # What is clicked on one page is a step of the program as anybody runs it.
     assert play.timeline.codes() == play.scenario.run("linux-6.15").codes()
 
 
 def test_every_advice_is_offered_and_taken() -> None:
-    for advice in ADVICES:
+    for advice in ADVICE:
         play = Playground()
-        play.use("madvise", 0, 0, 7, advice=advice)
-        assert play.timeline[-1].ok
+        play.use("madvise", 0, 0, 7, choice=advice)
+        assert play.scenario.steps[-1] == ("madvise", 0, 0, 8, advice)
+        # Nothing is there yet that could be collapsed.
+        assert play.timeline[-1].ok or advice == "collapse"
+
+
+def test_every_operation_is_reached_by_a_click() -> None:
+    """All but fork and exit, which have buttons of their own beside each process."""
+    assert {tool.op or tool.name for tool in TOOLS} | {"fork", "exit"} == set(TABLE)
 
 
 def test_the_byte_written_is_the_number_of_the_step_and_never_0() -> None:
@@ -128,7 +150,7 @@ MISUSE: dict[str, dict[str, Any]] = {
     "no device": {"verb": "use", "tool": "dma_write", "process": 0, "first": 3, "last": 3},
     "no reference": {"verb": "use", "tool": "unref", "process": 0, "first": 3, "last": 3},
     "no such tool": {"verb": "use", "tool": "burn", "process": 0, "first": 3, "last": 3},
-    "no such advice": {"verb": "use", "tool": "madvise", "process": 0, "first": 3, "last": 3, "advice": "nice"},
+    "no such advice": {"verb": "use", "tool": "madvise", "process": 0, "first": 3, "last": 3, "choice": "nice"},
     "no such step": {"verb": "do", "step": "burn 0 1"},
     "a field as a step": {"verb": "do", "step": "pages 32"},
     "a step of the wrong length": {"verb": "do", "step": "write 0"},
@@ -195,8 +217,8 @@ def test_a_message_without_what_it_needs_is_a_mistake_and_no_crash() -> None:
 
 def test_misuse_from_python_is_an_error() -> None:
     play = Playground()
-    with pytest.raises(ScenarioError, match="pages=65"):
-        Playground(pages=65)
+    with pytest.raises(ScenarioError, match="pages=513"):
+        Playground(pages=513)
     with pytest.raises(ValueError, match="there is no policy"):
         Playground("linux-1")
     with pytest.raises(ScenarioError, match="page 16 is outside"):
@@ -243,9 +265,11 @@ def test_wherever_one_goes_the_state_is_that_of_the_program_run_from_the_start()
         if deed == "reset" and source.random() < 0.8:
             continue
         if deed == "use":
+            tool = source.choice(TOOLS)
             heard(
-                play, verb="use", tool=source.choice(TOOL_NAMES), process=source.choice(alive or [0]), first=first,
-                last=min(15, first + source.randrange(4)), to=source.randrange(16), advice=source.choice(ADVICES),
+                play, verb="use", tool=tool.name, process=source.choice(alive or [0]), first=first,
+                last=min(15, first + source.randrange(4)), to=source.randrange(16),
+                choice=source.choice(tool.choices or ("",)),
             )  # fmt: skip
         elif deed in ("fork", "exit") and len(alive) in ((1, 2) if deed == "fork" else (2, 3)):
             heard(play, verb=deed, process=source.choice(alive))
@@ -303,7 +327,7 @@ def test_another_policy_runs_the_same_program_and_says_the_first_difference() ->
     assert "one step differs, step 4 (write 0 3 4)" in said
     assert "linux-6.15 exclusive reuse (1 page), linux-6.9 cow copy (1 page)" in said
     assert play.scenario == q.alone
-    assert play.view["note"] == ["did", said]
+    assert play.view["note"] == ["did", said, "use"]
     assert "no step does anything else" in play.change(policy="linux-6.15")
     # The page tables look the same to a recording, the faults do not.
     assert "rfc-v2 exclusive reuse (16 pages), linux-6.15 exclusive reuse (1 page)" in play.change(policy="rfc-v2")
@@ -458,6 +482,49 @@ def test_the_search_ends_in_time() -> None:
     assert "stopped early" in play.view["note"][1]
 
 
+def searched(play: Playground, *, cancelled: bool = False, **message: Any) -> list[str]:
+    """A click on Search, and on Cancel; the note after the search has ended, and where it stands."""
+    play._heard(play, {"verb": "search", **message}, [])
+    hunt = play._hunt
+    assert hunt
+    if cancelled:
+        assert heard(play, verb="use", tool="write", process=0, first=0, last=0)[0] == "wrong"
+        heard(play, verb="cancel")
+    hunt.join(60)
+    assert not hunt.is_alive()
+    assert not play.view["searching"]
+    return list(play.view["note"])
+
+
+def test_a_search_that_was_clicked_is_the_one_that_is_called() -> None:
+    play, called = (Playground("rfc-v2", scenario=HALF_WIPED) for _ in range(2))
+    called.search(steps=2, seconds=60)
+    assert searched(play, steps=2, seconds=60, here=True) == [*called.view["note"][:2], "search"]
+    assert state(play) == state(called)
+
+
+def test_a_search_is_cancelled_and_meanwhile_nothing_else_is_done() -> None:
+    play = Playground("linux-6.15", scenario=HALF_WIPED)
+    begun = time.monotonic()
+    kind, words, place = searched(play, cancelled=True, steps=6, seconds=60, here=True)
+    assert time.monotonic() - begun < 30
+    assert (kind, place) == ("did", "search")
+    assert "stopped early (cancelled)" in words
+    assert play.scenario == HALF_WIPED
+    assert heard(play, verb="use", tool="write", process=0, first=0, last=0)[0] != "wrong"
+
+
+def test_an_answer_stands_beside_what_asked_for_it() -> None:
+    play = Playground()
+    for verb, more in (("do", {"step": "burn 0"}), ("save", {"name": ""}), ("change", {"pages": 0})):
+        heard(play, verb=verb, **more)
+        assert play.view["note"][2] == verb
+    heard(play, verb="change", policy="linux-6.9")
+    assert play.view["note"][2] == "use"
+    heard(play, verb="use", tool="unpin", process=0, first=3, last=3)
+    assert play.view["note"][2] == "use"
+
+
 def test_the_search_refuses_a_program_that_it_cannot_go_on_from() -> None:
     with pytest.raises(ValueError, match="skew=3"):
         counterexample("rfc-v2", start=Scenario(16, (), (4,), skew=3))
@@ -553,6 +620,23 @@ def test_the_picture_sent_is_the_librarys_with_a_cell_for_every_page() -> None:
     assert (view["steps"], view["undo"], view["redo"], view["processes"]) == (2, 2, 0, [True, True])
 
 
+def test_of_512_pages_rows_that_go_on_alike_are_one_bar_and_every_page_can_be_found() -> None:
+    play = Playground(pages=512, orders=(9, 4))
+    play.write(0, 300)
+    play.fork()
+    play.write(1, 300)
+    assert play.scenario.run("linux-6.15").codes() == play.timeline.codes()
+    root = ET.fromstring(play.view["svg"])
+    for process in (0, 1):
+        cells = [cell for cell in root.iter() if cell.get("data-process") == str(process)]
+        spans = [
+            (int(cell.get("data-page", "")), int(cell.get("data-last", cell.get("data-page", "")))) for cell in cells
+        ]
+        assert [page for lo, hi in sorted(spans) for page in range(lo, hi + 1)] == list(range(512))
+        assert len(spans) < 100
+    assert len(play.view["svg"]) < 60_000
+
+
 def test_a_stepper_names_processes_and_pages_in_its_cells_too() -> None:
     timeline = Scenario(64, (("write", 0, 5, 1),), orders=()).run("linux-6.15")
     root = ET.fromstring(timeline.show(None).svg())
@@ -565,7 +649,7 @@ def test_every_tool_has_words_and_a_group() -> None:
     assert len(set(TOOL_NAMES)) == len(TOOLS)
     assert set(CLICKS) == set(TOOL_NAMES)
     for tool in TOOLS:
-        assert tool.group in ("access", "mapping", "device", "reference")
+        assert tool.group in ("", "access", "mapping", "memory", "device", "reference", "fork")
         assert tool.label
         assert tool.help
     assert [tool["name"] for tool in Playground().fixed["tools"]] == list(TOOL_NAMES)

@@ -108,7 +108,22 @@ def button(page: Page, name: str) -> Locator:
 
 
 def choose(page: Page, tool: str) -> None:
+    if page.get_by_role("radio", name=tool, exact=True).count() == 0:
+        page.locator(".afg-more > summary").click()
     page.get_by_role("radio", name=tool, exact=True).check()
+
+
+def unfold(page: Page) -> None:
+    """The mapping and the program, below the picture."""
+    for summary in page.locator(".afg-fold > summary").all():
+        summary.click()
+
+
+def note(page: Page, place: str = "use") -> Locator:
+    """What is said beside what asked for it; nothing is said elsewhere."""
+    said = page.locator(f".afg-note[data-for={place}]")
+    assert page.locator(".afg-note:not(:empty)").count() <= 1
+    return said
 
 
 # --- by mouse -------------------------------------------------------------------------------------------------------
@@ -154,9 +169,9 @@ def test_pages_are_dragged_over_unmapped_and_moved(page: Page) -> None:
 
     choose(page, "Move")
     cell(page, 0, 0).click()
-    assert "Moving page 0 of process 0" in (page.locator(".afg-note").text_content() or "")
+    assert "Moving page 0 of process 0" in (note(page).text_content() or "")
     page.keyboard.press("Escape")
-    assert page.locator(".afg-note").text_content() == "Nothing is moved."
+    assert note(page).text_content() == "Nothing is moved."
     drag(page, 0, 0, 3)
     acts(page, play, cell(page, 0, 4).click, steps=11)
     assert play.scenario.steps[-1] == ("mremap", 0, 0, 4, 4)
@@ -173,10 +188,11 @@ def test_pins_advice_and_the_device_have_their_buttons(page: Page) -> None:
     play = Playground("rfc-v2")
     show(page, play)
     acts(page, play, cell(page, 0, 0).click)
-    page.get_by_role("combobox", name="advice").select_option("wipeonfork")
+    choose(page, "Advise")
+    page.get_by_role("combobox", name="which").select_option("wipeonfork")
     acts(page, play, lambda: drag(page, 0, 8, 15))
     acts(page, play, button(page, "Fork process 0").click)
-    page.get_by_role("combobox", name="advice").select_option("keeponfork")
+    page.get_by_role("combobox", name="which").select_option("keeponfork")
     acts(page, play, lambda: drag(page, 0, 8, 15))
     assert page.locator(".afg-broken").inner_text() == ""
     for tool, vpn in (("Pin", 10), ("Write", 2), ("Device writes", 10), ("Read", 10)):
@@ -188,8 +204,8 @@ def test_pins_advice_and_the_device_have_their_buttons(page: Page) -> None:
     choose(page, "Unpin")
     acts(page, play, cell(page, 0, 10).click)
     acts(page, play, cell(page, 0, 10).click)
-    assert "holds no pin on page 10" in page.locator(".afg-note").inner_text()
-    assert page.locator(".afg-note").get_attribute("data-kind") == "wrong"
+    assert "holds no pin on page 10" in note(page).inner_text()
+    assert note(page).get_attribute("data-kind") == "wrong"
 
 
 def test_kernel_and_mapping_can_be_changed_under_the_program(page: Page) -> None:
@@ -198,14 +214,15 @@ def test_kernel_and_mapping_can_be_changed_under_the_program(page: Page) -> None
     kernel = page.get_by_role("combobox", name="kernel")
     acts(page, play, lambda: kernel.select_option("linux-6.8"))
     assert play.policy.name == "linux-6.8"
-    assert "exclusive reuse (1 page), linux-6.9 cow copy (1 page)" in page.locator(".afg-note").inner_text()
+    assert "exclusive reuse (1 page), linux-6.9 cow copy (1 page)" in note(page).inner_text()
+    unfold(page)
     assert page.locator(".afg-about").inner_text() == play.policy.about
     acts(page, play, page.get_by_label("64 KiB").uncheck)
     assert play.scenario.orders == (3, 2)
     acts(page, play, lambda: (page.get_by_label("pages", exact=True).fill("32"), page.keyboard.press("Tab")))
     assert play.scenario.pages == 32
     acts(page, play, lambda: (page.get_by_label("pages", exact=True).fill("3"), page.keyboard.press("Tab")))
-    assert "outside the mapping" in page.locator(".afg-note").inner_text()
+    assert "outside the mapping" in note(page, "change").inner_text()
     assert page.get_by_label("pages", exact=True).input_value() == "32"
     # All of that is taken back like steps, the kernel last.
     for _ in range(3):
@@ -213,7 +230,7 @@ def test_kernel_and_mapping_can_be_changed_under_the_program(page: Page) -> None
     assert page.get_by_label("pages", exact=True).input_value() == str(Scenario.load("one-page-left").pages)
     assert page.get_by_label("64 KiB").is_checked()
     assert (kernel.input_value(), play.policy.name) == ("linux-6.9", "linux-6.9")
-    assert page.locator(".afg-note").inner_text() == "The kernel is linux-6.9 again."
+    assert note(page).inner_text() == "The kernel is linux-6.9 again."
     acts(page, play, page.get_by_role("button", name="Redo").click)
     assert (kernel.input_value(), play.policy.name) == ("linux-6.8", "linux-6.8")
 
@@ -245,7 +262,7 @@ def test_it_can_be_played_without_a_mouse(page: Page) -> None:
             """() => {
               const here = document.activeElement;
               const shown = here.matches(".afg-tool > input") ? here.nextElementSibling : here;
-              return [here.closest(".afg") ? here.className || here.textContent || here.type : "",
+              return [here.closest(".afg") ? here.className || here.textContent || here.value || here.type : "",
                       parseFloat(getComputedStyle(shown).outlineWidth) >= 2];
             }"""
         )
@@ -256,7 +273,10 @@ def test_it_can_be_played_without_a_mouse(page: Page) -> None:
         if at == "afg-view":
             break
     assert reached[-1] == "afg-view"
-    assert {"afg-policy", "afg-pages", "Fork", "Exit", "Undo"} <= set(reached)
+    assert {"afg-policy", "write", "More"} <= set(reached)
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.ariaLabel") == "Fork process 0"
+    page.locator(".afg-view").focus()
 
     press = page.keyboard.press
     for key in ("ArrowRight", "ArrowRight", "Shift+ArrowRight"):
@@ -288,11 +308,18 @@ def test_it_can_be_played_without_a_mouse(page: Page) -> None:
     page.get_by_role("radio", name="Write", exact=True).focus()
     press("ArrowRight")
     press("ArrowRight")
-    press("ArrowRight")
     assert page.locator(".afg-tool input:checked").get_attribute("value") == "munmap"
     page.locator(".afg-view").focus()
     acts(page, play, lambda: press("Enter"), steps=7)
     assert play.scenario.steps[-1] == ("munmap", 0, 15, 1)
+    # The other tools are folded away, and unfolded by a key.
+    page.locator(".afg-more > summary").focus()
+    press("Enter")
+    page.get_by_role("radio", name="Unmap", exact=True).focus()
+    for _ in range(3):
+        press("ArrowRight")
+    assert page.locator(".afg-tool input:checked").get_attribute("value") == "gup"
+    assert page.locator(".afg-more > summary").inner_text() == "More: Read via kernel"
     assert set(page.evaluate("window.escaped")) <= {"Tab", "Shift", "Control"}
 
 
@@ -305,7 +332,7 @@ def test_the_program_is_typed_copied_saved_and_searched(
     monkeypatch.chdir(tmp_path)
     play = Playground("rfc-v2", pages=4, orders=(2,))
     show(page, play)
-    page.locator("summary").click()
+    unfold(page)
     for step in ("write 0 0..3", "madvise 0 0 2 wipeonfork", "fork 0", "madvise 0 0 2 keeponfork"):
         page.get_by_label("type a step").fill(step)
         acts(page, play, lambda: page.keyboard.press("Enter"))
@@ -326,17 +353,66 @@ def test_the_program_is_typed_copied_saved_and_searched(
     acts(page, play, button(page, "Save").click)
     assert Scenario.load("my-program.scenario").steps == play.scenario.steps
     acts(page, play, button(page, "Save").click)
-    assert "exists already" in page.locator(".afg-note").inner_text()
+    assert "exists already" in note(page, "save").inner_text()
 
     page.get_by_label("for at most").fill("2")
-    acts(page, play, button(page, "Search").click)
+    button(page, "Search").click()
+    page.wait_for_function("window.sent.at(-1).verb === 'search'")
     assert page.evaluate("window.sent.at(-1)") == {"verb": "search", "steps": 2, "seconds": 20, "here": True}
-    assert "2 more steps break pinned_page_stays" in page.locator(".afg-note").inner_text()
+    page.wait_for_function("window.model.send({ verb: 'hello' }), window.model.get('view').note[1].includes('Found')")
+    settled(page, play)
+    assert "2 more steps break pinned_page_stays" in note(page, "search").inner_text()
     assert "Broken promise" in page.get_by_role("alert").inner_text()
     assert page.locator(".afg-program").get_attribute("open") is not None
 
 
 # --- without a kernel, small, dark ---------------------------------------------------------------------------------
+
+
+def test_a_search_is_cancelled_where_it_was_begun(page: Page) -> None:
+    play = Playground("linux-6.15", scenario="pin-blocks-reuse")
+    show(page, play)
+    unfold(page)
+    page.get_by_label("for at most").fill("6")
+    acts(page, play, button(page, "Search").click)
+    assert "Searching" in note(page, "search").inner_text()
+    acts(page, play, cell(page, 0, 5).click)
+    assert "A search is going on" in note(page).inner_text()
+    button(page, "Cancel").click()
+    page.wait_for_function("window.model.send({ verb: 'hello' }), !window.model.get('view').searching")
+    settled(page, play)
+    assert "stopped early (cancelled)" in note(page, "search").inner_text()
+    assert button(page, "Cancel").count() == 0
+    acts(page, play, cell(page, 0, 5).click, steps=len(Scenario.load("pin-blocks-reuse").steps) + 1)
+
+
+def test_a_click_beside_a_page_says_why_nothing_happens(page: Page) -> None:
+    play = Playground()
+    show(page, play)
+    acts(page, play, cell(page, 0, 5).click)
+    turn = play.view["turn"]
+    page.locator('.afg-view [data-frame="A5"]:not([data-process])').click()
+    assert "That is memory, A5" in note(page).inner_text()
+    page.locator(".afg-view").click(position={"x": 3, "y": 3})
+    assert "There is no page" in note(page).inner_text()
+    assert play.view["turn"] == turn
+
+
+def test_pages_of_a_long_mapping_are_found_in_their_bar(page: Page) -> None:
+    play = Playground(pages=512, orders=(9,))
+    show(page, play)
+    box = cell(page, 0, 0).locator("rect").first.bounding_box()
+    assert box
+    where = (box["x"] + box["width"] * 300.5 / 512, box["y"] + box["height"] / 2)
+    acts(page, play, lambda: page.mouse.click(*where), steps=1)
+    assert play.scenario.steps[-1] == ("write", 0, 300, 1)
+    mark = page.locator(".afg-mark").bounding_box()
+    assert mark
+    assert mark["x"] - 1 <= where[0] <= mark["x"] + mark["width"] + 1
+    page.locator(".afg-view").focus()
+    page.keyboard.press("ArrowRight")
+    acts(page, play, lambda: page.keyboard.press("Enter"), steps=2)
+    assert play.scenario.steps[-1] == ("write", 0, 301, 2)
 
 
 def test_without_a_kernel_it_shows_its_picture_and_says_what_is_missing(page: Page) -> None:
@@ -385,7 +461,9 @@ def test_nothing_is_cut_off(page: Page, width: int) -> None:
     """900 px, and the same at 200 % zoom: the controls wrap, and only the picture may scroll sideways."""
     page.set_viewport_size({"width": width, "height": 900})
     show(page, Playground("rfc-v2", scenario="third-process-alone"))
-    page.locator("summary").click()
+    unfold(page)
+    page.locator(".afg-more > summary").click()
+    choose(page, "Advise")
     check_nothing_is_cut_off(page, ".afg button, .afg select, .afg input, .afg textarea")
 
 
@@ -445,7 +523,7 @@ def test_in_jupyterlab_the_kernel_answers_every_click(lab: Lab, browser: Browser
         steps(3, 5)
         page.get_by_role("combobox", name="kernel").select_option("linux-6.3")
         steps(3, 6)
-        assert "linux-6.3 first touch (1 page)" in page.locator(".afg-note").inner_text()
+        assert "linux-6.3 first touch (1 page)" in note(page).inner_text()
         page.locator(".afg-program > summary").click()
         button(page, "Save").click()
         steps(3, 7)
@@ -454,10 +532,16 @@ def test_in_jupyterlab_the_kernel_answers_every_click(lab: Lab, browser: Browser
         page.get_by_label("for at most").fill("1")
         button(page, "Search").click()
         steps(3, 8)
-        assert "no proof" in page.locator(".afg-note").inner_text()
+        steps(3, 9)
+        assert "no proof" in note(page, "search").inner_text()
+        page.get_by_label("for at most").fill("6")
+        button(page, "Search").click()
+        button(page, "Cancel").click()
+        steps(3, 11)
+        assert "stopped early (cancelled)" in note(page, "search").inner_text()
         # What is clicked is what Python has, and the other way round.
         assert page.evaluate(ASK, "print(len(play.scenario.steps), play.policy.name)") == "3 linux-6.3"
         page.evaluate(ASK, "play.exit(1)")
-        steps(4, 9)
+        steps(4, 12)
         assert page.evaluate("hands.panel.content.widgets.length") == 1
         close_notebook(page)

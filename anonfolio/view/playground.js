@@ -8,7 +8,10 @@ function element(name, attributes = {}, ...children) {
 }
 
 const SVG = "http://www.w3.org/2000/svg";
-const GROUPS = { access: "access", mapping: "change the mapping", device: "device", reference: "plain reference" };
+const GROUPS = {
+  access: "access", mapping: "change the mapping", memory: "memory", device: "device", reference: "plain reference",
+  fork: "fork",
+};
 const WAIT = 4000;
 
 function render({ model, el }) {
@@ -42,28 +45,36 @@ function render({ model, el }) {
   const skew = number({ min: 0, max: 511, class: "afg-skew", title: "the mapping starts so many pages after a 2 MiB boundary" });
   const sizes = element("fieldset", { class: "afg-set" }, element("legend", {}, "sizes"));
   const about = element("p", { class: "afg-about" });
-  const setup = element("div", { class: "afg-row" },
-    element("strong", { class: "afg-title" }, fixed.title), labelled("kernel", kernel), labelled("pages", pages),
-    labelled("from page", skew), sizes);
+  // Said where it was asked for: Python names the place.
+  const notes = Object.fromEntries(["use", "do", "change", "save", "search"].map((place) =>
+    [place, element("p", { class: "afg-note", "data-for": place })]));
+  const setup = element("div", { class: "afg-row" }, element("strong", { class: "afg-title" }, fixed.title), labelled("kernel", kernel));
 
   const tools = element("div", { class: "afg-row afg-tools", role: "radiogroup", "aria-label": "what a click does" });
-  const advice = element("select", { class: "afg-advice", "aria-label": "advice" });
-  for (const name of fixed.advice) advice.append(element("option", {}, name));
+  const choice = element("select", { class: "afg-choice", "aria-label": "which" });
   const radios = {};
+  const radio = (tool) => {
+    const made = radios[tool.name] = element("input", { type: "radio", name: `${id}-tool`, value: tool.name });
+    on(made, "change", () => { moving = null; offer(); mark(); });
+    return element("label", { class: "afg-tool", title: tool.help }, made, element("span", {}, tool.label));
+  };
+  const more = element("summary", {}, "More");
+  const rest = element("details", { class: "afg-more" }, more);
   for (const [group, words] of Object.entries(GROUPS)) {
-    const set = element("fieldset", { class: "afg-set" }, element("legend", {}, words));
-    for (const tool of fixed.tools.filter((tool) => tool.group === group)) {
-      const radio = element("input", { type: "radio", name: `${id}-tool`, value: tool.name });
-      radios[tool.name] = radio;
-      on(radio, "change", () => { moving = null; mark(); });
-      set.append(element("label", { class: "afg-tool", title: tool.help }, radio, element("span", {}, tool.label)));
-      if (tool.name === "madvise") set.append(advice);
-    }
-    tools.append(set);
+    rest.append(element("fieldset", { class: "afg-set" }, element("legend", {}, words),
+      ...fixed.tools.filter((tool) => tool.group === group).map(radio)));
   }
+  tools.append(...fixed.tools.filter((tool) => !tool.group).map(radio), choice, rest);
   radios.write.checked = true;
-  on(advice, "change", () => { radios.madvise.checked = true; mark(); });
+  on(choice, "change", () => mark());
   const tool = () => fixed.tools.find((tool) => radios[tool.name].checked);
+
+  function offer() {
+    const { group, label, choices } = tool();
+    choice.hidden = !choices.length;
+    choice.replaceChildren(...choices.map((name) => element("option", {}, name)));
+    more.textContent = group ? `More: ${label}` : "More";
+  }
 
   const people = element("div", { class: "afg-people" });
   const undo = button("Undo", () => ask({ verb: "undo" }), { title: "Ctrl+Z" });
@@ -79,7 +90,6 @@ function render({ model, el }) {
   const offline = element("p", { class: "afg-offline", hidden: "" },
     "This is a stored picture. To play, it needs a running notebook: open it in JupyterLab and run this cell.");
   const broken = element("div", { class: "afg-broken", role: "alert" });
-  const note = element("p", { class: "afg-note" });
   const live = element("p", { class: "afg-live", "aria-live": "polite" });
   const view = element("div", {
     class: "afg-view", tabindex: "0", role: "application",
@@ -95,55 +105,65 @@ function render({ model, el }) {
   const seconds = number({ min: 1, max: 120, value: 20, class: "afg-seconds" });
   const whence = element("select", { class: "afg-whence", "aria-label": "where the search begins" },
     element("option", { value: "here" }, "after this program"), element("option", { value: "nothing" }, "from nothing, on 4 pages"));
-  const hand = button("Search", () => search(), { class: "afg-search" });
+  const hand = button("Search", () => (now().searching ? ask({ verb: "cancel" }) : search()), { class: "afg-search" });
+  const size = element("summary");
+  const mapping = element("details", { class: "afg-fold" }, size,
+    element("div", { class: "afg-row" }, labelled("pages", pages), labelled("from page", skew), sizes), about, notes.change);
   const summary = element("summary");
-  const program = element("details", { class: "afg-program" }, summary,
-    element("div", { class: "afg-row" }, labelled("type a step", typed), button("Do it", () => type())),
+  const program = element("details", { class: "afg-fold afg-program" }, summary,
+    element("div", { class: "afg-row" }, labelled("type a step", typed), button("Do it", () => type())), notes.do,
     text,
     element("div", { class: "afg-row" },
       button("Copy scenario", () => copy(now().text, "scenario")), button("Copy as code", () => copy(now().code, "code")),
-      download, labelled("name", name), button("Save", () => ask({ verb: "save", name: name.value.trim() })), copied),
+      download, labelled("name", name), button("Save", () => ask({ verb: "save", name: name.value.trim() })), copied), notes.save,
     element("div", { class: "afg-row" },
-      hand, labelled("for at most", howMany), "steps that break a promise,", whence, labelled("within", seconds), "seconds"));
+      hand, labelled("for at most", howMany), "steps that break a promise,", whence, labelled("within", seconds), "seconds"),
+    notes.search);
 
-  root.append(setup, about, tools, doing, select, offline, broken, note, live, view, program);
+  root.append(setup, tools, offline, view, notes.use, broken, live, doing, select, mapping, program);
   el.append(root);
 
   // --- asking Python ----------------------------------------------------------------------------------------------
 
-  function ask(message, patience = WAIT) {
+  let asked = "use";
+
+  function ask(message) {
+    asked = message.verb in notes ? message.verb : "use";
     clearTimeout(waiting);
     try {
       model.send(message);
     } catch {
       return silent();
     }
-    waiting = setTimeout(silent, patience);
+    waiting = setTimeout(silent, WAIT);
     return undefined;
   }
 
   function silent() {
     offline.hidden = false;
     root.dataset.kernel = "none";
-    if (answered) say("wrong", "No answer. Is the kernel busy with another cell, or has it stopped?");
+    if (answered) say("wrong", "No answer. Is the kernel busy with another cell, or has it stopped?", asked);
   }
 
-  function heard() {
+  function heard(message) {
+    if (message?.searched) say("ask", message.searched, "search");
     clearTimeout(waiting);
     answered = true;
     offline.hidden = true;
     root.dataset.kernel = "there";
   }
 
-  function say(kind, words) {
-    note.textContent = words;
-    note.dataset.kind = kind;
+  function say(kind, words, place = "use") {
+    for (const [where, note] of Object.entries(notes)) {
+      note.textContent = where === place ? words : "";
+      note.dataset.kind = kind;
+    }
     live.textContent = words;
   }
 
   function use() {
     const chosen = tool().name;
-    const message = { verb: "use", tool: chosen, process, first, last, advice: advice.value };
+    const message = { verb: "use", tool: chosen, process, first, last, choice: choice.value };
     if (chosen === "mremap") {
       if (!moving) {
         moving = { process, first, last };
@@ -165,9 +185,7 @@ function render({ model, el }) {
 
   function search() {
     const patience = Math.min(Math.max(Number(seconds.value) || 20, 1), 120);
-    say("ask", `Searching, for at most ${patience} seconds …`);
-    ask({ verb: "search", steps: Math.max(Number(howMany.value) || 1, 1), seconds: patience, here: whence.value === "here" },
-      1000 * patience + 2 * WAIT);
+    ask({ verb: "search", steps: Math.max(Number(howMany.value) || 1, 1), seconds: patience, here: whence.value === "here" });
   }
 
   async function copy(words, what) {
@@ -200,14 +218,20 @@ function render({ model, el }) {
   const clamp = (page) => Math.min(Math.max(page, 0), now().pages - 1);
   const these = (lo, hi) => lo === hi ? `page ${lo + base()}` : `pages ${lo + base()}–${hi + base()}`;
 
-  const cells = (who) => new Map([...view.querySelectorAll(`[data-process="${who}"][data-page]`)]
-    .map((cell) => [Number(cell.dataset.page), cell]));
+  // A cell of many pages has all of them, from its left to its right.
+  const cells = (who) => [...view.querySelectorAll(`[data-process="${who}"][data-page]`)];
+  const spanOf = (cell) => [Number(cell.dataset.page), Number(cell.dataset.last ?? cell.dataset.page)];
+  const cellAt = (who, vpn) => cells(who).find((cell) => spanOf(cell)[0] <= vpn && vpn <= spanOf(cell)[1]);
   const boxOf = (cell) => Object.fromEntries(["x", "y", "width", "height"].map((key) => [key, Number(cell.querySelector("rect").getAttribute(key))]));
 
   // Pages that are not mapped have no cell; here they get a place to click.
   function fillHoles(who) {
-    const { columns, pitch, left } = now(), there = cells(who);
-    const rows = new Map([...there].map(([vpn, cell]) => [Math.floor(vpn / columns), boxOf(cell)]));
+    const { columns, pitch, left } = now(), there = new Set(), rows = new Map();
+    for (const cell of cells(who)) {
+      const [lo, hi] = spanOf(cell);
+      for (let vpn = lo; vpn <= hi; vpn++) there.add(vpn);
+      if (lo === hi) rows.set(Math.floor(lo / columns), boxOf(cell));
+    }
     for (let vpn = base(); vpn < base() + now().pages; vpn++) {
       const row = rows.get(Math.floor(vpn / columns));
       if (there.has(vpn) || !row) continue;
@@ -222,26 +246,32 @@ function render({ model, el }) {
     }
   }
 
+  function ring(cell, lo, hi, source) {
+    const [begin, end] = spanOf(cell), box = boxOf(cell), wide = box.width / (end - begin + 1);
+    const x = box.x + wide * (Math.max(lo, begin) - begin), right = box.x + wide * (Math.min(hi, end) - begin + 1);
+    const made = document.createElementNS(SVG, "rect");
+    const size = { x: x - 2, y: box.y - 2, width: right - x + 4, height: box.height + 4, rx: 5 };
+    for (const [key, value] of Object.entries(size)) made.setAttribute(key, value);
+    made.setAttribute("class", `afg-mark${source ? " afg-source" : ""}`);
+    view.firstChild.append(made);
+  }
+
   function mark() {
     for (const old of view.querySelectorAll(".afg-mark")) old.remove();
-    for (const cell of view.querySelectorAll("[data-process][data-page]")) {
-      const who = Number(cell.dataset.process), page = Number(cell.dataset.page) - base();
-      const source = moving && who === moving.process && page >= moving.first && page <= moving.last;
-      const here = who === process && page >= first && page <= last;
-      if (!source && !here) continue;
-      const box = boxOf(cell);
-      const ring = document.createElementNS(SVG, "rect");
-      const size = { x: box.x - 2, y: box.y - 2, width: box.width + 4, height: box.height + 4, rx: 5 };
-      for (const [key, value] of Object.entries(size)) ring.setAttribute(key, value);
-      ring.setAttribute("class", `afg-mark${source ? " afg-source" : ""}`);
-      view.firstChild.append(ring);
+    for (const [source, one] of [[true, moving], [false, { process, first, last }]]) {
+      if (!one) continue;
+      const lo = one.first + base(), hi = one.last + base();
+      for (const cell of cells(one.process)) {
+        const [begin, end] = spanOf(cell);
+        if (begin <= hi && lo <= end) ring(cell, lo, hi, source);
+      }
     }
     from.min = to.min = base();
     from.max = to.max = base() + now().pages - 1;
     from.value = first + base();
     to.value = last + base();
     const to_ = moving ? `to page ${first + base()}` : these(first, last);
-    const what = tool().name === "madvise" ? `Advise ${advice.value}` : tool().label;
+    const what = choice.hidden ? tool().label : `${tool().label} ${choice.value}`;
     act.textContent = `${what}: P${process}, ${to_}`;
     root.dataset.chosen = `${process} ${first} ${last}`;
   }
@@ -253,21 +283,32 @@ function render({ model, el }) {
   }
 
   function describe() {
-    const cell = cells(process).get(head + base());
+    const cell = cellAt(process, head + base());
     const what = cell?.querySelector("title")?.textContent ?? `page ${head + base()}: not mapped`;
     live.textContent = `Process ${process}, ${what}${first === last ? "" : `; ${these(first, last)} chosen`}.`;
   }
 
   const under = (event) => {
     const cell = document.elementFromPoint(event.clientX, event.clientY)?.closest?.("[data-process][data-page]");
-    return cell && view.contains(cell) ? [Number(cell.dataset.process), Number(cell.dataset.page) - base()] : null;
+    if (!cell || !view.contains(cell)) return null;
+    const [lo, hi] = spanOf(cell), box = cell.querySelector("rect").getBoundingClientRect();
+    const into = Math.floor((event.clientX - box.left) / box.width * (hi - lo + 1));
+    return [Number(cell.dataset.process), Math.min(Math.max(lo + into, lo), hi) - base()];
   };
+
+  // Why a click did nothing.
+  function beside(target) {
+    const frame = target.closest?.("[data-frame]:not([data-process])");
+    if (frame) return `That is memory, ${frame.dataset.frame}: a process reads and writes it through a page in its own row, above or below.`;
+    return "There is no page. Click one in the row of a process, P0 or another.";
+  }
   // The end that stays, and the one that moves, of what is being chosen.
   let anchor = 0, head = 0, dragging = false;
 
   on(view, "pointerdown", (event) => {
-    const hit = event.button === 0 && under(event);
-    if (!hit) return;
+    if (event.button !== 0) return;
+    const hit = under(event);
+    if (!hit) return void say("ask", beside(event.target));
     event.preventDefault();
     view.focus({ preventScroll: true });
     const [who, page] = hit;
@@ -349,9 +390,7 @@ function render({ model, el }) {
   // --- showing ----------------------------------------------------------------------------------------------------
 
   function showSizes(orders) {
-    const offered = new Map(fixed.sizes);
-    for (const order of orders) if (!offered.has(order)) offered.set(order, `order ${order}`);
-    const boxes = [...offered].map(([order, words]) => {
+    const boxes = fixed.sizes.map(([order, words]) => {
       const box = element("input", { type: "checkbox", value: order });
       box.checked = orders.includes(order);
       return element("label", { class: "afg-size" }, box, words);
@@ -377,6 +416,8 @@ function render({ model, el }) {
     if (focused) (people.querySelector(`[data-key="${focused}"]`) ?? view).focus();
   }
 
+  const sizeWords = (orders) => fixed.sizes.filter(([order]) => orders.includes(order)).map(([, words]) => words).join(", ");
+
   function draw() {
     const state = now();
     kernel.replaceChildren(...state.policies.map((name) => element("option", {}, name)));
@@ -396,9 +437,8 @@ function render({ model, el }) {
     redo.textContent = state.redo ? `Redo (${state.redo})` : "Redo";
 
     const begin = "Click a page and process 0 writes it. Drag, or click with Shift, for several pages.";
-    const [kind, words] = state.steps || state.note[1] ? state.note : ["did", begin];
-    note.textContent = words;
-    note.dataset.kind = kind;
+    const [kind, words, place] = state.steps || state.note[1] ? state.note : ["did", begin, "use"];
+    say(kind, words, place);
     // An alert is read out whenever it changes: once is enough.
     if (broken.dataset.said !== state.broken) {
       broken.dataset.said = state.broken;
@@ -408,6 +448,8 @@ function render({ model, el }) {
     view.innerHTML = state.svg;
     view.classList.toggle("afg-refused", state.refused);
     state.processes.forEach((lives, who) => lives && fillHoles(who));
+    hand.textContent = state.searching ? "Cancel" : "Search";
+    size.textContent = `Mapping: ${state.pages} pages, ${state.orders.length ? `sizes ${sizeWords(state.orders)}` : "4 KiB only"}`;
     summary.textContent = `Program: ${state.steps} step${state.steps === 1 ? "" : "s"} (type, save, copy, search)`;
     text.value = state.text;
     text.rows = Math.min(14, state.text.split("\n").length);
@@ -420,6 +462,7 @@ function render({ model, el }) {
   const changed = () => { heard(); draw(); };
   model.on("change:view", changed);
   model.on("msg:custom", heard);
+  offer();
   draw();
   // A stored widget looks as if it could be played with: ask whether somebody is there.
   ask({ verb: "hello" });

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, count
 from pathlib import Path
+from threading import RLock, Thread
 from typing import Any, ClassVar, NamedTuple
 
 import traitlets
@@ -20,59 +21,86 @@ from ..draw.picture import Picture
 from ..draw.plan import LABEL, PITCH
 from ..draw.scene import after, folio_numbers, scene
 from ..kernel.buddy import OutOfMemory
-from ..kernel.mmap import ADVICE
 from ..kernel.policy import POLICIES, Policy, policy_named
+from ..kernel.sizes import ANON_ORDERS, PTRS_PER_PMD
 from ..machine.invariants import INVARIANTS, KERNEL_PROMISES, Violation, check
-from ..machine.machine import Machine
+from ..machine.machine import ADVICE, Machine
 from ..machine.snapshot import Snapshot
-from ..program.ops import TABLE
+from ..program.exploration import Stopped
+from ..program.ops import TABLE, WORDS, in_text
 from ..program.scenario import OPS, Result, Scenario, ScenarioError, Step, Timeline, run_step
 from ..program.search import Counterexample, Exhausted, counterexample
 from .program import Sharing
 
-MOST_PAGES = 64
-"""More than that are no longer cells that one can hit."""
+MOST_PAGES = PTRS_PER_PMD
+CELLS = 64
+"""Of more pages, rows that go on alike are one bar; a click in it takes the page that lies there."""
 FRAMES = 1 << 14
-SIZES = (2, 3, 4, 5)
-"""The orders that are offered; a mapping of at most 64 pages has no room for 2 MiB."""
 SEARCHED_PAGES, SEARCHED_ORDERS = 4, (2,)
 """The small mapping on which a search from nothing ends before one loses patience."""
-SEARCHED_PROCESSES = 4
+SEARCHED_PROCESSES, SEARCHED_STEPS = 4, 6
+PLACES = ("use", "do", "change", "save", "search")
+"""Where an answer is shown: beside what asked for it."""
 
 
 # --- tools ----------------------------------------------------------------------------------------------------------
 
 
 class Tool(NamedTuple):
-    """What a click on pages does: the group it stands in, its name on the button, and what it is."""
+    """What a click on pages does: the group it stands in, its name on the button, what it is, and what of it is chosen.
+
+    `op` is the operation, where that has another name; `fixed` are arguments that the tool itself says.
+    """
 
     name: str
     group: str
     label: str
     help: str
+    choices: tuple[str, ...] = ()
+    op: str = ""
+    fixed: Mapping[str, Any] = {}
 
 
+_RESIZED = {"double": (2, 1), "halve": (1, 2), "keep": (1, 1)}
+"""What `remap` makes of so many pages; ``keep`` moves them, and the old mapping stays, empty."""
 TOOLS = (
-    Tool("write", "access", "Write", "write one byte to each page; the byte is the number of the step"),
-    Tool("read", "access", "Read", "read each page"),
+    Tool("write", "", "Write", "write one byte to each page; the byte is the number of the step"),
+    Tool("read", "", "Read", "read each page"),
+    Tool("munmap", "", "Unmap", "munmap the pages"),
+    Tool("madvise", "", "Advise", "madvise with the advice chosen beside", ADVICE),
+    Tool("pin", "", "Pin", "pin the pages for a device that reads and writes (FOLL_PIN)"),
     Tool("gup", "access", "Read via kernel", "have the kernel read each page through a short pin (get user pages)"),
-    Tool("munmap", "mapping", "Unmap", "munmap the pages"),
-    Tool("protect", "mapping", "Make read-only", "mprotect(PROT_READ)"),
-    Tool("unprotect", "mapping", "Make writable", "mprotect(PROT_READ | PROT_WRITE)"),
+    Tool("protect", "mapping", "Make read-only", "mprotect(PROT_READ)", op="mprotect", fixed={"prot": 1}),
+    Tool("unprotect", "mapping", "Make writable", "mprotect(PROT_READ | PROT_WRITE)", op="mprotect",
+         fixed={"prot": 3}),
+    Tool("forbid", "mapping", "Forbid", "mprotect(PROT_NONE)", op="mprotect", fixed={"prot": 0}),
     Tool("mremap", "mapping", "Move", "mremap: first the pages, then the page where they begin anew"),
-    Tool("madvise", "mapping", "Advise", "madvise with the advice chosen beside"),
-    Tool("pin", "device", "Pin", "pin the pages for a device that reads and writes (FOLL_PIN)"),
+    Tool("remap", "mapping", "Resize", "mremap to another size, or with MREMAP_DONTUNMAP (keep)", tuple(_RESIZED)),
+    Tool("mmap", "mapping", "Map", "mmap the pages, readable and writable; MAP_FIXED but for noreplace",
+         tuple(how for how in WORDS["how"] if how != "anywhere"), fixed={"prot": 3}),
+    Tool("brk", "mapping", "End the heap here", "brk: the heap goes up to this page"),
+    Tool("mlock", "memory", "Lock", "mlock: all pages are faulted in and stay"),
+    Tool("mlock_onfault", "memory", "Lock on fault", "mlock2(MLOCK_ONFAULT): pages stay once they have come"),
+    Tool("munlock", "memory", "Unlock", "munlock"),
+    Tool("split", "memory", "Split", "split the folios of these pages to the order chosen beside (debugfs)",
+         tuple(map(str, (0, *ANON_ORDERS)))),
+    Tool("shrink", "memory", "Memory gets short", "the shrinker splits what is partly mapped; the pages do not matter"),
+    Tool("clear_refs", "memory", "Forget accesses", "clear_refs of the whole process", fixed={"which": 1}),
+    Tool("thp_disable", "memory", "Disable huge pages", "prctl(PR_SET_THP_DISABLE) for the whole process",
+         WORDS["disabled"]),
     Tool("pin_ro", "device", "Pin to read", "pin the pages for a device that only reads"),
     Tool("dma_write", "device", "Device writes", "the device writes a byte to the pinned pages"),
     Tool("dma_read", "device", "Device reads", "the device reads the pinned pages"),
     Tool("unpin", "device", "Unpin", "let go of every pin on these pages"),
     Tool("ref", "reference", "Take", "take a plain reference to each page (FOLL_GET, as vmsplice does)"),
     Tool("unref", "reference", "Drop", "let go of every plain reference to these pages"),
-)
+    Tool("forkfail", "fork", "Fork that fails here", "a fork that comes no further than the mapping of this page"),
+    Tool("forkfail_after", "fork", "Fork that fails after so many",
+         "a fork that fails after as many pages as are chosen"),
+)  # fmt: skip
 TOOL_NAMES = tuple(tool.name for tool in TOOLS)
-PROTECTS = {"protect": "mprotect", "unprotect": "mprotect"}
-"""Tools that are not named as the operation they do."""
-ADVICES = ("dontneed", *ADVICE)
+EACH = ("write", "read", "gup", "ref")
+"""Operations on one page, which are done to each of several."""
 
 
 def _holding(machine: Machine, process: int, kind: str, page: int) -> list[int]:
@@ -156,15 +184,16 @@ class Run:
 
     @cached_property
     def picture(self) -> Picture:
-        """The state after the last step, every page a cell of its own."""
+        """The state after the last step; of at most `CELLS` pages each is a cell of its own."""
         numbers, at, base = folio_numbers(self.timeline), len(self.results), self.scenario.first_vpn
         where = f" · page 0 of the program is page {base}" if base else ""
-        words = f"step {at} · {' '.join(map(str, self.results[-1].step))}" if at else "start"
+        words = f"step {at} · {' '.join(map(in_text, self.results[-1].step))}" if at else "start"
         heading = f"{self.policy.name} · {words}{where}"
+        folds = self.scenario.pages > CELLS
         if not at:
-            return Picture(scene(self.start, heading=heading, folds=False))
+            return Picture(scene(self.start, heading=heading, folds=folds))
         before = scene(self.results[-2].snapshot if at > 1 else self.start, numbers=numbers[-2])
-        return Picture(after(self.results[-1], before, numbers[-1], heading, base=base, folds=False))
+        return Picture(after(self.results[-1], before, numbers[-1], heading, base=base, folds=folds))
 
     def first_broken(self) -> tuple[int, Violation] | None:
         """The first step, numbered from 1, after which a promise was broken, and which."""
@@ -192,7 +221,7 @@ class Playground(Sharing):
     policy : Policy or str
         Which kernel.
     pages : int
-        Size of the mapping, 1 to 64.
+        Size of the mapping, 1 to 512.
     orders : tuple of int
         Enabled sizes.
     skew : int
@@ -233,7 +262,10 @@ class Playground(Sharing):
         self._history = _places(program, policy)
         self._at = len(self._history) - 1
         self._run = Run.of(program, policy)
-        self._turn = 0
+        self._turn, self._place = 0, "use"
+        self._lock = RLock()
+        self._hunt: Thread | None = None
+        self._cancelled = False
         super().__init__(fixed=self._fixed(), view=self._view("", ""))
         self.on_msg(self._heard)
 
@@ -286,16 +318,19 @@ class Playground(Sharing):
         return self._append(made)
 
     def use(
-        self, tool: str, process: int = 0, first: int = 0, last: int | None = None, *, to: int = 0, advice: str = ""
+        self, tool: str, process: int = 0, first: int = 0, last: int | None = None, *, to: int = 0, choice: str = ""
     ) -> str:
-        """What a click does: a tool of `TOOLS` on the pages `first` to `last` of a process; gives the sentence."""
+        """What a click does: a tool of `TOOLS` on the pages `first` to `last` of a process; gives the sentence.
+
+        `to` is where pages are moved, `choice` one of the tool's `choices`, by default the first.
+        """
         pages = range(first, (first if last is None else last) + 1)
         if not pages:
             raise ScenarioError(f"pages {first} to {last}: the first comes first")
         if pages[-1] >= self.scenario.pages:
             most = self.scenario.pages - 1
             raise ScenarioError(f"page {pages[-1]} is outside the mapping, which has pages 0..{most}")
-        return self._append(self._steps(tool, process, pages, to, advice))
+        return self._append(self._steps(tool, process, pages, to, choice))
 
     def write(self, process: int, first: int, last: int | None = None) -> str:
         """A process writes pages; the byte is the number of the step."""
@@ -331,20 +366,31 @@ class Playground(Sharing):
         except ScenarioError as error:
             raise ScenarioError(re.sub(r"^scenario(, line \d+)?: ", "", str(error))) from None
 
-    def _steps(self, tool: str, process: int, pages: range, to: int, advice: str) -> list[Step]:
+    def _steps(self, tool: str, process: int, pages: range, to: int, choice: str) -> list[Step]:
         machine, base = self._run.machine, self.scenario.first_vpn
         if not machine.process(process).alive:
             raise ScenarioError(f"process {process} has exited")
-        if tool not in TOOL_NAMES:
+        found = next((one for one in TOOLS if one.name == tool), None)
+        if found is None:
             raise ScenarioError(f"there is no tool {tool!r}; there are {', '.join(TOOL_NAMES)}")
-        op = TABLE[PROTECTS.get(tool, tool)]
+        choice = choice or next(iter(found.choices), "")
+        if found.choices and choice not in found.choices:
+            raise ScenarioError(f"{tool} has no {choice!r}; there are {', '.join(found.choices)}")
+        op = TABLE[found.op or tool]
         if op.uses and "k" in op.arguments:
             return _by_device(machine, base, process, pages, tool, (self._byte(),) if "byte" in op.arguments else ())
         if op.uses:
             return _let_go(machine, base, process, pages, tool, op.uses)
-        each = pages[:1] if "n" in op.arguments else pages
+        each = pages if op.name in EACH else pages[:1]
         free = _free_numbers(machine, process, op.makes, len(each))
-        said = {"n": len(pages), "newpage": to, "prot": 1 if tool == "protect" else 3, "advice": advice or "dontneed"}
+        times, parts = _RESIZED.get(choice, (1, 1))
+        said = {
+            "n": len(pages), "pages": len(pages), "newpage": to, "advice": choice, "how": choice, "disabled": choice,
+            "order": int(choice) if choice.isdigit() else 0, "size": len(pages), "place": pages[0],
+            "newsize": len(pages) * times // parts, "move": "keep" if choice == "keep" else "move", **found.fixed,
+        }  # fmt: skip
+        if op.name == "remap":
+            said["place"] = None
         values = ({**said, "page": page, "id": free[at], "byte": self._byte(at)} for at, page in enumerate(each))
         return [(op.name, process, *(value[name] for name in op.arguments)) for value in values]
 
@@ -451,15 +497,21 @@ class Playground(Sharing):
         **bound
             More for `anonfolio.program.search.counterexample`, such as `operations`.
         """
-        if here:
-            alive = len(self._run.machine.live())
-            if alive > SEARCHED_PROCESSES:
-                told = f"{alive} processes are alive; the search tries every renaming of them"
-                raise ValueError(f"{told}, and so takes {SEARCHED_PROCESSES} at most")
-            bound = {"start": self.scenario, "processes": max(2, alive), **bound}
-        else:
-            bound = {"pages": SEARCHED_PAGES, "orders": SEARCHED_ORDERS, **bound}
-        found = counterexample(self.policy, steps=steps, seconds=seconds, **bound)
+        found = counterexample(self.policy, steps=steps, seconds=seconds, **self._searched(here), **bound)
+        self._found(found, here)
+        return found
+
+    def _searched(self, here: bool) -> dict[str, Any]:
+        """Where a search begins."""
+        if not here:
+            return {"pages": SEARCHED_PAGES, "orders": SEARCHED_ORDERS}
+        alive = len(self._run.machine.live())
+        if alive > SEARCHED_PROCESSES:
+            told = f"{alive} processes are alive; the search tries every renaming of them"
+            raise ValueError(f"{told}, and so takes {SEARCHED_PROCESSES} at most")
+        return {"start": self.scenario, "processes": max(2, alive)}
+
+    def _found(self, found: Counterexample | Exhausted, here: bool) -> None:
         if isinstance(found, Exhausted):
             self._tell("did", f"{found}. Nothing within a bound is no proof.")
         elif not found.steps:
@@ -469,16 +521,51 @@ class Playground(Sharing):
             shown = f" At the end {found.said}." if found.said else ""
             count = f"{found.steps} more step{'s' * (found.steps > 1)}" if here else f"{found.steps} steps"
             self._tell("did", f"Found: {count} break {found.violation}.{shown} Undo goes back step by step.")
-        return found
+
+    def _search_aside(self, steps: int, seconds: float, here: bool) -> None:
+        """Search in a thread of its own: meanwhile clicks are heard, one on Cancel among them."""
+        if not 1 <= steps <= SEARCHED_STEPS:
+            raise ValueError(f"a search of {steps} steps: 1 to {SEARCHED_STEPS} are offered here")
+        self._cancelled = False
+        policy, bound = self.policy, self._searched(here)
+        self._hunt = Thread(target=self._hunted, args=(policy, steps, seconds, here, bound), daemon=True)
+        self._tell("ask", f"Searching, for at most {seconds:g} seconds …")
+        self._hunt.start()
+
+    def _hunted(self, policy: Policy, steps: int, seconds: float, here: bool, bound: dict[str, Any]) -> None:
+        wrong = "The search ended with an error. Nothing was changed."
+        found: Counterexample | Exhausted | None = None
+        try:
+            found = counterexample(policy, steps=steps, seconds=seconds, progress=self._progress, **bound)
+        except (ValueError, OutOfMemory) as error:
+            wrong = f"{_capital(_told(error))}. Nothing was changed."
+        finally:
+            with self._lock:
+                self._hunt, self._place = None, "search"
+                if found is None:
+                    self._tell("wrong", wrong)
+                else:
+                    self._found(found, here)
+                self._place = "use"
+
+    def _progress(self, depth: int, states: int, transitions: int) -> None:
+        if self._cancelled:
+            raise Stopped("cancelled")
+        self.send({"searched": f"Searching: {states:,} states, {depth} steps deep …"})
+
+    def _cancel(self) -> None:
+        self._cancelled = True
 
     # --- what the browser gets and sends ----------------------------------------------------------------------------
 
     def _fixed(self) -> dict[str, Any]:
         return {
             "title": self.title or "Playground",
-            "tools": [tool._asdict() for tool in TOOLS],
-            "advice": list(ADVICES),
-            "sizes": [[order, f"{4 << order} KiB"] for order in SIZES],
+            "tools": [
+                {"name": one.name, "group": one.group, "label": one.label, "help": one.help, "choices": one.choices}
+                for one in TOOLS
+            ],
+            "sizes": [[order, f"{4 << order} KiB" if order < 8 else f"{1 << order - 8} MiB"] for order in ANON_ORDERS],
             "most": MOST_PAGES,
         }
 
@@ -495,7 +582,8 @@ class Playground(Sharing):
             "pitch": PITCH,
             "sentence": picture.sentence,
             "refused": bool(last and not last.ok),
-            "note": [kind, words],
+            "note": [kind, words, self._place],
+            "searching": self._hunt is not None,
             "broken": f"step {broken[0]} breaks {broken[1]}" if broken else "",
             "why": INVARIANTS[broken[1].invariant].why.replace("`", "") if broken else "",
             "policy": self.policy.name,
@@ -520,12 +608,23 @@ class Playground(Sharing):
         """A click. What is wrong with it is said where it was made."""
         verb = message.get("verb") if isinstance(message, dict) else None
         if verb in _VERBS:
-            try:
-                _VERBS[verb](self, message)
-            except (ValueError, TypeError, KeyError, OSError, OutOfMemory) as error:
-                self._tell("wrong", f"{_capital(_told(error))}. Nothing was changed.")
+            with self._lock:
+                self._answer(verb, message)
         # Also where nothing has changed: the browser asks whether anybody is there.
         self.send({"turn": self._turn})
+
+    def _answer(self, verb: str, message: dict[str, Any]) -> None:
+        if self._hunt and verb != "cancel":
+            self._tell("wrong", "A search is going on: wait for its end, or cancel it. Nothing was changed.")
+            return
+        # The kernel is chosen beside the picture.
+        self._place = verb if verb in PLACES and "policy" not in message else "use"
+        try:
+            _VERBS[verb](self, message)
+        except (ValueError, TypeError, KeyError, OSError, OutOfMemory) as error:
+            self._tell("wrong", f"{_capital(_told(error))}. Nothing was changed.")
+        finally:
+            self._place = "use"
 
     def _save_here(self, name: str) -> None:
         if not re.fullmatch(r"[\w.+-]+", name):
@@ -551,7 +650,7 @@ class Playground(Sharing):
 
 _VERBS: dict[str, Callable[[Playground, dict[str, Any]], object]] = {
     "use": lambda play, said: play.use(
-        said["tool"], said["process"], said["first"], said["last"], to=said.get("to", 0), advice=said.get("advice", "")
+        said["tool"], said["process"], said["first"], said["last"], to=said.get("to", 0), choice=said.get("choice", "")
     ),
     "do": lambda play, said: play.do(said["step"]),
     "fork": lambda play, said: play.fork(said["process"]),
@@ -564,7 +663,8 @@ _VERBS: dict[str, Callable[[Playground, dict[str, Any]], object]] = {
     ),
     "load": lambda play, said: play.load(said["text"]),
     "save": lambda play, said: play._save_here(said["name"]),
-    "search": lambda play, said: play.search(min(said["steps"], 6), seconds=said["seconds"], here=said["here"]),
+    "search": lambda play, said: play._search_aside(said["steps"], said["seconds"], said["here"]),
+    "cancel": lambda play, said: play._cancel(),
 }
 """What the browser may ask for."""
 
@@ -609,7 +709,7 @@ def _differences(now: Timeline, before: Timeline) -> str:
         return f"The same program: no step does anything else, {mine} or {theirs}."
     first = min(found)
     count = f"{len(found)} steps differ, the first is" if len(found) > 1 else "one step differs,"
-    step = " ".join(map(str, now.scenario.steps[first]))
+    step = " ".join(map(in_text, now.scenario.steps[first]))
     return f"The same program: {count} step {first + 1} ({step}): {found[first]}."
 
 
