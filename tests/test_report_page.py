@@ -64,7 +64,8 @@ def test_html_is_one_file_and_what_is_foreign_is_text() -> None:
     assert not re.search(r"(src|href)=|url\(|@import|https?://", html)
     assert "<code>code</code>" in html
     assert html.count("<svg>") == 2
-    assert "prefers-color-scheme: dark" in html
+    assert "prefers-color-scheme:dark" in html
+    assert '[data-jp-theme-light="false"]' in html
     assert 'class="verdict refuted"' in html
 
 

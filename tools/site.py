@@ -45,7 +45,9 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
 
+from anonfolio.draw.drawing import stylesheet
 from anonfolio.lesson.spoilers import spoilers
+from anonfolio.report.render import STYLE
 from anonfolio.view.program import packed, unpacked
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -111,10 +113,14 @@ def _may_stay(tag: str, name: str, value: str) -> bool:
 
 
 def harmless(html: str) -> str:
-    """HTML without scripts, handlers, forms and frames, and with nothing that is loaded from elsewhere."""
-    clean: str = bleach.clean(
-        html, tags=_TAGS, attributes=_may_stay, protocols=("http", "https", "mailto", "data"), css_sanitizer=_CSS,
-        strip=True,
+    """HTML without scripts, handlers, forms and frames, and with nothing that is loaded from elsewhere.
+
+    Of style sheets the library's own stay.
+    """
+    own = "".join(f"<style>{sheet}</style>" for sheet in (STYLE, stylesheet()) if f"<style>{sheet}</style>" in html)
+    clean: str = own + bleach.clean(
+        SHEET.sub("", html), tags=_TAGS, attributes=_may_stay, protocols=("http", "https", "mailto", "data"),
+        css_sanitizer=_CSS, strip=True,
     )  # fmt: skip
     return clean
 

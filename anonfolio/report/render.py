@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from html import escape
 
+from ..draw.drawing import themed
 from .blocks import Block, Code, Command, Drawing, Page, Pair, Points, Rows, Words
 
 COLUMNS = 78
@@ -93,11 +94,11 @@ def _table(rows: Rows) -> Iterator[str]:
 
 # --- HTML -----------------------------------------------------------------------------------------------------------
 
-STYLE = """
-:root { color-scheme: light dark; --ink: #17212b; --mut: #55616d; --line: #c3ccd6; --soft: #f3f5f8; --bg: #ffffff;
- --bad: #9a3f00; --good: #00694c; }
-@media (prefers-color-scheme: dark) { :root { --ink: #eef2f6; --mut: #a9b4bf; --line: #47525e; --soft: #1e252d;
- --bg: #14191f; --bad: #f9a06c; --good: #4fd3ab; } }
+_LIGHT = {"ink": "#17212b", "mut": "#55616d", "line": "#c3ccd6", "soft": "#f3f5f8", "bg": "#ffffff",
+          "bad": "#9a3f00", "good": "#00694c"}  # fmt: skip
+_DARK = {"ink": "#eef2f6", "mut": "#a9b4bf", "line": "#47525e", "soft": "#1e252d", "bg": "#14191f",
+         "bad": "#f9a06c", "good": "#4fd3ab"}  # fmt: skip
+STYLE = themed("afr", _LIGHT, _DARK) + """
 .afr { color: var(--ink); background: var(--bg); font: 16px/1.5 system-ui, "Segoe UI", Helvetica, Arial, sans-serif;
  max-width: 1500px; margin: 0 auto; padding: 1rem clamp(.75rem, 3vw, 2.5rem) 3rem; box-sizing: border-box; }
 .afr h1 { font-size: 1.6rem; line-height: 1.25; margin: .5rem 0; overflow-wrap: anywhere; }
@@ -141,7 +142,8 @@ def html(page: Page) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(page.title)}</title><style>body {{ margin: 0; background: var(--bg); }}</style></head>\n"
+        f"<title>{escape(page.title)}</title>"
+        "<style>:root { color-scheme: light dark; } body { margin: 0; }</style></head>\n"
         f"<body>{fragment(page)}</body></html>\n"
     )
 
