@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 from test_look import a_process
@@ -26,6 +29,7 @@ from anonfolio.hardware.cpu import cpu_told
 from anonfolio.hardware.trace import DATA_DIR, read_trace
 from anonfolio.view import plots
 
+ROOT = Path(__file__).parent.parent
 SVG = "{http://www.w3.org/2000/svg}"
 IN_LAB = 848
 """Pixels that JupyterLab gives an output in a window 1,280 wide; where there are fewer, a drawing scrolls."""
@@ -109,3 +113,29 @@ def test_a_drawing_is_light_or_dark_as_the_page_is(name: str) -> None:
     svg = DRAWINGS[name]()
     assert "prefers-color-scheme:dark" in svg
     assert '[data-jp-theme-light="false"]' in svg
+
+
+# --- the gallery ------------------------------------------------------------------------------------------------------
+
+
+def gallery() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("gallery_tool", ROOT / "tools" / "gallery.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_gallery_shows_what_the_library_draws_and_is_small() -> None:
+    folder = ROOT / "docs" / "gallery"
+    tool = gallery()
+    for name, draw in tool.DRAWINGS.items():
+        assert (folder / f"{name}.svg").read_text(encoding="utf-8") == draw(), (
+            "make it anew with: python tools/gallery.py"
+        )
+    told = (ROOT / "docs" / "GALLERY.md").read_text(encoding="utf-8")
+    shown = set(re.findall(r"\(gallery/([^)]+)\)", told))
+    assert shown == {path.name for path in folder.iterdir()}
+    assert {Path(name).stem for name in shown} == {*tool.DRAWINGS, *tool.PHOTOGRAPHS}
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 600_000

@@ -563,6 +563,32 @@ def test_a_stale_entry_is_said_to_be_stale() -> None:
     assert ">stale<" in cleared.svg()
 
 
+def pieces(picture: MicroPicture, layer: str) -> list[str]:
+    return [piece for key, piece in sorted(picture.sheet.pieces.items()) if key.startswith(layer)]
+
+
+def test_a_line_leads_from_a_tlb_to_the_frame_that_its_cpu_uses() -> None:
+    run = ms.THREADS.run([])
+    fits, stale, flushed = (pieces(MicroPicture(run, at), "6t") for at in (3, 4, 5))
+    assert [("afp-hollow" in line, "afp-differs" in line) for line in fits + stale] == [(True, False), (False, True)]
+    assert flushed == []
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_entry_has_a_ribbon_and_every_page_in_memory_says_what_it_is(name: str) -> None:
+    for picture in micropictures(RUNS[name]):
+        mapped = [entry.pfn for _, table in picture.view.tables for entry in table if entry]
+        assert len(pieces(picture, "1r")) == len(mapped)
+        frames = {frame.pfn: frame for frame in picture.view.frames if frame.folio >= 0}
+        drawn = pieces(picture, "3f")
+        assert len(drawn) == len(frames)
+        for (pfn, frame), piece in zip(sorted(frames.items()), drawn, strict=True):
+            assert ("afp-is_held" in piece) <= (not frame.mapcount)
+            assert ("afp-is_alone" in piece) <= frame.exclusive
+            assert ("afp-is_shared" in piece) <= (frame.mapcount > 0 and not frame.exclusive)
+            assert f'data-frame="{picture.names[pfn]}"' in piece
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_the_stepper_walks_through_every_moment(name: str) -> None:
     run = RUNS[name]

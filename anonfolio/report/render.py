@@ -98,7 +98,9 @@ _LIGHT = {"ink": "#17212b", "mut": "#55616d", "line": "#c3ccd6", "soft": "#f3f5f
           "bad": "#9a3f00", "good": "#00694c"}  # fmt: skip
 _DARK = {"ink": "#eef2f6", "mut": "#a9b4bf", "line": "#47525e", "soft": "#1e252d", "bg": "#14191f",
          "bad": "#f9a06c", "good": "#4fd3ab"}  # fmt: skip
-STYLE = themed("afr", _LIGHT, _DARK) + """
+STYLE = (
+    themed("afr", _LIGHT, _DARK)
+    + """
 .afr { color: var(--ink); background: var(--bg); font: 16px/1.5 system-ui, "Segoe UI", Helvetica, Arial, sans-serif;
  max-width: 1500px; margin: 0 auto; padding: 1rem clamp(.75rem, 3vw, 2.5rem) 3rem; box-sizing: border-box; }
 .afr h1 { font-size: 1.6rem; line-height: 1.25; margin: .5rem 0; overflow-wrap: anywhere; }
@@ -124,6 +126,7 @@ STYLE = themed("afr", _LIGHT, _DARK) + """
 .afr .picture { overflow-x: auto; }
 .afr .picture svg { width: 100%; min-width: 36rem; height: auto; display: block; }
 """
+)
 
 
 def fragment(page: Page) -> str:
