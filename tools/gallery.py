@@ -66,12 +66,12 @@ DRAWINGS: dict[str, Callable[[], str]] = {"two-kernels": two_kernels, "tree": tr
 
 
 def stepper(page: Page) -> Locator:
-    page.wait_for_selector(".afs-view > svg")
+    page.locator(".afs-view > svg:visible").first.wait_for()
     return page.locator(".afs:visible").first
 
 
 def question(page: Page) -> Locator:
-    page.wait_for_selector(".afq")
+    page.locator(".afq:visible").first.wait_for()
     return page.locator(".afq:has(input[type=radio]):visible").first
 
 
