@@ -520,8 +520,12 @@ def test_on_paper_nothing_is_cut_off_and_no_answer_is_given_away(site: Path, pag
     page.emulate_media(media="print")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.evaluate(f"({SCROLLING})().length") == 0
-    assert page.evaluate("""() => [...document.querySelectorAll(".afs-pane")].every((pane, at, panes) =>
-      !at || panes[at - 1].getBoundingClientRect().bottom <= pane.getBoundingClientRect().top + 1)""")
+    # Panes stand side by side or below each other, never one over the other.
+    assert page.evaluate("""() => {
+      const boxes = [...document.querySelectorAll(".afs-pane")].map((pane) => pane.getBoundingClientRect());
+      const apart = (one, other) => one.bottom <= other.top + 1 || one.right <= other.left + 1;
+      return boxes.length > 1 && boxes.every((box, at) => !at || apart(boxes[at - 1], box));
+    }""")
     assert page.locator(".afs-pane > .afs-view > svg").count() > 1
     for answer in page.locator("details.answer").all():
         assert not answer.is_visible()

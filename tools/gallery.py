@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 OUTPUT = Path(__file__).resolve().parent.parent / "docs" / "gallery"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
-COLOURS = 64
+COLOURS = 160
 """So many does a photograph keep: it is a quarter as large, and nobody sees it."""
 
 
@@ -40,17 +40,18 @@ COLOURS = 64
 
 
 def two_kernels() -> str:
-    """A write after fork, under a kernel and under the proposal."""
+    """The first write after a fork, under a kernel and under the proposal."""
     program = Scenario.load("fork-both-write")
+    written = next(at for at, step in enumerate(program.steps, 1) if step[0] == "fork") + 1
     panes = side_by_side([program.run(policy) for policy in (LINUX_6_15, RFC_V2)])
     drawn: list[tuple[str, Drawn]] = [
-        (name, pane[-1]) for name, pane in zip(("Linux 6.15 to 6.18", "RFC v2, never merged"), panes, strict=True)
+        (name, pane[written]) for name, pane in zip(("Linux 6.15 to 6.18", "RFC v2, never merged"), panes, strict=True)
     ]
-    return stacked("The child writes page 5, which its parent maps too", drawn)
+    return stacked("A parent writes a page that its child maps, too", drawn)
 
 
 def tree() -> str:
-    """What that write was asked."""
+    """What a later write was asked."""
     return Decision(Scenario.load("fork-both-write").run(LINUX_6_15).faults()[-1], LINUX_6_15).svg()
 
 
