@@ -15,7 +15,7 @@ import nbformat
 import pytest
 
 from anonfolio import LINUX_6_15, Policy, Scenario
-from anonfolio.kernel.history import kernel_number
+from anonfolio.kernel.history import HISTORY, kernel_number
 from anonfolio.kernel.rules import OLDER_NAMES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -146,3 +146,75 @@ def test_6_15_and_later_is_so_in_every_program_of_the_exercises() -> None:
             assert program.run(policy).codes() == codes, (name, policy.name)
             ran += 1
     assert ran > 100
+
+
+# --- releases that history knows, where words name them ---------------------------------------------------------------
+
+DATED = (
+    ("00_start_here", "`linux-6.3` stands for 6.1 to {knob_orders<}, `linux-6.15` for {mm_id} to 6.18"),
+    ("00_start_here", "from {never} to {mm_id<}, path 4 asked less"),
+    ("01_first_touch", "| up to {knob_orders<} (`linux-6.3`)"),
+    ("01_first_touch", "| {knob_orders} and later (`linux-6.8`"),
+    ("01_first_touch", "(`MADV_GUARD_INSTALL`, {has_guard_markers}:"),
+    (
+        "01_first_touch",
+        "its whole 2 MiB only from {reclaims_page_tables} on, on arm64 from {reclaims_page_tables@arm64}.",
+    ),
+    ("01_first_touch", "from {larger} on 2 MiB or more begin at a 2 MiB boundary, from {multiples} on only multiples"),
+    ("02_zero_page_copy", "but for 2 MiB alone, since {huge_zero_write} by the commit below"),
+    ("02_zero_page_copy", "since {split_maps_zero_page}, when an anonymous folio of any size is split"),
+    ("05_exclusive_reuse", "Since {mm_id} it asks three questions about the *folio*"),
+    ("05_exclusive_reuse", "Larger ones were never reused from {never} to {mm_id<}."),
+    ("07_postfork_reuse_scan", "- **{never}** to {mm_id<}: is the folio large? Then copy."),
+    ("07_postfork_reuse_scan", "- **{mm_id}** and later:"),
+    ("07_postfork_reuse_scan", "With 16 pages (since {knob_orders}) it has 16"),
+    ("08_tlb_reach", "Linux: since {cont_pte_order@arm64} for anonymous memory"),
+    (
+        "08_tlb_reach",
+        "Up to {batches_ptes<} mprotect goes entry by entry; from {batches_ptes}, as in our model, by batches",
+    ),
+    ("10_rfc_to_mainline", "`6.3` stands for 6.1 to {knob_orders<}, `6.9` for {never} to {mm_id<}"),
+    ("10_rfc_to_mainline", "since {huge_zero_write} a write on the **huge zero page** gets 2 MiB"),
+    ("10_rfc_to_mainline", "Until {merges_into_unfaulted<} the moved mapping and its untouched neighbour stayed apart"),
+    ("10_rfc_to_mainline", "Mended in {moved_keeps_anon_vma} and 6.19"),
+    ("10_rfc_to_mainline", "by mm_id since {mm_id}; one page a fault"),
+    ("12_playground", "(before {ages_whole_folios}: every large one)"),
+    ("12_playground", "| `collapse` ({has_collapse})"),
+    ("12_playground", "before {collapse_needs_writable} also a writable entry"),
+    ("12_playground", "from {split_maps_zero_page} on pages of zeros become zero pages"),
+    ("12_playground", "or before {moves_many_vmas} of several mappings"),
+    ("anonfolio/exercises/start_here.toml", "That is what {never} to {mm_id<} do: there, a page of a large folio"),
+    ("anonfolio/exercises/postfork_reuse_scan.toml", "From {never} to {mm_id<} a page of a large folio is reused only"),
+    ("anonfolio/exercises/playground.toml", "{never} to {mm_id<} never reuse a page of a large folio"),
+    ("teach/LESSON.md", "Since {knob_orders} every size can be enabled by itself"),
+    ("README.md", "| `linux-6.9` | 6.12, and {never} to {mm_id<} but for small things"),
+)
+"""Sentences as they stand. In braces what history says: the release that last set a field, or gave it a value; `<` is
+the one before it, and `@` names the processor."""
+VALUES = {"never": "large_reuse", "mm_id": "large_reuse", "larger": "thp_aligns_mmap", "multiples": "thp_aligns_mmap"}
+
+
+def dated(what: str) -> str:
+    """What stands for a pair of braces."""
+    name, _, arch = what.rstrip("<").partition("@")
+    field = VALUES.get(name, name)
+    rows = [
+        row.release
+        for row in HISTORY[1:]
+        if row.arch in ("", arch or "x86-64")
+        and (row.fields.get(field) == name if name in VALUES else field in row.fields)
+    ]
+    assert rows, f"history says nothing of {what}"
+    major, _, minor = rows[-1].partition(".")
+    return f"{major}.{int(minor) - 1}" if what.endswith("<") else rows[-1]
+
+
+@pytest.mark.parametrize(("name", "sentence"), DATED)
+def test_a_release_that_words_name_is_the_one_that_history_knows(name: str, sentence: str) -> None:
+    said = re.sub(r"\{(.*?)\}", lambda found: dated(found[1]), sentence)
+    if "." in name:
+        words = (ROOT / name).read_text(encoding="utf-8")
+    else:
+        cells = nbformat.read(ROOT / f"notebooks/{name}.ipynb", as_version=4).cells
+        words = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    assert said in " ".join(words.split())
