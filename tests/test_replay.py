@@ -12,8 +12,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,29 +47,10 @@ def test_the_ten_shared_recordings_are_there() -> None:
     assert set(FILES) <= set(THERE)
 
 
-def replayed(name: str) -> tuple[int, str, str]:
-    """The command's exit code and what it printed."""
-    command = [sys.executable, "-m", "anonfolio", "replay", str(RECORDINGS / name)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=RECORDINGS.parent.parent, check=False)
-    return done.returncode, done.stdout, done.stderr
-
-
-@pytest.fixture(scope="module")
-def replays(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[tuple[int, str, str]]]]:
-    """The replays of the files that this run asks for, two at a time: they are most of what the suite takes."""
-    parameters = [
-        item.callspec.params for item in request.session.items if "replays" in getattr(item, "fixturenames", ())
-    ]
-    with ThreadPoolExecutor(2) as pool:
-        yield {chosen["recording"]: pool.submit(replayed, chosen["recording"]) for chosen in parameters}
-        pool.shutdown(cancel_futures=True)
-
-
 @pytest.mark.parametrize("recording", THERE)
-def test_the_model_equals_the_kernel_at_every_step(
-    recording: str, replays: dict[str, Future[tuple[int, str, str]]]
-) -> None:
-    code, out, err = replays[recording].result()
+def test_the_model_equals_the_kernel_at_every_step(recording: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["replay", str(RECORDINGS / recording)])
+    out, err = capsys.readouterr()
     counts = re.fullmatch(r"(\d+) programs, (\d+) steps, 0 mismatches\n", out)
     assert counts, out
     assert (code, err) == (0, "")
