@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, NoReturn
 from . import advising, commands, interrupted
 from .console import make_readable
 from .kernel.policy import POLICIES
+from .program.formats import check_place
 from .program.policy_file import blamed
 from .program.random_programs import ANY, KINDS
 from .program.search import EXTRA_OPERATIONS, MEMORY_MIB, OPERATIONS
@@ -79,8 +80,12 @@ LONGEST = 1000
 
 def _line(what: str) -> str:
     """One line for a terminal: what is no character to see, line ends among it, as an escape."""
-    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in what[: 2 * LONGEST])
-    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]} …"
+    return _short("".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in _short(what)))
+
+
+def _short(text: str) -> str:
+    """Without its middle where it is too long: it begins with a name, and ends with the reason."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 4]} … {text[-3 * LONGEST // 4 :]}"
 
 
 def _told(what: str, code: int) -> int:
@@ -148,6 +153,27 @@ def _seed(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 18:
         raise argparse.ArgumentTypeError(f"{text!r:.60} is neither a number from 0 on nor 'fresh'")
     return int(text)
+
+
+def _place(text: str) -> str:
+    """Where a text is to be written, tried before anything else is."""
+    return _tried(text, replaced=False)
+
+
+def _new_place(text: str) -> str:
+    """Where a file is to be written that appears when it is complete."""
+    return _tried(text, replaced=True)
+
+
+def _tried(text: str, replaced: bool) -> str:
+    try:
+        check_place(text, replaced)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+_FILE: dict[str, Any] = {"type": _place, "metavar": "FILE"}
 
 
 def _option(*names: str, **how: Any) -> Option:
@@ -218,7 +244,7 @@ COMMANDS = (
                 help=f"stop when it keeps more than so much (default {MEMORY_MIB})",
             ),
             _option("--jobs", type=_count, default=os.cpu_count() or 1, help="how many search (default: one a CPU)"),
-            _option("--checkpoint", metavar="FILE", help="keep FILE up to date, and go on from it"),
+            _option("--checkpoint", type=_new_place, metavar="FILE", help="keep FILE up to date, and go on from it"),
             _option(
                 "--operations", nargs="+", default=list(OPERATIONS),
                 help=f"from {', '.join(OPERATIONS + EXTRA_OPERATIONS)}; forkfail_after is fault injection",
@@ -234,13 +260,13 @@ COMMANDS = (
             _option("--steps", type=_count, metavar="N", help="search no longer programs, where the bounds are longer"),
             _option("--seed", type=_seed, default=0, metavar="N", help="of the first random program (default 0)"),
             _option("--jobs", type=_count, default=os.cpu_count() or 1, help="how many work (default: one a CPU)"),
-            _option("-o", "--output", metavar="FILE", help="FILE.txt, FILE.md or FILE.html; by default it is printed"),
+            _option("-o", "--output", **_FILE, help="FILE.txt, FILE.md or FILE.html; by default it is printed"),
         ),
     ),
     Command(
         "record", commands.record, "run programs on this machine's kernel and write a recording",
         (
-            _option("file", help="the recording to write (NAME.json.gz)"),
+            _option("file", type=_new_place, help="the recording to write (NAME.json.gz)"),
             _option("scenarios", nargs="*", metavar="scenario", help="a name, a scenario file, a recording to redo"),
             _option("--random", type=_count, metavar="N", help="N random programs instead"),
             _option(
@@ -280,11 +306,11 @@ COMMANDS = (
             _option("--pid", type=_count, metavar="PID", help="a process that runs already, and what it starts (root)"),
             _option("--seconds", type=_seconds, default=10.0, metavar="S", help="how long to follow it (default 10)"),
             _option("--verify", type=_count, metavar="N", help="run the program N times more under each set of sizes"),
-            _option("--output", metavar="FILE", help="where the program's output goes (default: standard error)"),
+            _option("--output", **_FILE, help="where the program's output goes (default: standard error)"),
             _option("--cpus", metavar="CPUS", help="where the program may run: all, or such as 0,2 (default: one)"),
             _option("--buffer", type=_count, metavar="MIB", help="room for events on each CPU at first (default 64)"),
             _option("--save", metavar="NAME", help="write NAME.npz (default: as the program is called, .advise)"),
-            _option("--figure", metavar="FILE", help="where to write the figure (default NAME.advise.svg)"),
+            _option("--figure", **_FILE, help="where to write the figure (default NAME.advise.svg)"),
             _option("--json", action="store_true", help="all numbers, curves too, as one line of JSON"),
             _option("-v", "--verbose", action="store_true", help="say what goes on, also where no terminal is"),
         ),
@@ -292,7 +318,7 @@ COMMANDS = (
     Command(
         "trace record", commands.trace_record, "run a program under the tracepoints (root), and write its trace",
         (
-            _option("file", help="the trace to write (NAME.npz)"),
+            _option("file", type=_new_place, help="the trace to write (NAME.npz)"),
             _option("program", nargs=argparse.REMAINDER, help="command and arguments; by default the compile"),
         ),
     ),
@@ -320,7 +346,7 @@ COMMANDS = (
     Command(
         "cost measure", commands.cost_measure, "measure this machine's kernel (root, a C compiler, a minute)",
         (
-            _option("file", nargs="?", help="where to store the table (NAME.json); by default it is only shown"),
+            _option("file", type=_place, nargs="?", help="where to store the table (NAME.json); else it is only shown"),
             _option("--pages", type=_count, default=1 << 16, help="base pages a mapping (default 65536, 256 MiB)"),
             _option("--rounds", type=_count, default=5, help="interleaved rounds (default 5)"),
         ),
@@ -331,7 +357,7 @@ COMMANDS = (
             _option("pids", nargs="+", type=_count, metavar="PID", help="the processes"),
             _option("--watch", type=_seconds, metavar="SECONDS", help="look again and again, so long apart"),
             _option("--json", action="store_true", help="every folio and every run of pages, one line a look"),
-            _option("--svg", metavar="FILE", help="write the picture of one process, too"),
+            _option("--svg", **_FILE, help="write the picture of one process, too"),
         ),
     ),
     Command(
@@ -355,7 +381,7 @@ COMMANDS = (
             _option("--secret", required=True, metavar="FILE", help="the one that homework was made with"),
             _option("--seconds", type=_seconds, default=10.0, metavar="S", help="for each function (default 10)"),
             _option("--only", nargs="+", default=[], metavar="NAME", help="what counts: first_touch, start_here.eight"),
-            _option("-o", "--output", metavar="FILE", help="the scores, as CSV; by default they are printed"),
+            _option("-o", "--output", **_FILE, help="the scores, as CSV; by default they are printed"),
         ),
     ),
     Command(
@@ -364,7 +390,7 @@ COMMANDS = (
             _option("scenario", help="a name (see: run list), or a scenario file"),
             _option("--step", type=int, default=-1, metavar="N", help="from 1; 0 is the start, -1 the last (default)"),
             *_policy("linux-6.15", "linux-6.15"),
-            _option("-o", "--output", metavar="FILE", help="NAME.svg; by default it is printed"),
+            _option("-o", "--output", **_FILE, help="NAME.svg; by default it is printed"),
         ),
     ),
     Command(

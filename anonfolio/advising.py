@@ -32,6 +32,7 @@ from .hardware.trace import (
     write_trace,
 )
 from .kernel.policy import Policy
+from .program.formats import check_place
 from .witness.here import need_linux
 
 if TYPE_CHECKING:
@@ -47,8 +48,6 @@ def advise(chosen: Namespace) -> int:
     """Which sizes a program should get: 0, or 1 where the prediction does not hold or the kernel counted otherwise."""
     settings = settings_named(chosen.sizes) if chosen.sizes else list(SETTINGS)
     cpu = this_cpu()
-    if chosen.figure and not Path(chosen.figure).parent.is_dir():
-        raise ValueError(f"{chosen.figure}: there is no folder {Path(chosen.figure).parent}")
     table = _measured_prices(chosen) if chosen.cost == MEASURE else _prices(chosen.cost, cpu)
     if chosen.pid is not None:
         return _of_process(chosen, settings, table, cpu)
@@ -67,6 +66,7 @@ def _measured_prices(chosen: Namespace) -> Table:
     need_linux()
     from .witness.live.cost import measure
 
+    check_place(COSTS)
     with progress_line(chosen.verbose) as tell:
         table = measure(
             pages=MEASURED_PAGES, rounds=3,
@@ -91,6 +91,7 @@ def _of_file(chosen: Namespace, settings: list[tuple[int, ...]], table: Table, c
     path = _one_trace(chosen.what)
     if chosen.verify:
         raise ValueError("--verify runs the program again, and a trace is none: advise --verify N -- PROGRAM")
+    check_place(_figure(chosen, path.with_suffix("")))
     trace, known = read_trace(path), path.with_suffix(".json")
     measured = read_measured(known) if known.exists() else []
     with progress_line(chosen.verbose) as tell:
@@ -190,6 +191,8 @@ def _new_name(chosen: Namespace, command: Sequence[str]) -> Path:
     if not named.parent.is_dir():
         raise ValueError(f"{named}: there is no folder {named.parent}")
     there = Path(f"{named}.npz")
+    check_place(there, replaced=True)
+    check_place(_figure(chosen, named))
     if there.exists():
         try:
             read_trace(there)
@@ -273,9 +276,13 @@ def _judged(
     return advised(trace, settings, policy, table=table, cpu=cpu, jobs=os.cpu_count() or 1, progress=progress)
 
 
+def _figure(chosen: Namespace, named: Path) -> Path:
+    return Path(chosen.figure or f"{str(named).removesuffix('.advise')}.advise.svg")
+
+
 def _told(chosen: Namespace, found: Advice, named: Path) -> int:
     """Print it, and write the figure."""
-    figure = Path(chosen.figure or f"{str(named).removesuffix('.advise')}.advise.svg")
+    figure = _figure(chosen, named)
     figure.write_text(advice_svg(found), encoding="utf-8")
     if chosen.json:
         print(json.dumps(advice_json(found)))

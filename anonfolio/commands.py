@@ -34,6 +34,7 @@ from .hardware.trace import (
 )
 from .hardware.trace import replay as replay_trace
 from .kernel.policy import POLICIES, Policy, policy_for_kernel
+from .program.formats import check_new_folder, check_place
 from .program.policy_file import policy_called
 from .program.random_programs import random_scenario
 from .program.scenario import Scenario, scenario_names
@@ -181,9 +182,8 @@ def _tell_search(depth: int, states: int, transitions: int) -> None:
 def lab(chosen: Namespace) -> int:
     """Ask everything of a policy, and write the report."""
     if chosen.output:
-        # After minutes it should not turn out that there is nowhere to write.
+        # After minutes it should not turn out that nothing can be written.
         renderer(chosen.output)
-        _check_folder(chosen.output)
     with progress_line() as tell:
         report = laboratory(
             chosen.policy,
@@ -268,6 +268,8 @@ def _recorded(scenarios: Iterable[Scenario], kernel: LiveKernel) -> Iterator[Rec
 
 def compare(chosen: Namespace) -> int:
     """Hold the model against this kernel until a difference repeats."""
+    if chosen.keep:
+        check_new_folder(chosen.keep)
     need_linux()
     from .witness.live.compare import Tally, first_live_difference
     from .witness.live.kernel import kernel_version
@@ -403,7 +405,6 @@ def trace_record(chosen: Namespace) -> int:
     need_linux()
     from .witness.live.trace import COMPILE, record, write_program
 
-    _check_folder(chosen.file)
     with tempfile.TemporaryDirectory() as name, progress_line() as tell:
         command, folder = chosen.program, Path.cwd()
         if command:
@@ -439,7 +440,8 @@ def trace_measure(chosen: Namespace) -> int:
     from .witness.live.trace import COMPILE, SETTINGS, measure, record, write_program
 
     if chosen.save:
-        _check_folder(chosen.save)
+        check_place(f"{chosen.save}.npz", replaced=True)
+        check_place(f"{chosen.save}.json")
     settings = settings_named(chosen.sizes) if chosen.sizes else SETTINGS
     with tempfile.TemporaryDirectory() as name, progress_line() as tell:
         about = write_program(Path(name))
@@ -450,12 +452,6 @@ def trace_measure(chosen: Namespace) -> int:
         write_measured(f"{chosen.save}.json", measured, kernel=trace.kernel, rounds=chosen.rounds, **about)
     _print_left_out(trace)
     return _print_comparison(trace, measured, policy_for_kernel(trace.kernel))
-
-
-def _check_folder(path: str) -> None:
-    """A run of minutes should not end with nowhere to write."""
-    if not Path(path).parent.is_dir():
-        raise ValueError(f"{path}: there is no folder {Path(path).parent}")
 
 
 def _print_comparison(trace: Trace, measured: list[Setting], policy: Policy, detail: bool = False) -> int:
@@ -551,6 +547,8 @@ def homework(chosen: Namespace) -> int:
     from .teach import papers
 
     suffix, write = papers.FORMATS[chosen.format]
+    if chosen.output:
+        (check_place if chosen.students is None else check_new_folder)(chosen.output)
     if (chosen.students is None) != (chosen.secret is None):
         raise ValueError("--students FILE and --secret FILE go together: each student's questions hang on the secret")
     if chosen.students is None:
@@ -600,4 +598,6 @@ def figure(chosen: Namespace) -> int:
 
     if chosen.output is not None and not chosen.output.endswith(".svg"):
         raise ValueError(f"{chosen.output}: a figure is a file NAME.svg")
+    if chosen.output is None and sys.stdout.isatty():
+        raise ValueError("a figure is SVG, which a terminal does not show: -o NAME.svg writes it, a pipe passes it on")
     return _told_or_kept(drawn(chosen.scenario, chosen.step, policy_of(chosen, "")), chosen.output)

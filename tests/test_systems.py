@@ -205,7 +205,10 @@ for name, words in json.loads(sys.argv[1]).items():
     if not os.fork():
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = anonfolio.__main__.main(words)
+            try:
+                code = anonfolio.__main__.main(words)
+            except SystemExit as ended:
+                code = ended.code
         os.write(writer, json.dumps([code, out.getvalue()[:2000], err.getvalue()]).encode())
         os._exit(0)
     os.close(writer)
@@ -219,8 +222,9 @@ NOBODY: dict[str, tuple[list[str], int, str]] = {
     "run": (["run", "first-write"], 0, ""),
     "search": (["search", "--policy", "linux-6.15", "--steps", "1"], 0, ""),
     "compare": (["compare", "--programs", "1"], 2, "root"),
-    "record": (["record", "x.json.gz", "first-write"], 2, "root"),
-    "trace record": (["trace", "record", "x.npz", "true"], 2, "root"),
+    "record": (["record", "anyone's/x.json.gz", "first-write"], 2, "root"),
+    "record here": (["record", "x.json.gz", "first-write"], 2, "nothing can be written in ."),
+    "trace record": (["trace", "record", "anyone's/x.npz", "true"], 2, "root"),
     "cost measure": (["cost", "measure", "--pages", "512", "--rounds", "1"], 2, "root"),
     "look": (["look", "1"], 2, "root"),
     "doctor": (["doctor"], 1, ""),
@@ -233,11 +237,14 @@ def told_nobody(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int
     """Per command exit code and what was said, in a folder that is not the user's, where nothing may be written."""
     folder = tmp_path_factory.mktemp("not_his")
     folder.chmod(0o755)
+    anyones = folder / "anyone's"
+    anyones.mkdir()
+    anyones.chmod(0o777)
     asked = json.dumps({name: words for name, (words, *_) in NOBODY.items()})
     done = subprocess.run(
         [sys.executable, "-c", AS_NOBODY, asked], capture_output=True, text=True, cwd=folder, check=True, timeout=300
     )
-    assert list(folder.iterdir()) == []
+    assert list(folder.rglob("*")) == [anyones]
     told: dict[str, tuple[int, str, str]] = json.loads(done.stdout)
     return told
 

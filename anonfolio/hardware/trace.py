@@ -63,7 +63,7 @@ from ..kernel.refused import Refused
 from ..kernel.sizes import MAX_VPN, PMD_ORDER, PTRS_PER_PMD
 from ..kernel.vma import VM_LOCKED, VM_LOCKONFAULT, VM_READ, VM_WRITE, Vma
 from ..machine.machine import Machine, Outcome, Process, SegmentationFault
-from ..program.formats import DATA, MOST_BYTES, new_file, of_format, read_json
+from ..program.formats import DATA, MOST_BYTES, new_file, of_format, plain_file, read_json
 from ..stream.run import NotYetMapped, runs_ahead
 from ..stream.window import Later
 
@@ -796,7 +796,7 @@ def _of_arrays(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> Trace:
 def _read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     """The arrays of an .npz file. What they would take is asked before any is unpacked: it may be a thousand times as
     much as the file."""
-    with path.open("rb") as file:
+    with plain_file(path, TraceError) as file:
         if file.read(2) != b"PK":
             raise ValueError("no archive")
         with zipfile.ZipFile(file) as archive:

@@ -7,6 +7,8 @@ import gzip
 import io
 import json
 import os
+import stat
+import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -34,9 +36,21 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def plain_file(path: str | Path, error: type[ValueError]) -> BinaryIO:
+    """A file, open; an `error` for a pipe, which one would wait for, and a device, which may never end."""
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise error(f"{path}: no plain file, but a {_kind(mode)}; name a file")
+    return open(path, "rb")
+
+
+def _kind(mode: int) -> str:
+    return "pipe" if stat.S_ISFIFO(mode) else "socket" if stat.S_ISSOCK(mode) else "device"
+
+
 def _read(path: str | Path, error: type[ValueError], most: int) -> bytes:
     try:
-        with open(path, "rb") as file:
+        with plain_file(path, error) as file:
             raw = file.read(most + 1)
         if raw[:2] == b"\x1f\x8b":
             with gzip.GzipFile(fileobj=io.BytesIO(raw)) as packed:
@@ -85,6 +99,50 @@ def parsed_bytes(raw: bytes) -> int:
     text = (3 if raw.isascii() else 9) * len(raw)
     inner = 96 * raw.count(b"[") + 184 * raw.count(b"{") + 100 * raw.count(b":") + 28 * raw.count(b'"')
     return text + inner + 10 * raw.count(b",") + 32 * numbers
+
+
+def check_place(path: str | Path, replaced: bool = False) -> None:
+    """That a file can be written at `path`, tried before the work that makes it; ValueError says why not.
+
+    With `replaced` it is one that `new_file` writes, in place of what is there. Nothing is changed.
+    """
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return check_folder(path.parent, path)
+    except OSError as reason:
+        raise ValueError(f"{path}: {reason.strerror}") from None
+    if replaced and not stat.S_ISREG(mode):
+        raise ValueError(f"{path}: no plain file, but a {'folder' if stat.S_ISDIR(mode) else _kind(mode)}")
+    try:
+        # A pipe that nobody reads is told and not waited for.
+        os.close(os.open(path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_NONBLOCK", 0)))
+    except OSError as reason:
+        raise ValueError(f"{path}: {reason.strerror}") from None
+    if replaced:
+        check_folder(path.parent, path)
+    return None
+
+
+def check_folder(folder: Path, path: Path) -> None:
+    """That files can be made in a folder, for the sake of `path`; ValueError says why not."""
+    if not folder.is_dir():
+        raise ValueError(f"{path}: there is no folder {folder}")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as reason:
+        raise ValueError(f"{path}: nothing can be written in {folder} ({reason.strerror})") from None
+
+
+def check_new_folder(path: str | Path) -> None:
+    """That a folder can be made, or written into where there is one; ValueError says why not."""
+    path = Path(path)
+    try:
+        there = next(each for each in (path, *path.absolute().parents) if each.exists())
+    except OSError as reason:
+        raise ValueError(f"{path}: {reason.strerror}") from None
+    check_folder(there, path)
 
 
 @contextmanager

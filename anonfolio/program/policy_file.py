@@ -18,6 +18,7 @@ from types import FrameType, ModuleType
 from typing import NoReturn
 
 from ..kernel.policy import POLICIES, Policy, policy_named
+from .formats import plain_file
 
 MOST_SECONDS = 20
 """So long a file may take, its rules looked at included (milliseconds each): what takes longer never ends."""
@@ -65,7 +66,8 @@ def policy_in(path: str | Path) -> Policy:
     """
     path = Path(path)
     try:
-        source = path.read_bytes()
+        with plain_file(path, PolicyFileError) as file:
+            source = file.read()
     except OSError as error:
         raise PolicyFileError(f"{path}: {error.strerror or error}") from None
     _read.add(str(path))
