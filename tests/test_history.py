@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -156,9 +157,14 @@ SEEN = [
 """A recording, and a release beside its own that it is not of."""
 
 
+@cache
+def recorded(file: str) -> af.Recording:
+    return af.read_recording(DATA_DIR / f"{file}.json.gz")
+
+
 @pytest.mark.parametrize(("file", "wrong"), SEEN)
 def test_a_recording_tells_its_release_from_its_neighbour(file: str, wrong: str) -> None:
-    recording = af.read_recording(DATA_DIR / f"{file}.json.gz")
+    recording = recorded(file)
     policy = af.Policy.at(wrong, recording.arch)
     assert any(program.replay(policy) for program in recording.programs)
 
@@ -167,7 +173,7 @@ def test_a_change_that_is_called_recorded_is_told_by_a_recording() -> None:
     """One of `SEEN` is of a release with it and is held against one without, or the other way round."""
     pairs = []
     for file, wrong in SEEN:
-        recording = af.read_recording(DATA_DIR / f"{file}.json.gz")
+        recording = recorded(file)
         releases = sorted((kernel_number(recording.kernel), kernel_number(wrong, 1 << 16)))
         pairs.append((releases, ARCHITECTURES[recording.arch]))
     for row in HISTORY[1:]:

@@ -302,10 +302,14 @@ def accessible(process: af.Process, vpns: Any, write: Any) -> bool:
     return all(vma and (vma.flags & VM_WRITE or not w) for vma, w in zip(vmas, writes, strict=True))
 
 
+THOROUGH = not settings().derandomize
+"""HYPOTHESIS_PROFILE=explore: other examples each time, as many as the profile says."""
+
+
 def examples(count: int) -> Any:
     return settings(
-        max_examples=count, deadline=None, derandomize=True, database=None, phases=PHASES,
-        suppress_health_check=list(HealthCheck),
+        max_examples=settings().max_examples if THOROUGH else count, deadline=None, derandomize=not THOROUGH,
+        database=None, phases=PHASES, suppress_health_check=list(HealthCheck),
     )  # fmt: skip
 
 
@@ -336,7 +340,7 @@ def test_every_rule_that_has_a_name_is_held_against_single_faults() -> None:
 
 for _name, _policy in POLICIES.items():
     _id = "".join(ch if ch.isalnum() else "_" for ch in _name)
-    globals()[f"test_stream_equals_steps_{_id}"] = property_test(_policy, huge=False, count=120)
+    globals()[f"test_stream_equals_steps_{_id}"] = property_test(_policy, huge=False, count=60)
     globals()[f"test_stream_equals_steps_huge_{_id}"] = property_test(_policy, huge=True, count=10)
 for _name, _policy in READERS.items():
     _id = "".join(ch if ch.isalnum() else "_" for ch in _name)
