@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 import anonfolio as af
 from anonfolio.kernel import fork, mm, mmap, rules
+from anonfolio.kernel.asked import RuleError
 from anonfolio.kernel.buddy import Buddy
 from anonfolio.kernel.pagetable import PTE_DIRTY, PTE_YOUNG
 from anonfolio.kernel.vma import VM_WRITE
@@ -965,7 +966,7 @@ def copies_no_late_page(around: Any, ask: Any) -> range:
 
 
 @pytest.mark.parametrize(
-    ("error", "rule", "frames"), [(af.OutOfMemory, copies_16k, 100), (LookupError, copies_no_late_page, 400)]
+    ("error", "rule", "frames"), [(af.OutOfMemory, copies_16k, 100), (RuleError, copies_no_late_page, 400)]
 )
 def test_a_stepped_access_that_fails_leaves_what_was_planned_before_it(error: Any, rule: Any, frames: int) -> None:
     machine, process = fresh(128, orders=(3,), frames=frames, policy=af.LINUX_6_15.but(name="mine", copy_extent=rule))
