@@ -34,6 +34,7 @@ from anonfolio.witness.recording import DATA_DIR, Replay, replay
 
 ARM64 = af.Policy.at("7.3", arch="arm64")
 ARM64_OLD = af.Policy.at("6.12", arch="arm64")
+ARM64_DIRTIES = af.Policy.at("6.16.12", arch="arm64")
 ARM64_RFC = af.RFC_V2_FIXED.but(name="rfc-v2-fixed, arm64", cont_pte_order=4)
 ARM64_RFC_FIRST = af.RFC_V2.but(name="rfc-v2, arm64", cont_pte_order=4, unshare_extent="source_order")
 NORMAL = PTE_PRESENT | PTE_WRITE | PTE_YOUNG | PTE_DIRTY
@@ -307,6 +308,80 @@ def test_accessed_and_dirty_are_one_for_a_block_and_are_spread_when_it_unfolds()
     assert (process.mm.pte[1:16] & contpte.AGE == contpte.AGE).all()
 
 
+def aged(version: str, pages: int = 32) -> af.Process:
+    """Written, then freed lazily: clean, and writable."""
+    process = written(af.Policy.at(version, arch="arm64"), pages=pages, orders=(max(4, pages.bit_length() - 1),))
+    assert process.madvise(0, pages, "free").ok
+    assert not (process.mm.pte[:pages] & PTE_DIRTY).any()
+    return process
+
+
+UNMENDED = pytest.mark.parametrize(("version", "dirty"), [("6.16.12", True), ("6.17.5", True), ("6.17.6", False)])
+"""arm64 took what is writable and not read-only for dirty, and `pte_mkwrite` made it so (143937ca51cc)."""
+
+
+@UNMENDED
+@pytest.mark.parametrize("pages", [32, 512])
+def test_mprotect_back_to_writable_dirties_clean_entries_where_pte_mkwrite_does(
+    version: str, dirty: bool, pages: int
+) -> None:
+    process = aged(version, pages)
+    process.mprotect(0, pages, 1)
+    process.mprotect(0, pages, 3)
+    assert set((process.mm.pte[:pages] & PTE_DIRTY > 0).tolist()) == {dirty}
+
+
+@UNMENDED
+def test_a_clean_pmd_that_is_split_dirties_its_entries_where_pte_mkwrite_does(version: str, dirty: bool) -> None:
+    process = aged(version, 512)
+    process.munmap(0, 16)
+    assert set((process.mm.pte[16:512] & PTE_DIRTY > 0).tolist()) == {dirty}
+
+
+@UNMENDED
+def test_a_folio_that_is_split_dirties_what_is_writable_where_pte_mkwrite_does(version: str, dirty: bool) -> None:
+    process = aged(version, 512)
+    process.split(0, 512)
+    assert process.mm.memory.order[process.mm.memory.folio_of[process.mm.pfn[5]]] == 0
+    assert set((process.mm.pte[1:256] & PTE_DIRTY > 0).tolist()) == {dirty}
+    assert not process.mm.memory.dirty[process.mm.memory.folio_of[process.mm.pfn[5]]]
+
+
+@UNMENDED
+@pytest.mark.parametrize(("pages", "batched"), [(32, True), (16, False)])
+def test_fork_makes_a_batch_writable_that_is_so_behind_its_first_block(
+    version: str, dirty: bool, pages: int, batched: bool
+) -> None:
+    process = aged(version, pages)
+    child = process.fork()
+    assert set((child.mm.pte[:pages] & PTE_DIRTY > 0).tolist()) == {dirty and batched}
+    assert not (process.mm.pte[:pages] & PTE_DIRTY).any()
+
+
+def test_what_a_pinned_folio_shares_all_the_same_it_shares_by_batches() -> None:
+    """Recorded on 6.16.12: one page after the other, the last of each block would fold it by repainting."""
+    process = written(pages=64, orders=(6,))
+    process.fork().exit()
+    process.write(5)
+    pin = process.pin(5, 1)
+    assert pin
+    before = process.machine.memory.contpte_converts
+    child = process.fork()
+    assert process.machine.memory.contpte_converts == before
+    assert folded(child, pages=64) == [16, 32, 48]
+    assert child.mm.pfn[5] != process.mm.pfn[5]
+
+
+@pytest.mark.parametrize(("arch", "mappings"), [("x86-64", 1), ("arm64", 2)])
+def test_a_heap_of_arm64_joins_nothing_that_mmap_made(arch: str, mappings: int) -> None:
+    process = af.Machine(af.Policy.at("7.3", arch=arch)).spawn()
+    heap = process.mm.arena.start
+    assert process.brk(heap + 8).ok
+    process.mmap(8, at=heap + 8)
+    assert len(process.mm.vmas) == mappings
+    assert process.brk(heap + 8).ok
+
+
 # --- the fold check -------------------------------------------------------------------------------------------------
 
 
@@ -352,6 +427,7 @@ class Literal:
 
     def __init__(self, mm: Mm) -> None:
         self.memory, self.pmd = mm.memory, mm.pmd.tolist()
+        self.dirties = not mm.policy.mkwrite_keeps_clean
         self.pte, self.pfn = mm.pte.tolist(), mm.pfn.tolist()
 
     def _block(self, vpn: int) -> range:
@@ -410,11 +486,32 @@ class Literal:
             pfn += following - vpn
             vpn = following
 
+    def mkwrite(self, pte: int) -> int:
+        return pte | PTE_WRITE | (PTE_DIRTY if self.dirties else 0)
+
+    def hint(self, vpn: int) -> int:
+        """`pte_batch_hint`."""
+        return 16 - vpn % 16 if self.pte[vpn] & PTE_CONT else 1
+
+    def share(self, its: Literal, vpn: int, nr: int) -> None:
+        """`copy_present_ptes` of a batch, `__copy_present_ptes`."""
+        pte, at = self.get(vpn), vpn + self.hint(vpn)
+        while at < vpn + nr:
+            if self.pte[at] & PTE_WRITE:
+                pte = self.mkwrite(pte)
+            at += self.hint(at)
+        if pte & PTE_WRITE:
+            self.unfold_partial(vpn, nr)
+            for each in range(vpn, vpn + nr):
+                self.pte[each] &= ~PTE_WRITE
+        its.set_ptes(vpn, self.pfn[vpn], pte & ~(PTE_WRITE | PTE_YOUNG), nr)
+
     def split_pmds_of(self, after: Mm) -> None:
         """PMDs that the call has split: one set_ptes of 512 entries each."""
         for at, state in enumerate(self.pmd):
             if state == PMD_HUGE and after.pmd[at] != PMD_HUGE and not self.pte[at << 9] & PTE_SPECIAL:
                 bits = self.pte[at << 9] & (~0 if after.policy.split_keeps_dirty else ~PTE_DIRTY)
+                bits = self.mkwrite(bits) if bits & PTE_WRITE else bits
                 self.set_ptes(at << 9, self.pfn[at << 9], bits, 512)
 
     def get_and_clear(self, vpn: int, nr: int) -> int:
@@ -452,7 +549,7 @@ class Spy:
 
     def __init__(self) -> None:
         self.calls: dict[str, int] = {}
-        self.folded = self.realigned = 0
+        self.folded = self.realigned = self.copied = 0
 
     def compare(self, name: str, mm: Mm, literal: Literal) -> None:
         self.calls[name] = self.calls.get(name, 0) + 1
@@ -478,7 +575,8 @@ class Spy:
     def protect_singly(self, mm: Mm, literal: Literal, start: int, end: int) -> None:
         for vpn in range(start, end):
             if literal.pte[vpn]:
-                bits = literal.get(vpn) & ~PTE_WRITE | int(mm.pte[vpn]) & PTE_WRITE
+                bits = literal.get(vpn) & ~PTE_WRITE
+                bits = literal.mkwrite(bits) if mm.pte[vpn] & PTE_WRITE else bits
                 if mm.pmd[vpn >> 9] == PMD_HUGE:
                     literal.pte[vpn] = bits
                     continue
@@ -494,7 +592,7 @@ class Spy:
                 alike = 1
                 while alike < nr and int(mm.pte[vpn + alike]) & PTE_WRITE == write:
                     alike += 1
-                literal.set_ptes(vpn, literal.pfn[vpn], bits | write, alike)
+                literal.set_ptes(vpn, literal.pfn[vpn], literal.mkwrite(bits) if write else bits, alike)
                 vpn, nr = vpn + alike, nr - alike
 
     def move_page_tables(self, mm: Mm, start: int, end: int, new_start: int) -> None:
@@ -543,23 +641,31 @@ class Spy:
 
     def copy_page_range(self, mm: Mm, child: Mm, vma: Vma, counters: Any, budget: Any) -> None:
         mine, its = Literal(mm), Literal(child)
-        if mm.has_pinned or budget.pages is not None:
+        if budget.pages is not None:
             copy_page_range(mm, child, vma, counters, budget)
             return
+        exclusive = mm.memory.anon_exclusive.copy()
         copy_page_range(mm, child, vma, counters, budget)
+        mine.split_pmds_of(mm)
+        mine.pmd = mm.pmd.tolist()
         for start, end in mm.pmd_ranges(vma.start, vma.end):
             if mine.pmd[start >> 9] == PMD_HUGE:
                 for vpn in range(start, end):
                     mine.pte[vpn] &= ~PTE_WRITE
                     its.pte[vpn] = mine.pte[vpn] & ~PTE_YOUNG
                 continue
-            for vpn, nr in mine.batches(start, end):
-                pte = mine.get(vpn)
-                if any(mine.pte[each] & PTE_WRITE for each in range(vpn, vpn + nr)):
-                    mine.unfold_partial(vpn, nr)
-                    for each in range(vpn, vpn + nr):
-                        mine.pte[each] &= ~PTE_WRITE
-                its.set_ptes(vpn, mine.pfn[vpn], pte & ~(PTE_WRITE | PTE_YOUNG), nr)
+            vpn = start
+            while batch := next(mine.batches(vpn, end), None):
+                vpn, nr = batch
+                folio, pfns = mm.memory.folio_of[mine.pfn[vpn]], mine.pfn[vpn : vpn + nr]
+                if fork.folio_needs_cow_for_dma(mm, int(folio)) and exclusive[pfns].any():
+                    self.copied += 1
+                    nr = 1
+                if nr == 1 and child.pfn[vpn] != mine.pfn[vpn]:
+                    its.set_ptes(vpn, int(child.pfn[vpn]), int(child.pte[vpn]), 1)
+                else:
+                    mine.share(its, vpn, nr)
+                vpn += nr
         self.compare("fork", mm, mine)
         self.compare("fork", child, its)
 
@@ -614,10 +720,12 @@ def spy(monkeypatch: pytest.MonkeyPatch) -> Spy:
     return spying
 
 
-@pytest.mark.parametrize("policy", [ARM64, ARM64_OLD, ARM64_RFC, ARM64_RFC_FIRST], ids=lambda policy: policy.name)
-@pytest.mark.parametrize("kind", ["mixed", "merge", "populate", "forkfail", "huge", "segv"])
+@pytest.mark.parametrize(
+    "policy", [ARM64, ARM64_OLD, ARM64_DIRTIES, ARM64_RFC, ARM64_RFC_FIRST], ids=lambda policy: policy.name
+)
+@pytest.mark.parametrize("kind", ["mixed", "merge", "populate", "forkfail", "huge", "dma", "free"])
 def test_random_programs_fold_and_unfold_as_the_kernel_does(policy: af.Policy, kind: str, spy: Spy) -> None:
-    for seed in range(4 if kind == "huge" else 25):
+    for seed in range(3 if kind == "huge" else 15):
         scenario = random_scenario(seed, kind, sizes=(4, 5, 6, 9) if seed % 2 else (2, 3, 4, 5, 6, 9))
         machine = scenario.machine(policy, frames=1 << 13)
         for step in scenario.steps:
@@ -625,6 +733,7 @@ def test_random_programs_fold_and_unfold_as_the_kernel_does(policy: af.Policy, k
             assert not af.check(machine, [af.INVARIANTS["contiguous_blocks_are_whole"]]), (kind, seed, step)
     assert spy.folded
     assert spy.calls["new folio"]
+    assert spy.copied or kind != "dma"
 
 
 def test_the_same_in_stretches(spy: Spy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -667,7 +776,9 @@ def entries_that_differ(path: Path, policy: af.Policy) -> int:
             for number, words in seen["raw"].items():
                 mine = machine.process(int(number)).mm.pte[scenario.first_vpn :][: scenario.pages]
                 theirs = np.array([bits_of(word) for word in words], np.uint8)
-                found += int(np.count_nonzero(mine != theirs))
+                # Up to 6.16 the huge zero page is not marked; what maps it shows in the view.
+                huge = np.array([isinstance(word, list) for word in words])
+                found += int(np.count_nonzero((mine ^ theirs) & ~(huge * np.uint8(PTE_SPECIAL))))
                 compared += len(theirs)
     assert compared
     return found

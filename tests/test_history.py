@@ -49,7 +49,7 @@ def test_sums_without_a_name_are_named_after_their_last_change_and_never_like_a_
         policy = af.Policy.at(f"6.{minor}")
         assert af.POLICIES.get(policy.name, policy) == policy
     assert [af.Policy.at(version).name for version in ("6.13", "6.14", "6.15", "6.16", "6.17")] == [
-        "linux-6.13", "linux-6.14", "linux-6.15.0", "linux-6.16", "linux-6.17",
+        "linux-6.13", "linux-6.14", "linux-6.15.0", "linux-6.16", "linux-6.17.6",
     ]  # fmt: skip
     assert af.Policy.at("6.2") == af.Policy.at("6.3.13")
 
@@ -64,6 +64,10 @@ def test_sums_without_a_name_are_named_after_their_last_change_and_never_like_a_
         ("merges_into_unfaulted", ("6.15", "6.16"), False, True),
         ("moves_many_vmas", ("6.16.12", "6.17"), False, True),
         ("thp_disable_except_advised", ("6.17.13", "6.18.0"), False, True),
+        ("dontunmap_keeps_account", ("6.14", "6.15"), True, False),
+        ("dontunmap_keeps_account", ("6.17.5", "6.17.6"), False, True),
+        ("dontunmap_splits_locked", ("7.2.10", "7.2.11"), False, True),
+        ("dontunmap_splits_locked", ("6.12.114", "6.13"), True, False),
         ("moved_keeps_anon_vma", ("6.15.9", "6.16"), True, False),
         ("moved_keeps_anon_vma", ("6.18.7", "6.18.8"), False, True),
         ("mprotect_needs_dirty", ("6.1.200", "6.2"), True, False),
@@ -87,11 +91,11 @@ def test_a_release_is_named_like_a_policy() -> None:
 def test_what_changed_between_two_releases_is_listed_with_its_evidence() -> None:
     rows = changes_between("6.12", "6.14")
     assert [(row.release, *row.fields) for row in rows] == [
-        ("6.13", "pmd_modify_keeps_dirty"), ("6.13", "huge_zero_write"), ("6.13", "has_guard_markers"),
-        ("6.14", "reclaims_page_tables"),
+        ("6.13", "dontunmap_splits_locked"), ("6.13", "pmd_modify_keeps_dirty"), ("6.13", "huge_zero_write"),
+        ("6.13", "has_guard_markers"), ("6.14", "reclaims_page_tables"),
     ]  # fmt: skip
     assert all(row.commit and row.evidence for row in rows)
-    assert [row.release for row in changes_between("6.12", "6.14", "arm64")] == ["6.13", "6.13"]
+    assert [row.release for row in changes_between("6.12", "6.14", "arm64")] == 4 * ["6.13"]
     assert changes_between("6.14", "6.12") == changes_between("6.14", "6.14") == []
 
 
@@ -106,6 +110,11 @@ def test_arm64_has_its_own_dates() -> None:
     assert frees == [False, False, True]
     assert af.Policy.at("6.19", arch="arm64").name == "linux-6.18.8, arm64"
     assert af.Policy.at("6.19").cont_pte_order == 0
+    mended = ("5.10.246", "6.1.158", "6.12.56", "6.17.6", "6.18.0")
+    unmended = ("5.10.245", "6.1.157", "6.12.55", "6.16.12", "6.17.5")
+    for keeps, versions in ((True, mended), (False, unmended)):
+        assert {af.Policy.at(version, arch="arm64").mkwrite_keeps_clean for version in versions} == {keeps}
+    assert af.Policy.at("6.16.12").mkwrite_keeps_clean
 
 
 def test_the_proposal_stands_on_the_release_that_it_was_posted_on() -> None:
@@ -117,7 +126,7 @@ def test_the_proposal_stands_on_the_release_that_it_was_posted_on() -> None:
 
 
 def test_a_release_tells_all_that_changed_there() -> None:
-    about = af.Policy.at("6.17").about
+    about = af.Policy.at("6.17.0").about
     assert "moves_many_vmas (d23cb648e365)" in about
     assert "batches_ptes (cac1db8c3aad, f822a9a81a31)" in about
 
@@ -149,10 +158,12 @@ SEEN = [
     ("named-6.12", "6.15"), ("min-6.17.13", "6.16.12"), ("min-6.17.13", "6.18.8"), ("min-6.18.5", "6.18.8"),
     ("min-6.18.9", "6.18.7"), ("various-6.18.44", "6.13"), ("named-6.18", "6.14"), ("various-6.18.44", "6.15"),
     ("merge-6.18.44", "6.16"), ("free-6.12.118", "6.9"), ("free-6.12.118", "6.11"),
-    ("kept-6.12.118", "6.11"), ("kept-6.16.12", "6.15"), ("kept-7.3.4", "7.2"),
+    ("kept-6.12.118", "6.11"), ("kept-6.16.12", "6.15"), ("kept-7.3.4", "7.1"),
     ("free-7.3.4", "6.14"), ("arm64/reclaim6.17", "7.0"), ("arm64/reclaim7.0", "6.19.14"),
     ("collapse-6.17.13", "6.18.7"), ("collapse-7.0.13", "6.19"),
     ("knobs-6.18.44", "6.17"), ("knobs-6.17.13", "6.18.0"),
+    ("arm64/mkwrite-6.12.118", "6.12.55"), ("arm64/mkwrite-6.16.12", "6.12.56"), ("arm64/mkwrite-6.17.13", "6.17.5"),
+    ("random-6.16.12", "6.14"), ("random-6.16.12", "6.17.6"),
 ]  # fmt: skip
 """A recording, and a release beside its own that it is not of."""
 

@@ -11,7 +11,7 @@ from support import freeze, layout, vma_at
 import anonfolio as af
 from anonfolio.draw.words import reason
 from anonfolio.kernel.pagetable import PTE_PRESENT, PTE_WRITE
-from anonfolio.kernel.vma import VM_UNACCOUNTED, VM_WRITE
+from anonfolio.kernel.vma import VM_LOCKED, VM_UNACCOUNTED, VM_WRITE
 from anonfolio.machine.invariants import check
 from anonfolio.program.random_programs import random_scenario
 
@@ -435,6 +435,36 @@ def test_the_offset_of_what_is_kept_starts_again() -> None:
         process.mremap(40, 8, 0)
         process.remap(0, 8, 8, 20, keep=True)
         assert vma_at(process, 0).pgoff == pgoff
+
+
+@pytest.mark.parametrize(
+    ("version", "locked"),
+    [
+        ("7.2.10", []),
+        ("7.2.11", [(0, 4), (8, 16), (60, 64)]),
+        ("6.12.113", []),
+        ("6.12.114", [(0, 4), (8, 16), (60, 64)]),
+    ],
+)
+def test_a_locked_mapping_is_cut_around_what_is_kept(version: str, locked: list[tuple[int, int]]) -> None:
+    """Before, all of it loses its lock (`move_vma`, 7.3); what moved stays locked."""
+    process = arena(policy=af.Policy.at(version))
+    process.map(0, 16)
+    process.mlock(0, 16)
+    assert process.remap(4, 4, 4, keep=True) == 60
+    assert [(vma.start, vma.end) for vma in process.mm.vmas if vma.flags & VM_LOCKED] == (locked or [(60, 64)])
+    assert vma_at(process, 4).anon_vma == (0 if locked else vma_at(process, 0).anon_vma)
+
+
+@pytest.mark.parametrize(("version", "mappings"), [("6.14", 2), ("6.15", 3), ("6.17.5", 3), ("6.17.6", 2), ("7.3", 2)])
+def test_what_is_kept_is_uncharged_by_mistake_and_then_merges_with_no_neighbour(version: str, mappings: int) -> None:
+    """Recorded on 6.16.12 (`dontunmap_complete`)."""
+    process = arena(policy=af.Policy.at(version))
+    process.map(0, 8)
+    process.write(0, 7)
+    assert process.remap(0, 8, 8, keep=True) == 56
+    process.map(8, 8)
+    assert len(process.mm.vmas) == mappings
 
 
 def test_a_huge_mapping_that_is_kept_moves_whole() -> None:

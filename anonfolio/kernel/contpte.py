@@ -230,9 +230,9 @@ def folio_pte_batches(
     return pages + start, bits, firsts
 
 
-def first_batch(mm: Mm, start: int, end: int) -> Run | None:
-    """The first batch of one page table's [start, end), however their bits differ; None where none maps a folio."""
-    vpns, _, firsts = folio_pte_batches(mm, start, end, 0)
+def first_batch(mm: Mm, start: int, end: int, alike: int = 0) -> Run | None:
+    """The first batch of one page table's [start, end), none of whose bits `alike` differ; None where none is."""
+    vpns, _, firsts = folio_pte_batches(mm, start, end, alike)
     if not len(vpns):
         return None
     pages = int(firsts[1]) if len(firsts) > 1 else len(vpns)
@@ -273,7 +273,7 @@ def change_ptes(mm: Mm, start: int, end: int, writable: Mask) -> None:
     contpte_try_unfold_partial(mm, start, end)
     mm.pte[start:end] &= WRPROTECT
     writes = writable[vpns - start]
-    mm.pte[vpns] = _together(bits, firsts) & WRPROTECT | writes * np.uint8(PTE_WRITE)
+    mm.pte[vpns] = _together(bits, firsts) & WRPROTECT | writes * mm.mkwrite
     if mm.policy.cont_pte_order:
         _set_by_calls(mm, vpns, firsts)
 
@@ -297,11 +297,24 @@ def move_ptes(mm: Mm, start: int, end: int, new_start: int) -> None:
     _set_by_calls(mm, moved, firsts)
 
 
+def _written_behind(mm: Mm, vpns: npt.NDArray[np.intp], bits: Entries, firsts: npt.NDArray[np.intp]) -> Mask:
+    """Per entry whether its batch has a writable one behind those that `pte_batch_hint` takes at once."""
+    size = 1 << mm.policy.cont_pte_order
+    at = vpns[firsts]
+    hints = np.where(bits[firsts] & PTE_CONT, size - at % size, 1)
+    sizes = np.diff(np.append(firsts, len(vpns)))
+    place = np.arange(len(vpns)) - np.repeat(firsts, sizes)
+    writable = ((bits & PTE_WRITE) > 0) & (place >= np.repeat(hints, sizes))
+    found: Mask = np.repeat(np.logical_or.reduceat(writable, firsts), sizes)
+    return found
+
+
 def copy_ptes(mm: Mm, child: Mm, start: int, end: int) -> None:
     """Fork shares [start, end): write-protected here and there, not young there (`__copy_present_ptes`).
 
     It goes by batches of entries that are equally dirty. Whole blocks keep their bit here, and the child's, set by one
-    call a batch, get it.
+    call a batch, get it. What a child is to share of a batch that is writable behind its first entry, or block, is made
+    writable for a moment (`folio_pte_batch`, any_writable), which makes it dirty where that does.
     """
     no_folio = np.flatnonzero(mm.pte[start:end] & (PTE_SPECIAL | PTE_GUARD))
     child.pte[start:end][no_folio] = mm.pte[start:end][no_folio] & MKOLD
@@ -316,5 +329,7 @@ def copy_ptes(mm: Mm, child: Mm, start: int, end: int) -> None:
         if writable[batch]:
             contpte_try_unfold_partial(mm, first, first + int(sizes[batch]))
     mm.pte[vpns] &= WRPROTECT
+    if not mm.policy.mkwrite_keeps_clean:
+        bits = bits | _written_behind(mm, vpns, bits, firsts) * np.uint8(PTE_DIRTY)
     child.pte[vpns] = bits & WRPROTECT & MKOLD & NONCONT
     _set_by_calls(child, vpns, firsts)

@@ -183,19 +183,24 @@ def copy_present_ptes(mm: Mm, child: Mm, vma: Vma, run: Run, counters: Counters)
     """Share a run of entries of one folio, or copy its exclusive pages if the folio is pinned (`copy_present_ptes`).
 
     The pin test is per folio: one pinned page makes the child copy every exclusive page of it. Pages that are
-    maybe shared cannot be pinned, and are shared further.
+    maybe shared cannot be pinned, and are shared further: by batches, where no page of the batch is exclusive (-EAGAIN
+    else has one page done by itself; 6.12, 7.3).
     """
     copied = _cannot_be_shared(mm, slice(run.pfn, run.pfn + run.pages))
     if not (copied.any() and folio_needs_cow_for_dma(mm, run.folio)):
         _share_run(mm, child, run)
         return
-    for at, is_copied in enumerate(copied.tolist()):
-        page = Run(run.vpn + at, run.pfn + at, 1, run.folio)
-        if is_copied:
-            copy_present_page(child, vma, page, mm.memory)
+    at, end = run.vpn, run.vpn + run.pages
+    while batch := contpte.first_batch(mm, at, end, PTE_DIRTY):
+        exclusive = copied[batch.vpn - run.vpn :][: batch.pages]
+        if exclusive.any():
+            batch = batch._replace(pages=1)
+        if exclusive[0]:
+            copy_present_page(child, vma, batch, mm.memory)
             counters.copied += 1
         else:
-            _share_run(mm, child, page)
+            _share_run(mm, child, batch)
+        at += batch.pages
 
 
 def _cannot_be_shared(mm: Mm, pfns: Index) -> npt.NDArray[np.bool_]:

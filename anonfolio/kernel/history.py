@@ -41,12 +41,16 @@ FIRST_KERNEL: dict[str, Any] = {
     "split_keeps_dirty": False,
     "pmd_modify_keeps_dirty": True,
     "read_ages_pmd": False,
+    "mkwrite_keeps_clean": True,
+    "heap_joins_mmap": True,
     "reclaims_page_tables": False,
     "moves_many_vmas": False,
     "merges_into_unfaulted": False,
     "mmap_asks_upper_first": True,
     "thp_aligns_mmap": "nothing",
     "dontunmap_joins": "nothing",
+    "dontunmap_splits_locked": False,
+    "dontunmap_keeps_account": True,
     "batches_ptes": False,
     "ages_whole_folios": False,
     "splits_to_any_order": False,
@@ -67,12 +71,26 @@ HISTORY = (
         "5.10", {"read_ages_pmd": True}, "none: always so", "source of 6.12 and 7.3 (arch/arm64/mm/fault.c)",
         arch="arm64",
     ),
+    Change(
+        "5.10", {"heap_joins_mmap": False}, "none: as old as memory tagging",
+        "recorded on 6.16.12; source of 5.10, 6.12 and 7.3", arch="arm64",
+    ),
+    Change(
+        "5.10", {"mkwrite_keeps_clean": False}, "none: before it was mended", "source of the mending", arch="arm64"
+    ),
+    # The mending came to 6.18, and to these stable releases by their lists of changes; 6.6's was not looked up.
+    Change("5.10.246", {"mkwrite_keeps_clean": True}, "143937ca51cc", "source: ChangeLog-5.10.246", arch="arm64"),
+    Change("6.1", {"mkwrite_keeps_clean": False}, "none: before it was mended", "source of the mending", arch="arm64"),
     # Between them nobody looked: the releases in brackets are those that the commits were merged for, from memory.
     Change("6.1", {"marks_exclusive": True}, "6c287605fd56 (5.19)", "recorded: 5.10.223 no, 6.1.192 yes"),
     Change("6.1", {"huge_reuse": "refcount_one"}, "3bff7e3f1f16 (5.18)", "source of 5.10 and 6.1"),
     Change("6.1", {"mremap_looks_first": True}, "550a7d60bd5e (5.16)", "recorded: 5.10.223 no, 6.1.192 yes"),
     Change("6.1", {"has_collapse": True}, "7d8faaf15545", "source of 5.10 and 6.1"),
     Change("6.1", {"madvise_populate": "past_holes"}, "4ca9b3859dac (5.14)", "source of 5.10 and 6.1"),
+    Change("6.1.158", {"mkwrite_keeps_clean": True}, "143937ca51cc", "source of 6.1.192", arch="arm64"),
+    Change("6.1.191", {"dontunmap_splits_locked": True}, "a stable release's", "source: ChangeLog-6.1.191"),
+    Change("6.2", {"mkwrite_keeps_clean": False}, "none: before it was mended", "source of the mending", arch="arm64"),
+    Change("6.2", {"dontunmap_splits_locked": False}, "none: before it was mended", "source of the mending"),
     Change("6.2", {"unshares_zero_page": True}, "84209e87c696", "source of 6.12; no recording can see it"),
     Change("6.2", {"mprotect_needs_dirty": False}, "d84887739d5c, c27f479ef542", "recorded: 6.1.192 no, 6.12.117 yes"),
     Change("6.4", {"split_keeps_dirty": True}, "5436d6556937", "recorded: 6.1.192 no, 6.12.117 yes"),
@@ -97,6 +115,15 @@ HISTORY = (
     Change("6.12", {"thp_aligns_mmap": "multiples"}, "d4148aeab412", "recorded: 6.1.192 no, 6.12.118 yes"),
     # The mending of it came back to stable releases: 6.1.192 has it, 6.12.118 and 7.3 another one, 6.16 to 6.18.44 not.
     Change("6.12", {"dontunmap_joins": "others"}, "a stable release's", "recorded: 6.1.192 no, 6.12.118 yes"),
+    Change(
+        "6.12.56", {"mkwrite_keeps_clean": True}, "143937ca51cc", "recorded: 6.16.12 no, 6.12.118 yes", arch="arm64",
+    ),
+    Change("6.12.114", {"dontunmap_splits_locked": True}, "a stable release's", "source of 6.12.118"),
+    Change("6.13", {"dontunmap_splits_locked": False}, "none: before it was mended", "source of the mending"),
+    Change(
+        "6.13", {"mkwrite_keeps_clean": False}, "none: before it was mended",
+        "recorded: 6.16.12 no, 6.12.118 and 6.17.13 yes", arch="arm64",
+    ),
     # In mainline since 6.6's shadow stacks; 6.12.118 and 6.18.44 have the mending. What is between was not looked up.
     Change(
         "6.13", {"pmd_modify_keeps_dirty": False},
@@ -106,6 +133,7 @@ HISTORY = (
     Change("6.13", {"has_guard_markers": True}, "662df3e5c376", "source of 6.12 and 7.3"),
     Change("6.14", {"reclaims_page_tables": True}, "6375e95f381e", "recorded: 6.12.117 no, 6.16.12 yes", arch="x86-64"),
     Change("6.15", {"large_reuse": "mm_id", "keeps_mm_ids": True}, "1da190f4d0a6", "recorded: 6.12.117 no, 6.16 yes"),
+    Change("6.15", {"dontunmap_keeps_account": False}, "b714ccb02a76", "recorded: 6.12.118 no, 6.16.12 yes"),
     Change(
         "6.16", {"merges_into_unfaulted": True, "moved_keeps_anon_vma": False}, "879bca0a2c4f",
         "recorded: 6.12.117 no, 6.16.12, 6.17.13 and 6.18.5 yes",
@@ -113,6 +141,13 @@ HISTORY = (
     Change("6.16", {"dontunmap_joins": "itself"}, "none: before it was mended", "recorded: 6.12.118 no, 6.16.12 yes"),
     Change("6.17", {"moves_many_vmas": True}, "d23cb648e365", "recorded: 6.16.12 no, 6.17.13 yes"),
     Change("6.17", {"batches_ptes": True}, "cac1db8c3aad, f822a9a81a31", "recorded on arm64: 6.16.12 no, 6.17.13 yes"),
+    Change(
+        "6.17.6", {"mkwrite_keeps_clean": True}, "143937ca51cc", "recorded: 6.16.12 no, 6.17.13 yes", arch="arm64",
+    ),
+    Change(
+        "6.17.6", {"dontunmap_keeps_account": True}, "mail (correctly account old mapping after MREMAP_DONTUNMAP)",
+        "recorded: 6.16.12 no, 6.17.13 yes",
+    ),
     Change("6.18", {"thp_disable_except_advised": True}, "9dc21bbd62ed", "recorded: 6.17.13 no, 6.18.44 yes"),
     Change(
         "6.18", {"collapse_needs_writable": False}, "mail 20250901074817.73012-1 (khugepaged on non-writable VMAs)",
@@ -142,10 +177,13 @@ HISTORY = (
         "7.2", {"collapse_takes_small_ranges": True}, "not looked up", "source of 7.2.13 and 7.3; run on 7.0.13 no"
     ),
     Change(
+        "7.2.11", {"dontunmap_joins": "others", "dontunmap_splits_locked": True}, "mails (fix locked_vm leak)",
+        "recorded: 6.19.14 no, 7.3.4 yes; ChangeLog-7.2.11",
+    ),
+    Change(
         "7.2.13", {"pmd_modify_keeps_dirty": True},
         "f7491d7c81db", "recorded: 7.1.13 no, 7.2.13 and 7.3.4 yes", arch="x86-64",
     ),
-    Change("7.3", {"dontunmap_joins": "others"}, "its mending, not named here", "recorded: 6.19.14 no, 7.3.4 yes"),
 )  # fmt: skip
 """Oldest first."""
 

@@ -24,6 +24,7 @@ from .pagetable import (
     PTE_DIRTY,
     PTE_PRESENT,
     PTE_SPECIAL,
+    PTE_WRITE,
     PTE_YOUNG,
     REGION_PAGES,
     STRETCH_PAGES,
@@ -80,6 +81,11 @@ class Mm:
         self.rss_pages = 0
         self._anon_vmas = 0
         memory.mms.append(self)
+
+    @property
+    def mkwrite(self) -> np.uint8:
+        """The bits that an entry gets which is made writable and not written (`pte_mkwrite_novma`)."""
+        return np.uint8(PTE_WRITE if self.policy.mkwrite_keeps_clean else PTE_WRITE | PTE_DIRTY)
 
     # --- VMAs ---------------------------------------------------------------------------------------------------
 
@@ -322,6 +328,8 @@ class Mm:
         self.memory.dirty[folio] |= self.pte[start] & PTE_DIRTY > 0
         if not self.policy.split_keeps_dirty:
             self.pte[start:end] &= MKCLEAN
+        if self.pte[start] & PTE_WRITE:
+            self.pte[start:end] |= self.mkwrite
         if self.policy.cont_pte_order:
             # One `set_ptes` of 512 entries: every block of them is whole.
             self.pte[start:end] |= PTE_CONT

@@ -44,6 +44,7 @@ from .vma import (
     VM_HUGEPAGE,
     VM_LOCKED,
     VM_LOCKED_MASK,
+    VM_MTE_ALLOWED,
     VM_NOHUGEPAGE,
     VM_NORESERVE,
     VM_READ,
@@ -115,7 +116,8 @@ def do_brk(mm: Mm, end: int) -> None:
     elif end > mm.brk:
         if oldest and end + 1 > oldest.start_gap:
             raise Refused("ENOMEM", f"a mapping at page {oldest.start} is in the way")
-        new = Vma(mm.brk, end, VM_READ | VM_WRITE, pgoff=mm.brk)
+        flags = VM_READ | VM_WRITE | (0 if mm.policy.heap_joins_mmap else VM_MTE_ALLOWED)
+        new = Vma(mm.brk, end, flags, pgoff=mm.brk)
         heap = mm.find_vma(mm.brk - 1) if mm.brk > mm.start_brk else None
         if heap is None or mm.vma_merge_new_range(new) is None:
             mm.insert_vma(new)
@@ -312,8 +314,13 @@ def move_vma(mm: Mm, vma: Vma, start: int, end: int, new_start: int, new_pages: 
     """Move [start, end) of one VMA, entries and all (`move_vma`, `copy_vma`, `move_page_tables`).
 
     Frames, exclusivity and counts stay as they are. The page offset stays too when there is an anon_vma, so that
-    reverse mapping still finds the pages; without one it restarts at the new place.
+    reverse mapping still finds the pages; without one it restarts at the new place. What is kept is locked no more: a
+    locked VMA is cut for it (7.2.11), or loses the lock whole.
     """
+    if keep and vma.flags & VM_LOCKED and mm.policy.dontunmap_splits_locked:
+        vma = mm.split_vma(vma, start) if vma.start < start else vma
+        if end < vma.end:
+            mm.split_vma(vma, end)
     pgoff = vma.pgoff + start - vma.start if vma.anon_vma else new_start
     new = Vma(new_start, new_start + new_pages, vma.flags, pgoff, vma.anon_vma, vma.chain)
     joins = mm.policy.dontunmap_joins
@@ -336,6 +343,8 @@ def _dontunmap_complete(mm: Mm, start: int, end: int) -> None:
     vma = mm.find_vma(start)
     if vma:
         vma.flags &= ~VM_LOCKED_MASK
+        if not mm.policy.dontunmap_keeps_account:
+            vma.flags |= VM_UNACCOUNTED
     if vma and (vma.start, vma.end) == (start, end):
         vma.anon_vma, vma.chain = 0, frozenset()
         if mm.policy.dontunmap_joins != "itself":
@@ -443,7 +452,7 @@ def change_protection(mm: Mm, start: int, end: int, *, writable: bool) -> None:
             # What is read-only already has it in _PAGE_SAVED_DIRTY, which stays (`pmd_modify`).
             bits[(bits & PTE_WRITE) > 0] &= 0xFF ^ PTE_DIRTY
         bits &= WRPROTECT
-        bits[may] |= PTE_WRITE
+        bits[may] |= mm.mkwrite
         if not mm.is_huge(first):
             contpte.contpte_try_fold(mm, first, stop)
 

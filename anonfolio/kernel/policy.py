@@ -109,6 +109,12 @@ class Policy:
     read_ages_pmd : bool
         Whether a walk that takes pages for reading marks a PMD accessed (`touch_pmd`): arm64's `ptep_set_access_flags`
         does, x86-64's `pmdp_set_access_flags` changes the entry for a writer alone.
+    mkwrite_keeps_clean : bool
+        Whether a clean entry stays so that mprotect, a split or a batch of fork makes writable (`pte_mkwrite_novma`):
+        for arm64, write without read-only is dirty, and until 143937ca51cc that was what it made.
+    heap_joins_mmap : bool
+        Whether a heap's mapping may be one with what mmap made beside it: on arm64 brk always sets VM_MTE_ALLOWED,
+        mmap only where the processor tags memory (VM_DATA_DEFAULT_FLAGS, `arch_calc_vm_flag_bits`).
     mremap_looks_first : bool
         Whether mremap refuses to move a hole before it unmaps the target (6.1; `mremap_to` did it after, 5.10).
     reclaims_page_tables : bool
@@ -128,6 +134,12 @@ class Policy:
     dontunmap_joins : {"itself", "others", "nothing"}
         What a mapping may join that mremap moves beside itself and keeps (MREMAP_DONTUNMAP), nothing written in it: the
         old one too, whose page offset then never starts again; the other neighbour (7.3, 6.12.118); or neither (6.1).
+    dontunmap_splits_locked : bool
+        Whether a locked mapping of which mremap keeps a part is cut around it first (7.2.11); before,
+        all of it lost its lock.
+    dontunmap_keeps_account : bool
+        Whether what it keeps keeps VM_ACCOUNT; else it merges with no neighbour that has it (`dontunmap_complete`, a
+        bug from 6.15 to 6.17.5).
     thp_aligns_mmap : {"nothing", "larger", "multiples"}
         Which mappings without a place of their own go to a 2 MiB boundary (`__get_unmapped_area`): those of 2 MiB and
         more (6.7), multiples of 2 MiB alone (6.12), none before.
@@ -192,6 +204,8 @@ class Policy:
     split_keeps_dirty: bool = True
     pmd_modify_keeps_dirty: bool = True
     read_ages_pmd: bool = False
+    mkwrite_keeps_clean: bool = True
+    heap_joins_mmap: bool = True
     mremap_looks_first: bool = True
     reclaims_page_tables: bool = True
     moves_many_vmas: bool = True
@@ -199,6 +213,8 @@ class Policy:
     moved_keeps_anon_vma: bool = True
     mmap_asks_upper_first: bool = False
     dontunmap_joins: str = "others"
+    dontunmap_splits_locked: bool = True
+    dontunmap_keeps_account: bool = True
     thp_aligns_mmap: str = "multiples"
     unaccounts_read_only: bool = True
     madvise_populate: str = "to_hole"

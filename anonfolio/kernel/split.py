@@ -8,7 +8,7 @@ import numpy.typing as npt
 from . import contpte
 from .frames import Memory
 from .mm import Mm
-from .pagetable import PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_YOUNG
+from .pagetable import MKCLEAN, PTE_DIRTY, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_YOUNG
 from .rmap import folio_add_large_mapcount
 from .sizes import ZERO_PFN
 from .vma import VM_LOCKED
@@ -78,10 +78,10 @@ def _unmap(mm: Mm, frames: slice) -> npt.NDArray[np.intp]:
     vpns = vpns[(pfns >= frames.start) & (pfns < frames.stop)]
     if len(vpns) and mm.is_huge(int(vpns[0])):
         first, end = mm.block_of(int(vpns[0]))
-        # Each entry takes the PMD's dirty bit with it, in 6.1 too (`freeze`).
+        # Each entry takes the PMD's dirty bit with it, and no other, whatever a split else does (`freeze`).
         dirty = mm.pte[first] & PTE_DIRTY
         mm.split_huge_pmd(first)
-        mm.pte[first:end] |= dirty
+        mm.pte[first:end] = mm.pte[first:end] & MKCLEAN & contpte.NONCONT | dirty
     if len(vpns):
         contpte.contpte_try_unfold(mm, int(vpns[0]), int(vpns[-1]) + 1)
     return vpns
@@ -103,6 +103,7 @@ def _remap(
     """Put entries back, one by one (`remove_migration_pte`); `locked` is kept up to date, per page of the old folio."""
     memory = mm.memory
     pfns = mm.pfn[vpns]
+    mm.pte[vpns[(mm.pte[vpns] & PTE_WRITE) > 0]] |= mm.mkwrite
     if order:
         at, counts = np.unique((pfns - head) >> order, return_counts=True)
         for folio, count in zip(folios[at].tolist(), counts.tolist(), strict=True):

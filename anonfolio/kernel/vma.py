@@ -19,6 +19,8 @@ VM_NORESERVE = 1 << 11
 """Made with MAP_NORESERVE: never charged, whatever access it gets."""
 VM_LOCKED, VM_LOCKONFAULT = 1 << 12, 1 << 13
 """Made by mlock; page by page as they come alone (MLOCK_ONFAULT)."""
+VM_MTE_ALLOWED = 1 << 14
+"""Memory tags may be asked for. Here only a heap of arm64 has it: a processor that tags memory is not modelled."""
 
 VM_LOCKED_MASK = VM_LOCKED | VM_LOCKONFAULT
 VM_ACCESS_FLAGS = VM_READ | VM_WRITE

@@ -47,6 +47,9 @@ def raw_difference(
     """
     for number, words in step.get("raw", {}).items():
         mine, theirs = _entries(snapshot, int(number), base, pages), entries_of_words(words)
+        # Older kernels do not mark the huge zero page (6.16.12), newer do (6.18.15).
+        huge = np.array([not isinstance(word, int) for word in words])
+        mine, theirs = (np.where(huge, entries & (0xFF ^ PTE_SPECIAL), entries) for entries in (mine, theirs))
         for what, bit in FIELDS.items():
             if tally is not None:
                 tally[what] += pages

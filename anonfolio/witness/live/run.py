@@ -119,7 +119,9 @@ class LiveRun:
         self.folios: dict[int, int] = {}
         self.valid: dict[int, list[bool]] = {}
         self._page = mmap.mmap(-1, PAGE)
+        # What came before, the end of the run before among it, is no step's.
         kernel.faults()
+        self._converts()
         self._adopt(kernel.nursery.call("fork"))
         if not self.live:
             raise Disturbed("no process could be forked")
