@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from . import honest, rules
-from .history import ARCHITECTURES, changes_up_to
+from .history import ARCHITECTURES, LAST_RECORDED, NEWEST, changes_up_to, kernel_number
 from .rules import AllowedOrders, ChosenOrder, Extent, Reuse
 from .sizes import ANON_ORDERS
 
@@ -367,7 +367,8 @@ def _sum(version: str, arch: str = "x86-64") -> Policy:
     made = {field: value for row in rows for field, value in row.fields.items()}
     last = rows[-1]
     where = ARCHITECTURES[arch]
-    name = f"linux-{last.release}" + (f", {where}" if where != "x86-64" else "")
+    newest = kernel_number(version, NEWEST) >= kernel_number(LAST_RECORDED)
+    name = f"linux-{LAST_RECORDED if newest else last.release}" + (f", {where}" if where != "x86-64" else "")
     # Two well-known names stand for what was run under them: 6.12 and 6.18.
     name += ".0" if name in ("linux-6.9", "linux-6.15") else ""
     there = [row for row in rows if row.release == last.release]
