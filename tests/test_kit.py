@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 KIT = ROOT / "teach"
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted(KIT.glob("*.md"))}
 BOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
-SEEN = ["alloc4", "alloc2", "zeroread", "zero0", "zero4", None, "copy0", "copy4", "copy0", None]
+SEEN = ["alloc4", "alloc2", "zeroread", "zero0", "zero4", None, "copy0", "copy4", "copy0", "reuse1", "copy0", None]
 """What each key step's last fault is; a fork has none."""
 
 

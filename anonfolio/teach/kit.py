@@ -71,6 +71,15 @@ KEY_STEPS = (
         "How much may be copied at once?", "A block, if all of it may be shared.", "04, 06",
     ),
     KeyStep(
+        "child-writes-and-exits", 20, "linux-6.9", "The child is gone: Linux 6.12",
+        "The child has exited, its parent writes: no fault, copy or reuse? On 6.12?",
+        "A copy. A page of a large folio that lost its mark is never reused there.", "05, 07",
+    ),
+    KeyStep(
+        "child-writes-and-exits", 20, "linux-6.15", "The child is gone: Linux 6.18",
+        "And on 6.18?", "Reuse, of one page: every mapping and every reference is the parent's.", "05, 07",
+    ),
+    KeyStep(
         "third-process-alone", -1, "linux-6.15", "The third process",
         "Two others are gone. Does the kernel see that the third is alone?", "No: it tracks two processes.", "07",
     ),
