@@ -42,6 +42,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_every_kind_of_answer_is_kept_as_json_has_it(file: Path) -> None:
     start_here.backed.predict(64)
     start_here.backed.compare()
+    start_here.backed.forget()
     start_here.backed.predict(16)
     start_here.last.check("C")
     start_here.writable.check({8, 9})

@@ -80,7 +80,11 @@ def test_answers_are_kept_compared_and_judged(page: Page) -> None:
     right = start_here.backed.answer
     assert f"you say {right + 1} pages" in says("backed.predict(...)", f"backed.predict({right + 1})")
     assert f"You said {right + 1} pages; it is {right} pages." in says("backed.compare()", "backed.compare()")
-    assert f"you say {right} pages" in says(f"backed.predict({right + 1})", f"backed.predict({right})")
+    # What was compared stays; who wants to answer anew says so.
+    stays = says(f"backed.predict({right + 1})", f"backed.predict({right})")
+    assert f"stays as it was: you say {right + 1} pages." in stays
+    anew = f"backed.forget(); q.backed.predict({right})"
+    assert f"you say {right} pages" in says(f"backed.predict({right})", anew)
     assert f"As you said: {right} pages." in says("backed.compare()", "backed.compare()")
     # Without an answer it is a card to click.
     assert "Show me" in says("writable.check(...)", "writable.check(...)")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import random
 import re
 import xml.etree.ElementTree as ET
@@ -388,6 +390,15 @@ def test_dropping_too_early_lets_the_child_reuse_the_page() -> None:
 def test_an_order_that_nobody_can_carry_out_is_refused(order: tuple[str, ...], told: str) -> None:
     with pytest.raises(OrderError, match=told):
         Write(0, 1, order)
+
+
+def test_every_order_is_carried_out_or_refused() -> None:
+    done = 0
+    for order in itertools.permutations(KERNEL_COPY[:-1]):
+        with contextlib.suppress(OrderError):
+            race = ms.THREADS.but_order(*order, "store")
+            done += race.run(()).moments[-2].says.startswith("The fault is handled.")
+    assert done == 180
 
 
 def test_a_fork_shares_after_it_has_write_protected() -> None:

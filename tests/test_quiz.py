@@ -28,7 +28,7 @@ import pytest
 from anonfolio import exercises
 from anonfolio.exercises import exclusive_reuse, first_touch, start_here, zero_page_copy
 from anonfolio.kernel.policy import LINUX_6_15
-from anonfolio.lesson import patience
+from anonfolio.lesson import patience, quiz
 from anonfolio.lesson.quiz import (
     LOOK,
     MOST_PRINTED,
@@ -201,6 +201,19 @@ def test_a_prediction_with_a_known_mistake_is_told_which(number: Number) -> None
 
 def test_without_a_prediction_the_answer_is_shown_all_the_same(number: Number) -> None:
     assert number.compare().head.startswith("It is 16 pages.")
+
+
+def test_a_prediction_is_fixed_once_it_was_compared(number: Number) -> None:
+    number.predict(8)
+    number.predict(1)
+    number.compare()
+    assert number.predict(1).head == "Kept: you say 1 page."
+    assert number.predict(16).head == f"{quiz.FIXED}: you say 1 page."
+    assert number._clicked("predict", 16) == f"{quiz.FIXED}: you say 1 page."
+    assert number.compare().kind == "wrong"
+    assert number._clicked("predict", None) == ""
+    assert number.predict(16).head == "Kept: you say 16 pages."
+    assert number.compare().kind == "right"
 
 
 @pytest.mark.parametrize("name", QUESTIONS)

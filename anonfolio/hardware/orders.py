@@ -40,6 +40,7 @@ _BEFORE = {
     "copy": {"allocate": "there is nothing to copy to yet"},
     "recheck": {"allocate": "'allocate' is the step that looks at the entry first"},
     "clear": {"recheck": _FOUND},
+    "flush": {"allocate": "'allocate' is the step that looks at the entry first"},
     "set": {"allocate": "there is no new page yet", "recheck": _FOUND},
     "drop": {"allocate": "the reference that it drops is taken there", "recheck": _FOUND},
     "store": dict.fromkeys(("allocate", "copy", "set", "drop"), _HANDLED),

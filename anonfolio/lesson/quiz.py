@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 TEXT_WIDTH = 100
 GOES_ON = "The notebook runs on without it."
+FIXED = "Compared, and so it stays as it was"
 MOST, MOST_NUMBERS, SHOWN = 10**18, 1 << 16, 300
 """What an answer may be: a number below that, so many of them; and how much of it is repeated in a line."""
 COLOURS = {"ask": "#7a828c", "kept": "#3f7fc4", "right": "#2f8f5b", "wrong": "#cc6a2c", "tell": "#3f7fc4"}
@@ -234,9 +235,12 @@ class Asked:
         return replace(note, card=partial(_card, self, mode)) if self._asks() is not None and widgets() else note
 
     def _clicked(self, mode: str, given: Any) -> str:
-        """Take an answer that was clicked; what to tell the reader of her file."""
+        """Take an answer that was clicked, or None where it is to be forgotten; what to tell the reader of her file."""
+        if given is None:
+            self.forget()
+            return ""
         said: Note = getattr(self, mode)(**given) if isinstance(given, dict) else getattr(self, mode)(given)
-        return next((line for line in said.lines if line.startswith(answers.UNKEPT)), "")
+        return next((line for line in (said.head, *said.lines) if line.startswith((FIXED, answers.UNKEPT))), "")
 
     def _helped(self, hinted: int, shown: bool) -> None:
         """The browser showed hints, or the solution."""
@@ -275,6 +279,7 @@ class Question(Asked, ABC):
     because: str = ""
     mistakes: tuple[Mistake, ...] = ()
     kept: list[Any] = field(default_factory=list)
+    compared: bool = False
 
     @cached_property
     def answer(self) -> Any:
@@ -282,10 +287,14 @@ class Question(Asked, ABC):
         return self._read(self.truth())
 
     def predict(self, answer: Any = None) -> Note:
-        """Keep an answer for `compare`; says nothing of whether it is right."""
+        """Keep an answer for `compare`; says nothing of whether it is right. One that was compared stays."""
         given = self._given(answer, "predict")
         if isinstance(given, Note):
             return given
+        if self.compared and given != self.kept[-1]:
+            return Note(
+                "kept", f"{FIXED}: you say {self._say(self.kept[-1])}.", (f"`{self.name}.forget()` asks anew.",)
+            )
         self.kept.append(given)
         told = Note("kept", f"Kept: you say {self._say(given)}.", ("Read on; the answer comes in a moment.",))
         return self._noted(lambda: self._plain(given), told)
@@ -296,6 +305,7 @@ class Question(Asked, ABC):
             told = f"It is {self._say(self.answer)}. You made no prediction: the next one teaches more if you do."
             return self._by_hand(Note("tell", told, self._why(), behind="Show me"), "compare")
         given = self.kept[-1]
+        self.compared = True
         verdict = self._judge(given)
         if verdict.right:
             said = Note("right", f"As you said: {self._say(self.answer)}.", self._why())
@@ -333,6 +343,7 @@ class Question(Asked, ABC):
         """As if it had never been asked."""
         super().forget()
         self.kept.clear()
+        self.compared = False
 
     def _asked(self, *more: str) -> Note:
         return Note("ask", self.prompt, (*self._choices(), *more))

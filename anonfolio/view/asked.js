@@ -443,6 +443,7 @@ function render({ model, el, signal }) {
     ...(mode === "check" ? [solve] : [])));
   form.addEventListener("submit", (event) => {
     event.preventDefault();
+    if (compared()) return;
     const given = input.read();
     if (given === null) return tell({ kind: "ask", head: input.wanted, lines: [] });
     const said = says[mode](sheet, right, given);
@@ -450,9 +451,20 @@ function render({ model, el, signal }) {
     send({ given });
     tell(said);
   });
+  // A prediction that was compared is none any more: what the reader had said stays, until she asks anew.
+  const compared = () => mode === "predict" && typeof answers.of(sheet.id).right.at(-1) === "boolean";
+  const fix = () => {
+    const is = compared();
+    for (const control of form.querySelectorAll("button, input, select")) control.disabled = is && control !== hint;
+    if (is) tell({ ...says.predict(sheet, right, answers.last(sheet.id)), lines: ["It was compared, and stays; “Forget this one” asks anew."] });
+  };
   const update = () => {
     const given = answers.last(sheet.id);
-    if (given === undefined) tell();
+    if (given === undefined) {
+      tell();
+      if (model.get("given") !== null) send({ given: null });
+    }
+    fix();
     score();
   };
   listen(update);
@@ -467,6 +479,7 @@ function render({ model, el, signal }) {
   model.on("change:unkept", file);
   file();
   root.append(element("p", { class: "afq-prompt" }, ...marked(sheet.prompt)), form, hints, verdict, unkept, foot);
+  fix();
   score();
   el.append(root);
 
