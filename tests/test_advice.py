@@ -152,7 +152,7 @@ def test_2m_is_remarked_on_where_most_memory_comes_in_smaller_pieces(advice: Adv
     counters = replace_allocated(empty, {0: 3 << 9, 9: 1})
     pieces = Option(replace(counters, orders=(9,)), 1, None)
     assert list(in_pieces(pieces, [pieces])) == [
-        "2M alone: 75 % of the memory first touched still comes as 4K (areas too short for 2 MiB)."
+        "2M alone: 75 % of the memory first touched still comes as 4K (areas too short for more)."
     ]
     # A program whose zero pages were huge has few faults left, whatever it touched first.
     assert list(in_pieces(advice.base, [pieces])) == []

@@ -34,6 +34,10 @@ OF_MANY = ((), (4,), ALL_SIZES)
 """Settings that are replayed here of the one with 82 processes, which takes longest."""
 HANDFUL = 3
 """Faults of one process that the kernel counts more or less from run to run: the loader's, and where a stack begins."""
+EXACT = ("objects", "templates", "server")
+"""Of these the rss_stat event told, too."""
+FILE_COPIES_PAGES = 400
+"""It counts private copies of file pages, which are the same under all sizes."""
 COUNTERS_KIB = 256
 """VmHWM is made of counters that each CPU keeps a part of (`percpu_counter_batch`)."""
 
@@ -107,6 +111,28 @@ def test_the_memory_of_each_process_grows_as_the_kernels_did(name: str, orders: 
             continue  # Nobody saw it exit: another program took its place.
         grown_kib, kernel_kib = 4 * (part.rss_peak_pages - single.processes[number].rss_peak_pages), peaks[1] - peaks[0]
         assert abs(grown_kib - kernel_kib) <= max(0.02 * kernel_kib, COUNTERS_KIB), (part.name, grown_kib, kernel_kib)
+
+
+@pytest.mark.parametrize("orders", SETTINGS[1:], ids=size_names)
+@pytest.mark.parametrize("name", EXACT)
+def test_the_memory_of_each_process_grows_to_the_page_as_the_kernel_told_it(name: str, orders: tuple[int, ...]) -> None:
+    recording = f"{name}-6.18.44"
+    single, found = replayed(recording).processes, replayed(recording, orders).processes
+    grown_kib = [4 * (part.rss_peak_pages - before.rss_peak_pages) for part, before in zip(found, single, strict=True)]
+    told = [[each.peak_anonymous_kib for each in measured(recording)[of].processes[-1]] for of in ((), orders)]
+    assert all(told[0] + told[1])
+    assert grown_kib == [after - before for before, after in zip(*told, strict=True)]
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_curves_that_were_measured_end_where_the_counts_do(name: str) -> None:
+    for orders, setting in measured(f"{name}-6.18.44").items():
+        found = replayed(f"{name}-6.18.44", orders)
+        assert len(setting.curves) == len(found.processes)
+        for curve, part in zip(setting.curves, found.processes, strict=True):
+            assert [point.part for point in curve] == sorted({point.part for point in curve})
+            assert abs(curve[-1].faults - part.anonymous) <= HANDFUL
+            assert max(point.rss_pages for point in curve) <= part.rss_peak_pages + FILE_COPIES_PAGES
 
 
 def test_forks_show_what_a_rule_of_copy_and_reuse_costs() -> None:

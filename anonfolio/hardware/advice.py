@@ -269,7 +269,7 @@ def in_pieces(base: Option, options: Iterable[Option]) -> Iterator[str]:
         pages = {order: count << order for order, count in allocated.items()}
         if option.replay.orders == (PMD_ORDER,) and 2 * pages.get(PMD_ORDER, 0) < sum(pages.values()):
             part = 100 * pages.get(0, 0) / sum(pages.values())
-            yield f"2M alone: {part:.0f} % of the memory first touched still comes as 4K (areas too short for 2 MiB)."
+            yield f"2M alone: {part:.0f} % of the memory first touched still comes as 4K (areas too short for more)."
 
 
 def _ms(option: Option) -> str:

@@ -22,6 +22,10 @@ VOIDING = frozenset({
     "userfaultfd", "hugetlb mmap", "faults in another process", "unsharing faults", "faults of other tasks",
 })  # fmt: skip
 """What changes faults or pages in anonymous memory in a way that a replay does not know."""
+TAKING = frozenset({
+    "open with O_DIRECT", "process_vm_readv", "process_vm_writev", "vmsplice", "io_uring_setup", "process_madvise",
+})  # fmt: skip
+"""Where the kernel may fault in pages of a buffer that no argument of the call names (get_user_pages)."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,10 @@ class Trust:
         found = []
         few = LOADERS_HANDFUL * self.processes
         if abs(self.untraced) > max(few, UNTRACED_PART * self.kernel_faults):
-            found.append(f"{self.untraced:,} of {self.kernel_faults:,} faults were not traced: the prediction is void")
+            taking = ", ".join(sorted(TAKING & set(self.left_out)))
+            why = f" (the kernel takes pages for {taking})" if taking else ""
+            missed = f"{self.untraced:,} of {self.kernel_faults:,} faults were not traced"
+            found.append(f"{missed}{why}: the prediction is void")
         if self.differ:
             more = f", and {len(self.differ) - 1} more" if len(self.differ) > 1 else ""
             found.append(f"at the end the kernel has something else than the model: {self.differ[0]}{more}")

@@ -242,8 +242,8 @@ EVENTS = (
     "exceptions/page_fault_user", "exceptions/page_fault_kernel", "raw_syscalls/sys_enter", "raw_syscalls/sys_exit",
     "sched/sched_process_exec", "sched/sched_process_exit", "task/task_newtask",
 )  # fmt: skip
-RSS_EVENT, RSS_FILTER = "kmem/rss_stat", "member == 1 && curr == 1"
-"""MM_ANONPAGES of who runs: copies of file pages are in it. The event adds up what each CPU has for itself; VmHWM does
+RSS_EVENT, RSS_FILTER = "kmem/rss_stat", "member == 1"
+"""MM_ANONPAGES: copies of file pages are in it. The event adds up what each CPU has for itself; VmHWM does
 not (`percpu_counter_sum_positive` against `percpu_counter_read_positive`, 6.18), and is off by up to a batch a CPU."""
 MARK_ACCESSES = 64
 """How often the clock of a trace is looked at."""
@@ -778,6 +778,7 @@ class Converter:
         self.calls: list[Call] = []
         self.left_out: Counter[str] = Counter()
         self.traced = 0
+        self.of_others: dict[int, int] = {}
         self.marks: list[tuple[int, float]] = []
         self.began = self.now = 0.0
         if found:
@@ -897,9 +898,15 @@ class Converter:
             self._access(self.space_of[pid], fault)
 
     def _remember_memory(self, pid: int, rest: str) -> None:
-        space, size = self.space_of.get(pid), re.search(r"size=(-?\d+)B", rest)
-        if space and size:
-            space.memory.append((self.now, space.seen, int(size[1]) // PAGE))
+        """Of the memory of who runs; or of a child's, which its parent fills before anybody can tell whose it is."""
+        match = re.search(r"curr=(\d) .*size=(-?\d+)B", rest)
+        if not match:
+            raise LiveError(f"a change of memory in the trace cannot be read: {rest!r:.100}")
+        pages, space = int(match[2]) // PAGE, self.space_of.get(pid)
+        if match[1] == "0":
+            self.of_others[pid] = pages
+        elif space:
+            space.memory.append((self.now, space.seen, pages))
 
     def _access(self, space: Space, fault: Fault) -> None:
         self.traced += 1
@@ -912,6 +919,9 @@ class Converter:
             space.anonymous.add(fault.page, space.stack)
             space.stack = fault.page
         space.seen += 1
+        if space.memory:
+            # A copy changes no count of pages, but is a fault.
+            space.memory.append((self.now, space.seen, space.memory[-1][2]))
         self.accesses.append((space.number, fault.page, fault.code))
 
     def _enter(self, pid: int, rest: str) -> None:
@@ -1070,11 +1080,14 @@ class Converter:
         )  # fmt: skip
         self.spaces.append(twin)
         self.space_of[child] = twin
+        if (pages := self.of_others.pop(parent, None)) is not None:
+            twin.memory.append((self.now, 0, pages))
         self.calls.append(Call(len(self.accesses), "fork", space.number, argument=twin.number))
 
     def _exec(self, pid: int, thread: int) -> None:
         """A program begins: process `pid`, run by that thread of its predecessor."""
         image = self.images[pid].pop(0)
+        self.of_others.pop(pid, None)
         before, faults = self.space_of.get(thread), self.during_exec.pop(thread, [])
         # What exec faults in is the new program's, but the first one's is nobody's.
         self._counts(pid, before, image.faults - len(faults) if self.spaces else image.faults)
