@@ -1331,14 +1331,16 @@ def test_memory_that_the_kernel_tells_of_is_remembered_with_the_faults_until_the
     found = converter_of(run_of(told))
     (space,) = found.spaces
     assert [(faults, pages) for _, faults, pages in space.memory] == [
-        (0, 9), (1, 9), (1, 10), (2, 10), (2, 26), (2, 4),
+        (0, 9), (1, 9), (1, 10), (2, 10), (2, 26), (2, 4), (2, 0),
     ]  # fmt: skip
     # A child that only copies has what it was given, which its parent is told to have changed for another.
     of_child = memory(13724.0, 7).replace("curr=1", "curr=0")
     fork = line(7, "task_newtask", "pid=8 comm=program clone_flags=1200011 oom_score_adj=0")
     _, child = converter_of(run_of([memory(13723.9, 9), of_child, fork, fault(1022, pid=8)])).spaces
-    assert [(faults, pages) for _, faults, pages in child.memory] == [(0, 7), (1, 7)]
-    assert live_trace._curve(space.memory, 13723.519886, 13725.519886)[-1].rss_pages == 4
+    assert [(faults, pages) for _, faults, pages in child.memory] == [(0, 7), (1, 7), (1, 0)]
+    exited = [*space.memory[:-1], (13725.0, 2, 0)]
+    assert live_trace._curve(exited, 13723.5, 13725.0)[-1].rss_pages == 4
+    assert live_trace._curve(exited, 13723.5, 13727.0)[-1].rss_pages == 0
     assert live_trace._counted(found)[0].peak_anonymous_kib == 4 * 26
     trace = trace_of(run_of(told), "6.18.44")
     assert trace.clock[-1][0] == len(trace) == 2

@@ -1132,6 +1132,8 @@ class Converter:
         space.users -= 1
         if not space.users:
             space.ended = ended
+            if space.memory:
+                space.memory.append((self.now, space.seen, 0))
             self._call("exit", space)
 
     def _counts(self, process: int, space: Space | None, faults: int) -> None:
@@ -1405,10 +1407,12 @@ def _measure_once(command: Sequence[str], folder: Path, setting: Setting, launch
 
 
 def _curve(memory: Sequence[tuple[float, int, int]], began: float, ended: float) -> tuple[Point, ...]:
-    """What was told of a process, at evenly spaced moments of the whole run's time, from its first change on."""
+    """What was told of a process, at evenly spaced moments of the whole run's time, from its first change to its exit;
+    of one that exits at the end of the run, what it had before."""
     step = (ended - began) / POINTS or 1.0
-    last = {math.ceil((time - began) / step): (faults, pages) for time, faults, pages in memory}
-    return tuple(Point(round(number / POINTS, 4), *told) for number, told in last.items())
+    told = ((math.ceil((time - began) / step), faults, pages) for time, faults, pages in memory)
+    last = {number: (faults, pages) for number, faults, pages in told if pages or number < POINTS}
+    return tuple(Point(round(number / POINTS, 4), *there) for number, there in last.items())
 
 
 def _in_anonymous(space: Space, seen: int, taking: bool) -> int:
