@@ -163,7 +163,7 @@ SEEN = [
     ("collapse-6.17.13", "6.18.7"), ("collapse-7.0.13", "6.19"),
     ("knobs-6.18.44", "6.17"), ("knobs-6.17.13", "6.18.0"),
     ("arm64/mkwrite-6.12.118", "6.12.55"), ("arm64/mkwrite-6.16.12", "6.12.56"), ("arm64/mkwrite-6.17.13", "6.17.5"),
-    ("random-6.16.12", "6.14"), ("random-6.16.12", "6.17.6"),
+    ("random-6.16.12", "6.14"), ("random-6.16.12", "6.17.6"), ("random-7.2.13", "7.2.10"),
 ]  # fmt: skip
 """A recording, and a release beside its own that it is not of."""
 
