@@ -397,9 +397,9 @@ class _MicroSheet(Sheet):
             (svg_rect(0, 2, 26, 18, "is_new"), "new"),
             (svg_rect(0, 2, 26, 18, "is_held"), "mapped by nobody"),
             (svg_rect(0, 2, 26, 18, "new"), "changed now"),
-            (svg_path("M0 11h18", "hollow") + svg_path("M18 7v8l7 -4z", "mark"), "by a TLB"),
-            (svg_path("M0 11h26", "differs"), "by a stale one"),
-            (svg_text(13, 15, "7 8", "a"), "bytes in the order of their stores"),
+            (svg_path("M0 11h18", "hollow") + svg_path("M18 7v8l7 -4z", "mark"), "where a TLB leads"),
+            (svg_path("M0 11h26", "differs"), "where a stale entry leads"),
+            (svg_text(13, 15, "7 8", "a"), "bytes stored, in order"),
         )
         told, x = "", float(SIDE)
         for sample, words in samples:

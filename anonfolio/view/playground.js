@@ -108,7 +108,7 @@ function render({ model, el }) {
   const hand = button("Search", () => (now().searching ? ask({ verb: "cancel" }) : search()), { class: "afg-search" });
   const size = element("summary");
   const mapping = element("details", { class: "afg-fold" }, size,
-    element("div", { class: "afg-row" }, labelled("pages", pages), labelled("from page", skew), sizes), about, notes.change);
+    element("div", { class: "afg-row" }, labelled("pages", pages), labelled("begins so many pages past 2 MiB", skew), sizes), about, notes.change);
   const summary = element("summary");
   const program = element("details", { class: "afg-fold afg-program" }, summary,
     element("div", { class: "afg-row" }, labelled("type a step", typed), button("Do it", () => type())), notes.do,
