@@ -810,6 +810,15 @@ def test_a_replay_says_how_many_entries_it_compared_and_how_often_blocks_were_re
     assert str(found) == "25 programs, 208 steps, 0 mismatches"
 
 
+def test_what_the_program_before_repainted_is_not_the_first_step_s(tmp_path: Path) -> None:
+    content = json.loads(gzip.decompress((DATA_DIR / "arm64" / "mkwrite-6.16.12.json.gz").read_bytes()))
+    changed = tmp_path / "changed.json"
+    for step, wrong in ((0, 0), (1, 1)):
+        content["programs"][0]["steps"][step]["converts"].append(733)
+        changed.write_text(json.dumps(content))
+        assert len(replay(af.read_recording(changed)).mismatches) == wrong
+
+
 def test_the_blocks_that_were_repainted_are_counted_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
     def uncounted(mm: Mm, start: int, end: int) -> None:
         before = mm.memory.contpte_converts

@@ -197,7 +197,10 @@ def _entries_difference(
     """What differs in arm64's raw entries, where they were kept."""
     step, scenario = other.steps[number], other.scenario
     found = raw_difference(snapshot, step, scenario.first_vpn, scenario.pages, tally)
-    return found or converts_difference(snapshot, converts, step, tally)
+    # Recorders of before 29 November 2026 counted with a first step what the end of the program before had repainted.
+    if found or not number:
+        return found
+    return converts_difference(snapshot, converts, step, tally)
 
 
 def _seen_steps(other: Timeline | Recorded) -> Iterator[Seen]:
