@@ -178,7 +178,7 @@ HISTORY = (
     ),
     Change(
         "7.2.11", {"dontunmap_joins": "others", "dontunmap_splits_locked": True}, "mails (fix locked_vm leak)",
-        "recorded: 6.19.14 no, 7.2.13 and 7.3.4 yes; ChangeLog-7.2.11",
+        "recorded: 7.1.13 no, 7.2.13 and 7.3.4 yes; ChangeLog-7.2.11",
     ),
     Change(
         "7.2.13", {"pmd_modify_keeps_dirty": True},

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..kernel.history import HISTORY
+from ..kernel.history import HISTORY, LAST_RECORDED
 from ..kernel.policy import POLICIES, Policy
 from ..program.policy_file import policy_called
 from . import breaks, changes, prices, render
@@ -178,7 +178,7 @@ def _called(asked: Policy | str | Path, policy: Policy) -> str:
 
 def nearest_release(policy: Policy) -> Policy:
     """The released kernel that differs in the fewest fields, and is another one; of several the newest."""
-    releases = dict.fromkeys(change.release for change in HISTORY)
+    releases = dict.fromkeys((*(change.release for change in HISTORY), LAST_RECORDED))
     kernels = {kernel.name: kernel for kernel in map(Policy.at, releases)}
     others = [kernel for kernel in kernels.values() if _differing(policy, kernel)]
     return min(reversed(others), key=lambda kernel: len(_differing(policy, kernel)))
