@@ -21,6 +21,8 @@ import pytest
 from browser_support import tab_through, walk
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from anonfolio.report.render import STYLE
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
@@ -607,6 +609,19 @@ def test_a_drawing_of_the_library_stays_a_drawing_and_another_becomes_an_image()
     ):
         assert not tool.shapes_alone(DRAWING.format(inside))
         assert "<svg" not in tool.shown_as({"image/svg+xml": DRAWING.format(inside)})
+
+
+def test_of_style_sheets_the_librarys_own_stay_and_none_is_read_as_text() -> None:
+    told = tool.harmless(f"<style>{STYLE}</style><p>a report</p><style>p {{ position: fixed }}</style><p>more</p>")
+    assert told == f"<style>{STYLE}</style><p>a report</p><p>more</p>"
+    assert "fixed" not in tool.harmless("<style>p { position: fixed }</style>")
+
+
+@pytest.mark.parametrize(("svg", "px"), [
+    ('<svg viewBox="0 0 620 90" width="100%">', 620), ('<svg viewBox="0 0 9 9" width="532.8pt">', 710), ("<svg>", 620),
+])  # fmt: skip
+def test_a_drawing_is_as_wide_as_it_was_drawn(svg: str, px: int) -> None:
+    assert tool.drawn_px(svg) == px
 
 
 def test_an_image_of_markdown_lies_in_the_project(tmp_path: Path) -> None:

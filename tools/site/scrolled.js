@@ -1,6 +1,7 @@
 // What scrolls by itself is reached by Tab, so that arrow keys move it; what fits is no stop on the way.
 const SCROLLED = {
   pre: "code or output", ".wide": "table or picture", ".wide > div": "table", ".afs-program": "the program", ".afs-view": "picture",
+  ".afs-panel-shown": "panel", ".picture": "picture",
 };
 
 function reach(node, words) {
