@@ -350,6 +350,9 @@ def test_a_detailed_comparison_has_processes_and_quarters_of_the_run(advice: Adv
         ("25%", "7", "1.00"), ("50%", "9", "2.00"), ("75%", "9", "2.00"), ("100%", "9", "2.00"),
     ]  # fmt: skip
     assert quarters[-1][1] == f"{option.faults:,}"
+    left = sum(option.replay.ends[number].anonymous_pages for number in option.replay.curve[-1].rss_pages)
+    assert 0 < left < sum(option.replay.curve[-1].rss_pages.values())
+    assert quarters[-1][3] == f"{left / 256:,.2f}"
 
 
 def test_what_a_kernel_counted_stands_beside_and_a_wrong_prediction_is_said(advice: Advice) -> None:

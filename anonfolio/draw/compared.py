@@ -33,7 +33,8 @@ def by_process(comparison: Compared) -> Iterator[str]:
 
 
 def over_time(trace: Trace, comparison: Compared) -> Iterator[str]:
-    """Faults so far and memory mapped by all processes, at quarters of each run's own time."""
+    """Faults so far and memory mapped by all processes, at quarters of each run's own time; at the end what those had
+    that were left then."""
     found, measured = comparison.predicted, comparison.measured
     if not trace.clock or not measured.curves:
         return
@@ -42,7 +43,9 @@ def over_time(trace: Trace, comparison: Compared) -> Iterator[str]:
     for quarter in QUARTERS:
         so_far = max((count for at, count in faults if trace.part(at) <= quarter), default=0)
         moments = [moment for moment in found.curve if trace.part(moment.at) <= quarter]
-        mapped = sum(moments[-1].rss_pages.values()) if moments else 0
+        left = moments[-1].rss_pages if moments else {}
+        ends = found.ends if quarter == 1 else {}
+        mapped = sum(ends[number].anonymous_pages if number in ends else pages for number, pages in left.items())
         kernel = max((count for part, count in kernel_faults if part <= quarter), default=0)
         theirs = sum(
             max((point for point in curve if point.part <= quarter), default=curve[0]).rss_pages
