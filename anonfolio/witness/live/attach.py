@@ -28,7 +28,6 @@ from .trace import (
     PTRACE_CONT,
     PTRACE_OPTIONS,
     PTRACE_SEIZE,
-    READ_SECONDS,
     WALL,
     WNOTHREAD,
     Found,
@@ -117,8 +116,7 @@ class Attached(Program):
         """From the first stop to the last."""
         try:
             self.start()
-            while not self.ended.wait(READ_SECONDS):
-                self.read()
+            self.ended.wait()
         except KeyboardInterrupt:
             # Seen enough: what was noted until now is told.
             self.end()
@@ -137,6 +135,9 @@ class Attached(Program):
         """Let everybody go."""
         self.stopping = True
         self.ended.wait(2 * STOP_SECONDS)
+
+    def _fail(self, error: BaseException) -> None:
+        self.error, self.stopping = self.error or error, True
 
     # --- in the thread ------------------------------------------------------------------------------------------
 

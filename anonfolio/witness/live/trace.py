@@ -435,8 +435,7 @@ def run_traced(
     try:
         # No thread.join: in Python 3.11 a thread whose join was interrupted counts as ended.
         program.start()
-        while not program.ended.wait(READ_SECONDS):
-            program.read()
+        program.ended.wait()
         if program.error:
             raise program.error
         return Run([], program.images, program.exits, program.status, read=program.converted())
@@ -466,20 +465,30 @@ class Program:
         self._converter: Converter | None = None
         # A daemon: should somebody not end, the interpreter still does, and PTRACE_O_EXITKILL is the last resort.
         self._thread = threading.Thread(target=self._run, daemon=True)
+        self._read_up = threading.Event()
         self._alive: set[int] = set()
         self._killed = False
 
     def start(self) -> None:
         """Begin; `ended` is set when nobody is left."""
         self._thread.start()
+        threading.Thread(target=self._read_on, daemon=True).start()
 
-    def read(self) -> None:
-        """What has come of the events."""
-        if self._events and self._converter:
-            self._converter.feed(self._events.read())
+    def _read_on(self) -> None:
+        """Read the events as they come: not in the main thread, where Ctrl-C would end the reading between two."""
+        try:
+            while not self.ended.wait(READ_SECONDS):
+                if self._events and self._converter:
+                    self._converter.feed(self._events.read())
+        except BaseException as error:
+            self._fail(error)
+        self._read_up.set()
 
     def converted(self) -> Converter:
         """All events, when nobody is left."""
+        self._read_up.wait()
+        if self.error:
+            raise self.error
         if not self._events or not self._converter:
             raise LiveError("the program could not be launched; run it again")
         self._converter.feed(self._events.rest())
@@ -488,6 +497,7 @@ class Program:
 
     def close(self) -> None:
         """Read no more."""
+        self._read_up.wait(END_SECONDS)
         if self._events:
             self._events.close()
 
