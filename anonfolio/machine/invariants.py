@@ -7,13 +7,14 @@ recounted from the page tables.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import pairwise
-from typing import Any, NamedTuple
+from itertools import chain, pairwise
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from ..kernel.contpte import foldable
+from ..kernel.index import places_of
 from ..kernel.mm import Mm
 from ..kernel.pagetable import PMD_HUGE, PMD_NONE, PTE_CONT, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE
 from ..kernel.sizes import GUP_PIN_COUNTING_BIAS, MAX_BUDDY_ORDER, PTRS_PER_PMD
@@ -36,12 +37,79 @@ class Violation(NamedTuple):
         return f"{self.invariant}: {self.where}"
 
 
+_Column = npt.NDArray[np.integer]
+_NONE = np.zeros(0, np.uint8)
+
+
+class Mapped(NamedTuple):
+    """What processes map and hold, as columns; of one machine, or of many side by side that share no frame.
+
+    Attributes
+    ----------
+    process, vpn : ndarray of shape (entries,)
+        Every page-table entry that is not none, ordered by process, then page.
+    bits, pfn : ndarray of shape (entries,)
+        Its bits, and the frame.
+    times : ndarray of shape (entries,)
+        How many entries map that frame, a PMD counted; 0 for the zero page.
+    exclusive : ndarray of shape (entries,), bool
+        PageAnonExclusive, the head's under a PMD.
+    held : list of (int, str, int, int)
+        Frames that processes hold: the process, ``"pin"`` or ``"reference"``, its number, the frame.
+    expected : list of (int, str, int, int, int)
+        Pages whose entries must still map a held frame: process, kind, number, page, frame.
+    marks_exclusive : bool
+        Whether the kernel marks pages exclusive at all.
+    """
+
+    process: _Column
+    vpn: _Column
+    bits: _Column
+    pfn: _Column
+    times: _Column
+    exclusive: npt.NDArray[np.bool_]
+    held: list[tuple[int, str, int, int]]
+    expected: list[tuple[int, str, int, int, int]]
+    marks_exclusive: bool
+
+    @classmethod
+    def of(cls, machine: Machine) -> Self:
+        """What the live processes of a machine map and hold."""
+        memory, live = machine.memory, machine.live()
+        pages = [(each, places_of(each.mm.pte)) for each in live]
+        process, vpn, bits, pfn, pmd = (
+            np.concatenate([*columns, _NONE])
+            for columns in (
+                [np.full(len(vpns), each.number) for each, vpns in pages],
+                [vpns for _, vpns in pages],
+                [each.mm.pte[vpns] for each, vpns in pages],
+                [each.mm.pfn[vpns] for each, vpns in pages],
+                [each.mm.pmd[vpns >> 9] for each, vpns in pages],
+            )
+        )
+        maps = bits & (PTE_PRESENT | PTE_SPECIAL) == PTE_PRESENT
+        frames = pfn[maps]
+        times, exclusive = np.zeros(len(pfn), np.int64), np.zeros(len(pfn), np.bool_)
+        times[maps] = memory.mapcounts_of(frames)
+        # Under a PMD the head's mark counts for all.
+        heads = memory.head[memory.folio_of[frames]]
+        exclusive[maps] = memory.anon_exclusive[np.where(pmd[maps] == PMD_HUGE, heads, frames)]
+        holds = [(each.number, *key, pin) for each in live for key, pin in each.pins().items()]
+        held = [(who, kind, number, pfn) for who, kind, number, pin in holds for pfn in pin.frames]
+        expected = [(who, kind, number, *page) for who, kind, number, pin in holds for page in pin.expected.items()]
+        return cls(process, vpn, bits, pfn, times, exclusive, held, expected, machine.policy.marks_exclusive)
+
+
 class Invariant(NamedTuple):
-    """A rule: its name, why it must hold, and the function that yields what breaks it."""
+    """A rule: its name, why it must hold, and the function that yields what breaks it.
+
+    `breaches` finds the same in what processes map and hold, for a rule that asks for nothing else.
+    """
 
     name: str
     why: str
     broken: Callable[[Machine], Iterable[Violation]]
+    breaches: Callable[[Mapped], Iterable[Violation]] | None = None
 
     def __reduce__(self) -> tuple[Callable[[str], Invariant], tuple[str]]:
         return invariant_named, (self.name,)
@@ -65,117 +133,121 @@ def invariant(finds: Callable[[Machine], Iterable[_Where]]) -> Invariant:
     def broken(machine: Machine) -> Iterator[Violation]:
         return (Violation(name, *where) for where in finds(machine))
 
-    rule = INVARIANTS[name] = Invariant(name, " ".join((finds.__doc__ or "").split()), broken)
+    rule = INVARIANTS[name] = Invariant(name, _why(finds), broken)
     return rule
+
+
+def promise(finds: Callable[[Mapped], Iterable[_Where]]) -> Invariant:
+    """The same for a rule about what processes map and hold."""
+    name = finds.__name__.strip("_")
+
+    def breaches(mapped: Mapped) -> Iterator[Violation]:
+        return (Violation(name, *where) for where in finds(mapped))
+
+    def broken(machine: Machine) -> Iterator[Violation]:
+        return breaches(Mapped.of(machine))
+
+    rule = INVARIANTS[name] = Invariant(name, _why(finds), broken, breaches)
+    return rule
+
+
+def _why(finds: Callable[..., object]) -> str:
+    return " ".join((finds.__doc__ or "").split())
 
 
 def check(machine: Machine, invariants: Iterable[Invariant] | None = None) -> list[Violation]:
     """Everything that is broken now; by default of all invariants."""
     rules = INVARIANTS.values() if invariants is None else invariants
-    return [violation for rule in rules for violation in rule.broken(machine)]
+    mapped = Mapped.of(machine)
+    found = (rule.breaches(mapped) if rule.breaches else rule.broken(machine) for rule in rules)
+    return list(chain.from_iterable(found))
 
 
 # --- promises of the kernel -----------------------------------------------------------------------------------------
 
 
-@invariant
-def _pinned_page_stays(machine: Machine) -> Iterator[_Where]:
+@promise
+def _pinned_page_stays(mapped: Mapped) -> Iterator[_Where]:
     """A page that a device has pinned stays mapped where it was, as long as its owner does not unmap it: else process
     and device work on different pages (the comments of `gup_must_unshare`, mm/internal.h).
     """
-    for process in machine.live():
-        for (kind, number), pin in process.pins().items():
-            for vpn, pfn in pin.expected.items():
-                if not process.mm.pte[vpn] or process.mm.pfn[vpn] != pfn:
-                    where = f"process {process.number} page {vpn} no longer maps the frame that {kind} {number} holds"
-                    yield where, process.number, vpn, number
+    if not mapped.expected:
+        return
+    who, _, _, pages, frames = (np.array(column) for column in zip(*mapped.expected, strict=True))
+    # Entries are ordered by process and page, so the place of each can be looked up.
+    entries, wanted = mapped.process * _PAGES + mapped.vpn, who * _PAGES + pages
+    at = np.minimum(np.searchsorted(entries, wanted), len(entries) - 1)
+    stays = (entries[at] == wanted) & (mapped.pfn[at] == frames) if len(entries) else np.zeros(len(who), np.bool_)
+    for number in places_of(~stays).tolist():
+        process, kind, pin, vpn, _ = mapped.expected[number]
+        where = f"process {process} page {vpn} no longer maps the frame that {kind} {pin} holds"
+        yield where, process, vpn, pin
 
 
-@invariant
-def _writable_is_exclusive(machine: Machine) -> Iterator[_Where]:
+_PAGES = 1 << 40
+"""More than an address space has."""
+
+
+@promise
+def _writable_is_exclusive(mapped: Mapped) -> Iterator[_Where]:
     """An entry of a private mapping is writable only if its page is marked PageAnonExclusive (6.1-7.3).
 
     A kernel that marks nothing (5.10) does not promise that.
     """
-    for process in machine.live() if machine.policy.marks_exclusive else ():
-        mm = process.mm
-        vpns = np.flatnonzero(mm.pte & PTE_WRITE)
-        for vpn in vpns[~machine.memory.anon_exclusive[_flag_index(mm, vpns)]].tolist():
-            where = f"process {process.number} may write page {vpn}, which is not marked exclusive"
-            yield where, process.number, vpn
+    if not mapped.marks_exclusive:
+        return
+    for at in places_of((mapped.bits & PTE_WRITE > 0) & ~mapped.exclusive).tolist():
+        process, vpn = int(mapped.process[at]), int(mapped.vpn[at])
+        yield f"process {process} may write page {vpn}, which is not marked exclusive", process, vpn
 
 
-@invariant
-def _exclusive_is_mapped_once(machine: Machine) -> Iterator[_Where]:
+@promise
+def _exclusive_is_mapped_once(mapped: Mapped) -> Iterator[_Where]:
     """PageAnonExclusive promises that one entry maps the page, so that its owner may write without asking."""
-    memory = machine.memory
-    for process in machine.live():
-        mm = process.mm
-        vpns = np.flatnonzero(_maps_folio(mm))
-        vpns = vpns[memory.anon_exclusive[_flag_index(mm, vpns)]]
-        pfns = mm.pfn[vpns]
-        mapped = memory.mapcount[pfns] + memory.entire_mapcount[memory.folio_of[pfns]]
-        for vpn, times in zip(vpns[mapped != 1].tolist(), mapped[mapped != 1].tolist(), strict=True):
-            where = f"process {process.number} page {vpn} is marked exclusive and mapped {times} times"
-            yield where, process.number, vpn
+    for at in places_of(mapped.exclusive & (mapped.times != 1)).tolist():
+        process, vpn = int(mapped.process[at]), int(mapped.vpn[at])
+        yield f"process {process} page {vpn} is marked exclusive and mapped {mapped.times[at]} times", process, vpn
 
 
-@invariant
-def _held_page_is_private(machine: Machine) -> Iterator[_Where]:
+@promise
+def _held_page_is_private(mapped: Mapped) -> Iterator[_Where]:
     """Whoever holds a page through a pin or a plain reference must not see what another process writes to it after
     fork: else a child that had a page spliced into a pipe reads its parent's secrets (CVE-2020-29374; `do_wp_page`
     asks for references, not for mappings alone).
     """
-    for holder in machine.live():
-        for (kind, number), pin in holder.pins().items():
-            held = set(pin.frames)
-            for process in machine.live():
-                if process.number == holder.number:
-                    continue
-                vpns = np.flatnonzero(process.mm.pte & PTE_WRITE)
-                for vpn, pfn in zip(vpns.tolist(), process.mm.pfn[vpns].tolist(), strict=True):
-                    if pfn in held:
-                        where = f"process {process.number} may write page {vpn}, which {kind} {number}"
-                        yield (
-                            f"{where} of process {holder.number} holds",
-                            process.number,
-                            vpn,
-                            number,
-                            holder.number,
-                            kind,
-                        )
+    if not mapped.held:
+        return
+    held = np.array([pfn for *_, pfn in mapped.held])
+    writers: dict[int, list[tuple[int, int]]] = {}
+    for at in places_of((mapped.bits & PTE_WRITE > 0) & np.isin(mapped.pfn, held)).tolist():
+        writers.setdefault(int(mapped.pfn[at]), []).append((int(mapped.process[at]), int(mapped.vpn[at])))
+    for holder, kind, number, pfn in mapped.held:
+        for process, vpn in writers.get(pfn, ()):
+            if process != holder:
+                where = f"process {process} may write page {vpn}, which {kind} {number} of process {holder} holds"
+                yield where, process, vpn, number, holder, kind
 
 
-@invariant
-def _reads_what_it_wrote(machine: Machine) -> Iterator[_Where]:
+@promise
+def _reads_what_it_wrote(mapped: Mapped) -> Iterator[_Where]:
     """What a process reads is what it last wrote, or what its parent had at fork: nobody may write a page that another
     process maps, whatever marks say (mmap(2): updates to private memory are not visible to other processes).
     """
-    for process in machine.live():
-        mm = process.mm
-        vpns = np.flatnonzero(mm.pte & PTE_WRITE)
-        pfns = mm.pfn[vpns]
-        several = machine.memory.mapcounts_of(pfns) > 1
-        for vpn, pfn in zip(vpns[several].tolist(), pfns[several].tolist(), strict=True):
-            for other in machine.live():
-                pages = np.flatnonzero(_maps_folio(other.mm) & (other.mm.pfn == pfn)).tolist()
-                if other is not process and pages:
-                    where = (
-                        f"process {process.number} may write page {vpn}, which process {other.number} reads as its page"
-                    )
-                    yield f"{where} {pages[0]}", process.number, vpn, pages[0], other.number, "page"
+    for at in places_of((mapped.bits & PTE_WRITE > 0) & (mapped.times > 1)).tolist():
+        process, vpn = int(mapped.process[at]), int(mapped.vpn[at])
+        readers: dict[int, int] = {}
+        for row in places_of((mapped.pfn == mapped.pfn[at]) & (mapped.times > 0)).tolist():
+            readers.setdefault(int(mapped.process[row]), int(mapped.vpn[row]))
+        for other, page in readers.items():
+            if other != process:
+                where = f"process {process} may write page {vpn}, which process {other} reads as its page {page}"
+                yield where, process, vpn, page, other, "page"
 
 
 KERNEL_PROMISES = (
     _pinned_page_stays, _writable_is_exclusive, _exclusive_is_mapped_once, _held_page_is_private, _reads_what_it_wrote,
 )  # fmt: skip
 """The rules that a policy can break; what the search looks for."""
-
-
-def _flag_index(mm: Mm, vpns: npt.NDArray[np.intp]) -> npt.NDArray[np.int32]:
-    """Whose PageAnonExclusive counts for these pages: their own, or the head's under a PMD mapping."""
-    pfns = mm.pfn[vpns]
-    return np.where(mm.pmd[vpns >> 9] == PMD_HUGE, mm.memory.head[mm.memory.folio_of[pfns]], pfns)
 
 
 def _maps_folio(mm: Mm) -> npt.NDArray[np.bool_]:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..machine.invariants import check
-from .explore import BATCH, Broken, Expanded, Miscounted, Space, kept_bytes, program_of
-from .states import NAME_BYTES, name_of, normal, state_of, to_bytes
+from .explore import BATCH, Broken, Expanded, Miscounted, Space, first_broken, kept_bytes, program_of
+from .states import NAME_BYTES, name_of, state_of, to_bytes
 from .workers import Workers
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ FORM_BYTES = 48
 SAVED_EVERY_S = 60
 KEPT = ("numbers", "seen", "parents", "steps", "sizes", "forms")
 """What a checkpoint holds, besides of which search it is, and its seal."""
-CHECKPOINT = "anonfolio-search/2"
+CHECKPOINT = "anonfolio-search/3"
 """What a checkpoint says that it is; one of another version is not gone on from."""
 
 
@@ -111,8 +111,8 @@ class Exploration:
             start = self.space.begin()
             if violations := check(start, self.space.invariants):
                 return Broken((), violations[0])
-            numbers, state = normal(state_of(start, content=self.space.reads_content))
-            self._seen.add(name_of(numbers))
+            state = state_of(start, content=self.space.reads_content)
+            self._seen.add(name_of(state))
             self._found(0, 0, to_bytes(state))
             self._turn()
             # Where no file can be is said before hours of searching.
@@ -135,11 +135,9 @@ class Exploration:
         return None
 
     def _level(self, workers: Workers) -> Broken | None:
-        for expanded in workers.expansions(self._waiting[self._done :]):
-            self._take_in(expanded)
-            if expanded.broken:
-                parent, step = expanded.broken
-                return self._broken(self._first + self._done + parent, step)
+        for expanded in workers.expansions(self._waiting[self._done :], self._seen):
+            if broken := self._take_in(expanded):
+                return broken
             self._done = min(self._done + BATCH, len(self._waiting))
             self._check_limits()
         self._turn()
@@ -152,15 +150,26 @@ class Exploration:
         self._waiting, self._waiting_bytes = self._next, self._next_bytes
         self._next, self._next_bytes, self._done = [], 0, 0
 
-    def _take_in(self, expanded: Expanded) -> None:
-        self.transitions += expanded.transitions
-        names, seen, first = expanded.names, self._seen, self._first + self._done
-        found = zip(expanded.parents.tolist(), expanded.steps.tolist(), expanded.forms, strict=True)
-        for at, (parent, step, form) in enumerate(found):
+    def _take_in(self, expanded: Expanded) -> Broken | None:
+        names, seen = expanded.names, self._seen
+        rows = zip(
+            expanded.parents.tolist(), expanded.steps.tolist(), expanded.tried.tolist(), expanded.forms, strict=True
+        )
+        found = []
+        for at, row in enumerate(rows):
             name = names[NAME_BYTES * at : NAME_BYTES * (at + 1)]
             if name not in seen:
-                seen.add(name)
-                self._found(first + parent, step, form)
+                found.append((name, *row))
+        broken = first_broken(self.space, [form for *_, form in found])
+        for name, parent, step, _, form in found if broken is None else found[: broken + 1]:
+            seen.add(name)
+            self._found(self._first + self._done + parent, step, form)
+        if broken is None:
+            self.transitions += expanded.transitions
+            return None
+        _, parent, step, tried, _ = found[broken]
+        self.transitions += tried
+        return self._broken(self._first + self._done + parent, step)
 
     def _found(self, parent: int, step: int, form: bytes) -> None:
         self._parents.append(parent)

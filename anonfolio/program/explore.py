@@ -8,30 +8,55 @@ can be cut anywhere and expanded by whoever runs `expand`: this process, a pool 
 
 from __future__ import annotations
 
-import sys
-from array import array
-from collections.abc import Iterator, Sequence
+import gc
+from collections.abc import Container, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from ..kernel.mmap import ADVICE as FLAGS_OF_ADVICE
 from ..kernel.policy import Policy
 from ..machine.invariants import Invariant, Violation, check
 from ..machine.machine import ADVICE, Machine, Process
 from .ops import TABLE, Situation, Step, do_step
 from .scenario import Scenario
-from .states import Facts, Maker, Side, State, facts_of, from_bytes, name_of, normal, order_of, state_of, to_bytes
+from .states import (
+    FRESH,
+    NOBODY,
+    Facts,
+    Maker,
+    Shape,
+    Side,
+    State,
+    canonical,
+    from_bytes,
+    mapped_of,
+    name_of,
+    normal,
+    order_of,
+    renamed,
+    sides_of,
+    state_of,
+    taken,
+    to_bytes,
+)
 
 BATCH = 64
 """So many states are expanded in one go."""
-MOST_SOUND, MOST_EFFECTS = 1 << 20, 1 << 17
+MOST_EFFECTS = 1 << 17
 EFFECT_BYTES = 1500
 """About what is kept of a step of a view."""
 _FRAMES, _FRAMES_PER_PAGE = 128, 32
 WIDE = ("split", "shrink", "free", "cold")
 """What may change page tables of others: it is done on all of a state, each time anew."""
+NEAR = {*FLAGS_OF_ADVICE, "write", "read", "pin", "pin_ro", "gup", "ref", "munmap", "mprotect"}
+"""What looks at its process, and of folios at those that its pages map."""
+HELD = {"unpin": "pin", "unref": "reference"}
+"""What looks at its process, and of folios at those that it holds under its number."""
 READS_CONTENT = (*WIDE, "collapse")
 """What may ask whether a page holds nothing but zeros."""
 
@@ -66,30 +91,23 @@ class Space:
         """The steps worth trying of a machine's live processes, in the order in which they are given."""
         return [step for process in processes for step, _ in self.steps_of(process, len(processes))]
 
-    def steps_of(self, process: Process, live: int) -> list[tuple[Step, bool]]:
-        """The steps worth trying of a process, always in the same order, and whether others may feel them."""
+    def steps_of(self, process: Process, live: int) -> list[tuple[Step, str]]:
+        """The steps worth trying of a process, always in the same order, and which operation or advice each is."""
         pages = self.start.pages
         # A child of nothing but MADV_DONTFORK mappings has no page table at all.
         entries = process.mm.pte[:pages].tolist() or [0] * pages
-        steps: list[tuple[Step, bool]] = []
+        steps: list[tuple[Step, str]] = []
         for word in self.operations:
             op = TABLE["madvise" if word in ADVICE else word]
             at = Situation(process, pages, max(1, pages // 2), entries, live < self.processes, live > 1, word)
             tried = op.tries(at) if op.tries else ()
-            steps += [((op.name, process.number, *arguments), word in WIDE) for arguments in tried]
+            steps += [((op.name, process.number, *arguments), word) for arguments in tried]
         return steps
 
     @property
     def reads_content(self) -> bool:
         """Whether some operation asks what pages hold."""
         return any(word in READS_CONTENT for word in self.operations)
-
-
-class Found(NamedTuple):
-    """Where something breaks: by which step of which state of a batch."""
-
-    parent: int
-    step: int
 
 
 class Expanded(NamedTuple):
@@ -101,20 +119,20 @@ class Expanded(NamedTuple):
         Of the states reached, `NAME_BYTES` each, each once.
     parents, steps : ndarray of uint16, shape (states,)
         From which state of the batch, and by which of its steps.
+    tried : ndarray of uint32, shape (states,)
+        How many steps had been tried by then.
     forms : list of bytes
         The states.
     transitions : int
         Steps that were tried.
-    broken : Found or None
-        The first that broke something; nothing after it was tried.
     """
 
     names: bytes
     parents: npt.NDArray[np.uint16]
     steps: npt.NDArray[np.uint16]
+    tried: npt.NDArray[np.uint32]
     forms: list[bytes]
     transitions: int
-    broken: Found | None
 
 
 class Broken(NamedTuple):
@@ -128,35 +146,54 @@ class Miscounted(ValueError):
     """What was kept of a step is not what it does: nothing that the search said is worth anything."""
 
 
-def expand(space: Space, forms: Sequence[bytes]) -> Expanded:
-    """Try every possible step of every state. A pure function of both, so it may run anywhere, and again."""
+def expand(space: Space, forms: Sequence[bytes], told: Container[bytes] = ()) -> Expanded:
+    """Try every possible step of every state. A pure function of all, so it may run anywhere, and again.
+
+    `told`: names of states that need not be told once more.
+    """
     known = _known(space)
-    found: dict[bytes, tuple[int, int, bytes]] = {}
+    found: dict[bytes, tuple[int, int, int, bytes]] = {}
     transitions = 0
-    for parent, form in enumerate(forms):
-        state = from_bytes(form)
-        for number, (numbers, after) in enumerate(known.successors(state)):
-            transitions += 1
-            name = name_of(numbers)
-            if name in found:
-                continue
-            found[name] = parent, number, to_bytes(after)
-            if name in known.sound:
-                continue
-            if check(known.make(after), space.invariants):
-                return _expanded(found, transitions, Found(parent, number))
-            known.sound.add(name)
-    if len(known.sound) > MOST_SOUND:
-        known.sound.clear()
+    with _paused_gc():
+        for parent, form in enumerate(forms):
+            for number, after in enumerate(known.successors(from_bytes(form))):
+                transitions += 1
+                name = name_of(after)
+                if name not in told and name not in found:
+                    found[name] = parent, number, transitions, to_bytes(after)
     # One step of one state in each batch is done on all of it.
     known.audit(from_bytes(forms[0]))
-    return _expanded(found, transitions, None)
+    parents, steps, tried = np.array([row[:3] for row in found.values()], np.uint32).reshape(-1, 3).T
+    new = [form for *_, form in found.values()]
+    return Expanded(b"".join(found), parents.astype(np.uint16), steps.astype(np.uint16), tried, new, transitions)
 
 
-def _expanded(found: dict[bytes, tuple[int, int, bytes]], transitions: int, broken: Found | None) -> Expanded:
-    parents = np.array([parent for parent, _, _ in found.values()], np.uint16)
-    steps = np.array([step for _, step, _ in found.values()], np.uint16)
-    return Expanded(b"".join(found), parents, steps, [form for *_, form in found.values()], transitions, broken)
+@contextmanager
+def _paused_gc() -> Iterator[None]:
+    """Machines and what they know of each other are many and soon gone: Python looks for them once a batch."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def first_broken(space: Space, forms: Sequence[bytes]) -> int | None:
+    """The first of these states that breaks something.
+
+    What promises ask for is asked of all at once; only where one is broken, or where a rule asks for more, is a machine
+    made of each.
+    """
+    states = list(map(from_bytes, forms))
+    if all(rule.breaches for rule in space.invariants):
+        mapped = mapped_of(states, marks_exclusive=space.policy.marks_exclusive)
+        breaches = chain.from_iterable(rule.breaches(mapped) for rule in space.invariants if rule.breaches)
+        if next(breaches, None) is None:
+            return None
+    make = _known(space).make
+    return next((at for at, state in enumerate(states) if check(make(state), space.invariants)), None)
 
 
 def program_of(space: Space, way: Sequence[int]) -> tuple[tuple[Step, ...], Machine]:
@@ -171,72 +208,80 @@ def program_of(space: Space, way: Sequence[int]) -> tuple[tuple[Step, ...], Mach
 # --- what a process sees, and what its steps do -----------------------------------------------------------------------
 
 
-View = tuple[Side, tuple[Facts, ...], int]
+View = tuple[State, int]
 """What a step of one process can depend on: itself, the folios that it maps or holds, and how many processes are alive,
 for it may fork while there is room, and exit unless it is the last. Folios and anon_vmas are numbered as it meets them,
 it is process 1.
 """
 
+Back = dict[int, str]
+
 
 class _Names(NamedTuple):
     """What a view's folios, anon_vmas and processes, by their numbers, are in the state that it was taken of."""
 
-    folios: list[int]
-    anon_vmas: list[int]
-    mms: list[int]
+    folios: Back
+    anon_vmas: Back
+    mms: Back
 
 
 class _Effect(NamedTuple):
-    """What a step leaves of a view: its processes and their ids, and its folios; None for those that are gone."""
+    """What a step leaves of a view: its processes and their ids, and what is new of folios; names that it brings are
+    `FRESH`. And which of the view's folios it changes or frees.
+    """
 
-    sides: tuple[Side, ...]
-    mms: tuple[int, ...]
-    folios: dict[int, Facts | None]
-
-
-def _view(state: State, at: int) -> tuple[View, _Names]:
-    local, hidden, anon, owners, places = state.sides[at]
-    met, anon_vmas, ids = {0: 0}, {0: 0}, {0: 0, at + 1: 1}
-    for owner in owners:
-        if owner not in met:
-            met[owner] = len(met)
-    for anon_vma in anon:
-        if anon_vma not in anon_vmas:
-            anon_vmas[anon_vma] = len(anon_vmas)
-    known = list(met)
-    facts = []
-    for folio in known[1:]:
-        named, beside, (one, other) = state.folios[folio]
-        facts.append((named, beside, (ids.setdefault(one, len(ids)), ids.setdefault(other, len(ids)))))
-    side = local, hidden, tuple([anon_vmas[one] for one in anon]), tuple([met[owner] for owner in owners]), places
-    return (side, tuple(facts), len(state.sides)), _Names(known, list(anon_vmas), list(ids))
+    sides: list[Side]
+    mms: str
+    folios: list[tuple[str, Facts]]
+    touches: frozenset[str]
 
 
-_FRESH = 1 << 40
-"""From here on count folios and processes that a step brings."""
+class _Near(NamedTuple):
+    """A step, its process, and the folios that it looks at."""
+
+    shape: Shape
+    anon_vmas: str
+    owners: str
+    step: Step
+    folios: frozenset[str]
+    facts: tuple[Facts, ...]
 
 
-def _after(state: State, at: int, names: _Names, effect: _Effect) -> tuple[array[int], State]:
-    """The state after a step of the process `at`, in normal form, and the numbers that name it."""
-    known, anon_known, id_known = names
-    count, anon_count, id_count = len(known), len(anon_known), len(id_known)
-    sides, mms, folios = [*state.sides], [*state.mms], state.folios.copy()
-    del sides[at], mms[at]
-    for (local, hidden, anon, owners, places), mm in zip(effect.sides, effect.mms, strict=True):
-        owners = tuple([known[owner] if owner < count else owner + _FRESH for owner in owners])
-        anon = tuple([anon_known[one] if one < anon_count else one for one in anon])
-        sides.append((local, hidden, anon, owners, places))
-        mms.append(id_known[mm] if mm < id_count else mm + _FRESH)
-    for number, facts in effect.folios.items():
-        folio = known[number] if number < count else number + _FRESH
-        if not facts:
-            del folios[folio]
-            continue
-        named, hidden, (one, other) = facts
-        one = id_known[one] if one < id_count else one + _FRESH
-        other = id_known[other] if other < id_count else other + _FRESH
-        folios[folio] = named, hidden, (one, other)
-    return normal(State(tuple(sides), tuple(mms), folios))
+def _near(view: State, step: Step, word: str) -> _Near | None:
+    """What a step of a view looks at; None if that may be anything."""
+    (shape, *_), (_, _, first, *rest) = view.shapes, (*step, 0)
+    if word in HELD:
+        at = [*shape.holds.get((HELD[word], first), ())]
+    elif word in NEAR:
+        pages = range(first, first + rest[0]) if "n" in TABLE[step[0]].arguments else (first,)
+        at = [shape.maps[page] for page in pages if page in shape.maps]
+    else:
+        return None
+    owners = sorted({view.owners[place] for place in at} - {NOBODY})
+    folios = view.folios
+    facts = tuple([folios[owner] for owner in owners])
+    return _Near(shape, view.anon_vmas, view.owners, step, frozenset(owners), facts)
+
+
+def _view(state: State, folios: dict[str, Facts], at: int, side: Side) -> tuple[View, _Names]:
+    owned, anon_vmas = renamed(side.owners), renamed(side.anon_vmas)
+    facts = [folios[name] for name in owned.met]
+    ids = renamed(chr(at + 1) + "".join([slots for _, slots in facts]))
+    view = State((side.shape,), anon_vmas.text, owned.text, tuple([kind for kind, _ in facts]), ids.text[1:])
+    return (view, len(state.shapes)), _Names(owned.back, anon_vmas.back, ids.back)
+
+
+def _after(others: list[Side], mms: str, folios: dict[str, Facts], names: _Names, effect: _Effect) -> State:
+    """The state after a step of one process, in normal form; `others` and `mms`: those that did nothing."""
+    backs, anon_vmas, ids = names
+    sides = [
+        *others,
+        *[Side(shape, anon.translate(anon_vmas), owners.translate(backs)) for shape, anon, owners in effect.sides],
+    ]
+    folios = folios.copy()
+    for name, (kind, slots) in effect.folios:
+        folios[name.translate(backs)] = kind, slots.translate(ids)
+    return normal(sides, mms + effect.mms.translate(ids), folios)
 
 
 class _Known:
@@ -244,42 +289,51 @@ class _Known:
 
     Attributes
     ----------
-    sound : set of bytes
-        Names of states that it found to break nothing.
     effects : dict
         What each step of a view does; None for one that others may feel.
+    near : dict
+        The same for a step, by the process that takes it and those folios alone that it looks at (`NEAR`, `HELD`).
+    steps : dict
+        The steps of a process, by its shape and how many are alive.
     """
 
     def __init__(self, space: Space) -> None:
         self.space, self._maker, self._content = space, Maker(space.begin()), space.reads_content
-        self.sound: set[bytes] = set()
         self.effects: dict[View, list[_Effect | None]] = {}
+        self.near: dict[_Near, _Effect] = {}
+        self.steps: dict[tuple[Shape, int], list[tuple[Step, str]]] = {}
         self._kept = self._audits = 0
 
     def make(self, state: State) -> Machine:
         """A machine in that state."""
-        return self._maker.machine(state.sides, state.folios, len(state.sides))
+        return self._maker.machine(state)
 
-    def successors(self, state: State) -> Iterator[tuple[array[int], State]]:
+    def successors(self, state: State) -> Iterator[State]:
         """Where the steps of a state lead, in the order of its processes."""
-        for at in range(len(state.sides)):
-            view, names = _view(state, at)
+        sides, folios = sides_of(state), state.folios
+        mms = "".join(map(chr, range(1, len(sides) + 1)))
+        for at, side in enumerate(sides):
+            view, names = _view(state, folios, at, side)
             effects = self.effects.get(view)
             if effects is None:
                 effects = self._look(view)
+            others, their_mms = sides[:at] + sides[at + 1 :], mms[:at] + mms[at + 1 :]
             for number, effect in enumerate(effects):
-                yield _after(state, at, names, effect) if effect else self._wide(state, at, number)
+                if effect:
+                    yield _after(others, their_mms, folios, names, effect)
+                else:
+                    yield self._wide(state, at, number)
 
     def audit(self, state: State) -> None:
         """Do one step of a state on all of it, and compare; raises Miscounted."""
-        afters = [numbers for numbers, _ in self.successors(state)]
+        afters = list(self.successors(state))
         if not afters:
             return
         self._audits += 1
         wanted = self._audits % len(afters)
         machine = self.make(state)
         do_step(machine, step := self.space.possible(machine.processes)[wanted])
-        if normal(self._taken(machine))[0] != afters[wanted]:
+        if canonical(self._state(machine)) != canonical(afters[wanted]):
             raise Miscounted(
                 f"{self.space.policy.name}: {step} does something else where other processes are in another state: "
                 "a rule has looked at what is not the process's own, or the search is wrong"
@@ -287,45 +341,57 @@ class _Known:
 
     def kept_bytes(self) -> int:
         """About what all that takes."""
-        return sys.getsizeof(self.sound) + 64 * len(self.sound) + EFFECT_BYTES * self._kept
+        return EFFECT_BYTES * self._kept
 
     def _look(self, view: View) -> list[_Effect | None]:
-        """Do every step of a view."""
-        side, facts, live = view
-        folios = dict(enumerate(facts, 1))
-        ids = max((1, *(mm for _, _, slots in facts for mm in slots)))
-        machine = self._maker.machine((side,), folios, ids)
-        effects: list[_Effect | None] = []
-        for step, wide in self.space.steps_of(machine.processes[0], live):
-            if wide:
-                effects.append(None)
-                continue
-            after = machine.copy()
-            do_step(after, step)
-            effects.append(self._effect(after, folios))
+        """What each step of a view does: known of the little that it looks at, or done."""
+        state, live = view
+        shape = state.shapes[0], live
+        machine = None if shape in self.steps else self.make(state)
+        if machine:
+            self.steps[shape] = self.space.steps_of(machine.processes[0], live)
+        steps = self.steps[shape]
+        nears = [_near(state, step, word) for step, word in steps]
+        effects = [self.near.get(near) if near else None for near in nears]
+        folios = state.folios
+        missing = [at for at, (_, word) in enumerate(steps) if not effects[at] and word not in WIDE]
+        for at in missing:
+            machine = machine or self.make(state)
+            ids = len(machine.processes)
+            # Whoever comes last needs nothing left for others.
+            after = machine if at == missing[-1] else machine.copy()
+            do_step(after, steps[at][0])
+            effect = effects[at] = self._effect(after, folios, ids)
+            if (near := nears[at]) and effect.touches <= near.folios:
+                self.near[near] = effect
         if self._kept > MOST_EFFECTS:
             self.effects.clear()
+            self.near.clear()
             self._kept = 0
-        self._kept += len(effects)
+        self._kept += len(missing)
         self.effects[view] = effects
         return effects
 
-    def _effect(self, machine: Machine, before: dict[int, Facts]) -> _Effect:
-        sides, mms, found = self._taken(machine)
-        changed: dict[int, Facts | None] = {at: facts for at, facts in found.items() if before.get(at) != facts}
-        for folio in before:
-            if folio not in found:
-                # Nothing of the process's own, but it may be others' still.
-                gone = machine.memory.refcount.item(folio - 1) == 0
-                changed[folio] = None if gone else facts_of(machine.memory, folio, self._content)
-        return _Effect(sides, mms, changed)
+    def _effect(self, machine: Machine, were: dict[str, Facts], ids: int) -> _Effect:
+        # A folio that is nothing of the process's own any more may be others' still.
+        sides, mms, found = taken(machine, content=self._content, known=were)
+        changed = {folio: facts for folio, facts in found.items() if were.get(folio) != facts}
+        folios = {ord(folio): chr(ord(folio) + FRESH) for folio in changed if folio not in were}
+        slots = "".join([slots for _, slots in changed.values()])
+        processes = {ord(mm): chr(ord(mm) + FRESH) for mm in mms + slots if ord(mm) > ids}
+        return _Effect(
+            [Side(shape, anon_vmas, owners.translate(folios)) for shape, anon_vmas, owners in sides],
+            mms.translate(processes),
+            [(folio.translate(folios), (kind, slots.translate(processes))) for folio, (kind, slots) in changed.items()],
+            frozenset(were).intersection(changed) | (were.keys() - found.keys()),
+        )
 
-    def _wide(self, state: State, at: int, number: int) -> tuple[array[int], State]:
+    def _wide(self, state: State, at: int, number: int) -> State:
         machine = self.make(state)
-        do_step(machine, self.space.steps_of(machine.processes[at], len(state.sides))[number][0])
-        return normal(self._taken(machine))
+        do_step(machine, self.space.steps_of(machine.processes[at], len(state.shapes))[number][0])
+        return self._state(machine)
 
-    def _taken(self, machine: Machine) -> State:
+    def _state(self, machine: Machine) -> State:
         return state_of(machine, content=self._content)
 
 

@@ -3,18 +3,23 @@
 Two machines are one state iff renaming makes them equal. Renamed are processes, frames, folios and anon_vmas. Bytes,
 counters and the accessed bit are left out: no rule of the searched operations reads them. The dirty bit counts only
 where a policy's mprotect asks for it; it is kept beside the name all the same, with what else few operations read.
+
+What a process or a folio looks like by itself comes again in many states: each such `Shape` and `Kind` is one object,
+whose bytes are made once. Who is meant is a text of one character for each name, which Python renames without a loop.
 """
 
 from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterator, Sequence
-from itertools import chain, groupby, pairwise, permutations, product
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, lru_cache
+from itertools import accumulate, chain, groupby, pairwise, permutations, product
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from ..kernel.frames import Memory
 from ..kernel.mm import Mm
@@ -32,6 +37,7 @@ from ..kernel.pin import Pin
 from ..kernel.rules import PRCTL
 from ..kernel.sizes import ZERO_PFN
 from ..kernel.vma import Vma
+from ..machine.invariants import Mapped
 from ..machine.machine import Machine, Process
 
 SEEN_BITS = PTE_PRESENT | PTE_WRITE | PTE_SPECIAL | PTE_CONT | PTE_GUARD
@@ -39,50 +45,204 @@ NAME_BYTES = 16
 """Of a state's name. Two of a billion states share one by chance with a probability of 10^-21."""
 ANCESTOR = -1
 """Stands for whatever else a fork child's mapping hangs on: nobody asks what that is."""
-
-Numbers = tuple[int, ...]
-Side = tuple[Numbers, Numbers, Numbers, Numbers, Numbers]
-"""One process. What it looks like by itself: numbers in which no other process, folio or anon_vma is named. What is no
-part of the state's name: dirty bits, and which PMDs have a table. The anon_vma of each mapping, 0 for none. The folio
-of each page that is mapped, then of each that is held, 0 for the zero page; and which page of it.
-"""
-Facts = tuple[Numbers, Numbers, tuple[int, int]]
-"""One folio: what names nobody, what is no part of the name, and the processes of its two slots, 0 for none."""
+NOBODY = "\0"
+"""No folio (the zero page), no anon_vma, no process."""
+FRESH = 1 << 17
+"""Names from here on are new: no state counts so far."""
+_REMEMBERED = 1 << 16
+"""So many pieces and renamings are remembered; others are made anew."""
 _FLAGS = 7
 """Numbers of a folio's facts beside those of its pages."""
 
+Numbers = tuple[int, ...]
 
-class State(NamedTuple):
-    """All processes, their ids, and all folios that they map or hold.
 
-    In normal form folios, anon_vmas and processes are numbered from 1 as they are met.
+class Shape:
+    """What a process looks like by itself: numbers in which no other process, folio or anon_vma is named.
+
+    Attributes
+    ----------
+    local : tuple of int
+        Mappings, their entries, what is held.
+    places : tuple of int
+        For each page that is mapped, then for each that is held, which page of its folio it is.
+    hidden : tuple of int
+        What is no part of a state's name: dirty bits, and which PMDs have a table.
+    name, form : bytes
+        As it stands in a state's name, and whole.
+    mappings, owners : int
+        How many anon_vmas and folios it has to name.
     """
 
-    sides: tuple[Side, ...]
-    mms: Numbers
-    folios: dict[int, Facts]
+    def __init__(self, form: bytes) -> None:
+        self.form = form
+        self.local, self.places, self.hidden = _parts(form, 3)
+        self.name = _packed((*self.local, *self.places))
+        self.mappings, self.owners = self.local[0], len(self.places)
+
+    @cached_property
+    def entries(self) -> tuple[tuple[int, int, bool], ...]:
+        """Entries that are not none: page, bits, and whether a PMD maps it."""
+        found = []
+        at = 3
+        for _ in range(self.mappings):
+            start, end = self.local[at : at + 2]
+            huge = at + 5 - (start >> 9)
+            at += 5 + _tables(start, end)
+            found += [
+                (vpn, bits, bool(self.local[huge + (vpn >> 9)]))
+                for vpn, bits in zip(range(start, end), self.local[at : at + end - start], strict=True)
+                if bits
+            ]
+            at += end - start
+        return tuple(found)
+
+    @cached_property
+    def held(self) -> tuple[tuple[str, int, int, Numbers], ...]:
+        """What it holds: kind, number, first page, and for each page whether its entry must still map the frame."""
+        at = 3
+        for _ in range(self.mappings):
+            start, end = self.local[at : at + 2]
+            at += 5 + _tables(start, end) + end - start
+        found = []
+        for _ in range(self.local[at]):
+            pinned, number, vpn, _, pages = self.local[at + 1 : at + 6]
+            found.append(("pin" if pinned else "reference", number, vpn, self.local[at + 6 : at + 6 + pages]))
+            at += 5 + pages
+        return tuple(found)
+
+    @cached_property
+    def maps(self) -> dict[int, int]:
+        """Pages that map a folio: which of `places` each is."""
+        pages = [vpn for vpn, bits, _ in self.entries if bits & (PTE_PRESENT | PTE_SPECIAL) == PTE_PRESENT]
+        return {page: at for at, page in enumerate(pages)}
+
+    @cached_property
+    def holds(self) -> dict[tuple[str, int], range]:
+        """What it holds: which of `places` those pages are."""
+        sizes = [len(stays) for *_, stays in self.held]
+        ends = [*accumulate(sizes, initial=len(self.maps))]
+        return {
+            (kind, number): range(start, end)
+            for (kind, number, *_), (start, end) in zip(self.held, pairwise(ends), strict=True)
+        }
+
+
+class Kind:
+    """What a folio is by itself.
+
+    Attributes
+    ----------
+    named : tuple of int
+        Of each page how often it is mapped, and whether it is marked exclusive; then `_FLAGS` numbers of the whole.
+    hidden : tuple of int
+        What is no part of a state's name: its other flags, and which pages hold a byte, where that is asked for.
+    name, form : bytes
+        As it stands in a state's name, and whole.
+    size, entire : int
+        Pages, and how many PMDs map it.
+    """
+
+    def __init__(self, form: bytes) -> None:
+        self.form = form
+        self.named, self.hidden = _parts(form, 2)
+        self.name = _packed((len(self.named), *self.named))
+        self.size = len(self.named) - _FLAGS >> 1
+        self.entire = self.named[2 * self.size + 3]
+
+
+def _tables(start: int, end: int) -> int:
+    """How many page tables [start, end) reaches into."""
+    return ((end - 1) >> 9) + 1 - (start >> 9)
+
+
+class State(NamedTuple):
+    """All processes, and all folios that they map or hold; names are counted from 1 as they are met.
+
+    Attributes
+    ----------
+    shapes : tuple of Shape
+        One for each process.
+    anon_vmas : str
+        Of each mapping of each process.
+    owners : str
+        The folio of each page in `Shape.places` of each process.
+    kinds : tuple of Kind
+        One for each folio.
+    slots : str
+        For each folio the processes of its two slots.
+    """
+
+    shapes: tuple[Shape, ...]
+    anon_vmas: str
+    owners: str
+    kinds: tuple[Kind, ...]
+    slots: str
+
+    @property
+    def folios(self) -> dict[str, Facts]:
+        """What is known of each folio."""
+        slots = self.slots
+        pairs = [slots[at : at + 2] for at in range(0, len(slots), 2)]
+        return dict(zip(map(chr, range(1, len(pairs) + 1)), zip(self.kinds, pairs, strict=True), strict=True))
+
+
+class Side(NamedTuple):
+    """One process of a state, with its share of the names."""
+
+    shape: Shape
+    anon_vmas: str
+    owners: str
+
+
+Facts = tuple[Kind, str]
+"""One folio, and the processes of its two slots."""
+
+
+def sides_of(state: State) -> list[Side]:
+    """The processes of a state."""
+    shapes, anon_vmas, owners, *_ = state
+    sides, mapping, page = [], 0, 0
+    for shape in shapes:
+        up_to, last = mapping + shape.mappings, page + shape.owners
+        sides.append(Side(shape, anon_vmas[mapping:up_to], owners[page:last]))
+        mapping, page = up_to, last
+    return sides
 
 
 # --- of a machine ---------------------------------------------------------------------------------------------------
 
 
-def state_of(machine: Machine, *, content: bool = False) -> State:
-    """The state of a machine as it is numbered there, folios from 1; `content`: with which frames are not zero."""
+class Taken(NamedTuple):
+    """A state as a machine names it: its processes and their ids, and its folios."""
+
+    sides: list[Side]
+    mms: str
+    folios: dict[str, Facts]
+
+
+def taken(machine: Machine, *, content: bool = False, known: Iterable[str] = ()) -> Taken:
+    """The state of a machine as it is named there, folios from 1; `content`: with which frames are not zero.
+
+    Of folios that are `known` the facts are told even if no process maps or holds them any more.
+    """
     live, memory = machine.live(), machine.memory
     # The order of 6.1's mprotect asks for the dirty bit (`can_change_pte_writable`).
     seen = SEEN_BITS | (PTE_DIRTY if machine.policy.mprotect_needs_dirty else 0)
-    folio_of, head = memory.folio_of[:].tolist(), memory.head.tolist()
-    sides = tuple([_side(process, seen, folio_of, head) for process in live])
-    met = dict.fromkeys(chain.from_iterable([side[3] for side in sides]))
-    met.pop(0, None)
-    facts = {number: facts_of(memory, number, content) for number in met}
-    return State(sides, tuple([process.mm.id for process in live]), facts)
+    folio_of, head = memory.folio_of[: memory.buddy.untouched].tolist(), memory.head.tolist()
+    large: dict[int, str] = {}
+    sides = [_side(process, seen, folio_of, head, large) for process in live]
+    folios = dict.fromkeys("".join([side.owners for side in sides]))
+    folios.update(dict.fromkeys([name for name in known if memory.refcount.item(ord(name) - 1)]))
+    folios.pop(NOBODY, None)
+    facts = facts_of(memory, folios, content)
+    return Taken(sides, "".join([chr(process.mm.id) for process in live]), facts)
 
 
-def _side(process: Process, seen: int, folio_of: Sequence[int], head: Sequence[int]) -> Side:
+def _side(process: Process, seen: int, folio_of: Sequence[int], head: Sequence[int], large: dict[int, str]) -> Side:
     mm = process.mm
     local, hidden = [len(mm.vmas), mm.has_pinned, PRCTL.index(mm.thp_disabled)], []
-    owners: list[int] = []
+    owners: list[str] = []
     places: list[int] = []
     for vma in mm.vmas:
         start, end = vma.start, vma.end
@@ -96,7 +256,7 @@ def _side(process: Process, seen: int, folio_of: Sequence[int], head: Sequence[i
         for bits, pfn in zip(entries, mm.pfn[start:end].tolist(), strict=True):
             if bits & PTE_PRESENT and not bits & PTE_SPECIAL:
                 folio = folio_of[pfn]
-                owners.append(folio + 1)
+                owners.append(chr(folio + 1))
                 places.append(pfn - head[folio])
     held = sorted(process.pins().items(), key=itemgetter(0)) if mm.pins else []
     local.append(len(held))
@@ -105,163 +265,251 @@ def _side(process: Process, seen: int, folio_of: Sequence[int], head: Sequence[i
         local += [pin.vpn + at in pin.expected for at in range(len(pin.frames))]
         for pfn in pin.frames:
             folio = folio_of[pfn]
-            owners.append(folio + 1)
+            owners.append(chr(folio + 1))
             places.append(pfn - head[folio] if folio >= 0 else 0)
-    return tuple(local), tuple(hidden), tuple([vma.anon_vma for vma in mm.vmas]), tuple(owners), tuple(places)
+    anon_vmas = [_anon_vma(vma.anon_vma, large) for vma in mm.vmas]
+    shape = _shape(tuple(local), tuple(places), tuple(hidden))
+    return Side(shape, "".join(anon_vmas), "".join(owners))
 
 
-def facts_of(memory: Memory, number: int, content: bool) -> Facts:
-    """What is to be known of a folio, which is told by its number plus 1."""
-    folio = number - 1
-    frames = memory.frames_of(folio)
-    one, other = memory.mm_id[folio].tolist()
-    named = (
-        *memory.mapcount[frames].tolist(), *memory.anon_exclusive[frames].tolist(), memory.order.item(folio),
-        *memory.mm_id_mapcount[folio].tolist(), memory.entire_mapcount.item(folio), memory.refcount.item(folio),
-        memory.pincount.item(folio), memory.maybe_mapped_shared.item(folio),
-    )  # fmt: skip
-    hidden = memory.partially_mapped.item(folio), memory.dirty.item(folio), memory.lazyfree.item(folio)
-    return named, (*hidden, *(memory.content[frames] > 0).tolist()) if content else hidden, (one, other)
+def _anon_vma(number: int, large: dict[int, str]) -> str:
+    return chr(number) if number < FRESH else large.setdefault(number, chr(FRESH + len(large)))
+
+
+def facts_of(memory: Memory, names: Iterable[str], content: bool) -> dict[str, Facts]:
+    """What is to be known of folios, by their names."""
+    used = memory.buddy.untouched
+    mapcounts, marks = memory.mapcount[:used].tolist(), memory.anon_exclusive[:used].tolist()
+    head, order, *others = (getattr(memory, name).tolist() for name in ("head", "order", *_NAMED))
+    slots, slot_counts = memory.mm_id.tolist(), memory.mm_id_mapcount.tolist()
+    hidden = [getattr(memory, name).tolist() for name in _HIDDEN]
+    found = {}
+    for name in names:
+        folio = ord(name) - 1
+        start = head[folio]
+        stop = start + (1 << order[folio])
+        named = (
+            *mapcounts[start:stop], *marks[start:stop], order[folio], *slot_counts[folio],
+            *[column[folio] for column in others],
+        )  # fmt: skip
+        beside = tuple([column[folio] for column in hidden])
+        if content:
+            beside += tuple((memory.content[start:stop] > 0).tolist())
+        one, other = slots[folio]
+        found[name] = _kind(named, beside), chr(one) + chr(other)
+    return found
+
+
+_NAMED = ("entire_mapcount", "refcount", "pincount", "maybe_mapped_shared")
+_HIDDEN = ("partially_mapped", "dirty", "lazyfree")
 
 
 # --- in normal form ---------------------------------------------------------------------------------------------------
 
 
-def normal(state: State) -> tuple[array[int], State]:
-    """The numbers that name a state, and the state in normal form.
+class Renamed(NamedTuple):
+    """A text whose names are counted as they are met; those names in that order; and the table for the way back."""
+
+    text: str
+    met: str
+    back: dict[int, str]
+
+
+@lru_cache(_REMEMBERED)
+def renamed(text: str) -> Renamed:
+    """The text with its names counted as they are met; `NOBODY` stays."""
+    met = "".join(dict.fromkeys(NOBODY + text))
+    return Renamed(text.translate({ord(name): at for at, name in enumerate(met)}), met[1:], dict(enumerate(met)))
+
+
+class _Ids(dict[int, str]):
+    """Processes by their ids; who is not in it has exited."""
+
+    def __missing__(self, _: int) -> str:
+        return NOBODY
+
+
+@lru_cache(_REMEMBERED)
+def _ids(mms: str) -> _Ids:
+    return _Ids({ord(mm): chr(number) for number, mm in enumerate(mms, 1)})
+
+
+def normal(sides: Sequence[Side], mms: str, folios: Mapping[str, Facts]) -> State:
+    """A state in normal form; of `folios` only those that somebody maps or holds are part of it.
 
     Processes that differ in themselves are ordered by that. For the rest every order is tried, the least wins.
     """
-    sides = state.sides
-    order, alike = _order(sides)
-    numbers = [len(order)]
-    for at in order:
-        numbers += sides[at][0]
-    flat, done = _renamed(state, order)
-    if alike:
-        for some in _orders(sides, order):
-            other, renamed = _renamed(state, some)
-            if other < flat:
-                flat, done = other, renamed
-    numbers += flat
-    return _packed(numbers), done
-
-
-def order_of(machine: Machine) -> list[Process]:
-    """A machine's processes in the order of its normal form."""
-    state, live = state_of(machine), machine.live()
-    least = min(_orders(state.sides, _order(state.sides)[0]), key=lambda some: _renamed(state, some)[0])
-    return [live[at] for at in least]
-
-
-def canonical(machine: Machine) -> bytes:
-    """What names a state, the same for all machines that differ only in names."""
-    return normal(state_of(machine))[0].tobytes()
-
-
-def name_of(numbers: array[int]) -> bytes:
-    """The name of a state, as `NAME_BYTES` bytes."""
-    return hashlib.blake2b(numbers, digest_size=NAME_BYTES).digest()
-
-
-def _order(sides: Sequence[Side]) -> tuple[list[int], bool]:
-    """The processes ordered by what they look like, and whether some look alike."""
+    if len(sides) == 1:
+        return _counted(sides, mms, folios)
     if len(sides) == 2:
-        one, other = sides[0][0], sides[1][0]
-        return [0, 1] if one <= other else [1, 0], one == other
-    order = sorted(range(len(sides)), key=lambda at: sides[at][0])
-    return order, any(sides[one][0] == sides[other][0] for one, other in pairwise(order))
+        one, other = sides[0][0].local, sides[1][0].local
+        if one != other:
+            if one < other:
+                return _counted(sides, mms, folios)
+            return _counted(sides[::-1], mms[::-1], folios)
+    return _least(sides, mms, folios)[0]
 
 
-def _orders(sides: Sequence[Side], order: Sequence[int]) -> Iterator[list[int]]:
+def _least(sides: Sequence[Side], mms: str, folios: Mapping[str, Facts]) -> tuple[State, list[int]]:
+    """The least of all that the state looks like, and the order of processes that it takes."""
+    found = [
+        (_counted([sides[at] for at in order], "".join([mms[at] for at in order]), folios), order)
+        for order in _orders(sides)
+    ]
+    return min(found, key=_looks)
+
+
+def _looks(found: tuple[State, list[int]]) -> tuple[object, ...]:
+    state, _ = found
+    names = [(anon_vmas, owners, shape.places) for shape, anon_vmas, owners in sides_of(state)]
+    return names, [(kind.named, pair) for kind, pair in state.folios.values()]
+
+
+def _orders(sides: Sequence[Side]) -> Iterator[list[int]]:
     """Every order in which processes that look alike may stand."""
-    alike = [list(group) for _, group in groupby(order, key=lambda at: sides[at][0])]
+
+    def local(at: int) -> Numbers:
+        return sides[at].shape.local
+
+    alike = [list(group) for _, group in groupby(sorted(range(len(sides)), key=local), key=local)]
     for some in product(*map(permutations, alike)):
         yield list(chain.from_iterable(some))
 
 
-def _renamed(state: State, order: Sequence[int]) -> tuple[list[int], State]:
-    """The state in that order, folios and anon_vmas numbered as they are met; and the numbers that say which is."""
-    sides, mms, folios = state
-    anon_vmas: dict[int, int] = {0: 0}
-    met: dict[int, int] = {0: 0}
-    ids: dict[int, int] = {0: 0}
-    flat: list[int] = []
-    done = []
-    for at in order:
-        local, hidden, anon, owners, places = sides[at]
-        ids[mms[at]] = len(ids)
-        for anon_vma in anon:
-            if anon_vma not in anon_vmas:
-                anon_vmas[anon_vma] = len(anon_vmas)
-        anon = tuple([anon_vmas[anon_vma] for anon_vma in anon])
-        for owner in owners:
-            if owner not in met:
-                met[owner] = len(met)
-        owners = tuple([met[owner] for owner in owners])
-        flat += anon
-        flat += owners
-        flat += places
-        done.append((local, hidden, anon, owners, places))
-    facts = {}
-    del met[0]
-    for folio, number in met.items():
-        named, hidden, (one, other) = folios[folio]
-        slots = ids.get(one, 0), ids.get(other, 0)
-        flat += named
-        flat += slots
-        facts[number] = named, hidden, slots
-    return flat, State(tuple(done), tuple(range(1, len(done) + 1)), facts)
+def _counted(sides: Sequence[Side], mms: str, folios: Mapping[str, Facts]) -> State:
+    """The state with its processes in that order."""
+    shapes, anon_vmas, owners = zip(*sides, strict=True)
+    owned = renamed("".join(owners))
+    facts = [folios[name] for name in owned.met]
+    slots = "".join([pair for _, pair in facts]).translate(_ids(mms))
+    return State(shapes, renamed("".join(anon_vmas)).text, owned.text, tuple([kind for kind, _ in facts]), slots)
+
+
+def state_of(machine: Machine, *, content: bool = False) -> State:
+    """The state of a machine; `content`: with which frames are not zero."""
+    return normal(*taken(machine, content=content))
+
+
+def order_of(machine: Machine) -> list[Process]:
+    """A machine's processes in the order of its normal form."""
+    live = machine.live()
+    return [live[at] for at in _least(*taken(machine))[1]]
+
+
+def canonical(state: State) -> bytes:
+    """What makes the state this one: the same for all machines that differ only in names."""
+    shapes, anon_vmas, owners, kinds, slots = state
+    pieces = [shape.name for shape in shapes] + [kind.name for kind in kinds]
+    return b"%d %d " % (len(shapes), len(kinds)) + b"".join(pieces) + (anon_vmas + owners + slots).encode()
+
+
+def name_of(state: State) -> bytes:
+    """The name of a state, as `NAME_BYTES` bytes."""
+    return hashlib.blake2b(canonical(state), digest_size=NAME_BYTES).digest()
 
 
 # --- as bytes ---------------------------------------------------------------------------------------------------------
 
 
-def _packed(flat: list[int]) -> array[int]:
-    try:
-        return array("h", flat)
-    except OverflowError:
-        # One more number, so that no state of small numbers has the same name.
-        return array("q", [*flat, -1])
+def _packed(numbers: Sequence[int]) -> bytes:
+    """Numbers in as few bytes as they take."""
+    for width in "bhq":
+        try:
+            return width.encode() + array(width, numbers).tobytes()
+        except OverflowError:
+            continue
+    raise OverflowError(f"{max(numbers)} is no number of a state")
+
+
+def _form(*parts: Sequence[int]) -> bytes:
+    packed = _packed([*map(len, parts), *chain.from_iterable(parts)])
+    return len(packed).to_bytes(4, "little") + packed
+
+
+def _parts(form: bytes, count: int) -> list[Numbers]:
+    """The other way round."""
+    packed = array(chr(form[4]))
+    packed.frombytes(form[5:])
+    numbers = packed.tolist()
+    ends = [count, *accumulate(numbers[:count], initial=count)][1:]
+    return [tuple(numbers[start:end]) for start, end in pairwise(ends)]
+
+
+shape_of, kind_of = lru_cache(_REMEMBERED)(Shape), lru_cache(_REMEMBERED)(Kind)
+"""The one object of those bytes."""
+
+
+@lru_cache(_REMEMBERED)
+def _shape(local: Numbers, places: Numbers, hidden: Numbers) -> Shape:
+    return shape_of(_form(local, places, hidden))
+
+
+@lru_cache(_REMEMBERED)
+def _kind(named: Numbers, hidden: Numbers) -> Kind:
+    return kind_of(_form(named, hidden))
 
 
 def to_bytes(state: State) -> bytes:
-    """A state in normal form, as bytes."""
-    flat = [len(state.sides)]
-    for numbers in chain.from_iterable(state.sides):
-        flat.append(len(numbers))
-        flat += numbers
-    for named, hidden, slots in state.folios.values():
-        flat.append(len(named))
-        flat += named
-        flat.append(len(hidden))
-        flat += hidden
-        flat += slots
-    packed = _packed(flat)
-    return packed.typecode.encode() + packed.tobytes()
+    """A state as bytes."""
+    shapes, anon_vmas, owners, kinds, slots = state
+    pieces = [shape.form for shape in shapes] + [kind.form for kind in kinds]
+    head = len(shapes).to_bytes(1) + len(kinds).to_bytes(2, "little")
+    return head + b"".join(pieces) + (anon_vmas + owners + slots).encode()
 
 
 def from_bytes(form: bytes) -> State:
     """The other way round."""
-    wide = form[:1] == b"q"
-    flat = memoryview(form)[1:].cast("q" if wide else "h").tolist()
-    end, at = len(flat) - wide, 1
-    sides: list[Side] = []
-    for _ in range(flat[0]):
-        parts = []
-        for _ in range(5):
-            stop = at + 1 + flat[at]
-            parts.append(tuple(flat[at + 1 : stop]))
-            at = stop
-        local, hidden, anon_vmas, owners, places = parts
-        sides.append((local, hidden, anon_vmas, owners, places))
-    folios: dict[int, Facts] = {}
-    while at < end:
-        stop = at + 1 + flat[at]
-        last = stop + 1 + flat[stop]
-        folios[len(folios) + 1] = tuple(flat[at + 1 : stop]), tuple(flat[stop + 1 : last]), (flat[last], flat[last + 1])
-        at = last + 2
-    return State(tuple(sides), tuple(range(1, len(sides) + 1)), folios)
+    shapes, kinds = [], []
+    at, mappings, owners = 3, 0, 0
+    for _ in range(form[0]):
+        end = at + 4 + int.from_bytes(form[at : at + 4], "little")
+        shape = shape_of(form[at:end])
+        shapes.append(shape)
+        at, mappings, owners = end, mappings + shape.mappings, owners + shape.owners
+    for _ in range(int.from_bytes(form[1:3], "little")):
+        end = at + 4 + int.from_bytes(form[at : at + 4], "little")
+        kinds.append(kind_of(form[at:end]))
+        at = end
+    names = form[at:].decode()
+    owned = names[mappings : mappings + owners]
+    return State(tuple(shapes), names[:mappings], owned, tuple(kinds), names[mappings + owners :])
+
+
+# --- what promises are asked of ---------------------------------------------------------------------------------------
+
+
+def mapped_of(states: Sequence[State], *, marks_exclusive: bool) -> Mapped:
+    """What the processes of many states map and hold, side by side as if they were those of one machine."""
+    rows: list[tuple[int, ...]] = []
+    held: list[tuple[int, str, int, int]] = []
+    expected: list[tuple[int, str, int, int, int]] = []
+    who, frames = 0, 1
+    for state in states:
+        bases = []
+        for kind in state.kinds:
+            bases.append(frames)
+            frames += kind.size
+        for shape, _, owners in sides_of(state):
+            who += 1
+            pages = [(ord(owner) - 1, place) for owner, place in zip(owners, shape.places, strict=True)]
+            mapped = iter(pages)
+            for vpn, bits, huge in shape.entries:
+                if bits & (PTE_PRESENT | PTE_SPECIAL) != PTE_PRESENT:
+                    rows.append((who, vpn, bits, ZERO_PFN, 0, False))
+                    continue
+                folio, place = next(mapped)
+                kind = state.kinds[folio]
+                marked = kind.named[kind.size + (0 if huge else place)]
+                rows.append((who, vpn, bits, bases[folio] + place, kind.named[place] + kind.entire, marked))
+            for hold, number, vpn, stays in shape.held:
+                for at, stay in enumerate(stays):
+                    folio, place = next(mapped)
+                    pfn = bases[folio] + place if folio >= 0 else ZERO_PFN
+                    held.append((who, hold, number, pfn))
+                    if stay:
+                        expected.append((who, hold, number, vpn + at, pfn))
+    process, vpn, bits, pfn, times, exclusive = np.array(rows or [(0,) * 6])[: len(rows)].T
+    return Mapped(process, vpn, bits, pfn, times, exclusive > 0, held, expected, marks_exclusive)
 
 
 # --- a machine of it --------------------------------------------------------------------------------------------------
@@ -278,22 +526,23 @@ class Maker:
 
     def __init__(self, like: Machine) -> None:
         self._like = like
-        self._memories: dict[Numbers, tuple[Memory, list[int], list[int]]] = {}
+        self._memories: dict[Numbers, tuple[Memory, npt.NDArray[np.intp], list[int]]] = {}
 
-    def machine(self, sides: Sequence[Side], folios: dict[int, Facts], ids: int) -> Machine:
-        """A machine in that state: its processes are 0, 1, …; what has the other ids up to `ids` has exited."""
-        like = self._like
+    def machine(self, state: State) -> Machine:
+        """A machine in that state: its processes are 0, 1, …; those that are only named in slots have exited."""
+        like, (sides, kinds) = self._like, (sides_of(state), state.kinds)
+        ids = max(len(sides), *map(ord, state.slots), 0)
         machine = object.__new__(type(like))
         machine.__dict__.update(like.__dict__)
-        orders = tuple([_order_of(named) for named, _, _ in folios.values()])
+        orders = tuple([kind.size.bit_length() - 1 for kind in kinds])
         if orders not in self._memories:
             self._memories[orders] = self._blank(orders)
         blank, frames, heads = self._memories[orders]
         memory = machine.memory = blank.copy()
         machine.counters = like.counters.copy()
         machine.processes, machine.faults = [], []
-        if folios:
-            _put_folios(memory, frames, folios)
+        if kinds:
+            _put_folios(memory, frames, kinds, state.slots)
         for at in range(ids):
             process = Process(machine, Mm(at + 1, memory, machine.policy))
             process.alive = at < len(sides)
@@ -303,7 +552,7 @@ class Maker:
         memory.make_room_for_mms(ids + 1)
         return machine
 
-    def _blank(self, orders: Numbers) -> tuple[Memory, list[int], list[int]]:
+    def _blank(self, orders: Numbers) -> tuple[Memory, npt.NDArray[np.intp], list[int]]:
         """A memory with folios of these orders that nobody maps, all their frames, and the first of each."""
         like = self._like.memory
         memory = Memory(like.buddy.frames, like.marks_exclusive)
@@ -311,28 +560,25 @@ class Maker:
         assert folios == list(range(len(orders)))
         heads = memory.head[: len(orders)].tolist()
         frames = [head + at for head, order in zip(heads, orders, strict=True) for at in range(1 << order)]
-        return memory, frames, heads
+        return memory, np.array(frames, np.intp), heads
 
 
-def _order_of(named: Numbers) -> int:
-    return (len(named) - _FLAGS >> 1).bit_length() - 1
-
-
-def _put_folios(memory: Memory, frames: list[int], folios: dict[int, Facts]) -> None:
+def _put_folios(memory: Memory, frames: npt.NDArray[np.intp], kinds: Sequence[Kind], slots: str) -> None:
     mapcounts: list[int] = []
     exclusive: list[int] = []
     content: list[int] = []
     rows = []
-    for named, hidden, slots in folios.values():
-        size = len(named) - _FLAGS >> 1
+    for at, kind in enumerate(kinds):
+        size, named = kind.size, kind.named
         counts = named[:size]
         mapcounts += counts
         exclusive += named[size : 2 * size]
-        content += hidden[3:] or (0,) * size
+        content += kind.hidden[3:] or (0,) * size
         _, one, other, entire, refcount, pincount, shared = named[2 * size :]
         mappings = sum(counts) + entire if size > 1 else 0
         mapped = size - counts.count(0)
-        rows.append((one, other, entire, refcount, pincount, shared, mappings, mapped, *hidden[:3], *slots))
+        mms = map(ord, slots[2 * at : 2 * at + 2])
+        rows.append((one, other, entire, refcount, pincount, shared, mappings, mapped, *kind.hidden[:3], *mms))
     memory.mapcount[frames], memory.anon_exclusive[frames], memory.content[frames] = mapcounts, exclusive, content
     table = np.array(rows)
     these = slice(len(rows))
@@ -346,13 +592,14 @@ def _put_folios(memory: Memory, frames: list[int], folios: dict[int, Facts]) -> 
 
 
 def _put_side(process: Process, like: Mm, side: Side, heads: Sequence[int]) -> None:
-    local, hidden, anon_vmas, owners, places = side
+    local, places, hidden = side.shape.local, side.shape.places, side.shape.hidden
+    anon_vmas, owners = map(ord, side.anon_vmas), map(ord, side.owners)
     mm = process.mm
     mm.arena, mm.start_brk, mm.brk = like.arena, like.start_brk, like.brk
     pfns = iter([heads[owner - 1] + at if owner else ZERO_PFN for owner, at in zip(owners, places, strict=True)])
-    mappings, mm.has_pinned, mm.thp_disabled = local[0], bool(local[1]), PRCTL[local[2]]
+    mm.has_pinned, mm.thp_disabled = bool(local[1]), PRCTL[local[2]]
     at, hid = 3, 0
-    for anon_vma in anon_vmas[:mappings]:
+    for anon_vma in anon_vmas:
         start, end, flags, pgoff, several = local[at : at + 5]
         chained = frozenset((anon_vma, ANCESTOR) if several else (anon_vma,)) if anon_vma else frozenset[int]()
         mm.insert_vma(Vma(start, end, flags, pgoff, anon_vma, chained))

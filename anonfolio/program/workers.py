@@ -9,10 +9,11 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import TYPE_CHECKING
 
 from .explore import BATCH, Expanded, Space, expand
+from .states import NAME_BYTES
 
 AHEAD = 16
 """So many batches are under way at most; none of some workers is idle while what it did is taken in."""
@@ -43,12 +44,12 @@ class Workers:
         self._space, self._executor, self._jobs = space, executor, jobs
         self._pool: ProcessPoolExecutor | None = None
 
-    def expansions(self, level: Forms) -> Iterator[Expanded]:
-        """One result for each `BATCH` of states."""
+    def expansions(self, level: Forms, seen: Container[bytes]) -> Iterator[Expanded]:
+        """One result for each `BATCH` of states; those whose names were seen need not be told."""
         batches = (level[at : at + BATCH] for at in range(0, len(level), BATCH))
         send = self._send(len(level))
         if not send:
-            yield from (expand(self._space, batch) for batch in batches)
+            yield from (expand(self._space, batch, seen) for batch in batches)
             return
         waiting: deque[Future[Expanded]] = deque()
         try:
@@ -109,6 +110,10 @@ def _forks_safely() -> bool:
 
 
 _space: Space
+_told: set[bytes] = set()
+"""What this process has told its search."""
+MOST_TOLD = 1 << 20
+"""So many names it remembers; beyond, it tells all again."""
 
 
 def _begin(space: Space, parent: int) -> None:
@@ -126,4 +131,9 @@ def _end_with(parent: int) -> None:
 
 
 def _expand_here(forms: Forms) -> Expanded:
-    return expand(_space, forms)
+    expanded = expand(_space, forms, _told)
+    if len(_told) > MOST_TOLD:
+        _told.clear()
+    names = expanded.names
+    _told.update([names[at : at + NAME_BYTES] for at in range(0, len(names), NAME_BYTES)])
+    return expanded
