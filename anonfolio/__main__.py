@@ -17,7 +17,7 @@ from .kernel.policy import POLICIES
 from .program.formats import check_place
 from .program.policy_file import blamed
 from .program.random_programs import ANY, KINDS
-from .program.search import EXTRA_OPERATIONS, MEMORY_MIB, OPERATIONS
+from .program.search import DEFAULT, EXTRA_OPERATIONS, MEMORY_MIB, OPERATIONS
 
 EQUAL, DIFFERENT, WRONG_INPUT, INTERRUPTED = 0, 1, 2, interrupted.INTERRUPTED
 """Exit codes: it looked and found nothing; a difference or a bug; what was asked makes no sense; Ctrl-C."""
@@ -246,8 +246,14 @@ COMMANDS = (
             _option("--jobs", type=_count, default=os.cpu_count() or 1, help="how many search (default: one a CPU)"),
             _option("--checkpoint", type=_new_place, metavar="FILE", help="keep FILE up to date, and go on from it"),
             _option(
-                "--operations", nargs="+", default=list(OPERATIONS),
-                help=f"from {', '.join(OPERATIONS + EXTRA_OPERATIONS)}; forkfail_after is fault injection",
+                "--operations", nargs="+",
+                help=f"from {', '.join(OPERATIONS + EXTRA_OPERATIONS)}; forkfail_after is fault injection (default:"
+                " three searches, over "
+                + "; over ".join(
+                    " ".join(each.operations) + (f" (--steps less {each.fewer})" if each.fewer else "")
+                    for each in DEFAULT
+                )
+                + ")",
             ),
         ),
     ),

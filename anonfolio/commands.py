@@ -38,7 +38,7 @@ from .program.formats import check_new_folder, check_place
 from .program.policy_file import policy_called
 from .program.random_programs import random_scenario
 from .program.scenario import Scenario, scenario_names
-from .program.search import CTRL_C, Exhausted, counterexample
+from .program.search import CTRL_C, DEFAULT, Exhausted, Tried, counterexample, rests_on
 from .report.laboratory import lab as laboratory
 from .report.laboratory import renderer
 from .witness.comparing import Recorded
@@ -153,26 +153,34 @@ def _print_fields(cells: Mapping[str, int], differences: Sequence[Difference], w
 
 def search(chosen: Namespace) -> int:
     """Look for the shortest program that breaks a promise."""
-    found = counterexample(
-        policy_of(chosen, ""),
-        pages=chosen.pages,
-        steps=chosen.steps,
-        orders=tuple(chosen.orders),
-        processes=chosen.processes,
-        operations=tuple(chosen.operations),
-        memory_mib=chosen.memory,
-        jobs=chosen.jobs,
-        checkpoint=chosen.checkpoint,
-        progress=_tell_search,
-    )
-    print(found)
-    if isinstance(found, Exhausted):
-        print(found.rests_on())
-    if isinstance(found, Exhausted) and found.interrupted:
-        if found.why == CTRL_C:
-            raise KeyboardInterrupt
-        raise ValueError(f"the search stopped early ({found.why}); --memory gives it more")
-    return 1 if found else 0
+    policy = policy_of(chosen, "")
+    tried = (Tried(tuple(chosen.operations)),) if chosen.operations is not None else DEFAULT
+    nothing: list[Exhausted] = []
+    for number, (operations, fewer) in enumerate(tried, 1):
+        found = counterexample(
+            policy,
+            pages=chosen.pages,
+            steps=chosen.steps and max(1, chosen.steps - fewer),
+            orders=tuple(chosen.orders),
+            processes=chosen.processes,
+            operations=operations,
+            memory_mib=chosen.memory,
+            jobs=chosen.jobs,
+            checkpoint=chosen.checkpoint and chosen.checkpoint + (f".{number}" if number > 1 else ""),
+            progress=_tell_search,
+        )
+        print(found)
+        if not isinstance(found, Exhausted):
+            return 1
+        nothing.append(found)
+        if found.interrupted:
+            break
+    print(rests_on(nothing))
+    if nothing[-1].why == CTRL_C:
+        raise KeyboardInterrupt
+    if nothing[-1].interrupted:
+        raise ValueError(f"the search stopped early ({nothing[-1].why}); --memory gives it more")
+    return 0
 
 
 def _tell_search(depth: int, states: int, transitions: int) -> None:

@@ -16,11 +16,23 @@ import numpy as np
 import pytest
 
 import anonfolio as af
+from anonfolio import commands
+from anonfolio.__main__ import main
 from anonfolio.machine.invariants import INVARIANTS
 from anonfolio.program.exploration import Exploration, Limits
 from anonfolio.program.explore import Space
-from anonfolio.program.search import SHOWN_BYTE, Counterexample, Exhausted, counterexample
-from anonfolio.program.states import canonical
+from anonfolio.program.search import (
+    EXTRA_OPERATIONS,
+    HOLDERS,
+    MOVERS,
+    OPERATIONS,
+    SHOWN_BYTE,
+    Counterexample,
+    Exhausted,
+    counterexample,
+    rests_on,
+)
+from anonfolio.program.states import canonical, state_of
 
 CORRECT = [policy for policy in af.POLICIES if policy != "rfc-v2"]
 
@@ -123,14 +135,14 @@ def test_symmetric_states_are_one() -> None:
     """Two children of one process are alike until one of them does something (a child and its parent are not)."""
     left = af.Scenario(4, (("write", 0, 0, 1), ("fork", 0), ("fork", 0), ("exit", 0)), ()).end()
     right = left.copy()
-    alike = canonical(left)
+    alike = canonical(state_of(left))
     left.processes[1].write(1, 7)
-    assert canonical(left) != alike
+    assert canonical(state_of(left)) != alike
     right.processes[2].write(1, 9)
     # Neither the numbers of processes and frames nor the bytes make another state; a pin does.
-    assert canonical(left) == canonical(right)
+    assert canonical(state_of(left)) == canonical(state_of(right))
     left.processes[1].pin(1)
-    assert canonical(left) != canonical(right)
+    assert canonical(state_of(left)) != canonical(state_of(right))
 
 
 @pytest.mark.parametrize(
@@ -143,7 +155,7 @@ def test_symmetric_states_are_one() -> None:
 )
 def test_what_tells_two_states_apart_is_in_their_names(program: tuple[af.Step, ...]) -> None:
     """Every step of these makes a state that there was not before."""
-    names = [canonical(af.Scenario(4, program[:length], (2,)).end()) for length in range(len(program) + 1)]
+    names = [canonical(state_of(af.Scenario(4, program[:length], (2,)).end())) for length in range(len(program) + 1)]
     assert len(set(names)) == len(names)
 
 
@@ -205,8 +217,8 @@ def test_nothing_breaks_in_programs_of_any_length() -> None:
     assert isinstance(result, Exhausted)
     assert (result.complete, result.states, result.steps) == (True, 20, 6)
     assert "all programs of any length (no state is more than 6 steps away)" in str(result)
-    assert "pinned_page_stays" in result.rests_on()
-    assert "not searched: wipeonfork" in result.rests_on()
+    assert "pinned_page_stays" in rests_on([result])
+    assert "not searched: wipeonfork" in rests_on([result])
 
 
 def test_a_bound_that_reaches_every_state_says_so_only_when_it_looked_beyond() -> None:
@@ -367,6 +379,38 @@ def test_command_line_prints_the_program_and_exits_1() -> None:
     assert bad.returncode == 2
     assert bad.stderr.startswith("anonfolio: cannot search over 'swap'")
     assert "Traceback" not in bad.stderr
+
+
+@pytest.mark.parametrize(("steps", "longest"), [("2", [2, 1, 1]), ("6", [6, 5, 3]), ("any", [None, None, None])])
+def test_the_command_searches_who_holds_pages_and_who_moves_them_too(
+    steps: str, longest: list, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And says what none of its searches tried, and how to ask for it."""
+    asked = []
+
+    def nothing(policy: af.Policy, **bound: object) -> Exhausted:
+        asked.append(bound)
+        return Exhausted(policy.name, 4, 9, bound["operations"], 1, 1, promises=("reads_what_it_wrote",))
+
+    monkeypatch.setattr(commands, "counterexample", nothing)
+    assert main(["search", "--policy", "6.18", "--steps", steps, "--checkpoint", "kept"]) == 0
+    assert [each["operations"] for each in asked] == [OPERATIONS, HOLDERS, MOVERS]
+    assert [each["steps"] for each in asked] == longest
+    assert len({each["checkpoint"] for each in asked}) == 3, "each goes on from its own"
+    *_, promises, left_out, beyond = capsys.readouterr().out.splitlines()
+    assert promises == "looked for: reads_what_it_wrote"
+    tried = {*OPERATIONS, *HOLDERS, *MOVERS}
+    named = left_out.removeprefix("not searched: ").split(" (--operations takes them)")[0]
+    assert set(named.split(", ")) == set(EXTRA_OPERATIONS) - tried
+    assert "clear_refs, dma_write" in left_out
+    assert "mix operations of several searches" in beyond
+
+
+def test_the_vmsplice_rule_is_refuted_by_what_the_command_searches() -> None:
+    """Nobody has to know that references must be searched for it."""
+    found = counterexample(af.LINUX_6_15.but(name="mine", large_reuse=mapcount_one), operations=HOLDERS, steps=5)
+    assert isinstance(found, Counterexample)
+    assert re.fullmatch(r"process (\d) wrote 0xdd, and process (?!\1)\d reads 0xdd through reference 0", found.said)
 
 
 def test_a_field_can_be_changed_on_the_command_line() -> None:

@@ -6,9 +6,11 @@ differ only in the names of processes, frames and folios, or in bytes, are one s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..kernel.policy import Policy, policy_named
 from ..machine.invariants import KERNEL_PROMISES, Invariant, Violation
@@ -33,6 +35,24 @@ EXTRA_OPERATIONS = tuple(
     if name not in OPERATIONS
 )
 """More that can be asked for. `forkfail_after` is fault injection: a fork that fails inside a folio."""
+
+HOLDERS = ("write", "fork", "exit", "munmap", "ref", "unref")
+"""Who takes a page by reference, and lets go of its mapping: what a pipe may read then."""
+MOVERS = (*OPERATIONS, "ref", "unref", "munmap", "mremap", "gup", "pin_ro", "mprotect", "dontneed")
+"""Most of what changes whose page is whose."""
+
+
+class Tried(NamedTuple):
+    """One search of several: over what, and by how many steps its programs are shorter than is asked for."""
+
+    operations: tuple[str, ...]
+    fewer: int = 0
+
+
+DEFAULT = (Tried(OPERATIONS), Tried(HOLDERS, 1), Tried(MOVERS, 3))
+"""What is searched, one after the other, where nobody says over what. All together would take too long: these are some
+ten seconds of a processor for six steps.
+"""
 
 MEMORY_MIB = 2048
 """So much memory a search takes at most, unless told otherwise."""
@@ -134,14 +154,20 @@ class Exhausted:
             f" all programs {lengths}{after} over {self.pages} pages and {', '.join(self.operations)}"
         )
 
-    def rests_on(self) -> str:
-        """What the verdict says nothing about, in one paragraph."""
-        left_out = [name for name in OPERATIONS + EXTRA_OPERATIONS if name not in self.operations]
-        never = [op.name for op in TABLE.values() if not op.tries]
-        return (
-            f"looked for: {', '.join(self.promises)}\n"
-            f"not searched: {', '.join([*left_out, *never])}; other sizes, mappings, numbers of processes"
-        )
+
+def rests_on(found: Sequence[Exhausted]) -> str:
+    """What the verdict of some searches rests on, and what it says nothing about: three lines."""
+    known = OPERATIONS + EXTRA_OPERATIONS
+    searched = {name for each in found for name in each.operations}
+    left_out = [name for name in known if name not in searched]
+    never = [op.name for op in TABLE.values() if not op.tries]
+    mixed = ", programs that mix operations of several searches" if len(found) > 1 else ""
+    asked = f"{', '.join(left_out)} (--operations takes them), and " if left_out else ""
+    return (
+        f"looked for: {', '.join(dict.fromkeys(chain.from_iterable(each.promises for each in found)))}\n"
+        f"not searched: {asked}{', '.join(never)} (no search takes them)\n"
+        f"not searched: longer programs{mixed}; other sizes, mappings, numbers of processes"
+    )
 
 
 def counterexample(
