@@ -67,6 +67,8 @@ def test_steppers_share_one_program_and_playgrounds_another() -> None:
     assert len(first._esm) < 1000
     assert Playground().program is Playground().program
     assert Playground().program is not first.program
+    # The front end replaces a style sheet by one of the same id.
+    assert first.program._anywidget_id != Playground().program._anywidget_id
 
 
 @pytest.mark.parametrize("text", ["?", "YQ==", packed("a")[:-8], packed("a" * 100)])

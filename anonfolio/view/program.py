@@ -41,7 +41,8 @@ class Program(anywidget.AnyWidget):
     def __init__(self, name: str, style: str) -> None:
         self._esm = (HERE / f"{name}.js").read_text(encoding="utf-8")
         self._css = (HERE / f"{name}.css").read_text(encoding="utf-8") + style
-        super().__init__()
+        # A page keeps one style sheet for each id, which would be the class's name: the last program's alone.
+        super().__init__(_anywidget_id=f"{__name__}.{name}")
 
 
 class Sharing(anywidget.AnyWidget):
