@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -17,8 +18,25 @@ if TYPE_CHECKING:
 # The same examples on every machine: a red run is red for everybody.
 # HYPOTHESIS_PROFILE=explore looks for new ones.
 settings.register_profile("ci", derandomize=True, deadline=None)
-settings.register_profile("explore", deadline=None, max_examples=5000)
+settings.register_profile("explore", deadline=None, max_examples=int(os.environ.get("ANONFOLIO_EXAMPLES", "5000")))
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """ANONFOLIO_ORDER=SEED: files in another order, and tests in each, as `make shuffle` has them."""
+    if not (seed := os.environ.get("ANONFOLIO_ORDER")):
+        return
+    files: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(str(item.path), []).append(item)
+    # Seeded with the text: each worker must come to the same order.
+    source = random.Random(seed)
+    for tests in files.values():
+        source.shuffle(tests)
+    order = [*files.values()]
+    source.shuffle(order)
+    items[:] = [item for tests in order for item in tests]
+
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
