@@ -20,7 +20,8 @@ MOST_UNPACKED = 1 << 26
 def packed(value: Any, _widget: object = None) -> str:
     """A value as text for `unpack` of stepper.js: JSON, deflated, in base64."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
-    return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+    # Half of a surrogate pair is no character, and a notebook is a file in UTF-8.
+    return base64.b64encode(zlib.compress(text.encode(errors="replace"), 9)).decode()
 
 
 def unpacked(text: str, _widget: object = None) -> Any:
