@@ -31,6 +31,7 @@ from anonfolio.program.scenario import Scenario
 from anonfolio.view import Playground, Stepper
 from anonfolio.view.micro import MicroStepper
 from anonfolio.view.plots import Line, Panel, coverage, curves, panels, stacks, straight
+from anonfolio.view.program import packed
 from anonfolio.witness.comparing import Recorded
 from anonfolio.witness.recording import DATA_DIR, read_recording
 
@@ -340,8 +341,9 @@ def typed_into(play: Playground, text: str) -> Iterator[Mapping[str, Any]]:
         yield {"view": play.view}
 
 
-def state_of(widget: Any) -> dict[str, Any]:
-    return {"frames": widget.frames, "step": widget.step, "predict": widget.predict}
+def state_of(widget: Any, **forged: Any) -> dict[str, Any]:
+    """What of a stepper travels, some of what it shows replaced."""
+    return {"frames": packed(widget.frames | forged), "step": widget.step, "predict": widget.predict}
 
 
 @pytest.mark.browser
@@ -383,9 +385,9 @@ def stored(**state: Any) -> dict[str, Any]:
 
 def forged(piece: str) -> dict[str, Any]:
     """A state that no stepper has written: a piece of its picture is what a stranger likes."""
-    state = state_of(Stepper(PROGRAM.run("linux-6.15")))
-    frames = state["frames"]
-    return state | {"frames": frames | {"pieces": [*frames["pieces"][:-2], piece, *frames["pieces"][-1:]]}}
+    stepper = Stepper(PROGRAM.run("linux-6.15"))
+    pieces = stepper.frames["pieces"]
+    return state_of(stepper, pieces=[*pieces[:-2], piece, *pieces[-1:]])
 
 
 FORGED = (
@@ -408,14 +410,10 @@ def test_a_page_of_the_site_runs_nothing(page: Page, tmp_path: Path) -> None:
     for number, piece in enumerate(FORGED):
         cells.append(shows(f"forged{number}"))
         models[f"forged{number}"] = stored(**forged(piece))
-    panel = state_of(stepper_of("x"))
-    panel["frames"] = panel["frames"] | {"panel": [f"<svg><image href=x onerror={RAN} /></svg>"] * 5}
-    cells.append(shows("panel"))
-    models["panel"] = stored(**panel)
-    legend = state_of(stepper_of("x"))
-    legend["frames"] = legend["frames"] | {"legend": f"<svg><image href=x onerror={RAN} /></svg>"}
-    cells.append(shows("legend"))
-    models["legend"] = stored(**legend)
+    image = f"<svg><image href=x onerror={RAN} /></svg>"
+    cells += [shows("panel"), shows("legend")]
+    models["panel"] = stored(**state_of(stepper_of("x"), panel=[image] * 5))
+    models["legend"] = stored(**state_of(stepper_of("x"), legend=image))
     site_tool.build([book(tmp_path, *cells, **models)], tmp_path / "site")
     page.goto((tmp_path / "site" / "07_tlb_reach.html").as_uri())
     page.wait_for_function("[...document.querySelectorAll('.widget')].every((one) => 'shown' in one.dataset)")
