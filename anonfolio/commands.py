@@ -279,7 +279,7 @@ def compare(chosen: Namespace) -> int:
     if chosen.keep:
         check_new_folder(chosen.keep)
     need_linux()
-    from .witness.live.compare import Tally, first_live_difference
+    from .witness.live.compare import Tally, live_differences
     from .witness.live.kernel import kernel_version
 
     version, tally = kernel_version(), Tally()
@@ -292,20 +292,20 @@ def compare(chosen: Namespace) -> int:
         print(f"kernel {version} against {policy.name}, {about}{faults}", flush=True)
         return _random_scenarios(chosen, kernel)
 
-    found = first_live_difference(
+    differences = live_differences(
         scenarios, policy, tally, programs=programs, seconds=chosen.seconds, progress=_tell_tally
     )
-    if not found:
-        if not tally.programs:
-            raise ValueError(f"{tally}: none was compared")
-        print(f"{tally}, 0 differences")
-        _print_fields(tally.cells, [], "see doctor")
-        return 0
-    scenario, difference = found
-    print(f"{tally}, a difference in {scenario.name}: {difference}", flush=True)
-    _print_fields(tally.cells, [difference], "see doctor")
-    _show_smallest(scenario, policy, chosen)
-    return 1
+    for scenario, difference in differences:
+        print(f"{tally}, a difference in {scenario.name}: {difference}", flush=True)
+        if _show_smallest(scenario, policy, chosen):
+            _print_fields(tally.cells, [difference], "see doctor")
+            return 1
+        tally.disturbed += 1
+    if not tally.programs:
+        raise ValueError(f"{tally}: none was compared")
+    print(f"{tally}, 0 differences")
+    _print_fields(tally.cells, [], "see doctor")
+    return 0
 
 
 def _tell_tally(tally: Tally) -> None:
@@ -313,16 +313,19 @@ def _tell_tally(tally: Tally) -> None:
         print(f"  {tally}", file=sys.stderr, flush=True)
 
 
-def _show_smallest(scenario: Scenario, policy: Policy, chosen: Namespace) -> None:
+def _show_smallest(scenario: Scenario, policy: Policy, chosen: Namespace) -> bool:
+    """Print, and keep, what is left of a program that differs; false where it does no more."""
     from .witness.live.compare import Tally, repeated_difference, smallest_program
     from .witness.live.run import live_run
 
     with _live_kernel() as kernel:
         smallest = smallest_program(scenario, kernel, policy)
+        difference = repeated_difference(smallest, kernel, policy, Tally())
+        if not difference:
+            print("  which does not show again: something disturbed it; going on")
+            return False
         print(f"no step of this can be left out:\n\n{smallest.text()}")
-        print(
-            f"{policy.name} against kernel {kernel.version}, {repeated_difference(smallest, kernel, policy, Tally())}"
-        )
+        print(f"{policy.name} against kernel {kernel.version}, {difference}")
         recorded = live_run(smallest, kernel)
     print(smallest.run(policy).show())
     if chosen.keep:
@@ -332,6 +335,7 @@ def _show_smallest(scenario: Scenario, policy: Policy, chosen: Namespace) -> Non
         named = [] if chosen.policy is None else ["--policy", chosen.policy]
         again = [str(path), *named, *(["--set", *chosen.set] if chosen.set else [])]
         print(f"kept as {path}: anonfolio replay {' '.join(again)}")
+    return True
 
 
 def selftest(chosen: Namespace) -> int:

@@ -1,7 +1,8 @@
 """Hold the model against the kernel of this machine, program after program, until a difference that repeats.
 
-A machine has other things to do: what differs once may have been disturbed from outside in a way that no check saw. A
-difference counts when two more runs of the program show one too; else the program is counted as disturbed.
+A machine has other things to do: what differs once may have been disturbed from outside in a way that no check saw (on
+a busy virtual machine entries were seen without the accessed bit that the next run had). A difference counts when more
+runs of the program, each a little later, show the same one; else the program is counted as disturbed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ..here import NotLive, TooDisturbed
 from .kernel import LiveKernel
 from .run import live_run
 
-REPEATS = 2
+REPEATS, LATER_S = 3, 0.1
 TURN_S = 15.0
 """After so long the machine is put back for a moment: another live run may be waiting for it."""
 PAUSE_S = 0.2
@@ -62,13 +63,14 @@ def live_difference(
 
 
 def repeated_difference(scenario: Scenario, kernel: LiveKernel, policy: Policy, tally: Tally) -> Difference | None:
-    """A difference that shows in every one of several runs; what shows in some only is tallied as disturbed."""
+    """A difference that is the same in every one of several runs; what shows in some only is tallied as disturbed."""
     found = live_difference(scenario, kernel, policy, tally.cells)
-    for _ in range(REPEATS if found else 0):
-        found = live_difference(scenario, kernel, policy)
-        if found is None:
+    for times in range(1, REPEATS + 1 if found else 0):
+        time.sleep(LATER_S * times)
+        again = live_difference(scenario, kernel, policy)
+        if again is None or found is None or (again.number, again.what) != (found.number, found.what):
             tally.disturbed += 1
-            break
+            return None
     return found
 
 
@@ -82,7 +84,7 @@ def smallest_program(scenario: Scenario, kernel: LiveKernel, policy: Policy) -> 
     return shrink(scenario, first_difference)
 
 
-def first_live_difference(
+def live_differences(
     scenarios: Callable[[LiveKernel], Iterator[Scenario]],
     policy: Policy,
     tally: Tally,
@@ -90,8 +92,8 @@ def first_live_difference(
     programs: int | None = None,
     seconds: float | None = None,
     progress: Callable[[Tally], None] = lambda tally: None,
-) -> tuple[Scenario, Difference] | None:
-    """Compare until a difference is found, or until so many programs have been compared, or so long.
+) -> Iterator[tuple[Scenario, Difference]]:
+    """Compare until so many programs have been compared, or so long; what differs is handed out, the machine put back.
 
     Parameters
     ----------
@@ -103,11 +105,12 @@ def first_live_difference(
     end = time.monotonic() + seconds if seconds is not None else float("inf")
     source: Iterator[Scenario] | None = None
     while tally.programs != programs and time.monotonic() < end:
+        found: Difference | None = None
         # Who was running gives way to others for as long as they need.
         with LiveKernel(TURN_PATIENCE_S) if source else LiveKernel() as kernel:
             source = source or scenarios(kernel)
             turn_end = min(end, time.monotonic() + TURN_S)
-            while tally.programs != programs and time.monotonic() < turn_end:
+            while not found and tally.programs != programs and time.monotonic() < turn_end:
                 scenario = next(source)
                 try:
                     found = repeated_difference(scenario, kernel, policy, tally)
@@ -117,8 +120,7 @@ def first_live_difference(
                     continue
                 tally.programs += 1
                 tally.steps += len(scenario.steps)
-                if found:
-                    return scenario, found
                 progress(tally)
+        if found:
+            yield scenario, found
         time.sleep(PAUSE_S)
-    return None
