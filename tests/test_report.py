@@ -117,6 +117,21 @@ def test_the_proposal_as_posted_loses_writes_in_the_search_and_in_a_race(monkeyp
     assert found.violation.invariant == "pinned_page_stays"
 
 
+def test_a_copy_that_takes_what_was_pinned_for_reading_is_found() -> None:
+    def all_that_is_read_only(around: Around, ask: Ask) -> range:
+        block = around.block(2)
+        fits = around.suitable(2, ask) and around.all_of(around.same_folio & ~around.writable, block)
+        return block if ask("all four are read-only", fits) else around.page
+
+    shared = af.Scenario(4, (("write", 0, 0, 1), ("fork", 0), ("write", 0, 0, 1)), (2,))
+    policy = af.LINUX_6_15.but(name="read-only", copy_extent=all_that_is_read_only)
+    found = breaks.counterexample(policy, start=shared, steps=2, operations=breaks.QUICK[-1].operations)
+    assert isinstance(found, Counterexample)
+    assert found.violation.invariant == "pinned_page_stays"
+    assert found.scenario.steps[3][0] == "pin_ro"
+    assert not breaks.counterexample(SIXTEEN, start=shared, steps=2, operations=breaks.QUICK[-1].operations)
+
+
 def test_a_random_program_that_breaks_something_is_made_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(breaks, "KINDS", {"mixed": {}})
     monkeypatch.setattr(breaks, "QUICK_PROGRAMS", 300)

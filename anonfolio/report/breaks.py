@@ -52,11 +52,14 @@ class Bound(NamedTuple):
 
 HOLDERS = ("write", "fork", "munmap", "ref")
 """Who takes a page by reference, and unmaps it: what a pipe or a device may read then."""
-QUICK = (Bound(6, ("write", "fork", "exit", "wipeonfork", "pin")), Bound(6, HOLDERS))
+UNSHARERS = ("write", "fork", "exit", "wipeonfork", "pin", "pin_ro")
+"""Who pins for reading makes a page exclusive that stays read-only, beside pages that may be shared."""
+QUICK = (Bound(6, ("write", "fork", "exit", "wipeonfork", "pin")), Bound(6, HOLDERS), Bound(5, UNSHARERS))
 WHOLE = (
     Bound(None, ("write", "fork", "exit")),
     Bound(7, OPERATIONS),
     Bound(7, (*HOLDERS, "exit", "unref")),
+    Bound(6, UNSHARERS),
     Bound(4, (*HOLDERS, "exit", "pin", "read", "gup", "pin_ro", "mremap", "dontneed", "mprotect")),
     Bound(5, ("write", "fork", "exit"), processes=3),
     Bound(4, ("write", "fork", "exit", "munmap", "pin", "ref"), 16, (4,)),

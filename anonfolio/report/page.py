@@ -98,7 +98,7 @@ def _changes(report: Findings) -> Iterator[Block]:
         yield Words(_NOT_RUN)
         return
     kinds = found.kinds()
-    part = "a part of the stored recordings; without --quick all" if report.quick else "all that are stored"
+    part = "a part of the stored recordings; without `--quick` all" if report.quick else "all that are stored"
     yield Words(
         f"{found.scenarios} named scenarios and {found.recorded:,} recorded programs ({part}) were run under both."
         f" {_many(len(found.courses), 'program')} {'takes' if len(found.courses) == 1 else 'take'} another course."
@@ -299,7 +299,7 @@ def _buys(report: Findings) -> Iterator[Block]:
     yield Words("The workloads with forks are run anew by this report alone:")
     yield Command(report.command)
     if bought.left_out:
-        yield Words(f"Not replayed here, for their size: {', '.join(bought.left_out)}; without --quick they are.")
+        yield Words(f"Not replayed here, for their size: {', '.join(bought.left_out)}; without `--quick` they are.")
 
 
 def _summary(bought: Prices, report: Findings) -> Rows:

@@ -112,14 +112,15 @@ STYLE = (
 .afr code, .afr pre { font-family: ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; font-size: .86em; }
 .afr pre { background: var(--soft); border: 1px solid var(--line); border-radius: 4px; padding: .6rem .8rem;
  margin: .6rem 0; overflow-x: auto; width: fit-content; max-width: 100%; box-sizing: border-box; }
-.afr .typed { white-space: pre-wrap; overflow-wrap: anywhere; }
+.afr .typed { white-space: pre-wrap; }
+.afr p code, .afr li code, .afr .typed span { display: inline-block; max-width: 100%; overflow-wrap: anywhere; }
 .afr .wide { overflow-x: auto; margin: .6rem 0 1.2rem; }
 .afr table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
 .afr th, .afr td { padding: .22rem .7rem; border-bottom: 1px solid var(--line); text-align: right;
  white-space: nowrap; }
 .afr th:first-child, .afr td:first-child { text-align: left; padding-left: 0; white-space: normal; min-width: 9rem; }
 .afr thead th { border-bottom: 2px solid var(--mut); }
-.afr .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 40rem), 1fr)); gap: .8rem 1.2rem; }
+.afr .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 36rem), 1fr)); gap: .8rem 1.2rem; }
 .afr figure { margin: 0; min-width: 0; }
 .afr figcaption { color: var(--mut); margin-bottom: .3rem; }
 .afr figcaption b { color: var(--ink); }
@@ -160,7 +161,7 @@ def _html_of(block: Block) -> str:
         case Code(code):
             return f"<pre>{escape(code)}</pre>"
         case Command(command):
-            return f'<pre class="typed">$ {escape(command)}</pre>'
+            return f'<pre class="typed">$ {" ".join(f"<span>{escape(word)}</span>" for word in command.split())}</pre>'
         case Pair():
             return f'<div class="pair">{"".join(map(_figure, block))}</div>'
         case Rows():
@@ -169,14 +170,15 @@ def _html_of(block: Block) -> str:
 
 def _figure(drawing: Drawing) -> str:
     caption = f"<figcaption><b>{escape(drawing.whose)}</b>: {_inline(drawing.sentence)}</figcaption>"
-    return f'<figure>{caption}<div class="picture">{drawing.svg}</div></figure>'
+    return f'<figure>{caption}<div class="picture" tabindex="0">{drawing.svg}</div></figure>'
 
 
 def _html_table(rows: Rows) -> str:
     head = "".join(f'<th scope="col">{_inline(cell)}</th>' for cell in rows.heads)
     body = "".join(f"<tr>{''.join(f'<td>{_inline(cell)}</td>' for cell in row)}</tr>" for row in rows.rows)
     title = f"<p>{_inline(rows.title)}</p>" if rows.title else ""
-    return f'{title}<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'{title}<div class="wide" tabindex="0">{table}</div>'
 
 
 def _inline(words: str) -> str:
