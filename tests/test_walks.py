@@ -73,6 +73,17 @@ def test_what_a_fork_and_a_copy_change_is_walked_again_and_shortens_the_reach() 
     assert found.reach_pages == round(1280 * 32 / 17)
 
 
+def test_a_fork_flushes_the_parent() -> None:
+    trace = traced(*BEGIN, Call(16, "fork", 0, argument=1), vpns=[*range(16), 3], writes=[True] * 16 + [False])
+    assert walks(trace, (4,), af.LINUX_6_15)[1].recorded == 2
+
+
+def test_the_peak_is_before_the_end() -> None:
+    trace = traced(*BEGIN, Call(32, "unmap", 0, 0, 16), vpns=list(range(32)), writes=[True] * 32)
+    _, found = walks(trace, (4,), af.LINUX_6_15)
+    assert (found.peak_pages, found.peak) == (32, 2)
+
+
 def test_pieces_stand_alone_where_an_entry_may_change() -> None:
     machine = af.Machine("linux-6.15", orders=(2,))
     parent = machine.spawn()

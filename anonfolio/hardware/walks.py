@@ -148,17 +148,16 @@ def _read_only(process: Process, vpns: npt.NDArray[np.int64]) -> npt.NDArray[np.
 def _pieces(process: Process, vpns: npt.NDArray[np.int64], write: npt.NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
     """Cut accesses so that none changes an entry that another one of its piece has looked at.
 
-    A first touch changes no entry but those it makes, a copy of one page of its own entry that one. A write to what is
-    mapped read-only may also unfold a block, or act on several pages: then it is a piece of its own. Whether it may is
-    looked at when all before its piece are done. What a read of this turn may have made read-only (the zero page, or
-    2 MiB of it) is not known before: there each write is one.
+    A first touch changes no entry but those it makes. Where one page is copied or reused that may unfold its block, but
+    nothing of the block was looked at before: a write would have unfolded it. Only after a read of this turn, or where
+    a policy acts on several pages, a write to what is mapped read-only, or may be by then, is a piece of its own.
     """
     rules = process.machine.policy.rules
     single_pages = rules.copy_extent is one_page and rules.reuse_extent is one_page
     unknown = _again(vpns) | np.isin(vpns >> PMD_ORDER, vpns[~write] >> PMD_ORDER)
     done = 0
     for at in np.flatnonzero(write & (unknown | _read_only(process, vpns))).tolist():
-        if not unknown[at] and not _may_change_others(process, vpns.item(at), single_pages):
+        if not unknown[at] and (single_pages or not _read_only(process, vpns[at : at + 1])[0]):
             continue
         if done < at:
             yield done, at
@@ -166,15 +165,6 @@ def _pieces(process: Process, vpns: npt.NDArray[np.int64], write: npt.NDArray[np
         done = at + 1
     if done < len(vpns):
         yield done, len(vpns)
-
-
-def _may_change_others(process: Process, vpn: int, single_pages: bool) -> bool:
-    """Whether a write of this page may change entries besides its own."""
-    mm = process.mm
-    bits = mm.pte.item(vpn)
-    if bits & (PTE_PRESENT | PTE_WRITE) != PTE_PRESENT:
-        return False
-    return not single_pages or bool(bits & PTE_CONT) or mm.is_huge(vpn)
 
 
 def _again(vpns: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
