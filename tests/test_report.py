@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import FrozenInstanceError
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 import anonfolio as af
 from anonfolio.__main__ import INTERRUPTED, WRONG_INPUT, main
+from anonfolio.hardware.cost import Work
 from anonfolio.hardware.microsteps import RANGE, THREADS
 from anonfolio.kernel.rules import Around, Ask, Folio, Where
 from anonfolio.program.search import Counterexample
@@ -81,6 +83,12 @@ def test_the_leak_through_a_pipe_is_found_by_the_search_and_by_selftests(monkeyp
     assert judged.newly_failing[0].mine.endswith("returned 255, not 1")
     refuted = Breaks((), breaks.Random(0, 0, (), 0, ()), judged, ()).refutations()
     assert refuted == ["1 case of the kernel's selftests that the base passes fails"]
+
+
+def test_what_the_base_fails_too_is_nothing_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    judged = selftests_of(VMSPLICE, monkeypatch, "vmsplice() + unmap in child ... with PTE-mapped THP (16 kB)")
+    assert len(judged.newly_failing) == 1
+    assert not breaks.selftests(VMSPLICE, VMSPLICE.but(name="base")).newly_failing
 
 
 @pytest.mark.parametrize("policy", [RMAP, SIXTEEN, BY_VMA], ids=lambda policy: policy.name)
@@ -185,6 +193,16 @@ def test_the_first_step_that_differs_and_how(policy: af.Policy, name: str, at: i
     assert found == (None if at is None else (at, changes.Kind(*kind)))
 
 
+def test_a_course_differs_where_nothing_but_what_is_left_does() -> None:
+    """mprotect of an older kernel makes no clean entry writable: no fault, and another state."""
+    read, both = 1, 3
+    program = af.Scenario(
+        4, (("write", 0, 0, 1), ("madvise", 0, 0, 4, "free"), ("mprotect", 0, 0, 4, read), ("mprotect", 0, 0, 4, both))
+    )
+    older = af.LINUX_6_15.but(name="older", mprotect_needs_dirty=True)
+    assert changes.differs(older, af.LINUX_6_15, program) == (3, changes.Kind("one state", "another state"))
+
+
 def test_every_stored_program_is_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(changes, "QUICK_RECORDINGS", ("named-6.18.json.gz", "named-7.3.json.gz", "min-6.18.44.json.gz"))
     found = changes.changes(RMAP, af.LINUX_6_15, quick=True)
@@ -220,6 +238,12 @@ def test_a_walk_of_the_reverse_map_saves_copies_of_the_third_process() -> None:
         "linux-6.9",
         "rfc-v2-fixed",
     ]
+
+
+def test_forks_have_their_price(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = prices.under_forks("helper", af.LINUX_6_15)
+    monkeypatch.setattr(prices, "forking", lambda _: Work(Counter({"forked page": 10**6})))
+    assert prices.under_forks("helper", af.LINUX_6_15).time_ms > plain.time_ms + 1
 
 
 def test_a_heap_in_whole_folios_is_reached_in_whole() -> None:
