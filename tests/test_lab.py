@@ -86,8 +86,10 @@ def test_answers_are_kept_compared_and_judged(page: Page) -> None:
     anew = f"backed.forget(); q.backed.predict({right})"
     assert f"you say {right} pages" in says(f"backed.predict({right})", anew)
     assert f"As you said: {right} pages." in says("backed.compare()", "backed.compare()")
-    # Without an answer it is a card to click.
+    # Without an answer it is a card to click, with its own style sheet beside the stepper's.
     assert "Show me" in says("writable.check(...)", "writable.check(...)")
+    ids = page.evaluate("[...document.querySelectorAll('style')].map((sheet) => sheet.id)")
+    assert {"anonfolio.view.program.asked", "anonfolio.view.program.stepper"} <= {*ids}
     wrong = says("writable.check(...)", "writable.check({15})")
     assert wrong.startswith("Not page 15.")
     assert says("check({15})", f"check({set(start_here.writable.answer)})").startswith("Right: ")
