@@ -281,6 +281,7 @@ class Event(NamedTuple):
     rest: str
 
 
+_LOST = re.compile(rb"^CPU:\d+ \[LOST (?:(\d+) )?EVENTS\]$")
 _FORM = re.compile(r"-(\d+)\s+\[\d+\][^:]*:? +([\d.]+): (\w+): (.*)")
 
 
@@ -307,6 +308,7 @@ class Events:
         self._raw: list[bytes] = []
         self._rest = b""
         self._kept: list[Event] = []
+        self._lost = 0
 
     def read(self) -> list[Event]:
         """What has come, but for the newest; nothing while there is more to read than a turn takes."""
@@ -323,11 +325,11 @@ class Events:
         (self._instance / "set_event_pid").write_text("")
         while not self._caught_up():
             pass
-        lost = self._stats(r"(?:overrun|dropped events): (\d+)")
+        self._split()
+        lost = max(self._lost, self._stats(r"(?:overrun|dropped events): (\d+)"))
         (self._instance / "trace").write_text("")
         if lost:
             raise EventsLost(lost, self._room_kib(), self._what)
-        self._split()
         return self._older(math.inf)
 
     def _caught_up(self) -> bool:
@@ -346,7 +348,10 @@ class Events:
         """Whole lines, in the order of their times."""
         *lines, self._rest = (self._rest + b"".join(self._raw)).split(b"\n")
         self._raw = []
-        self._kept += events_of(line.decode(errors="replace") for line in lines if b" EVENTS]" not in line[-9:])
+        told = [(line, _LOST.search(line)) for line in lines]
+        # A buffer that was made larger meanwhile has forgotten what it had overwritten before.
+        self._lost += sum(int(lost[1] or 1) for _, lost in told if lost)
+        self._kept += events_of(line.decode(errors="replace") for line, lost in told if not lost)
         self._kept.sort(key=itemgetter(0))
 
     def _older(self, time: float) -> list[Event]:
