@@ -270,6 +270,9 @@ def broken(tmp_path: Path, change: Any) -> str:
         (lambda content: content["measured"]["2"].update(tea=[1]), "'tea' is no cost"),
         (lambda content: content["measured"]["2"].update(fork=[]), r"order 2, fork: \[\] are no nanoseconds"),
         (lambda content: content["measured"]["2"].update(fork=["1"]), "are no nanoseconds"),
+        (lambda content: content["measured"]["4"].update(exit_last=[False]), "are no nanoseconds"),
+        (lambda content: content["measured"]["4"].update(exit_last=[0.0]), "each is a number above 0"),
+        (lambda content: content["measured"]["4"].update(exit_last=[float("inf")]), "are no nanoseconds"),
         (lambda content: content.update(measured=[1]), "list"),
     ],
 )

@@ -351,7 +351,7 @@ def test_a_panel_may_be_drawn() -> None:
     stepper = Stepper(COPY.run("linux-6.15"), panel=drawn, panel_title="TLB", key=2)
     assert repr(stepper).endswith("TLB\n3 < 9")
     inner = list(ET.fromstring(stepper.svg()).iter("{http://www.w3.org/2000/svg}svg"))[1]
-    assert (inner.get("width"), inner.get("height"), inner.get("style")) == ("884", "203.687", None)
+    assert (inner.get("width"), inner.get("height"), inner.get("style")) == ("832", "191.705", None)
 
 
 def test_the_front_end_asks_nobody_outside() -> None:

@@ -15,6 +15,7 @@ memory, and the program's own work, cost nothing here.
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -100,8 +101,8 @@ class Table:
             if unknown:
                 raise CostError(f"order {order}: {unknown[0]!r} is no cost; there are {', '.join(MEASURED)}")
             for name, rounds in row.items():
-                if not rounds or not all(isinstance(each, (int, float)) and each >= 0 for each in rounds):
-                    raise CostError(f"order {order}, {name}: {rounds!r} are no nanoseconds")
+                if not rounds or not all(map(_is_time, rounds)):
+                    raise CostError(f"order {order}, {name}: {rounds!r} are no nanoseconds; each is a number above 0")
 
     def ns_per_page(self, name: str, order: int = 0) -> float:
         """The median of the rounds."""
@@ -151,6 +152,10 @@ class Table:
             cells = [_cell(self.measured[order].get(name)) for order in sorted(self.measured)]
             lines.append(f"{name:16}" + "".join(cells))
         return "\n".join([*lines, "", str(self.fitted)])
+
+
+def _is_time(ns: object) -> bool:
+    return isinstance(ns, int | float) and not isinstance(ns, bool) and 0 < ns < math.inf
 
 
 def _cell(rounds: Sequence[float] | None) -> str:
