@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 import anonfolio as af
-from anonfolio.kernel.history import ARCHITECTURES, HISTORY, changes_between, kernel_number
+from anonfolio.kernel import history
+from anonfolio.kernel.history import ARCHITECTURES, HISTORY, Change, changes_between, kernel_number
 from anonfolio.witness.recording import DATA_DIR
 
 FIELDS = {field.name for field in fields(af.Policy)}
@@ -32,6 +33,13 @@ def test_the_table_is_in_order_and_every_row_changes_something_and_says_how_it_i
 def test_the_newest_is_what_a_policy_is_by_default() -> None:
     newest = af.Policy.at("7.3")
     assert af.Policy(name="linux-7.3", about=newest.about) == newest
+
+
+def test_a_release_after_the_newest_that_changes_something_has_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "HISTORY", (*HISTORY, Change("7.4", {"has_collapse": False}, "none", "source of 7.4")))
+    policies = [af.Policy.at(version) for version in ("7.3", "7.4")]
+    assert [policy.name for policy in policies] == ["linux-7.3", "linux-7.4"]
+    assert [policy.has_collapse for policy in policies] == [True, False]
 
 
 @pytest.mark.parametrize(

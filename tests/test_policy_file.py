@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import pickle
 import re
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,7 @@ from anonfolio.__main__ import COMMANDS, DIFFERENT, EQUAL, WRONG_INPUT, main
 from anonfolio.hardware.trace import read_trace, replay
 from anonfolio.kernel import asked, honest
 from anonfolio.kernel.asked import RuleError
-from anonfolio.kernel.rules import Ask, Folio
+from anonfolio.kernel.rules import Ask, Folio, mm_id
 from anonfolio.program import policy_file
 from anonfolio.program.policy_file import PolicyFileError, policy_called, policy_in
 from anonfolio.witness.recording import DATA_DIR
@@ -180,6 +183,46 @@ def test_orders_and_ranges_are_looked_at_each_time_they_are_asked_for() -> None:
             wrong = policy.but(**{field: eval(rule)})
         with pytest.raises(ValueError, match=rf"^policy 'p': {field}=<lambda> .*{re.escape(said)}"):
             af.Scenario.load(program).run(wrong)
+
+
+def test_a_rule_that_wraps_one_of_ours_is_looked_at_each_time_too() -> None:
+    @functools.wraps(mm_id)
+    def late(folio: Folio, ask: Ask) -> bool:
+        return "yes" if folio.refcount == 14 else mm_id(folio, ask)  # type: ignore[return-value]
+
+    policy = af.LINUX_6_15.but(name="mine", large_reuse=late)
+    with pytest.raises(RuleError, match=r"^policy 'mine': large_reuse=mm_id returns 'yes' for "):
+        af.Scenario.load(written(FOURTEEN, "fourteen.scenario")).run(policy)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer here, so no limit")
+def test_a_rule_that_asks_another_again_and_again_has_no_more_time_for_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asked, "MOST_SECONDS", 0.1)
+    end = time.process_time() + 5
+
+    def again(facts: str) -> int:
+        while time.process_time() < end:
+            with contextlib.suppress(Exception):
+                asked.answer(lambda facts: sum(range(20_000)), facts)
+        return 0
+
+    with pytest.raises(ValueError, match=r"^does not come to an end for a folio \(no answer after 0\.1 s\)$"):
+        asked.answer(again, "a folio")
+    assert signal.getsignal(signal.SIGVTALRM) != asked._stop
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer here, so no limit")
+def test_whoever_has_that_timer_has_it_again_after_an_answer() -> None:
+    handler = signal.signal(signal.SIGVTALRM, lambda *_: None)
+    try:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 1000, 7)
+        asked.answer(len, "a folio")
+        left, every = signal.getitimer(signal.ITIMER_VIRTUAL)
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, handler)
+    assert 900 < left <= 1001
+    assert every == pytest.approx(7, abs=0.1)
 
 
 def test_a_replay_does_not_blame_the_trace_for_a_rule() -> None:

@@ -40,6 +40,8 @@ def answer(call: Callable[..., Any], facts: Any, *more: Any, case: object = None
     except (Open, Endless):
         raise
     except TooLong as late:
+        if _is_running():
+            raise
         raise ValueError(f"does not come to an end for {case!s} (no answer after {late} s)") from late
     except Exception as error:
         raise ValueError(f"{_said(error, case)}{_told(error, facts)}") from error
@@ -65,19 +67,28 @@ _NO_FACTS = ("after", "told", "looked", "count", "index")
 def _in_time() -> Iterator[None]:
     """Stop what takes too long, where that can be done: on Unix, in the main thread.
 
-    The clock is the processor's, so that a busy machine stops nobody. One answer may need another rule's: what is left
-    of the first one's time is given back to it.
+    The clock is the processor's, so that a busy machine stops nobody. One answer may need another rule's: both have the
+    first one's time, for Linux gives a timer that is set again a tick more, and who asks often would never be late.
     """
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+    main = threading.current_thread() is threading.main_thread()
+    if not hasattr(signal, "setitimer") or not main or _is_running():
         yield
         return
     before = signal.signal(signal.SIGVTALRM, _stop)
-    left, _ = signal.setitimer(signal.ITIMER_VIRTUAL, MOST_SECONDS)
+    timer = signal.setitimer(signal.ITIMER_VIRTUAL, MOST_SECONDS)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, left)
-        signal.signal(signal.SIGVTALRM, before)
+        try:
+            signal.setitimer(signal.ITIMER_VIRTUAL, *timer)
+        finally:
+            # Also where it was late just now.
+            signal.signal(signal.SIGVTALRM, before)
+
+
+def _is_running() -> bool:
+    """Whether an answer is being waited for already."""
+    return signal.getsignal(signal.SIGVTALRM) is _stop
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:

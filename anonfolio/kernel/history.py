@@ -188,7 +188,8 @@ HISTORY = (
 """Oldest first."""
 
 LAST_RECORDED = "7.3"
-"""Names the policies of this release and of later ones, though what last changed may be a stable release before it."""
+"""Names the policies of this release and of later ones that change nothing, though what last changed may be a stable
+release before it."""
 
 NOT_COVERED = ("5.11", "6.1")
 """From the one up to the other nobody looked: when 5.10's rules went, one by one, is known from commits alone."""

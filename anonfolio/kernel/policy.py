@@ -288,7 +288,8 @@ class Policy:
     def _rule(self, field: str, held: Any) -> Any:
         if not callable(held):
             return self._names[field][held]
-        if getattr(held, "__module__", "") == rules.__name__:
+        # Whoever wraps one of these rules (`functools.wraps`) takes its module's name along.
+        if getattr(held, "__module__", "") == rules.__name__ and not hasattr(held, "__wrapped__"):
             return held
         return honest.Asked(held, f"policy {self.name!r}: {field}={_name_of(held)}", honest.CHECKS[field])
 
@@ -367,7 +368,7 @@ def _sum(version: str, arch: str = "x86-64") -> Policy:
     made = {field: value for row in rows for field, value in row.fields.items()}
     last = rows[-1]
     where = ARCHITECTURES[arch]
-    newest = kernel_number(version, NEWEST) >= kernel_number(LAST_RECORDED)
+    newest = kernel_number(last.release) < kernel_number(LAST_RECORDED) <= kernel_number(version, NEWEST)
     name = f"linux-{LAST_RECORDED if newest else last.release}" + (f", {where}" if where != "x86-64" else "")
     # Two well-known names stand for what was run under them: 6.12 and 6.18.
     name += ".0" if name in ("linux-6.9", "linux-6.15") else ""
