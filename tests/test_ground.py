@@ -33,14 +33,18 @@ LOCKS = {
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("notebooks_tool", ROOT / "tools" / "notebooks.py")
+def tool_named(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"{name}_tool", ROOT / "tools" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    return tool_named("notebooks")
 
 
 def files() -> list[Path]:
@@ -237,6 +241,19 @@ def test_no_file_names_a_machine() -> None:
         if any(mark in text for mark in MARKS) and (found := MACHINE.search(text)):
             naming.append(f"{path.relative_to(ROOT)}: {found[0]}")
     assert naming == []
+
+
+# breaks on purpose
+
+
+def test_each_break_replaces_a_text_that_stands_once_and_tests_that_are_there_run() -> None:
+    mutants = tool_named("mutants")
+    broken = mutants.read_mutants(ROOT / "tools" / "mutants.txt")
+    assert broken
+    assert list(mutants.stale(broken)) == []
+    twice, same = broken[0]._replace(text="\n"), broken[0]._replace(broken=broken[0].text)
+    assert len(list(mutants.stale([twice, same]))) == 2
+    assert [name for name in mutants.TESTS if not (ROOT / "tests" / name).is_file()] == []
 
 
 # notebooks
