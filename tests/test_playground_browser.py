@@ -531,7 +531,7 @@ def test_in_jupyterlab_the_kernel_answers_every_click(lab: Lab, browser: Browser
         assert Scenario.load(saved).steps == (("write", 0, 5, 1), ("fork", 0), ("write", 0, 1, 3))
         page.get_by_label("for at most").fill("1")
         button(page, "Search").click()
-        steps(3, 8)
+        # Turn 8 says that it searches; a short search may have ended before a frame is drawn.
         steps(3, 9)
         assert "no proof" in note(page, "search").inner_text()
         page.get_by_label("for at most").fill("6")
