@@ -182,7 +182,7 @@ DATED = (
     ("12_playground", "| `collapse` ({has_collapse})"),
     ("12_playground", "before {collapse_needs_writable} also a writable entry"),
     ("12_playground", "from {split_maps_zero_page} on pages of zeros become zero pages"),
-    ("12_playground", "or before {moves_many_vmas} of several mappings"),
+    ("12_playground", "or of several mappings ({moves_many_vmas}: if they grow)"),
     ("anonfolio/exercises/start_here.toml", "That is what {never} to {mm_id<} do: there, a page of a large folio"),
     ("anonfolio/exercises/postfork_reuse_scan.toml", "From {never} to {mm_id<} a page of a large folio is reused only"),
     ("anonfolio/exercises/playground.toml", "{never} to {mm_id<} never reuse a page of a large folio"),

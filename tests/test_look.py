@@ -336,9 +336,26 @@ def family() -> Iterator[tuple[int, int]]:
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
             assert parent.stdout
             child = int(parent.stdout.readline())
+            wait_until_still(parent.pid, child)
             yield parent.pid, child
             os.kill(child, signal.SIGKILL)
             parent.kill()
+
+
+def wait_until_still(*pids: int) -> None:
+    """What they do on their way to sleep faults, too; on a busy machine that takes a while."""
+
+    def now() -> list[tuple[str, str]]:
+        stats = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]
+        return [(fields[0], fields[7]) for fields in stats]
+
+    last: list[tuple[str, str]] = []
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        time.sleep(0.3)
+        last, before = now(), last
+        if last == before and all(state == "S" for state, _ in last):
+            return
 
 
 def of_frames(name: str, frames: np.ndarray[Any, Any]) -> list[int]:

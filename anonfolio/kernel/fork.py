@@ -82,6 +82,7 @@ def dup_mmap(
         if vma.flags & VM_WIPEONFORK:
             copy.anon_vma, copy.chain = 0, frozenset()
             continue
+        # Left out: in 7.3 what once had a guard page is copied without one, too (VM_MAYBE_GUARD in VM_COPY_ON_FORK).
         if not vma.anon_vma:
             continue
         copy.anon_vma = child.new_anon_vma()
