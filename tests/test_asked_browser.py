@@ -14,7 +14,7 @@ from browser_support import Lab, close_notebook, lab_page, open_notebook, quiet_
 from test_quiz import ASKED
 from test_site import tool
 
-from anonfolio.exercises import start_here
+from anonfolio.exercises import cow_copy_order, start_here
 from anonfolio.lesson import answers
 from anonfolio.lesson.quiz import Asked, Question
 
@@ -79,10 +79,38 @@ def tried(asked: Any) -> list[Any]:
         alone = [{letter: answer} for letter in right for answer in possible[:2]]
         mixed = [{letter: draw.choice(possible) for letter in right} for _ in range(5)]
         return [right, *one, *alone, *mixed]
+    if asked.kind == "order":
+        steps = [*asked._asks()["steps"]]
+        some = draw.sample(cow_copy_order.possible_orders(), 4)
+        known = [cow_copy_order.KERNEL_COPY, *some, *(race.work[-1].order for race in cow_copy_order.ORDERS.values())]
+        drawn = [draw.sample(steps, draw.randint(1, len(steps))) for _ in range(200)]
+        return [[*(step for step in order if step != "store"), "store"] for order in (*known, *drawn)]
+    if asked.kind == "events":
+        return [drawn_events(asked, draw) for _ in range(300)] + [
+            {name: as_json(hunt.worked) for name, hunt in asked.hunts.items()},
+            {"leak": [], "lost": ["share"]},
+            {"stale": ["set", "copy"]},
+        ]
     sizes, reasons = asked._asks()["sizes"], list(asked._asks()["reasons"])
     alone = [{letter: [size, why]} for letter in asked.jobs for size in sizes for why in reasons]
     every = [{letter: [draw.choice(sizes), draw.choice(reasons)] for letter in asked.jobs} for _ in range(20)]
     return [*alone, *every]
+
+
+def drawn_events(asked: Any, draw: random.Random) -> dict[str, list[Any]]:
+    """What somebody may click: steps that are still to come, and up to three accesses, anywhere."""
+    given = {}
+    for name in draw.sample([*asked.hunts], draw.randint(1, 3)):
+        hunt = asked._asks()["hunts"][name]
+        at = sorted(draw.sample(range(len(hunt["steps"])), draw.randint(0, 3)))
+        given[name] = [hunt["steps"][step] for step in at]
+        for _ in range(draw.randint(not at, asked._asks()["most"])):
+            given[name].insert(draw.randint(0, len(given[name])), list(draw.choice(hunt["accesses"])))
+    return {name: given[name] for name in asked.hunts if name in given}
+
+
+def as_json(value: Any) -> Any:
+    return json.loads(json.dumps(value))
 
 
 def as_python_says(asked: Any, mode: str, given: Any) -> dict[str, Any]:
@@ -106,7 +134,7 @@ def test_the_browser_judges_every_answer_as_python_does(bare: Page, name: str) -
     judged = bare.evaluate(
         """async ([sheet, modes, given]) => {
           const { says, unseal } = await import("./asked.js");
-          const right = unseal(sheet);
+          const right = await unseal(sheet);
           return given.map((one) => modes.map((mode) => says[mode](sheet, right, one)));
         }""",
         [asked.sheet(), modes, given],
@@ -117,8 +145,17 @@ def test_the_browser_judges_every_answer_as_python_does(bare: Page, name: str) -
 
 
 def test_every_kind_is_judged() -> None:
-    assert {asked.kind for asked in BY_HAND.values()} == {"number", "choice", "pages", "sizes", "cases", "pairs"}
-    assert len(BY_HAND) >= 52
+    assert {asked.kind for asked in BY_HAND.values()} == {
+        "number",
+        "choice",
+        "pages",
+        "sizes",
+        "cases",
+        "pairs",
+        "order",
+        "events",
+    }
+    assert len(BY_HAND) >= 54
 
 
 # --- by mouse and by keyboard ---------------------------------------------------------------------------------------
@@ -231,6 +268,81 @@ def test_cases_one_by_one(bare: Page) -> None:
     assert saved(bare)["given"] == {"a": "no fault", "b": "first touch"}
 
 
+def then(card: Locator, *names: str, by: str = "click") -> None:
+    for name in names:
+        button = card.get_by_role("button", name=name, exact=True)
+        if by == "click":
+            button.click(force=button.get_attribute("aria-disabled") == "true")
+        else:
+            button.focus()
+            button.page.keyboard.press(by)
+
+
+def test_steps_in_order_by_mouse_and_by_keyboard(bare: Page) -> None:
+    asked: Any = ASKED["cow_copy_order.order"]
+    card = show(bare, asked, "check")
+    answer = card.get_by_role("button", name="Answer", exact=True)
+    answer.click()
+    assert verdict(card) == "Choose the steps in order."
+    then(card, "then allocate", "then copy", "then clear")
+    # A step is done once: its button says so, and keeps the focus.
+    then(card, "then copy")
+    assert card.locator(".afq-list li").all_inner_texts() == ["allocate", "copy", "clear"]
+    then(card, "then recheck", "then flush", "then set", "then drop")
+    answer.click()
+    assert "Nobody can do it in that order." in verdict(card)
+    assert "'clear' comes before 'recheck'" in verdict(card)
+    for _ in range(5):
+        then(card, "Take back", by="Enter")
+    then(card, "then recheck", "then clear", "then set", "then flush", "then drop", by="Enter")
+    answer.press("Enter")
+    assert "Stale read: P0 reads page 0 in a frame that it maps no longer" in verdict(card)
+    assert "!! Stale read" in card.locator("pre").inner_text()
+    for _ in range(3):
+        then(card, "Take back", by="Space")
+    then(card, "then flush", "then set", "then drop", by="Space")
+    answer.press("Enter")
+    assert verdict(card).startswith("Right: the kernel's own order.")
+    assert saved(bare)["given"] == list(cow_copy_order.KERNEL_COPY)
+    assert asked.check(saved(bare)["given"]).kind == "right"
+    assert bare.evaluate("window.escaped") == []
+
+
+def test_interleavings_by_mouse_and_by_keyboard(bare: Page) -> None:
+    asked: Any = ASKED["cow_copy_order.damage"]
+    card = show(bare, asked, "check")
+    answer = card.get_by_role("button", name="Answer", exact=True)
+    answer.click()
+    assert verdict(card) == "Answer at least one."
+    then(card, "lost: then CPU 0 to copy")
+    answer.click()
+    assert "lost: no lost write yet." in verdict(card)
+    assert "Which step of CPU 0 must come before its store?" not in verdict(card)
+    assert "page table of P1" in card.locator("pre").inner_text()
+    then(card, "lost: then CPU 0 to share")  # is over
+    then(card, "lost: then CPU 1 writes 66 to page 0")
+    answer.click()
+    assert "1 of 3 shown." in verdict(card)
+    assert "Still open: stale, leak." in verdict(card)
+    assert saved(bare)["given"] == {"lost": ["copy", ["cpu1", "write", 0, 66]]}
+    for _ in range(4):
+        then(card, "leak: then CPU 1 reads page 0", by="Enter")
+    rows = card.locator(".afq-case").nth(1)
+    assert rows.locator("li").all_inner_texts() == 3 * ["CPU 1 reads page 0"]
+    for _ in range(3):
+        then(card, "leak: Take back", by="Enter")
+    then(card, "leak: then CPU 0 to drop", "leak: then CPU 2 writes 66 to page 0", by="Space")
+    then(card, "leak: then CPU 1 reads page 0", by="Space")
+    then(card, "stale: then CPU 0 to flush", "stale: then CPU 1 reads page 0", "stale: then CPU 0 to set", by="Enter")
+    then(card, "stale: then CPU 2 writes 66 to page 0", "stale: then CPU 1 reads page 0", by="Enter")
+    answer.press("Enter")
+    assert "3 of 3 shown." in verdict(card)
+    given = saved(bare)["given"]
+    assert given == {name: as_json(hunt.worked) for name, hunt in asked.hunts.items()}
+    assert asked.check(**given).head == "3 of 3 shown."
+    assert bare.evaluate("window.escaped") == []
+
+
 def test_hints_come_one_by_one_and_the_solution_when_asked(bare: Page) -> None:
     asked = ASKED["start_here.last"]
     card = show(bare, asked, "check")
@@ -245,12 +357,15 @@ def test_hints_come_one_by_one_and_the_solution_when_asked(bare: Page) -> None:
     assert (saved(bare)["hinted"], saved(bare)["shown"]) == (2, True)
 
 
+IN_04 = ("cow_copy_order.order", "cow_copy_order.damage")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 848])
 def test_a_card_fits_and_every_control_has_a_name(bare: Page, scheme: Any, width: int) -> None:
     bare.emulate_media(color_scheme=scheme)
     bare.set_viewport_size({"width": width, "height": 800})
-    for name in ("start_here.eight", "start_here.writable", "first_touch.blocks", "fork_and_share.counts"):
+    for name in ("start_here.eight", "start_here.writable", "first_touch.blocks", "fork_and_share.counts", *IN_04):
         card = show(bare, ASKED[name], "check")
         assert bare.evaluate("document.documentElement.scrollWidth <= innerWidth")
         for control in card.locator("button, input, select").all():

@@ -159,6 +159,15 @@ def test_a_harmful_order_is_shown_by_an_interleaving_and_its_picture(order: str,
     assert "<svg" in said._repr_html_()
 
 
+def test_what_browsers_judge_orders_by_is_what_the_search_says() -> None:
+    orders = q.possible_orders()
+    assert list(q.all_tried()) == orders
+    assert len(orders) == 180
+    harmless = [order for order, found in q.all_tried().items() if not found.kind]
+    for order in (*harmless[:2], *orders[3::20]):
+        assert q.all_tried()[order] == q.tried(order), order
+
+
 def test_an_order_that_cannot_be_is_told_why() -> None:
     assert (
         "nothing to copy to" in q.order.check(["copy", "allocate", "recheck", "clear", "flush", "set", "drop"]).lines[0]

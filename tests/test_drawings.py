@@ -137,5 +137,5 @@ def test_the_gallery_shows_what_the_library_draws_and_is_small() -> None:
     told = (ROOT / "docs" / "GALLERY.md").read_text(encoding="utf-8")
     shown = set(re.findall(r"\(gallery/([^)]+)\)", told))
     assert shown == {path.name for path in folder.iterdir()}
-    assert {Path(name).stem for name in shown} == {*tool.DRAWINGS, *tool.PHOTOGRAPHS}
+    assert {Path(name).stem for name in shown} == {*tool.DRAWINGS, *tool.PHOTOGRAPHS, *tool.SEEN}
     assert sum(path.stat().st_size for path in folder.iterdir()) < 600_000

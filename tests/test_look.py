@@ -190,7 +190,13 @@ def test_the_picture_is_that_of_the_suite() -> None:
     assert [place[:2] for place in table.mappings] == [(0, 512), (514, 530)]
     assert table.entries.vpn[table.entries.folio >= 0].tolist() == [*range(10), *range(516, 521)]
     assert "mm_id P41:4 mm#9:4" in look_picture(a_process()).text()
-    assert "waits to be split" in look_picture(a_process()).svg()
+    drawn = look_picture(a_process()).svg()
+    assert "waits to be split" in drawn
+    # Every page is there, joined to its folio; and a process that runs has a number of its own.
+    assert drawn.count('data-process="41"') == len(table.entries.vpn)
+    assert set(re.findall(r'data-of="41 (\w)"', drawn)) == set("ABCDE")
+    assert "not there yet" not in drawn
+    assert len({folio.place for folio in scene.folios}) == len(scene.folios)
     assert (owner_name(3), owner_name(-3)) == ("P3", "mm#3")
 
 

@@ -126,6 +126,21 @@ def note(page: Page, place: str = "use") -> Locator:
     return said
 
 
+def test_the_legend_comes_from_python_when_one_opens_it(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    play = Playground(pages=16)
+    show(page, play)
+    told: list[Any] = []
+    monkeypatch.setattr(play, "send", told.append)
+    legend = page.locator(".afg-fold", has_text="Legend")
+    assert legend.locator("svg").count() == 0
+    legend.locator("summary").press("Enter")
+    page.wait_for_function("window.sent.some((message) => message.verb === 'legend')")
+    (answer,) = [message for message in told if "legend" in message]
+    page.evaluate("message => window.heard['msg:custom'].forEach((act) => act(message))", answer)
+    assert "thick bar: the process may write" in (legend.locator("svg").text_content() or "")
+    assert "P0" in (legend.locator("xpath=..").locator(".afg-view").text_content() or "")
+
+
 # --- by mouse -------------------------------------------------------------------------------------------------------
 
 

@@ -163,3 +163,22 @@ def test_foreign_names_cannot_break_the_picture() -> None:
     picture.svg().encode()
     ET.fromstring(stacked(FOREIGN, [(FOREIGN, picture)], (FOREIGN, FOREIGN), told=FOREIGN))
     assert ET.fromstring(Decision(COPY.run(policy)[2].faults[-1], policy).svg()) is not None
+
+
+def test_every_number_of_a_folio_is_said_in_words() -> None:
+    """Who meets ``refs 30→29`` for the first time has no table at hand."""
+    for name in ("two-children", "pin-blocks-reuse", "lazy-free-part", "half-unmapped", "huge-fork-write-exit-write"):
+        for picture in pictures(Scenario.load(name).run("linux-6.15")):
+            for folio in picture.scene.folios:
+                told = folio.told()
+                assert told.startswith(f"folio {folio.name} (")
+                for fact in folio.facts()[1:]:
+                    explained = told.partition(f"{fact}{' (before the step → now)' * ('→' in fact)}: ")[2]
+                    assert len(explained.partition(";")[0]) > 20, fact
+
+
+def test_bytes_and_page_numbers_say_which_they_are() -> None:
+    svg = Scenario.parse("pages 16\norders 4\nwrite 0 5 105").run("linux-6.15").show().svg()
+    assert (svg.count(">byte<"), svg.count(">page<")) == (1, 1)
+    untouched = Scenario.parse("pages 16\norders 4\nread 0 5").run("linux-6.15").show().svg()
+    assert untouched.count(">byte<") == 0

@@ -63,6 +63,10 @@ def micro_steps() -> str:
 DRAWINGS: dict[str, Callable[[], str]] = {"two-kernels": two_kernels, "tree": tree, "micro-steps": micro_steps}
 
 
+SEEN = ("look",)
+"""Of a process that ran, and so not drawn anew: ``anonfolio look PID --svg FILE``."""
+
+
 # --- photographs ------------------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from ..witness.comparing import NONE, ZERO
 from ..witness.looking import ZERO_PAGE, FoundFolios, Process, runs_of
 from .drawing import printable
 from .picture import Picture
-from .scene import Count, Counts, Folio, Scene, is_wide
+from .scene import Count, Counts, Folio, Scene, is_wide, placed
 from .table import Entries, Flags, Numbers, Table
 from .text import COLUMNS
 
@@ -240,8 +240,8 @@ def look_scene(seen: Process) -> Scene:
     table = Table(seen.pid, True, len(pages.page), entries, no, no, mappings)
     return Scene(
         "this kernel", " · ".join(filter(None, (f"P{seen.pid} {seen.name}", seen.missing))), said, (table,),
-        tuple(_folio(seen, at, number) for at, number in enumerate(mapped.tolist())), (),
-        tables_only=bool(seen.missing), wide=is_wide((table,), True),
+        placed([_folio(seen, at, number) for at, number in enumerate(mapped.tolist())], (table,)), (),
+        acting=seen.pid, tables_only=bool(seen.missing), wide=is_wide((table,), True),
     )  # fmt: skip
 
 

@@ -104,7 +104,7 @@ def frame_names(run: Run) -> dict[int, str]:
     return names
 
 
-def _rows(run: Run) -> list[tuple[str, int, tuple[str, ...]]]:
+def rows(run: Run) -> list[tuple[str, int, tuple[str, ...]]]:
     """CPU 0's work: what it is, how many steps come before it, and its steps."""
     rows, first = [], 0
     for work in run.race.work:
@@ -122,9 +122,15 @@ def _lines(picture: MicroPicture) -> Iterator[str]:
     yield picture.moment.says
     for alarm in picture.alarms:
         yield f"!! {alarm}"
-    for name, first, steps in _rows(picture.run):
+    for name, first, steps in rows(picture.run):
         told = [_step_words(picture, first + at, step) for at, step in enumerate(steps)]
         yield f"CPU 0, {name}: {' '.join(told)}" + ("  (page-table lock held)" if view.locked else "")
+    yield from held(picture)
+
+
+def held(picture: MicroPicture) -> Iterator[str]:
+    """What TLBs, page tables and frames hold, a line each."""
+    view = picture.view
     for cpu, entries in enumerate(view.tlbs):
         told = [f"{page}→{picture.entry_words(entry)}{' STALE' if stale else ''}" for page, entry, stale in entries]
         yield f"TLB of CPU {cpu} (P{picture.run.race.cpus[cpu]}): {', '.join(told) or 'empty'}"
@@ -222,7 +228,7 @@ class _MicroSheet(Sheet):
         return [line for alarm in picture.alarms for line in self._wrapped(alarm, 44)]
 
     def _work(self, y: float) -> float:
-        for number, (name, first, steps) in enumerate(_rows(self.picture.run)):
+        for number, (name, first, steps) in enumerate(rows(self.picture.run)):
             here = first <= self.view.done < first + len(steps)
             lock = ", holding the page-table lock" if self.view.locked and here else ""
             self.add(svg_text(SIDE, y + 14, f"CPU 0: {name}{lock}", "fb"), f"0w{number}")

@@ -151,6 +151,13 @@ class Folio:
         told += ["waits to be split"] if self.deferred else []
         return told + (["freed lazily"] if self.lazyfree else [])
 
+    def told(self) -> str:
+        """The same in words, for who meets these numbers for the first time."""
+        size = "one page" if not self.order else f"{self.pages} pages, order {self.order}"
+        told = [f"folio {self.name} ({size})" + (", new in this step" if self.fresh else "")]
+        told += [_explained(fact) for fact in self.facts()[1:]]
+        return "; ".join(told)
+
     def roles(self) -> list[str]:
         """Per page what it is to who looks: new in this step, held but mapped by nobody, one process's alone, shared.
 
@@ -161,6 +168,25 @@ class Folio:
         known = np.where(self.exclusive, "alone", "mapped" if self.counts is None else "shared")
         found: list[str] = np.where(self.mapcount > 0, known, "held").tolist()
         return found
+
+
+_MEANING = {
+    "refs": "how many hold it, each entry that maps it and others such as a device or a pipe",
+    "mapped": "how many page-table entries map a page of it",
+    "pins": "how many promises that a page stays where it is, such as a device's",
+    "mm_id": "how many of these entries the kernel counts for each of two processes",
+    "maybe mapped shared": "the bit by which a write sees that more processes may map it",
+    "partly mapped": "some of its pages are mapped by nobody, and held with it",
+    "waits to be split": "so that pages that nobody maps can be given back",
+    "freed lazily": "its content may be dropped until it is written again",
+}
+"""What a fact of a folio counts or says."""
+
+
+def _explained(fact: str) -> str:
+    name = next(name for name in _MEANING if fact.startswith(name))
+    step = " (before the step → now)" if "→" in fact else ""
+    return f"{fact}{step}: {_MEANING[name]}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -346,7 +372,7 @@ def scene(
         heading or snapshot.policy,
         said or state_sentence(snapshot),
         tables,
-        _placed(sorted(folios, key=lambda folio: folio.number), tables, before),
+        placed(sorted(folios, key=lambda folio: folio.number), tables, before),
         tuple(one for one in earlier if one not in kept),
         copied=tuple(_copied(tables, before, forked, fresh)) if before else (),
         gone=tuple(folio for one, folio in earlier.items() if one not in kept),
@@ -358,7 +384,8 @@ def scene(
     )
 
 
-def _placed(folios: Sequence[Folio], tables: Sequence[Table], before: Scene | None) -> tuple[Folio, ...]:
+def placed(folios: Sequence[Folio], tables: Sequence[Table], before: Scene | None = None) -> tuple[Folio, ...]:
+    """The folios, each where it stands in a picture."""
     kept = {folio.number: Kept(folio.place, folio.pages) for folio in before.folios} if before else {}
     found = places(tables, {folio.number: folio.pages for folio in folios}, kept)
     return tuple(replace(folio, place=found[folio.number]) for folio in folios)
@@ -634,7 +661,7 @@ def _recorded_scene(
     tables = tuple(_recorded_table(process, entries.get(process), before) for process in range(processes))
     folios = [_recorded_folio(number, mapped[number], earlier.get(number)) for number in sorted(mapped)]
     return Scene(
-        source, heading, said, tables, _placed(folios, tables, before),
+        source, heading, said, tables, placed(folios, tables, before),
         tuple(number for number in earlier if number not in mapped),
         gone=tuple(folio for number, folio in earlier.items() if number not in mapped),
         tables_only=True, wide=is_wide(tables, True),

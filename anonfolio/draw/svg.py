@@ -17,6 +17,7 @@ from .drawing import (
     document,
     exclusive_mark,
     measure,
+    measure_mono,
     open_svg,
     pin_mark,
     ref_mark,
@@ -109,9 +110,10 @@ class _BandDrawing:
             self.rows[process] = y
             y += CELL + NUMBERS + (WORDS if process in sheet.plan.labelled else 0) + 5
         self.end = y
+        tables = {table.process: table for table in self.scene.tables}
         for process in band.processes:
-            if process < len(self.scene.tables):
-                self._process(self.scene.tables[process])
+            if process in tables:
+                self._process(tables[process])
             else:
                 self._label(process, "not there yet")
         self._memory()
@@ -130,7 +132,9 @@ class _BandDrawing:
         y = self.rows[process] + 16
         acts = process == self.scene.acting and not words
         name = f"<g><title>{xml(told or words or f'process {process}')}</title>"
-        name += svg_text(4, y, f"P{process}", "fb" if acts else "fm") + "</g>"
+        # The number of a process that runs may be long: what stands above the picture says it.
+        short = f"P{process}" if measure(f"P{process}", 12, True) < LABEL else "P…"
+        name += svg_text(4, y, short, "fb" if acts else "fm") + "</g>"
         self.sheet.add(name, self.key("7p", process))
         if words:
             self.sheet.add(svg_text(LABEL, y, words, "h"), self.key("7w", process))
@@ -236,6 +240,10 @@ class _BandDrawing:
             self.sheet.add(f'<g data-fault="{vpn}">{mark}</g>', self.key("8f", process, vpn))
         shown = [vpns[0], vpns[-1]] if band.folded else [vpn for vpn in vpns if vpn % 4 == 0 or vpn == vpns[-1]]
         shown = [vpn for vpn in shown if all(abs(self.x(vpn) - self.x(other)) > 1.6 * PITCH for other in faulted)]
+        first = min((*shown, *faulted), key=self.x, default=0)
+        fits = self.x(first + 0.5) - 1 - measure_mono(f"{first}") / 2 > measure("page") + 1
+        if above and process == band.processes[0] and band == self.sheet.plan.bands[0] and fits and not band.folded:
+            self.sheet.add(svg_text(2, base, "page", "h"), self.key("7q", process))
         for vpn in shown:
             if vpn == vpns[-1] and any(0 < vpn - other < (2 if vpn > 99 else 1) for other in shown):
                 continue
@@ -326,8 +334,11 @@ class _BandDrawing:
             self._gone(folio)
         if self.lanes and self.band == self.sheet.plan.bands[0]:
             y = sum(self.lanes.values()) / len(self.lanes) + (TITLE + FRAME) / 2
-            words = f'<g transform="translate(16 {y:g}) rotate(-90)">' + svg_text(0, 0, "memory", "e") + "</g>"
-            self.sheet.add(words, self.key("7m"))
+            self.sheet.add(_upright(11, y, "memory"), self.key("7m"))
+        if not self.band.folded:
+            # A byte in a cell is a number as a page's is: each row says which.
+            for lane in {folio.place.lane for folio in folios if folio.content is not None and folio.content.any()}:
+                self.sheet.add(_upright(24, self.lanes[lane] + TITLE + FRAME / 2, "byte"), self.key("7y", lane))
 
     def _part(self, folio: Folio) -> range:
         """Which of its pages stand in this band."""
@@ -348,11 +359,11 @@ class _BandDrawing:
         later = [home for lane, home in taken if lane == folio.place.lane and home > folio.place.home]
         room = self.x(min([*later, self.band.hi])) - x - 4
         name = folio.name if not part[0] else folio.page(part[0])
-        told = f"<title>{xml(', '.join([f'folio {folio.name}', *folio.facts()]))}</title>"
+        told = f"<title>{xml(folio.told())}</title>"
         told += svg_text(x + 4, y + 13, name, "fb")
         facts = _facts(folio, room - measure(name, 12, True) - 12) if not part[0] else ""
         told += svg_text(x + 10 + measure(name, 12, True), y + 13, facts, "over") if facts else ""
-        self.sheet.add(f"<g>{told}</g>", self.key("3t", folio.number))
+        self.sheet.add(f'<g data-folio="{folio.name}">{told}</g>', self.key("3t", folio.number))
         for at in part:
             self._frame(folio, at, y + TITLE)
         changed = [] if folio.fresh or self.scene.tables_only else np.flatnonzero(folio.changed).tolist()
@@ -394,6 +405,7 @@ class _BandDrawing:
                 box += svg_text(x + 4, y + 13, name, "fb")
                 facts = _facts(folio, width - measure(name, 12, True) - 16)
                 box += svg_text(x + 10 + measure(name, 12, True), y + 13, facts, "over") if facts else ""
+            box += f"<title>{xml(folio.told())}</title>" if not small else ""
             self.sheet.add(f'<g data-frame="{words}">{box}</g>', self.key("2b", folio.number))
 
     def _gone(self, folio: Folio) -> None:
@@ -440,6 +452,10 @@ def fitting(x: float, y: float, words: str, room: float) -> str:
     told = svg_text(x, y, words, "a")
     pressed = f'<text textLength="{room - 1:g}" lengthAdjust="spacingAndGlyphs" '
     return told if 7.4 * len(words) <= room else told.replace("<text ", pressed, 1)
+
+
+def _upright(x: float, y: float, words: str) -> str:
+    return f'<g transform="translate({x:g} {y:g}) rotate(-90)">{svg_text(0, 0, words, "e")}</g>'
 
 
 def _shortened(words: str) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice
+from itertools import islice, permutations
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..hardware.interleavings import searched
@@ -24,9 +26,10 @@ from ..hardware.microsteps import (
     Race,
     Run,
 )
-from ..hardware.orders import COPY_STEPS, KERNEL_COPY, OrderError, check_order
+from ..hardware.orders import BEFORE, COPY_STEPS, KERNEL_COPY, NEEDED, OrderError, check_order
 from ..hardware.stores import LEAK, LOST_WRITE, STALE_READ
 from ..kernel.policy import LINUX_6_3, LINUX_6_15, RFC_V2, Policy
+from ..lesson import races
 from ..lesson.quiz import GOES_ON, Asked, Choice, Note, Number, is_open, shown
 from ..program.scenario import Scenario
 
@@ -165,7 +168,8 @@ class Order(Asked):
             return Note("wrong", "Cannot read that answer.", ("A list of step names is asked for.",))
         steps = tuple(shown(step, str).lower() for step in names)
         if is_open(order) or steps == AS_FOUND:
-            return self._asked(f"Not answered yet: change the order of the seven names. {GOES_ON}")
+            note = self._asked(f"Not answered yet: change the order of the seven names. {GOES_ON}")
+            return self._by_hand(note, "check")
         steps = steps if "store" in steps else (*steps, "store")
         try:
             check_order(steps)
@@ -174,31 +178,93 @@ class Order(Asked):
         missing = [step for step in KERNEL_COPY if step not in steps]
         if missing:
             return Note("wrong", f"Some steps are missing: {', '.join(missing)}.", (f"`{self.name}.hint()` helps.",))
-        return self._noted(lambda: list(steps), self._tried(steps))
-
-    def _tried(self, steps: tuple[str, ...]) -> Note:
-        states = 0
-        for race in RACES:
-            tried = searched(race.but_order(*steps), ORDER_ACCESSES)
-            states += tried.states
-            for kind, events in tried.found.items():
-                run = tried.race.run(events)
-                at = run.first(kind)
-                found = next(one for one in run.damage if one.kind == kind)
-                return Note("wrong", f"{kind.capitalize()}: {found.says}", (_told(events),), picture=_drawn(run, at))
-        tried_all = f"{states:,} states, every interleaving with up to {ORDER_ACCESSES} accesses by others: no damage."
-        if steps == KERNEL_COPY:
-            return Note("right", "Right: the kernel's own order.", (tried_all,))
-        return Note("right", "Right: no damage, though it is not the kernel's order.", (tried_all, *_remark(steps)))
+        return self._noted(lambda: list(steps), _verdict(steps, tried(steps)))
 
     def solution(self) -> Note:
         """The kernel's order, folded where HTML is shown."""
         code = f"{self.name}.check({list(KERNEL_COPY[:-1])})"
-        told = ("The kernel's own order:",)
+        told = (KERNELS_OWN,)
         return self._solved(Note("tell", f"Solution of `{self.name}`", told, code=code, fold=True))
 
     def _asked(self, *more: str) -> Note:
         return Note("ask", self.prompt, (*_steps_told(), *more))
+
+    def _asks(self) -> dict[str, Any]:
+        return {"steps": {step: COPY_STEPS[step] for step in AS_FOUND}, "last": "store"}
+
+    def _solved_lines(self) -> tuple[str, ...]:
+        return (KERNELS_OWN, ", ".join(f"`{step}`" for step in KERNEL_COPY[:-1]))
+
+    def _judges(self) -> dict[str, Any]:
+        notes: dict[str, list[Any]] = {}
+        for steps, found in all_tried().items():
+            said = _verdict(steps, found)
+            picture = said.picture.text() if said.picture is not None else ""
+            notes[" ".join(steps)] = [said.kind, said.head, said.lines, picture]
+        return {**super()._judges(), "before": BEFORE, "needed": NEEDED, "asked": KERNEL_COPY, "orders": notes}
+
+
+KERNELS_OWN = "The kernel's own order:"
+
+
+class Tried(NamedTuple):
+    """What comes of an order: how many states all interleavings lead through, or the first that does damage."""
+
+    states: int = 0
+    race: int = 0
+    kind: str = ""
+    events: tuple[Event, ...] = ()
+
+
+def tried(steps: tuple[str, ...]) -> Tried:
+    """Try every interleaving of an order."""
+    states = 0
+    for number, race in enumerate(RACES):
+        found = searched(race.but_order(*steps), ORDER_ACCESSES)
+        states += found.states
+        for kind, events in found.found.items():
+            return Tried(0, number, kind, events)
+    return Tried(states)
+
+
+def possible_orders() -> list[tuple[str, ...]]:
+    """Every order of all steps that somebody could carry out."""
+    return [(*order, "store") for order in permutations(AS_FOUND) if _can_be_done((*order, "store"))]
+
+
+def _can_be_done(order: tuple[str, ...]) -> bool:
+    try:
+        check_order(order)
+    except OrderError:
+        return False
+    return True
+
+
+TRIED = Path(__file__).with_suffix(".json")
+"""What `tried` says of all of them, for browsers: to find that out takes a minute. ``tools/orders.py`` writes it."""
+
+
+def all_tried() -> dict[tuple[str, ...], Tried]:
+    """What stands in `TRIED`."""
+    stored = json.loads(TRIED.read_text(encoding="utf-8"))
+    return {
+        tuple(order.split()): Tried(states, race, kind, tuple(tuple(event) for event in events))
+        for order, (states, race, kind, events) in stored.items()
+    }
+
+
+def _verdict(steps: tuple[str, ...], found: Tried) -> Note:
+    if found.kind:
+        run = RACES[found.race].but_order(*steps).run(found.events)
+        harm = next(one for one in run.damage if one.kind == found.kind)
+        head = f"{found.kind.capitalize()}: {harm.says}"
+        return Note("wrong", head, (_told(found.events),), picture=_drawn(run, run.first(found.kind)))
+    tried_all = (
+        f"{found.states:,} states, every interleaving with up to {ORDER_ACCESSES} accesses by others: no damage."
+    )
+    if steps == KERNEL_COPY:
+        return Note("right", "Right: the kernel's own order.", (tried_all,))
+    return Note("right", "Right: no damage, though it is not the kernel's order.", (tried_all, *_remark(steps)))
 
 
 AS_FOUND = tuple(sorted(step for step in COPY_STEPS if step != "store"))
@@ -278,7 +344,8 @@ class Interleavings(Asked):
             return Note("wrong", f"There is no {unknown[0]!r}; there are {', '.join(self.hunts)}.")
         said = {name: events for name, events in given.items() if not is_open(events)}
         if not said:
-            return self._asked(f"Not answered yet: put a list in place of each `...`. {GOES_ON}")
+            note = self._asked(f"Not answered yet: put a list in place of each `...`. {GOES_ON}")
+            return self._by_hand(note, "check")
         return self._noted(lambda: {name: _kept(events) for name, events in said.items()}, self._judged(said))
 
     def _judged(self, said: dict[str, Any]) -> Note:
@@ -319,6 +386,35 @@ class Interleavings(Asked):
         lines = [f"- `{name}`, a {hunt.kind}: {_order_told(hunt.race)}" for name, hunt in self.hunts.items()]
         return Note("ask", self.prompt, (*lines, *more))
 
+    def _asks(self) -> dict[str, Any]:
+        hunts = {
+            name: {
+                "story": f"a {hunt.kind}: {_order_told(hunt.race)}",
+                "steps": [step for _, step in hunt.race.steps()],
+                "accesses": races.accesses(hunt.race, BYTE),
+            }
+            for name, hunt in self.hunts.items()
+        }
+        return {"hunts": hunts, "most": HUNT_ACCESSES}
+
+    def _solved_lines(self) -> tuple[str, ...]:
+        return tuple(f"- {name}: {_listed_events(hunt.worked)}" for name, hunt in self.hunts.items())
+
+    def _judges(self) -> dict[str, Any]:
+        hunts = {
+            name: {"kind": hunt.kind, "nearly": hunt.nearly, "race": races.table(hunt.race, BYTE, HUNT_ACCESSES)}
+            for name, hunt in self.hunts.items()
+        }
+        return {**super()._judges(), "hunts": hunts}
+
+
+BYTE, HUNT_ACCESSES = 66, 3
+"""What others write, and how often they read or write, where one answers by click; in Python both are free."""
+
+
+def _listed_events(events: Iterable[Event | str]) -> str:
+    return ", ".join(f"`{event if isinstance(event, str) else ' '.join(map(str, event))}`" for event in events)
+
 
 def _kept(events: Any) -> list[Any]:
     """The events as JSON has them; what nobody can read is kept as nothing."""
@@ -347,7 +443,7 @@ def _so_far(shown: Sequence[str]) -> tuple[str, ...]:
 
 
 def _told(events: Iterable[Event]) -> str:
-    return "So: " + ", ".join(f"`{' '.join(map(str, event))}`" for event in events) + "."
+    return f"So: {_listed_events(events)}."
 
 
 def _drawn(run: Run, at: int | None = None) -> Shown:

@@ -138,9 +138,7 @@ class Race:
                 moments.append(_moment(state, single))
         while not state.finished:
             moments.append(_moment(state, ("cpu0", state.next_step)))
-        found = state.settle()
-        moments.append(Moment(None, _aftermath(found), state.view(), tuple(found)))
-        return Run(self, tuple(moments))
+        return Run(self, (*moments, looked_after(state)))
 
 
 class Translation(NamedTuple):
@@ -600,6 +598,12 @@ class Run:
     def show(self, at: int | None = None) -> Shown:
         """The picture of a moment; by default the first that shows damage, else the last."""
         return show(self, at)
+
+
+def looked_after(state: State) -> Moment:
+    """The look at the end: all TLBs are flushed and everybody reads; the state is then another one."""
+    found = state.settle()
+    return Moment(None, _aftermath(found), state.view(), tuple(found))
 
 
 def _moment(state: State, event: Event) -> Moment:

@@ -36,7 +36,7 @@ _LOCKED = ("recheck", "clear", "set", "drop")
 """The page-table lock is held from the first of these to the last: others of the process that fault then must wait."""
 _FOUND = "it compares the entry with what the fault saw, and would find the kernel's own change"
 _HANDLED = "the program goes on when the fault is handled"
-_BEFORE = {
+BEFORE = {
     "copy": {"allocate": "there is nothing to copy to yet"},
     "recheck": {"allocate": "'allocate' is the step that looks at the entry first"},
     "clear": {"recheck": _FOUND},
@@ -46,7 +46,7 @@ _BEFORE = {
     "store": dict.fromkeys(("allocate", "copy", "set", "drop"), _HANDLED),
 }
 """What must have been done before, when it is done at all, for a step to make sense, and why."""
-_NEEDED = (*_BEFORE["store"], "store")
+NEEDED = (*BEFORE["store"], "store")
 
 
 class OrderError(ValueError):
@@ -96,10 +96,10 @@ def check_order(order: Sequence[str]) -> None:
             raise OrderError(f"there is no step {step!r}; there are {', '.join(COPY_STEPS)}")
         if step in order[:at]:
             raise OrderError(f"{step!r} comes twice")
-        for earlier, why in _BEFORE.get(step, {}).items():
+        for earlier, why in BEFORE.get(step, {}).items():
             if earlier in order[at:]:
                 raise OrderError(f"{step!r} comes before {earlier!r}: {why}")
-    missing = [step for step in _NEEDED if step not in order]
+    missing = [step for step in NEEDED if step not in order]
     if missing:
         raise OrderError(f"without {', '.join(map(repr, missing))} the fault is never finished")
     if order[-1] not in ("store", "flush"):

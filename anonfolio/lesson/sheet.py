@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,14 +21,14 @@ def made(name: str, kind: str, prompt: str, asks: Mapping[str, Any], judges: Map
 
 
 def seal(name: str, value: Any) -> str:
-    """JSON, made unreadable by a stream of bytes that begins with the question's name (xorshift of its FNV hash)."""
+    """JSON, deflated, made unreadable by bytes that begin with the question's name (xorshift of its FNV hash)."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
-    return base64.b64encode(_mixed(name, text)).decode()
+    return base64.b64encode(_mixed(name, zlib.compress(text, 9))).decode()
 
 
 def unseal(name: str, sealed: str) -> Any:
     """What was sealed under this name."""
-    return json.loads(_mixed(name, base64.b64decode(sealed)))
+    return json.loads(zlib.decompress(_mixed(name, base64.b64decode(sealed))))
 
 
 def _mixed(name: str, text: bytes) -> bytes:

@@ -4,7 +4,7 @@
 // --- what is right, from the sheet ----------------------------------------------------------------------------------
 
 // So that nobody reads the answer in passing; it hides nothing from who wants to know.
-export function unseal(sheet) {
+export async function unseal(sheet) {
   const bytes = Uint8Array.from(atob(sheet.sealed), (letter) => letter.charCodeAt(0));
   let state = 2166136261;
   for (const byte of new TextEncoder().encode(sheet.id)) state = Math.imul(state ^ byte, 16777619) >>> 0;
@@ -12,7 +12,7 @@ export function unseal(sheet) {
     state ^= state << 13; state ^= state >>> 17; state ^= state << 5; state >>>= 0;
     bytes[at] ^= state & 255;
   }
-  return JSON.parse(new TextDecoder().decode(bytes));
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"))).json();
 }
 
 const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
@@ -93,6 +93,97 @@ function judgePairs(sheet, right, given) {
   return { kind: correct === said.length ? "right" : "wrong", head, lines };
 }
 
+const capital = (words) => words[0].toUpperCase() + words.slice(1);
+
+function judgeOrder(right, given) {
+  const cannot = (why) => ({ kind: "wrong", head: "Nobody can do it in that order.", lines: [`${capital(why.toLowerCase())}.`] });
+  for (const [at, step] of given.entries()) {
+    for (const [earlier, why] of Object.entries(right.before[step] ?? {})) {
+      if (given.indexOf(earlier) >= at) return cannot(`'${step}' comes before '${earlier}': ${why}`);
+    }
+  }
+  const without = (steps) => steps.filter((step) => !given.includes(step));
+  const needed = without(right.needed);
+  if (needed.length) return cannot(`without ${needed.map((step) => `'${step}'`).join(", ")} the fault is never finished`);
+  const missing = without(right.asked);
+  if (missing.length) return { kind: "wrong", head: `Some steps are missing: ${missing.join(", ")}.`, lines: [] };
+  const [kind, head, lines, code] = right.orders[given.join(" ")];
+  return { kind, head, lines, code };
+}
+
+// An interleaving, walked through the table of its race (anonfolio/lesson/races.py): its moments, or why it ends.
+function ran(race, events) {
+  const { nodes, texts } = race;
+  const steps = race.rows.flatMap(([, , names]) => names);
+  let at = 0;
+  const moments = [{ says: "Before the first step.", damage: [], node: nodes[0], held: nodes[0][2] }];
+  const go = (which, event) => {
+    const edge = nodes[at][3][which];
+    if (!Array.isArray(edge)) return edge === null ? "the table ends here; Python goes further" : texts[edge];
+    at = edge[0];
+    moments.push({ event, says: texts[edge[1]], damage: edge[2], node: nodes[at], held: nodes[at][2] });
+  };
+  for (const event of events) {
+    if (Array.isArray(event)) {
+      const stopped = go(1 + race.accesses.findIndex((access) => same(access, event)), event);
+      if (stopped) return { stopped };
+      continue;
+    }
+    const left = steps.slice(nodes[at][0]);
+    if (!left.includes(event)) {
+      return { stopped: `CPU 0 has no step '${event}' left; it still has to do: ${left.join(", ") || "nothing"}` };
+    }
+    for (const step of left.slice(0, left.indexOf(event) + 1)) go(0, ["cpu0", step]);
+  }
+  for (const step of steps.slice(nodes[at][0])) go(0, ["cpu0", step]);
+  const [says, damage, held] = race.ends[at];
+  moments.push({ says: texts[says], damage, node: nodes[at], held });
+  const found = [...new Set(moments.flatMap((moment) => moment.damage))].map((one) => race.damage[one]);
+  const first = (kind) => moments.findIndex((moment) => moment.damage.some((one) => !kind || race.damage[one][0] === kind));
+  return { found, drawn: (kind) => drawnText(race, moments, first(kind)) };
+}
+
+// As `MicroPicture.text` writes it.
+function drawnText(race, moments, found) {
+  const last = moments.length - 1;
+  const at = found < 0 ? last : found;
+  const { event, says, damage, node: [done, locked], held } = moments[at];
+  const before = at ? moments[at - 1].node[0] : done;
+  const known = moments.slice(0, at).flatMap((moment) => moment.damage);
+  const step = (name, number) => (number >= done ? `(${name})` : number >= before ? `[${name}]` : name);
+  return [
+    [race.name, at ? `step ${at} of ${last}` : `start, ${last} steps`, ...(event ? [event.join(" ")] : [])].join(" · "),
+    says,
+    ...damage.filter((one) => !known.includes(one)).map((one) => `!! ${capital(race.damage[one][0])}: ${race.damage[one][1]}`),
+    ...race.rows.map(([name, first, names]) =>
+      `CPU 0, ${name}: ${names.map((each, number) => step(each, first + number)).join(" ")}${locked ? "  (page-table lock held)" : ""}`),
+    ...race.held[held].map((line) => race.texts[line]),
+  ].join("\n");
+}
+
+function judgeEvents(sheet, right, given) {
+  const names = Object.keys(sheet.hunts);
+  const said = names.filter((name) => given[name] !== undefined);
+  const shown = [];
+  const soFar = () => (shown.length ? ["Shown so far:", ...shown] : []);
+  let code = "";
+  for (const name of said) {
+    const { kind, nearly, race } = right.hunts[name];
+    const run = ran(race, given[name]);
+    if (run.stopped) return { kind: "wrong", head: `${name}: this cannot happen.`, lines: [`${run.stopped}.`, ...soFar()] };
+    const harm = run.found.find(([what]) => what === kind);
+    if (!harm) {
+      const told = run.found.length ? `It shows a ${run.found[0][0]}: ${run.found[0][1]}` : "Nobody is harmed by that.";
+      return { kind: "wrong", head: `${name}: no ${kind} yet.`, lines: [told, nearly, ...soFar()], code: run.drawn() };
+    }
+    shown.push(`- ${name}: ${harm[1]}`);
+    code = run.drawn(kind);
+  }
+  const rest = names.filter((name) => !said.includes(name));
+  const lines = [...shown, ...(rest.length ? [`Still open: ${rest.join(", ")}.`] : [])];
+  return { kind: "right", head: `${said.length} of ${names.length} shown.`, lines, code };
+}
+
 // What `predict`, `check` and `compare` of a question say: a kind, a head, lines, perhaps a picture as text.
 export const says = {
   predict: (sheet, right, given) => ({
@@ -102,6 +193,11 @@ export const says = {
   check(sheet, right, given) {
     if (sheet.kind === "cases") return judgeCases(sheet, right, given);
     if (sheet.kind === "pairs") return judgePairs(sheet, right, given);
+    if (sheet.kind === "events") return judgeEvents(sheet, right, given);
+    if (sheet.kind === "order") {
+      const said = judgeOrder(right, given);
+      return { ...said, lines: said.lines.length ? said.lines : [helps(sheet)] };
+    }
     const { say, miss } = kinds[sheet.kind];
     if (same(given, right.answer)) return { kind: "right", head: `Right: ${say(sheet, given)}.`, lines: right.why };
     const lines = [known(right, given), miss(sheet, right.answer, given), [helps(sheet)]].find((told) => told.length);
@@ -289,22 +385,38 @@ const inputs = {
   },
 
   sizes(sheet) {
-    const list = element("ol", { class: "afq-list", "aria-label": "Your answer so far" });
-    const values = [];
-    const show = () => list.replaceChildren(...values.map((value) => element("li", {}, `${value}`)));
-    const back = element("button", { type: "button" }, "Take back");
-    back.addEventListener("click", () => { values.pop(); show(); });
-    const buttons = sheet.offers.map((size) => {
-      const button = element("button", { type: "button", "aria-label": `then ${size}` }, `${size}`);
-      button.addEventListener("click", () => { values.push(size); show(); });
-      return button;
-    });
+    const { list, row, read, fill } = growing(sheet.offers, "", (size) => `${size}`);
+    return { node: element("div", {}, list, row), read, fill, wanted: "Choose the numbers in order." };
+  },
+
+  order(sheet) {
+    const steps = Object.keys(sheet.steps);
+    const { list, row, read, fill } = growing(steps, "", (step) => step, (step, chosen) => !chosen.includes(step));
+    const told = steps.map((step) => element("li", {}, element("code", {}, step), ": ", ...marked(sheet.steps[step])));
     return {
-      node: element("div", {}, list, element("div", { class: "afq-row", role: "group", "aria-label": "The next number" }, ...buttons, back)),
-      read: () => (values.length ? [...values] : null),
-      fill(given) { values.splice(0, values.length, ...given); show(); },
-      wanted: "Choose the numbers in order.",
+      node: element("div", {}, element("ul", {}, ...told), list, row),
+      read: () => (read() ? [...read(), sheet.last] : null),
+      fill: (given) => fill(given.filter((step) => step !== sheet.last)),
+      wanted: "Choose the steps in order.",
     };
+  },
+
+  events(sheet) {
+    const words = (event) => {
+      if (!Array.isArray(event)) return `CPU 0 to ${event}`;
+      const [cpu, op, page, byte] = event;
+      return `${cpu.replace("cpu", "CPU ")} ${op}s ${op === "read" ? `page ${page}` : `${byte} to page ${page}`}`;
+    };
+    const rows = Object.entries(sheet.hunts).map(([letter, { story, steps, accesses }]) => {
+      const name = element("span", { id: `afq${++made}` }, element("kbd", {}, letter), " ", ...marked(story));
+      // A step stands for all of CPU 0's up to it: those before it are over.
+      const over = (step, chosen) => chosen.some((each) => steps.indexOf(each) >= steps.indexOf(step));
+      const may = (event, chosen) => (Array.isArray(event)
+        ? chosen.filter(Array.isArray).length < sheet.most : !over(event, chosen));
+      const { list, row, read, fill } = growing([...steps, ...accesses], `${letter}: `, words, may);
+      return { letter, node: element("div", { class: "afq-case" }, name, list, row), read, fill };
+    });
+    return rowsOf(rows);
   },
 
   cases(sheet) {
@@ -336,6 +448,32 @@ const inputs = {
   },
 };
 
+// A list that a button for each value makes longer, and "Take back" shorter; `may` says which values can come next.
+function growing(offers, about, say, may = () => true) {
+  const values = [];
+  const list = element("ol", { class: "afq-list", "aria-label": `${about}Your answer so far` });
+  const button = (words, label, act) => {
+    const node = element("button", { type: "button", "aria-label": `${about}${label}` }, words);
+    node.addEventListener("click", () => { act(); show(); });
+    return node;
+  };
+  const buttons = offers.map((value) => button(say(value), `then ${say(value)}`, () => { if (may(value, values)) values.push(value); }));
+  const back = button("Take back", "Take back", () => values.pop());
+  const show = () => {
+    list.replaceChildren(...values.map((value) => element("li", {}, say(value))));
+    // Not `disabled`: who goes by keyboard would lose her place.
+    buttons.forEach((node, at) => node.setAttribute("aria-disabled", `${!may(offers[at], values)}`));
+    back.setAttribute("aria-disabled", `${!values.length}`);
+  };
+  show();
+  return {
+    list,
+    row: element("div", { class: "afq-row", role: "group", "aria-label": `${about}What comes next` }, ...buttons, back),
+    read: () => (values.length ? [...values] : null),
+    fill(given) { values.splice(0, values.length, ...given); show(); },
+  };
+}
+
 function oneOf(values, label, words, labelledby = "") {
   const group = `afq${++made}`;
   const radios = values.map((value) => element("input", { type: "radio", name: group, value }));
@@ -361,10 +499,10 @@ function rowsOf(rows) {
 
 // --- the card -------------------------------------------------------------------------------------------------------
 
-function render({ model, el, signal }) {
+async function render({ model, el, signal }) {
   const sheet = model.get("sheet");
   const mode = model.get("mode");
-  const right = unseal(sheet);
+  const right = await unseal(sheet);
   const root = element("div", {
     class: "afq", role: "group", "aria-label": mode === "compare" ? `Answer of ${sheet.name}` : `Question ${sheet.name}`,
     "data-question": sheet.id, "data-lm-suppress-shortcuts": "true",

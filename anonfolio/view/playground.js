@@ -120,7 +120,11 @@ function render({ model, el }) {
       hand, labelled("for at most", howMany), "steps that break a promise,", whence, labelled("within", seconds), "seconds"),
     notes.search);
 
-  root.append(setup, tools, offline, view, notes.use, broken, live, doing, select, mapping, program);
+  // Python has it, and is asked when one opens it.
+  const meanings = element("div", { class: "afg-legend" });
+  const legend = element("details", { class: "afg-fold" }, element("summary", {}, "Legend"), meanings);
+  on(legend, "toggle", () => { if (legend.open && !meanings.firstChild) ask({ verb: "legend" }); });
+  root.append(setup, tools, offline, view, notes.use, broken, live, doing, select, mapping, program, legend);
   el.append(root);
 
   // --- asking Python ----------------------------------------------------------------------------------------------
@@ -147,6 +151,7 @@ function render({ model, el }) {
 
   function heard(message) {
     if (message?.searched) say("ask", message.searched, "search");
+    if (message?.legend) meanings.innerHTML = message.legend;
     clearTimeout(waiting);
     answered = true;
     offline.hidden = true;

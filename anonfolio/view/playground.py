@@ -20,6 +20,7 @@ from ..draw.drawing import stylesheet, unstyled
 from ..draw.picture import Picture
 from ..draw.plan import LABEL, PITCH
 from ..draw.scene import after, folio_numbers, scene
+from ..draw.svg import legend
 from ..kernel.buddy import OutOfMemory
 from ..kernel.policy import POLICIES, Policy, policy_named
 from ..kernel.sizes import ANON_ORDERS, PTRS_PER_PMD
@@ -607,7 +608,9 @@ class Playground(Sharing):
     def _heard(self, _: Any, message: Any, __: Any) -> None:
         """A click. What is wrong with it is said where it was made."""
         verb = message.get("verb") if isinstance(message, dict) else None
-        if verb in _VERBS:
+        if verb == "legend":
+            self.send({"legend": unstyled(legend())})
+        elif verb in _VERBS:
             with self._lock:
                 self._answer(verb, message)
         # Also where nothing has changed: the browser asks whether anybody is there.

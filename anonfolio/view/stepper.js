@@ -144,7 +144,7 @@ function pointer(pane, at, view, { since, tell }) {
 
   const cells = () => [...svg.querySelectorAll("[data-process][data-page]")];
   const box = (node) => node.querySelector("rect").getBBox();
-  const find = () => held && (held[0] === null
+  const find = () => held && (held.length === 1 ? svg.querySelector(`[data-folio="${held[0]}"]`) : held[0] === null
     ? [...svg.querySelectorAll("[data-frame]:not([data-process])")].find((one) => one.dataset.frame === held[1])
     : cells().find((one) => Number(one.dataset.process) === held[0] && Number(one.dataset.page) === held[1]));
 
@@ -154,6 +154,7 @@ function pointer(pane, at, view, { since, tell }) {
     const node = find();
     svg.classList.toggle("afs-why", false);
     if (!node) return tell(at, "");
+    if (node.dataset.folio) return tell(at, `${node.querySelector("title").textContent}.`);
     const name = node.dataset.frame;
     const same = name ? [...svg.querySelectorAll("[data-frame]")].filter((one) => one.dataset.frame === name) : [node];
     const frame = same.find((one) => one.dataset.process === undefined);
@@ -169,7 +170,8 @@ function pointer(pane, at, view, { since, tell }) {
         return `M${from.x + from.width / 2} ${above ? from.y + from.height : from.y}L${to.x + to.width / 2} ${above ? to.y : to.y + to.height}`;
       }).join(""));
     }
-    const title = (one) => one.querySelector("title").textContent;
+    const title = (one) => one.querySelector("title")?.textContent ?? "";
+    const folio = name && [...svg.querySelectorAll("[data-folio]")].find((one) => one.dataset.folio === name.replace(/\d+$/, ""));
     const where = mappers.map((one) => `P${one.dataset.process} page ${one.dataset.page}`);
     const first = held[0] === null ? mappers[0] : node;
     const decided = first && since(at, Number(first.dataset.process), Number(first.dataset.page));
@@ -178,12 +180,13 @@ function pointer(pane, at, view, { since, tell }) {
       held[0] === null ? title(node) : `P${held[0]} ${title(node)}`,
       held[0] !== null && frame ? title(frame) : "",
       where.length > 1 || held[0] === null ? `mapped by ${where.join(", ") || "nobody"}` : "",
+      folio ? title(folio) : "",
       decided ? decided.words : "",
     ].filter(Boolean).join("; ") + ".");
   }
 
   function hold(node) {
-    held = !node ? null : node.dataset.process === undefined ? [null, node.dataset.frame]
+    held = !node ? null : node.dataset.folio ? [node.dataset.folio] : node.dataset.process === undefined ? [null, node.dataset.frame]
       : [Number(node.dataset.process), Number(node.dataset.page)];
     draw();
   }
@@ -206,7 +209,7 @@ function pointer(pane, at, view, { since, tell }) {
     if (theirs.length) hold(theirs.reduce((a, b) => (Math.abs(b[1] - page) < Math.abs(a[1] - page) ? b : a))[2]);
   }
 
-  return { hold, go, draw, isOn: () => held !== null, node: (target) => target.closest?.("[data-frame], [data-page]") };
+  return { hold, go, draw, isOn: () => held !== null, node: (target) => target.closest?.("[data-frame], [data-page], [data-folio]") };
 }
 
 // --- the widget ---
