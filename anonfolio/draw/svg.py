@@ -243,7 +243,7 @@ class _BandDrawing:
         first = min((*shown, *faulted), key=self.x, default=0)
         fits = self.x(first + 0.5) - 1 - measure_mono(f"{first}") / 2 > measure("page") + 1
         if above and process == band.processes[0] and band == self.sheet.plan.bands[0] and fits and not band.folded:
-            self.sheet.add(svg_text(2, base, "page", "h"), self.key("7q", process))
+            self.sheet.add(svg_text(0, base, "page", "h"), self.key("7q", process))
         for vpn in shown:
             if vpn == vpns[-1] and any(0 < vpn - other < (2 if vpn > 99 else 1) for other in shown):
                 continue
