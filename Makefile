@@ -16,6 +16,8 @@ endif
 # browser has the machine for itself, for it is given so much time and no more.
 WORKERS ?= 2
 PYTEST  := $(BIN)/pytest -q -n $(WORKERS) --dist loadfile
+BROWSER := $(shell grep -l 'mark\.browser' tests/test_*.py)
+SAMPLE   = --sample
 LIVE_SECONDS ?= 120
 BOOKS   = $(wildcard notebooks/*.ipynb)
 
@@ -24,8 +26,8 @@ ROOT_FLAG := $(if $(filter 0,$(shell id -u)),--allow-root)
 LAB_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test shuffle live kills record-releases lint format notebooks toy site teach student mutants fuzz search \
-	proofs bench lock clean
+.PHONY: help lab test sweep shuffle live kills record-releases lint format notebooks toy site teach student mutants fuzz \
+	search proofs bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -35,15 +37,18 @@ lab: $(LAB) ## open the notebooks in JupyterLab
 	-@$(BIN)/jupyter trust $(BOOKS) >/dev/null
 	$(BIN)/jupyter lab $(ROOT_FLAG) $(LAB_FLAGS) --notebook-dir=notebooks
 
-test: lint ## lint, types, tests, and every notebook's outputs
+test: lint ## lint, types, tests (of long sweeps a few cases), and every notebook's outputs
 	$(BIN)/mypy
-	$(PYTEST) -m "not browser"
-	$(BIN)/pytest -q -m browser
+	$(PYTEST) $(SAMPLE) -m "not browser"
+	$(BIN)/pytest -q $(SAMPLE) -m browser $(BROWSER)
 ifneq ($(BOOKS),)
 	$(PYTEST) --nbval --nbval-current-env --nbval-sanitize-with tests/nbval-sanitize.cfg notebooks
 else
 	@echo "notebooks/ holds no notebook yet: nothing to compare"
 endif
+
+sweep: SAMPLE =
+sweep: test ## the same with every case of every sweep: what .ci/run does
 
 # One seed gives one order: what fails in it fails again with SEED=N.
 SEED ?= $(shell date +%s)

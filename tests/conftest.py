@@ -22,10 +22,39 @@ settings.register_profile("explore", deadline=None, max_examples=int(os.environ.
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--sample", action="store_true", help="of a test marked sweep(n) one case in n, always the same ones"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--sample"):
+        sample(config, items)
+    if seed := os.environ.get("ANONFOLIO_ORDER"):
+        shuffle(items, seed)
+
+
+def sample(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave of each test marked `sweep(n)` one case in n, at least one: `make test` has minutes, `make sweep` all."""
+    swept: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("sweep"):
+            swept.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    left_out = set[pytest.Item]()
+    for name, cases in swept.items():
+        marker = cases[0].get_closest_marker("sweep")
+        assert marker
+        (share,) = marker.args
+        # Drawn, for every n-th of a product of parameters would be always the same of one of them.
+        kept = random.Random(name).sample(cases, -(-len(cases) // share))
+        left_out.update(set(cases).difference(kept))
+    config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+    items[:] = [item for item in items if item not in left_out]
+
+
+def shuffle(items: list[pytest.Item], seed: str) -> None:
     """ANONFOLIO_ORDER=SEED: files in another order, and tests in each, as `make shuffle` has them."""
-    if not (seed := os.environ.get("ANONFOLIO_ORDER")):
-        return
     files: dict[str, list[pytest.Item]] = {}
     for item in items:
         files.setdefault(str(item.path), []).append(item)

@@ -125,6 +125,7 @@ def as_python_says(asked: Any, mode: str, given: Any) -> dict[str, Any]:
     return {key: value for key, value in told.items() if value}
 
 
+@pytest.mark.sweep(8)
 @pytest.mark.parametrize("name", BY_HAND)
 def test_the_browser_judges_every_answer_as_python_does(bare: Page, name: str) -> None:
     asked = BY_HAND[name]
@@ -438,6 +439,7 @@ def goto(tab: Page, site: Path, stem: str) -> None:
     tab.wait_for_function("[...document.querySelectorAll('.widget')].every((place) => 'shown' in place.dataset)")
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_on_a_page_every_answer_is_closed_until_asked_for(site: Path, tab: Page, path: Path) -> None:
     goto(tab, site, path.stem)

@@ -720,6 +720,7 @@ def spy(monkeypatch: pytest.MonkeyPatch) -> Spy:
     return spying
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize(
     "policy", [ARM64, ARM64_OLD, ARM64_DIRTIES, ARM64_RFC, ARM64_RFC_FIRST], ids=lambda policy: policy.name
 )
@@ -784,6 +785,7 @@ def entries_that_differ(path: Path, policy: af.Policy) -> int:
     return found
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("path", RAW, ids=lambda path: path.name)
 def test_every_entry_is_as_the_kernel_s(path: Path) -> None:
     recording = af.read_recording(path)

@@ -139,6 +139,7 @@ def test_another_harmless_order_is_right_too(order: str, told: str) -> None:
     assert told in said.lines[-1]
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize(
     ("order", "kind"),
     [

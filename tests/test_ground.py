@@ -6,6 +6,7 @@ import ast
 import configparser
 import gzip
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -219,6 +220,46 @@ def test_make_alone_lists_every_target() -> None:
     assert sorted(listed) == sorted(phony[1].split())
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make on this machine")
+def test_make_test_leaves_out_cases_of_sweeps_alone_and_ci_none() -> None:
+    def runs(target: str) -> list[str]:
+        printed = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        return [line for line in printed.splitlines() if "/pytest " in line]
+
+    quick, whole = runs("test"), runs("sweep")
+    assert [line.replace("--sample ", "").split() for line in quick] == [line.split() for line in whole]
+    assert [" --sample " in line for line in quick] == [True, True, False]
+    assert "\nmake sweep\n" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_of_a_sweep_some_cases_stay_and_of_all_else_everything(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "tests" / "conftest.py", tmp_path)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n  sweep(n): x\n")
+    (tmp_path / "test_it.py").write_text("""
+import pytest
+@pytest.mark.sweep(4)
+@pytest.mark.parametrize("a", range(3))
+@pytest.mark.parametrize("b", range(3))
+def test_many(a, b): pass
+@pytest.mark.sweep(4)
+def test_one(): pass
+@pytest.mark.parametrize("c", range(5))
+def test_other(c): pass
+""")
+
+    def collected(*options: str) -> list[str]:
+        command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "-p", "no:cacheprovider", *options]
+        env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+        run = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+        return [line for line in run.stdout.splitlines() if "::" in line]
+
+    everything, sampled = collected(), collected("--sample")
+    assert (len(everything), len(sampled)) == (15, 9)
+    assert sampled == [name for name in everything if name in sampled]
+    assert len([name for name in sampled if "test_many" in name]) == 3
+    assert sampled == collected("--sample")
+
+
 # what is committed
 
 # Where this checkout and its interpreter live, homes in general, and hosts that packages come from.
@@ -259,6 +300,7 @@ def test_each_break_replaces_a_text_that_stands_once_and_tests_that_are_there_ru
 # notebooks
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_stored_notebooks_are_executed_and_normal(tool: ModuleType, path: Path) -> None:
     assert tool.check(path) is None

@@ -181,6 +181,7 @@ def recorded(file: str) -> af.Recording:
     return af.read_recording(DATA_DIR / f"{file}.json.gz")
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize(("file", "wrong"), SEEN)
 def test_a_recording_tells_its_release_from_its_neighbour(file: str, wrong: str) -> None:
     recording = recorded(file)

@@ -49,6 +49,7 @@ def drawn(request: pytest.FixtureRequest) -> list[Drawn]:
     return DRAWN[topic]
 
 
+@pytest.mark.sweep(3)
 def test_questions_differ(drawn: list[Drawn]) -> None:
     assert len({question.identity for question in drawn}) == len(drawn) == COUNT
     for kind in {question.kind for question in drawn}:
@@ -149,6 +150,7 @@ def test_prove_prints_the_run_and_what_every_other_kernel_says() -> None:
             assert name in proof
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize(
     "module",
     [

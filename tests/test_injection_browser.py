@@ -206,6 +206,7 @@ def squeezed(text: str) -> str:
     return "".join(printable(text).split())
 
 
+@pytest.mark.sweep(4)
 @each
 def test_a_text_is_a_text_in_every_picture(text: str) -> None:
     plain = {name: ET.fromstring(svg) for name, svg in pictures_of("plain").items()}

@@ -78,6 +78,7 @@ def ready(page: Page) -> None:
 # --- the real notebooks ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.browser
 @each
 def test_every_stepper_steps_with_no_network(site: Path, page: Page, path: Path) -> None:
@@ -159,6 +160,7 @@ OF_COLOUR = ("color-contrast", "link-in-text-block")
 """Rules whose finding no width changes, and which take longer than all others together."""
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.browser
 @pytest.mark.parametrize("name", ["index", *(path.stem for path in NOTEBOOKS)])
 def test_axe_finds_nothing_serious_at_any_width(site: Path, page: Page, name: str) -> None:
@@ -571,6 +573,7 @@ HOSTILE_CELLS = {
 }
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.browser
 @pytest.mark.parametrize("name", HOSTILE_CELLS)
 def test_nothing_of_a_strangers_notebook_runs(browser: Browser, tmp_path: Path, name: str) -> None:
