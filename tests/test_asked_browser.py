@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import nbformat
 import pytest
 from browser_support import Lab, close_notebook, lab_page, open_notebook, quiet_page, run_all, show_widget
+from nbformat.sign import NotebookNotary
 from test_quiz import ASKED
 from test_site import tool
 
@@ -560,6 +562,32 @@ def test_in_jupyterlab_nothing_shows_before_one_asks_and_answers_reach_python(la
         assert found["start_here.writable"]["right"] == [True]
         close_notebook(tab)
         path.unlink()
+
+
+@pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
+def test_a_notebook_that_is_not_yet_run_shows_no_source_and_no_broken_link(
+    lab: Lab, browser: Browser, signed: bool
+) -> None:
+    path = lab.root / f"signed-{signed}.ipynb"
+    shutil.copy(NOTEBOOKS[0], path)
+    if signed:
+        notary = NotebookNotary(data_dir=str(lab.root.parent / "JUPYTER_DATA"))
+        notary.sign(nbformat.read(path, 4))
+        notary.store.close()
+    with lab_page(lab, browser) as tab:
+        open_notebook(tab, path.name)
+        for source in ("q.backed.predict(...)", "other=four.run(RFC_V2)"):
+            at = cell(tab, source)
+            at.locator(".afq, .afs" if signed else ".jp-OutputArea-output").first.wait_for()
+            told = at.inner_text()
+            assert not [tag for tag in ("<svg", "<div", "<p>", "<strong") if tag in told]
+        assert tab.evaluate(LINKS) == []
+        close_notebook(tab)
+    path.unlink()
+
+
+LINKS = """[...document.querySelectorAll(".jupyter-widgets-disconnected")]
+    .filter((node) => getComputedStyle(node, "::before").display !== "none").map((node) => node.innerText)"""
 
 
 def shows(cell: Locator) -> bool:
