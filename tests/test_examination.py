@@ -88,3 +88,13 @@ def test_a_recording_that_differs_is_no_case(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(examination, "programs", lambda file: ("6.18.44", arch, found))
     with pytest.raises(ValueError, match="program 10"):
         examination.case_of("another kernel's", "named-6.12", 10, 19)
+
+
+@pytest.mark.parametrize("pattern", ["no-such-.*", "min-6.18.9"])
+def test_a_kind_that_no_recording_shows_is_named(monkeypatch: pytest.MonkeyPatch, pattern: str) -> None:
+    """Instead of being looked for without an end."""
+    never = examination.Kind("a miracle", pattern, lambda *_: False)
+    monkeypatch.setattr(examination, "KINDS", (never,))
+    monkeypatch.setattr(examination, "MOST_TRIES", 3)
+    with pytest.raises(LookupError, match=rf"^a miracle: 0 of 1 found in recordings named {re.escape(pattern)}$"):
+        next(examination.drawn(1))

@@ -9,6 +9,7 @@ import pytest
 
 import anonfolio as af
 from anonfolio.kernel.pagetable import PMD_NONE, PMD_TABLE, PTE_GUARD
+from anonfolio.kernel.vma import VM_MAYBE_GUARD
 from anonfolio.machine.invariants import check
 from anonfolio.machine.machine import Process, SegmentationFault
 
@@ -114,6 +115,43 @@ def test_fork_copies_markers_and_mremap_moves_them() -> None:
         child.write(10)
     process.madvise(0, 8, "wipeonfork")
     assert guards(process.fork()) == []
+
+
+def left_by_a_move(policy: str) -> Process:
+    """Guarded once, then all of it moved away and the mapping kept: no anon_vma is left, a read maps the zero page."""
+    process = started(policy, orders=(), pages=32)
+    process.madvise(2, 1, "guard_install")
+    process.madvise(2, 1, "guard_remove")
+    process.munmap(16, 16)
+    process.remap(0, 16, 16, 16, keep=True)
+    process.read(3)
+    return process
+
+
+@pytest.mark.parametrize(("policy", "copied"), [("6.18.36", []), ("6.18.37", [3]), ("6.19", [3]), ("7.3", [3])])
+def test_fork_copies_what_was_guarded_once_though_there_is_no_anon_vma(policy: str, copied: list[int]) -> None:
+    """`vma_needs_copy` asks VM_COPY_ON_FORK first; VM_MAYBE_GUARD stays when the guard pages go."""
+    process = left_by_a_move(policy)
+    child = process.fork()
+    assert np.flatnonzero(child.mm.pte[:16]).tolist() == copied
+    assert [vma.anon_vma for vma in child.mm.vmas if vma.start == 0] == [0]
+    assert check(process.machine) == []
+
+
+def test_what_joins_a_guarded_mapping_is_guarded_too() -> None:
+    """VM_STICKY: it keeps no mappings apart, and whoever stays of those that join has it, new ones and moved ones."""
+    process = started(orders=(), pages=16)
+    process.mprotect(8, 8, 1)
+    process.madvise(2, 1, "guard_install")
+    assert [bool(vma.flags & VM_MAYBE_GUARD) for vma in process.mm.vmas] == [True, False]
+    process.mprotect(8, 8, 3)
+    assert [(vma.start, vma.end, bool(vma.flags & VM_MAYBE_GUARD)) for vma in process.mm.vmas] == [(0, 16, True)]
+    process.mprotect(0, 8, 1)
+    assert [bool(vma.flags & VM_MAYBE_GUARD) for vma in process.mm.vmas] == [True, True]
+    process.munmap(8, 8)
+    process.mmap(8, at=8)
+    process.mprotect(0, 8, 3)
+    assert [(vma.start, vma.end, bool(vma.flags & VM_MAYBE_GUARD)) for vma in process.mm.vmas] == [(0, 16, True)]
 
 
 def test_a_kernel_before_6_13_knows_no_guard_pages() -> None:

@@ -83,6 +83,7 @@ def test_sums_without_a_name_are_named_after_their_last_change_and_never_like_a_
         ("ages_whole_folios", ("6.9", "6.10"), False, True),
         ("split_maps_zero_page", ("6.11", "6.12"), False, True),
         ("has_guard_markers", ("6.12", "6.13"), False, True),
+        ("fork_copies_guarded", ("6.18.36", "6.18.37"), False, True),
     ],
 )
 def test_what_changed_when(field: str, since: tuple[str, str], before: object, after: object) -> None:
@@ -116,7 +117,7 @@ def test_arm64_has_its_own_dates() -> None:
     assert [af.Policy.at(version, arch="arm64").cont_pte_order for version in ("6.8", "6.9", "7.3")] == [0, 4, 4]
     frees = [af.Policy.at(version, arch="aarch64").reclaims_page_tables for version in ("6.14", "6.19.14", "7.0")]
     assert frees == [False, False, True]
-    assert af.Policy.at("6.19", arch="arm64").name == "linux-6.18.8, arm64"
+    assert af.Policy.at("6.19", arch="arm64").name == "linux-6.18.37, arm64"
     assert af.Policy.at("6.19").cont_pte_order == 0
     mended = ("5.10.246", "6.1.158", "6.12.56", "6.17.6", "6.18.0")
     unmended = ("5.10.245", "6.1.157", "6.12.55", "6.16.12", "6.17.5")
@@ -172,6 +173,8 @@ SEEN = [
     ("knobs-6.18.44", "6.17"), ("knobs-6.17.13", "6.18.0"),
     ("arm64/mkwrite-6.12.118", "6.12.55"), ("arm64/mkwrite-6.16.12", "6.12.56"), ("arm64/mkwrite-6.17.13", "6.17.5"),
     ("random-6.16.12", "6.14"), ("random-6.16.12", "6.17.6"), ("random-7.2.13", "7.2.10"),
+    ("guarded-6.18.44", "6.18.36"), ("guarded-6.18.15", "6.18.37"), ("guarded-6.19.6", "6.18.36"),
+    ("guarded-6.17.13", "6.19"),
 ]  # fmt: skip
 """A recording, and a release beside its own that it is not of."""
 

@@ -30,12 +30,14 @@ from anonfolio.program.ops import TABLE, Step
 from anonfolio.program.scenario import Result
 from anonfolio.recording import DATA_DIR
 from anonfolio.witness.comparing import GUARD, NONE, ZERO, Recorded, compare, model_view
-from anonfolio.witness.recording import _read_head, read_program
+from anonfolio.witness.recording import read_head, read_program
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "teach" / "EXAMINATION.md"
 NOTEBOOKS = ROOT / "notebooks"
 SEED = 17
+MOST_TRIES = 1000
+"""After so many programs that do not show it a kind is given up."""
 MOST_STEPS, MOST_PAGES = 20, 1200
 """So long may a program be up to the step that is asked about, and its arena, that one can follow it on paper."""
 
@@ -208,7 +210,7 @@ def cut(recorded: Recorded, steps: int) -> Recorded:
 @lru_cache(maxsize=8)
 def programs(file: str) -> tuple[str, str, list[Any]]:
     """Kernel, architecture and programs of a recording, by its name below `data/recordings`, without the ending."""
-    return _read_head(DATA_DIR / f"{file}.json.gz")
+    return read_head(DATA_DIR / f"{file}.json.gz")
 
 
 def recorded_program(file: str, number: int) -> Recorded:
@@ -506,12 +508,16 @@ def files() -> list[str]:
 
 
 def drawn(seed: int) -> Iterator[Case]:
-    """The cases, kind by kind, different ones for another seed."""
+    """The cases, kind by kind, different ones for another seed; LookupError where a kind is not found so often."""
     rng = random.Random(seed)
     for kind in KINDS:
         names = [name for name in files() if re.fullmatch(kind.files, name)]
         seen: set[tuple[str, int]] = set()
+        tries = 0
         while len(seen) < kind.count:
+            tries += 1
+            if not names or tries > MOST_TRIES:
+                raise LookupError(f"{kind.name}: {len(seen)} of {kind.count} found in recordings named {kind.files}")
             file = rng.choice(names)
             program = rng.randrange(len(programs(file)[2]))
             recorded = recorded_program(file, program)

@@ -35,7 +35,7 @@ from .rmap import (
     folios_dup_anon_rmap_ptes,
 )
 from .sizes import PTRS_PER_PMD
-from .vma import VM_DONTCOPY, VM_LOCKED_MASK, VM_WIPEONFORK, VM_WRITE, Vma
+from .vma import VM_COPY_ON_FORK, VM_DONTCOPY, VM_LOCKED_MASK, VM_WIPEONFORK, VM_WRITE, Vma
 
 
 class ForkFailed(Exception):
@@ -48,7 +48,7 @@ def dup_mmap(
     """Copy the VMAs of `mm` and what they map, lowest first (`dup_mmap`, 6.1-7.3).
 
     MADV_DONTFORK leaves a VMA out, MADV_WIPEONFORK copies it empty. A VMA that never held an anonymous page has
-    nothing to copy (`vma_needs_copy`): its zero-page entries do not appear in the child.
+    nothing to copy (`vma_needs_copy`): its zero-page entries do not appear in the child, unless it had guard pages.
 
     Parameters
     ----------
@@ -82,11 +82,11 @@ def dup_mmap(
         if vma.flags & VM_WIPEONFORK:
             copy.anon_vma, copy.chain = 0, frozenset()
             continue
-        # Left out: in 7.3 what once had a guard page is copied without one, too (VM_MAYBE_GUARD in VM_COPY_ON_FORK).
-        if not vma.anon_vma:
+        if vma.anon_vma:
+            copy.anon_vma = child.new_anon_vma()
+            copy.chain = vma.chain | {copy.anon_vma}
+        elif not vma.flags & VM_COPY_ON_FORK:
             continue
-        copy.anon_vma = child.new_anon_vma()
-        copy.chain = vma.chain | {copy.anon_vma}
         copy_page_range(mm, child, vma, counters, budget)
     budget.fail()
 

@@ -56,6 +56,7 @@ FIRST_KERNEL: dict[str, Any] = {
     "splits_to_any_order": False,
     "split_maps_zero_page": False,
     "has_guard_markers": False,
+    "fork_copies_guarded": False,
     "has_collapse": False,
     "collapse_needs_writable": True,
     "collapse_stops_at_hole": True,
@@ -156,6 +157,11 @@ HISTORY = (
     Change(
         "6.18.8", {"moved_keeps_anon_vma": True}, "a4d9dbfc1bab (61f67c230a5e), 5b0caf3913e7 (3b617fd3d317)",
         "recorded: 6.18.5 no, 6.18.9 yes; the stable release's list of changes",
+    ),
+    # 6.19's, and back in 6.18 by the stable release's review mail (25 June 2026).
+    Change(
+        "6.18.37", {"fork_copies_guarded": True}, "ab04b530e7e8, 49e14dabed7a (6.19)",
+        "recorded: 6.17.13 and 6.18.15 no, 6.18.44, 6.19.6 and later yes",
     ),
     Change(
         "6.18.44", {"pmd_modify_keeps_dirty": True},

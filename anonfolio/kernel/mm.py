@@ -35,7 +35,7 @@ from .pin import Pin
 from .policy import Policy
 from .rmap import folio_split_rmap_pmd
 from .sizes import PTRS_PER_PMD
-from .vma import Vma, anon_vma_compatible, can_vma_merge, dup_anon_vma, start_of
+from .vma import Vma, anon_vma_compatible, can_vma_merge, dup_anon_vma, merge_sticky, start_of
 
 ARENA = range(1 << 18)
 """A GiB, unless a program says otherwise."""
@@ -173,6 +173,7 @@ class Mm:
         pgoff = vma.pgoff + start - vma.start
         like = Vma(start, end, flags, pgoff, vma.anon_vma, vma.chain)
         prev, following = self._partners(like, *self.neighbours(vma))
+        merge_sticky(like, prev, following)
         if prev and following:
             dup_anon_vma(prev, following if following.anon_vma else vma)
             prev.end = following.end
@@ -227,6 +228,7 @@ class Mm:
         prev, following = self._partners(
             new, *(vma if vma is not apart else None for vma in near), upper_first=upper_first
         )
+        merge_sticky(new, prev, following)
         if prev and following:
             dup_anon_vma(prev, following)
             prev.end = following.end

@@ -44,6 +44,7 @@ from .vma import (
     VM_HUGEPAGE,
     VM_LOCKED,
     VM_LOCKED_MASK,
+    VM_MAYBE_GUARD,
     VM_MTE_ALLOWED,
     VM_NOHUGEPAGE,
     VM_NORESERVE,
@@ -366,8 +367,11 @@ def _move_page_tables(mm: Mm, start: int, end: int, new_start: int) -> None:
         elif state == PMD_HUGE:
             mm.split_huge_pmd(start)
         if state != PMD_NONE:
+            whole_table = state == PMD_TABLE and extent == PTRS_PER_PMD and mm.pmd[new_start >> 9] == PMD_NONE
             mm.pte_alloc(new_start)
-            # A whole page table moves as it is (`move_normal_pmd`).
+            if whole_table:
+                # It moves as it is, and none is left where it was (`move_normal_pmd`, 6.1-7.3).
+                mm.pmd[start >> 9] = PMD_NONE
             one_by_one = extent < PTRS_PER_PMD and mm.policy.cont_pte_order
             move = contpte.move_ptes if one_by_one else _move_entries
             move(mm, start, start + extent, new_start)
@@ -526,6 +530,8 @@ def madvise_guard_install(mm: Mm, start: int, end: int) -> None:
     """Drop the pages and leave markers, page tables and an anon_vma with them (`madvise_guard_install`, 6.13)."""
     vma = mm.find_vma(start)
     assert vma is not None
+    if mm.policy.fork_copies_guarded:
+        vma.flags |= VM_MAYBE_GUARD
     mm.anon_vma_prepare(vma)
     zap_page_range(mm, start, end)
     mm.pmd[start >> 9 : -(-end // PTRS_PER_PMD)] = PMD_TABLE
@@ -533,7 +539,7 @@ def madvise_guard_install(mm: Mm, start: int, end: int) -> None:
 
 
 def madvise_guard_remove(mm: Mm, start: int, end: int) -> None:
-    """Take the markers away and nothing else (`madvise_guard_remove`)."""
+    """Take the markers away and nothing else, VM_MAYBE_GUARD neither (`madvise_guard_remove`)."""
     mm.pte[start:end] &= 0xFF ^ PTE_GUARD
 
 

@@ -158,6 +158,9 @@ class Policy:
         each was split, or, where its first page was mapped more than once, ended the work on that page table.
     has_guard_markers : bool
         Whether MADV_GUARD_INSTALL and MADV_GUARD_REMOVE are known (662df3e5c376, 6.13); else EINVAL.
+    fork_copies_guarded : bool
+        Whether fork copies the entries of a mapping without an anon_vma that had guard pages once (VM_MAYBE_GUARD,
+        6.19 and 6.18.37): zero pages are left there when mremap moved the rest away, or a fork wiped it.
     has_collapse : bool
         Whether MADV_COLLAPSE is known (7d8faaf15545, 6.1); else EINVAL.
     collapse_needs_writable : bool
@@ -224,6 +227,7 @@ class Policy:
     splits_to_any_order: bool = True
     split_maps_zero_page: bool = True
     has_guard_markers: bool = True
+    fork_copies_guarded: bool = True
     has_collapse: bool = True
     collapse_needs_writable: bool = False
     collapse_stops_at_hole: bool = False

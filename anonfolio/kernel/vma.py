@@ -22,8 +22,15 @@ VM_LOCKED, VM_LOCKONFAULT = 1 << 12, 1 << 13
 VM_MTE_ALLOWED = 1 << 14
 """Memory tags may be asked for. Here only a heap of arm64 has it: a processor that tags memory is not modelled."""
 
+VM_MAYBE_GUARD = 1 << 15
+"""Guard pages were put there once, taken away again or not (6.19 and 6.18.37; before, no flag says so)."""
+
 VM_LOCKED_MASK = VM_LOCKED | VM_LOCKONFAULT
 VM_ACCESS_FLAGS = VM_READ | VM_WRITE
+VM_STICKY = VM_MAYBE_GUARD
+"""Keeps no two mappings from merging, and what they become has it (VMA_STICKY_FLAGS, 7.3)."""
+VM_COPY_ON_FORK = VM_MAYBE_GUARD
+"""Fork copies the entries, anon_vma or none. Userfaultfd's flags, of this kind too, are not modelled."""
 
 
 class Vma:
@@ -74,13 +81,23 @@ def start_of(vma: Vma) -> int:
 
 def can_vma_merge(lower: Vma, upper: Vma, may_differ: int = 0) -> bool:
     """Whether `upper` goes on where `lower` ends, page and offset, under the same flags (`can_vma_merge_after`)."""
-    alike = not (lower.flags ^ upper.flags) & ~may_differ
+    alike = not (lower.flags ^ upper.flags) & ~(may_differ | VM_STICKY)
     return lower.end == upper.start and alike and upper.pgoff == lower.pgoff + upper.start - lower.start
 
 
 def anon_vma_compatible(lower: Vma, upper: Vma) -> bool:
     """Whether one may take the other's anon_vma: they could merge, but for access bits (`anon_vma_compatible`)."""
     return can_vma_merge(lower, upper, VM_ACCESS_FLAGS)
+
+
+def merge_sticky(new: Vma, prev: Vma | None, following: Vma | None) -> None:
+    """Whoever stays of two or three that become one has what is sticky of each (`vma_merge_existing_range`, 7.3)."""
+    sticky = new.flags & VM_STICKY
+    for vma in (prev, following):
+        sticky |= vma.flags & VM_STICKY if vma else 0
+    for vma in (prev, following):
+        if vma:
+            vma.flags |= sticky
 
 
 def dup_anon_vma(into: Vma, source: Vma) -> None:

@@ -14,7 +14,7 @@ FLAG_WORDS = {
     flags.VM_DONTCOPY: "dontfork", flags.VM_HUGEPAGE: "hugepage", flags.VM_NOHUGEPAGE: "nohugepage",
     flags.VM_UNACCOUNTED: "uncharged", flags.VM_GROWSDOWN: "growsdown", flags.VM_NORESERVE: "noreserve",
     flags.VM_LOCKED: "locked", flags.VM_LOCKONFAULT: "locked_on_fault",
-    flags.VM_MTE_ALLOWED: "taggable",
+    flags.VM_MTE_ALLOWED: "taggable", flags.VM_MAYBE_GUARD: "guarded_once",
 }  # fmt: skip
 """A mapping's flags in words; ``uncharged`` is that it has no VM_ACCOUNT."""
 

@@ -112,18 +112,18 @@ def replay(recording: Recording, policy: Policy | None = None) -> Replay:
 
 def read_recording(path: str | Path) -> Recording:
     """Read a recording, gzipped or plain JSON; RecordingError says in one line what is wrong with it."""
-    kernel, arch, programs = _read_head(path)
+    kernel, arch, programs = read_head(path)
     recorded = (read_program(kernel, arch, program, f"{path}, program {at}") for at, program in enumerate(programs))
     return Recording(kernel, tuple(recorded), str(path), arch)
 
 
 def read_scenarios(path: str | Path) -> list[Scenario]:
     """The programs of a recording alone, without what was seen of them: for whoever runs them under other policies."""
-    _, arch, programs = _read_head(path)
+    _, arch, programs = read_head(path)
     return [_read_scenario(arch, program, f"{path}, program {at}") for at, program in enumerate(programs)]
 
 
-def _read_head(path: str | Path) -> tuple[str, str, list[Any]]:
+def read_head(path: str | Path) -> tuple[str, str, list[Any]]:
     """Kernel, architecture and programs of a recording, the latter not looked at yet."""
     content = read_json(path, FORMAT, RecordingError)
     kernel, programs = content.get("kernel"), content.get("programs")
