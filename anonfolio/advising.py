@@ -281,12 +281,10 @@ def _figure(chosen: Namespace, named: Path) -> Path:
 
 
 def _told(chosen: Namespace, found: Advice, named: Path) -> int:
-    """Print it, and write the figure."""
+    """Print it, and then write the figure: who waits for the table should not wait for that."""
     figure = _figure(chosen, named)
+    print(json.dumps(advice_json(found)) if chosen.json else advice_text(found), flush=True)
     figure.write_text(advice_svg(found), encoding="utf-8")
-    if chosen.json:
-        print(json.dumps(advice_json(found)))
-    else:
-        print(advice_text(found))
+    if not chosen.json:
         print(figure if chosen.what else f"{figure}  {named}.npz")
     return 1 if found.wrong or not found.trust else 0

@@ -383,6 +383,32 @@ def test_a_stored_trace_gives_a_table_and_a_figure_beside_it(stored: Path, capsy
     assert stored.with_name("mine.advise.svg").read_text(encoding="utf-8").startswith("<svg")
 
 
+def test_the_table_is_there_before_the_figure_is_drawn(
+    stored: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    def drawn(_: Advice) -> str:
+        told.append(capsys.readouterr().out)
+        return "<svg/>"
+
+    monkeypatch.setattr("anonfolio.advising.advice_svg", drawn)
+    assert main(["advise", str(stored), "--sizes", "64k"]) == 0
+    assert "\n64K " in told[0]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_what_a_recorder_has_replayed_is_not_replayed_again(
+    short: Trace, jobs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    single, done = short.single, []
+    monkeypatch.setattr("anonfolio.hardware.advice.replay", lambda *_, **__: done.append(1))
+    recorded = policy_for_kernel(short.kernel)
+    assert list(replayed(short, [((), recorded)] * jobs, jobs)) == [single] * jobs
+    assert not done
+    assert short.single is single
+
+
 def test_json_has_all_numbers_in_one_line(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["advise", str(stored), "--sizes", "4k,all", "--json", "--figure", str(stored) + ".svg"]) == 0
     out, _ = capsys.readouterr()

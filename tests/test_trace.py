@@ -1367,7 +1367,7 @@ def test_an_exec_that_is_read_before_it_was_looked_at_waits_and_what_follows_wit
     assert not found.spaces
     images += whole.images
     found.feed(())
-    assert [page for _, page, _ in found.accesses] == [1023]
+    assert found.accesses.rows[:, 1].tolist() == [1023]
     found.finish()
     with pytest.raises(LiveError, match="process 7 ran a program that was not seen to start"):
         trace_of(whole._replace(images=[]), "6.18.44")

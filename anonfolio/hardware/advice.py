@@ -284,7 +284,7 @@ Task = tuple[tuple[int, ...], Policy]
 def replayed(trace: Trace, tasks: Sequence[Task], jobs: int = 1) -> Iterator[Replay]:
     """One replay for each (orders, policy), in order; `jobs` at one time where processes can be forked."""
     if jobs < 2 or len(tasks) < 2 or not _forks_safely():
-        yield from (replay(trace, orders, policy, points=POINTS) for orders, policy in tasks)
+        yield from (_replayed_once(trace, task) for task in tasks)
         return
     with _pool(trace, tasks, min(jobs, len(tasks))) as pool:
         yield from pool.map(_replay_task, range(len(tasks)))
@@ -321,5 +321,12 @@ def _pool(trace: Trace, tasks: Sequence[Task], jobs: int) -> Iterator[ProcessPoo
 
 def _replay_task(number: int) -> Replay:
     trace, tasks = _work
-    orders, policy = tasks[number]
+    return _replayed_once(trace, tasks[number])
+
+
+def _replayed_once(trace: Trace, task: Task) -> Replay:
+    """A recorder has replayed its trace under single pages already: forked processes inherit that."""
+    orders, policy = task
+    if not orders and policy == policy_for_kernel(trace.kernel):
+        return trace.single
     return replay(trace, orders, policy, points=POINTS)

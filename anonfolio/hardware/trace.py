@@ -45,6 +45,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -186,6 +187,14 @@ class Trace:
     def untraced(self) -> int:
         """Faults of the kernel's count that no event told of: neither accesses nor elsewhere in any process."""
         return self.elsewhere - sum(int(process.get("elsewhere", 0)) for process in self.processes)
+
+    @cached_property
+    def single(self) -> Replay:
+        """Its replay under single pages by the model of the recorded kernel, with a curve: made when first asked for.
+
+        TraceError when the trace contradicts itself.
+        """
+        return replay(self, points=POINTS)
 
     def part(self, at: int) -> float:
         """Which part of the recorded run's time was over after so many accesses; of all accesses, where no clock is."""
@@ -545,7 +554,7 @@ def settled(trace: Trace, takes: npt.NDArray[np.int64]) -> Trace:
     """
     if not takes.any():
         with suppress(TraceError):
-            if replay(trace).anonymous == len(trace):
+            if trace.single.anonymous == len(trace):
                 return trace
     machine = Machine(policy_for_kernel(trace.kernel), orders=(), frames=enough_frames(trace))
     settling = _Settling(trace, machine, takes)

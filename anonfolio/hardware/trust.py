@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .trace import Replay, Trace, replay
+from .trace import Replay, Trace
 
 UNTRACED_PART = 0.01
 """Up to this part of all faults may be untraced: as much as a prediction may be off."""
@@ -107,7 +107,7 @@ class Trust:
 
 def trust(trace: Trace, single: Replay | None = None) -> Trust:
     """Check a trace. `single` is its replay under single pages, made when it is not given."""
-    single = single or replay(trace)
+    single = single or trace.single
     if single.orders:
         raise ValueError(f"the ends are compared under single pages, not under orders {single.orders}")
     ends = [(number, about) for number, about in enumerate(trace.processes) if "mappings" in about]
