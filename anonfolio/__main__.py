@@ -100,6 +100,20 @@ class _Parser(argparse.ArgumentParser):
         self.exit(WRONG_INPUT, f"anonfolio: {_line(message)}; see {self.prog} --help\n")
 
 
+class _Once(argparse.Action):
+    """What takes a value is said once: of two values one would be dropped, and nobody told."""
+
+    said = False
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        if self.said:
+            parser.error(f"{option_string} is said twice")
+        self.said = True
+        setattr(namespace, self.dest, values)
+
+
 def _forget(stream: Any) -> None:
     """What could not be written: the interpreter must not try again when it ends."""
     try:
@@ -118,7 +132,8 @@ def _parser() -> _Parser:
         own = groups[group].add_parser(name, help=command.help)
         own.set_defaults(run=command.run)
         for names, how in command.options:
-            own.add_argument(*names, **how)
+            once = {"action": _Once} if names[0].startswith("-") and "action" not in how else {}
+            own.add_argument(*names, **once, **how)
     return parser
 
 
@@ -129,6 +144,13 @@ def _count(text: str) -> int:
     """A number of things, one at least."""
     if not text.isascii() or not text.isdigit() or not 0 < len(text) < 10 or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return int(text)
+
+
+def _whole(text: str) -> int:
+    digits = text.removeprefix("-")
+    if not digits.isascii() or not digits.isdigit() or len(digits) > 9:
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is no whole number")
     return int(text)
 
 
@@ -237,7 +259,7 @@ COMMANDS = (
             *_policy("rfc-v2", "rfc-v2"),
             _option("--pages", type=_count, default=4, help="size of the mapping (default 4)"),
             _option("--steps", type=_count_or_any, default=6, help="longest program (default 6); any: all there are"),
-            _option("--orders", type=int, nargs="*", default=[2], help="enabled sizes (default 2)"),
+            _option("--orders", type=_whole, nargs="*", default=[2], help="enabled sizes (default 2)"),
             _option("--processes", type=_count, default=2, help="how many alive at once (default 2)"),
             _option(
                 "--memory", type=_count, default=MEMORY_MIB, metavar="MIB",
@@ -394,7 +416,9 @@ COMMANDS = (
         "figure", commands.figure, "a step of a scenario as SVG, for slides and papers",
         (
             _option("scenario", help="a name (see: run list), or a scenario file"),
-            _option("--step", type=int, default=-1, metavar="N", help="from 1; 0 is the start, -1 the last (default)"),
+            _option(
+                "--step", type=_whole, default=-1, metavar="N", help="from 1; 0 is the start, -1 the last (default)"
+            ),
             *_policy("linux-6.15", "linux-6.15"),
             _option("-o", "--output", **_FILE, help="NAME.svg; by default it is printed"),
         ),

@@ -13,7 +13,7 @@ import pytest
 
 import anonfolio as af
 from anonfolio import commands
-from anonfolio.__main__ import COMMANDS, CUT_OFF, DIFFERENT, EQUAL, INTERRUPTED, WRONG_INPUT, main
+from anonfolio.__main__ import COMMANDS, CUT_OFF, DIFFERENT, EQUAL, INTERRUPTED, WRONG_INPUT, Command, main
 from anonfolio.commands import policy_of
 from anonfolio.program.formats import new_file
 from anonfolio.program.search import CTRL_C, Exhausted
@@ -96,6 +96,37 @@ def test_every_command_that_takes_a_policy_takes_changes_of_it() -> None:
     takers = {name for name, names in options.items() if "--policy" in names}
     assert takers == {"run", "replay", "search", "compare", "selftest", "trace replay", "advise", "figure"}
     assert all("--set" in options[name] for name in takers)
+
+
+SAID_TWICE = [
+    (command, names, how)
+    for command in COMMANDS
+    for names, how in command.options
+    if names[0].startswith("-") and how.get("action") not in ("store_true", "extend")
+]
+
+
+@pytest.mark.parametrize(
+    ("command", "names", "how"), SAID_TWICE, ids=[f"{command.name} {names[-1]}" for command, names, _ in SAID_TWICE]
+)
+def test_what_is_said_twice_is_refused(
+    command: Command, names: tuple[str, ...], how: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    choices = how.get("choices")
+    value = choices[0] if isinstance(choices, tuple) else "1" if names[-1] != "--output" else str(tmp_path / "x.md")
+    value = str(tmp_path / "x.svg") if names[-1] in ("--svg", "--figure", "--checkpoint") else value
+    assert exit_code(*command.name.split(), names[0], value, names[-1], value) == WRONG_INPUT
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert f"{names[-1]} is said twice" in err
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("number", ["٣", "2.0", "1" * 5000, "", "1_0", " 2"])
+def test_a_number_is_written_in_digits(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (("search", "--orders", number), ("figure", "first-write", "--step", number)):
+        assert exit_code(*words) == WRONG_INPUT
+        assert "is no whole number" in capsys.readouterr().err
 
 
 # --- exit codes -----------------------------------------------------------------------------------------------------

@@ -295,6 +295,7 @@ def test_each_break_replaces_a_text_that_stands_once_and_tests_that_are_there_ru
     twice, same = broken[0]._replace(text="\n"), broken[0]._replace(broken=broken[0].text)
     assert len(list(mutants.stale([twice, same]))) == 2
     assert [name for name in mutants.TESTS if not (ROOT / "tests" / name).is_file()] == []
+    assert {name for about in mutants.ABOUT.values() for name in about} <= {*mutants.TESTS}
 
 
 # notebooks

@@ -135,7 +135,7 @@ def test_a_stack_distance_counts_other_keys_since() -> None:
 @pytest.mark.parametrize(
     ("entries", "ways", "told"),
     [
-        (0, None, "entries=0 is not a whole number of at least 1"),
+        (0, None, "entries=0 is not a whole number in 1"),
         (4, 0, "ways=0 is not a whole number of at least 1"),
         (2.5, None, r"entries=2\.5"),
         (True, None, "entries=True"),
@@ -162,7 +162,7 @@ def test_keys_that_are_none_are_told_and_change_nothing(keys: list[object], told
 def test_sizes_that_are_none_are_told() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         miss_curve([1, 2], [0])
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="sets=0 is not a whole number in 1"):
         hits_by_place([1, 2], 0, 4)
     with pytest.raises(ValueError, match="one row of integers"):
         miss_curve([1, 2], [1.5])

@@ -10,6 +10,7 @@ import pytest
 from support import freeze, machine_with_folio
 
 import anonfolio as af
+from anonfolio.hardware import lru, tlb
 from anonfolio.kernel.sizes import MAX_VPN
 
 
@@ -440,3 +441,116 @@ def test_what_is_no_whole_number_is_refused_in_one_line(call: str, wrong: Any) -
     process.mmap(16)
     with pytest.raises(ValueError, match=r"^\w+(=| is a ).* is not a whole number|that is not a whole number"):
         getattr(process, call)(wrong)
+
+
+# --- what is of another kind ----------------------------------------------------------------------------------------
+
+
+def a_table(start: object = 0, pages: int = 4) -> tlb.PageTable:
+    row = np.full(pages, 13, np.uint8)
+    return tlb.PageTable(start, row, np.arange(pages, dtype=np.int32), row > 99)  # type: ignore[arg-type]
+
+
+OTHER_KINDS: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
+    "replace": (lambda: machine_with_folio()[1].map(20, 4, replace="no"), ("replace='no'", "True nor False")),
+    "reserve": (lambda: machine_with_folio()[1].map(20, 4, reserve=0), ("reserve=0",)),
+    "populate": (lambda: machine_with_folio()[1].map(20, 4, populate=None), ("populate=None",)),
+    "grows_down": (lambda: machine_with_folio()[1].map(20, 4, grows_down=[]), ("grows_down=[]",)),
+    "may_move": (lambda: machine_with_folio()[1].remap(0, 4, 8, may_move="no"), ("may_move='no'",)),
+    "keep": (lambda: machine_with_folio()[1].remap(0, 4, 4, keep=1), ("keep=1",)),
+    "onfault": (lambda: machine_with_folio()[1].mlock(0, 4, onfault="false"), ("onfault='false'",)),
+    "pin for writing": (lambda: machine_with_folio()[1].pin(0, write="no"), ("write='no'",)),
+    "thp_disable": (lambda: machine_with_folio()[1].thp_disable(1.0), ("how=1.0",)),
+    "mmap advice": (lambda: machine_with_folio()[1].mmap(4, 99, np.array([None])), ("advice=array",)),
+    "madvise row": (lambda: machine_with_folio()[1].madvise(0, 1, np.array(["free"])), ("no advice array",)),
+    "madvise long": (lambda: machine_with_folio()[1].madvise(0, 1, "x" * 5000), ("no advice 'xxx",)),
+    "a page that is True": (lambda: machine_with_folio()[1].read(True), ("page=True", "whole number")),
+    "a byte that is False": (lambda: machine_with_folio()[1].write(0, False), ("value=False",)),
+    "pages that are True": (lambda: machine_with_folio()[1].mmap(True), ("pages=True",)),
+    "process True": (lambda: machine_with_folio()[0].process(True), ("process=True",)),
+    "progress": (lambda: machine_with_folio()[1].touch([1], progress=5), ("progress=5", "a function")),
+    "later": (lambda: machine_with_folio()[1].touch([1], later=5), ("later=5",)),
+    "one of later": (lambda: machine_with_folio()[1].touch([1], later=[(1, 2)]), ("one of later=(1, 2)", "Later")),
+    "thp long": (lambda: af.Machine(thp="x" * 5000), ("thp='xxx",)),
+    "thp row": (lambda: af.Machine(thp=np.array(["always"])), ("thp=array",)),  # type: ignore[arg-type]
+    "knob row": (lambda: af.Machine(knobs={4: np.array(["always"])}), ("order 4",)),  # type: ignore[dict-item]
+    "arch long": (lambda: af.Policy.at("6.18", "x" * 5000), ("arch='xxx", "x86-64")),
+    "check": (lambda: af.check(None), ("machine=None", "Machine")),  # type: ignore[arg-type]
+    "replay": (lambda: af.replay("x.json"), ("recording='x.json'", "Recording")),  # type: ignore[arg-type]
+    "compare": (lambda: af.compare(None, None), ("mine=None", "Timeline")),  # type: ignore[arg-type]
+    "compare with": (
+        lambda: af.Scenario.load("first-write").run().compare("6.18"),  # type: ignore[arg-type]
+        ("other='6.18'", "Timeline or Recorded"),
+    ),
+    "prepare": (lambda: af.Scenario.load("first-write").run(prepare="no"), ("prepare='no'",)),  # type: ignore[arg-type]
+    "parse": (lambda: af.Scenario.parse(b"pages 4"), ("text=b'pages 4'", "str")),  # type: ignore[arg-type]
+    "load": (lambda: af.Scenario.load(5), ("name=5", "str or Path")),  # type: ignore[arg-type]
+    "show": (lambda: af.Scenario.load("first-write").run().show("1"), ("step='1'",)),  # type: ignore[arg-type]
+    "result": (lambda: af.Scenario.load("first-write").run()[1.0], ("step=1.0",)),  # type: ignore[index]
+    "a file that is open": (lambda: af.read_recording(1), ("1 is no name of a file",)),  # type: ignore[arg-type]
+    "no file": (lambda: af.read_recording(None), ("None is no name of a file",)),  # type: ignore[arg-type]
+    "page table": (lambda: tlb.page_table(None, 0, 4), ("process=None", "Process")),  # type: ignore[arg-type]
+    "core": (lambda: tlb.Tlb("zen"), ("core='zen'", "Core")),  # type: ignore[arg-type]
+    "coalescing": (lambda: tlb.Tlb(tlb.ZEN_2, "hpa"), ("coalescing='hpa'", "Hpa()")),  # type: ignore[arg-type]
+    "coalescing class": (lambda: tlb.Tlb(tlb.ZEN_2, tlb.Hpa), ("coalescing=<class", "Hpa()")),  # type: ignore[arg-type]
+    "levels": (lambda: tlb.Core("c", [(tlb.Entries(4),)]), ("levels=[", "tuple")),  # type: ignore[arg-type]
+    "a level": (lambda: tlb.Core("c", (tlb.Entries(4),)), ("level 1=Entries", "tuple")),  # type: ignore[arg-type]
+    "an array": (lambda: tlb.Core("c", ((64,),)), ("an array of level 1=64", "Entries")),  # type: ignore[arg-type]
+    "name of a core": (lambda: tlb.Core(5, tlb.ZEN_2.levels), ("name=5", "str")),  # type: ignore[arg-type]
+    "orders": (lambda: tlb.Entries(4, orders="x" * 5000), ("orders='xxx",)),  # type: ignore[arg-type]
+    "entries": (lambda: tlb.Entries(1 << 40), ("entries=1099511627776", f"1..{lru.MOST_ENTRIES}")),
+    "entries of a cache": (lambda: lru.Lru(1 << 70), ("entries=", f"1..{lru.MOST_ENTRIES}")),
+    "ways": (lambda: lru.hits_by_place([1], 4, 1 << 40), ("ways=1099511627776",)),
+    "sets": (lambda: lru.hits_by_place([1], 1 << 70, 4), ("sets=",)),
+    "table": (lambda: tlb.Tlb(tlb.ZEN_2).access([1], None), ("table=None", "PageTable")),  # type: ignore[arg-type]
+    "table of a word": (lambda: tlb.Tlb(tlb.ZEN_2).access([1], a_table("0")), ("table.start='0'",)),
+    "table beyond": (lambda: tlb.Tlb(tlb.ZEN_2).access([1 << 40], a_table(1 << 40)), ("table.start=1099511627776",)),
+    "table of two sizes": (
+        lambda: tlb.Tlb(tlb.ZEN_2).access([1], a_table()._replace(pfn=np.zeros(3, np.int32))),
+        ("shapes [(3,), (4,)]",),
+    ),
+    "fault": (lambda: tlb.Tlb(tlb.ZEN_2).flush_for(None), ("fault=None", "Fault")),  # type: ignore[arg-type]
+    "shootdown beyond": (lambda: tlb.Tlb(tlb.ZEN_2).shootdown(MAX_VPN), (f"page={MAX_VPN}",)),
+    "shootdown of much": (lambda: tlb.Tlb(tlb.ZEN_2).shootdown(2, MAX_VPN), (f"pages={MAX_VPN}",)),
+}
+"""What was taken as something else, or ended in an error of Python's or numpy's own."""
+
+
+@pytest.mark.parametrize("which", OTHER_KINDS)
+def test_what_is_of_another_kind_is_refused(which: str) -> None:
+    call, words = OTHER_KINDS[which]
+    expect_refusal(ValueError, call, *words)
+
+
+def test_a_refused_flag_changes_nothing() -> None:
+    machine, process = prepared()
+    before = freeze([machine.memory, process.mm, machine.counters, process.pins()])
+    for call in (
+        lambda: process.map(0, 4, replace="no"), lambda: process.map(0, 4, populate="no"),
+        lambda: process.remap(0, 4, 8, 100, keep="no"), lambda: process.mlock(0, onfault="no"),
+        lambda: process.pin(0, id=7, write="no"),
+    ):  # fmt: skip
+        expect_refusal(ValueError, call, "'no'")
+    assert freeze([machine.memory, process.mm, machine.counters, process.pins()]) == before
+
+
+def test_a_step_that_is_not_there_is_told_by_its_number() -> None:
+    timeline = af.Scenario.load("first-write").run()
+    expect_refusal(IndexError, lambda: timeline[9], "no step 9", "there are 2")
+    expect_refusal(IndexError, lambda: timeline.show(-9), "no step -9")
+    assert timeline[np.int64(-1)] is timeline[1]
+    assert str(timeline.show(None)) != str(timeline.show())
+
+
+def test_different_programs_are_not_compared() -> None:
+    one, other = (af.Scenario(4, (("write", 0, page, 1),), name=f"page {page}") for page in (0, 1))
+    expect_refusal(ValueError, lambda: af.compare(one.run(), other.run()), "'page 0'", "'page 1'", "different programs")
+    expect_refusal(ValueError, lambda: af.compare(one.run(), one.but(pages=5).run()), "different programs")
+    assert af.compare(one.run(), one.but(name="x", orders=(4,)).run()) is not None
+
+
+def test_a_shootdown_of_everything_drops_everything_at_once() -> None:
+    cache = tlb.Tlb(tlb.GOLDEN_COVE, tlb.Hpa())
+    cache.access(np.arange(64), a_table(pages=64))
+    cache.shootdown(0, MAX_VPN)
+    assert [cache.held(level) for level in (1, 2)] == [[], []]

@@ -24,8 +24,17 @@ PATIENCE = 1200
 """Seconds after which a mutant counts as caught: whoever runs the tests would notice."""
 COPIED = (
     "anonfolio", "tests", "data", "docs", "teach", "notebooks", "pyproject.toml", "README.md", "Makefile", ".gitignore",
+    "tools", "CHANGELOG.md", "CONTRIBUTING.md",
 )  # fmt: skip
-# A mutant's run ends at the first failure: what is named after the file comes first, then what catches most.
+# A mutant's run ends at the first failure: what is about the file or its room comes first, then what catches most.
+ABOUT = {
+    "draw": ("test_drawings.py", "test_picture.py", "test_scene.py", "test_look.py", "test_advice.py"),
+    "advice": ("test_advice.py",),
+    "advising": ("test_advice.py",),
+    "history": ("test_history.py", "test_claims.py", "test_releases.py", "test_policy_evidence.py"),
+    "given": ("test_misuse.py",),
+}
+"""Tests about a file or a room that are not named after it."""
 TESTS = (
     "test_worked_scenarios.py",
     "test_records.py",
@@ -76,6 +85,19 @@ TESTS = (
     "test_look.py",
     "test_playground.py",
     "test_injection_browser.py",
+    "test_advice.py",
+    "test_attach.py",
+    "test_claims.py",
+    "test_cost.py",
+    "test_drawings.py",
+    "test_examination.py",
+    "test_guard_markers.py",
+    "test_lab.py",
+    "test_picture.py",
+    "test_recorder_kinds.py",
+    "test_releases.py",
+    "test_toy.py",
+    "test_workloads.py",
 )  # fmt: skip
 
 
@@ -145,7 +167,8 @@ def run(mutant: Mutant) -> str | None:
         if mutant.text:
             file.write_text(file.read_text(encoding="utf-8").replace(mutant.text, mutant.broken), encoding="utf-8")
         words = Path(mutant.file).stem.split("_")[0], Path(mutant.file).parent.name
-        own = [name for name in TESTS if any(f"test_{word}" in name for word in words)]
+        about = [name for word in words for name in ABOUT.get(word, ())]
+        own = list(dict.fromkeys((*(name for name in TESTS if any(f"test_{word}" in name for word in words)), *about)))
         tests = [f"tests/{name}" for name in (*own, *(name for name in TESTS if name not in own))]
         # No live tests: they take turns on the one kernel, and what it is asked meanwhile must not decide.
         options = ["-x", "-q", "--no-header", "-p", "no:cacheprovider", "-m", "not live"]

@@ -391,6 +391,10 @@ def _next_power(value: int) -> int:
 # --- a cache --------------------------------------------------------------------------------------------------------
 
 
+MOST_ENTRIES = 1 << 24
+"""Each takes eight bytes; a second-level TLB has 2,048."""
+
+
 class Lru:
     """A set-associative cache with exact least-recently-used replacement, and what is in it.
 
@@ -408,7 +412,7 @@ class Lru:
     """
 
     def __init__(self, entries: int, ways: int | None = None) -> None:
-        entries = whole("entries", entries, 1)
+        entries = whole("entries", entries, 1, MOST_ENTRIES)
         ways = entries if ways is None else whole("ways", ways, 1)
         if entries % ways:
             raise ValueError(f"{entries} entries do not divide into sets of {ways} ways")
@@ -555,7 +559,7 @@ def hits_by_place(keys: npt.ArrayLike, sets: int, ways: int) -> npt.NDArray[np.i
     ndarray of shape (ways,)
         Accesses that found their key at place 1, 2, ... of its set.
     """
-    sets, ways = whole("sets", sets, 1), whole("ways", ways, 1)
+    sets, ways = whole("sets", sets, 1, (1 << 63) - 1), whole("ways", ways, 1, MOST_ENTRIES)
     asked = _checked(keys)
     trace = asked.take(_stable_order(asked % sets))
     hits = np.zeros(ways, np.int64)

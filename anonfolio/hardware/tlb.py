@@ -11,20 +11,19 @@ Not modelled: several address spaces at once (no ASIDs), page-walk caches, prefe
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from ..kernel.contpte import CONT_PTE_ORDER, gathered
+from ..kernel.given import check_kind, said
 from ..kernel.pagetable import PTE_CONT, PTE_PRESENT, PTE_SPECIAL
-from ..kernel.sizes import PMD_ORDER
+from ..kernel.record import Fault
+from ..kernel.sizes import MAX_VPN, PMD_ORDER
+from ..machine.machine import Process
 from .checks import whole, whole_row
 from .lru import Lru
-
-if TYPE_CHECKING:
-    from ..kernel.record import Fault
-    from ..machine.machine import Process
 
 Orders = npt.NDArray[np.uint8]
 
@@ -63,6 +62,7 @@ class PageTable(NamedTuple):
 
 def page_table(process: Process, start: int, pages: int) -> PageTable:
     """The entries of pages [start, start + pages) of a process, as they are now."""
+    check_kind("process", process, Process)
     mm = process.mm
     start, pages = whole("page", start), whole("pages", pages, 1)
     stop = start + pages
@@ -174,7 +174,7 @@ class Entries:
     def __post_init__(self) -> None:
         Lru(self.entries, self.ways)
         if not isinstance(self.orders, tuple) or not self.orders:
-            raise ValueError(f"orders={self.orders!r} must be a tuple of some of 0 to {PMD_ORDER}")
+            raise ValueError(f"orders={self.orders!r:.60} must be a tuple of some of 0 to {PMD_ORDER}")
         for order in self.orders:
             whole("orders", order, 0, PMD_ORDER)
 
@@ -205,9 +205,14 @@ class Core:
     inferred: str = ""
 
     def __post_init__(self) -> None:
+        check_kind("name", self.name, str)
+        check_kind("levels", self.levels, tuple)
         if not self.levels:
             raise ValueError(f"{self.name}: a TLB needs at least one level")
         for number, level in enumerate(self.levels, 1):
+            check_kind(f"level {number}", level, tuple)
+            for array in level:
+                check_kind(f"an array of level {number}", array, Entries)
             orders = [order for array in level for order in array.orders]
             if len(set(orders)) != len(orders):
                 raise ValueError(f"{self.name}: an order is in two arrays of level {number}: {sorted(orders)}")
@@ -297,6 +302,9 @@ class Tlb:
     coalescing: Coalescing = field(default_factory=Plain)
 
     def __post_init__(self) -> None:
+        check_kind("core", self.core, Core)
+        if isinstance(self.coalescing, type) or not callable(getattr(self.coalescing, "orders", None)):
+            raise ValueError(f"coalescing={said(self.coalescing)} is none, such as Plain(), Contiguous() or Hpa()")
         self._arrays = [[(array, Lru(array.entries, array.ways)) for array in level] for level in self.core.levels]
 
     def access(self, vpns: npt.ArrayLike, table: PageTable) -> Lookups:
@@ -308,6 +316,7 @@ class Tlb:
             For a page outside `table`, or one that nothing maps: it would fault first.
         """
         pages = whole_row("pages", vpns)
+        _check_table(table)
         orders = self.coalescing.orders(table)
         index = pages - table.start
         if len(index) and (index.min() < 0 or index.max() >= len(orders)):
@@ -335,15 +344,17 @@ class Tlb:
 
     def shootdown(self, start: int, pages: int = 1) -> None:
         """Drop every entry that covers any of these pages, as a flush of that range does."""
-        last = whole("page", start) + whole("pages", pages, 1) - 1
+        start = whole("page", start, 0, MAX_VPN - 1)
+        last = start + whole("pages", pages, 1, MAX_VPN - start) - 1
         for arrays in self._arrays:
             for array, lru in arrays:
                 for order in array.orders:
-                    covering = np.arange(start >> order, (last >> order) + 1)
-                    lru.flush(_tags(covering << order, np.full(len(covering), order, np.uint8)))
+                    low, high = ((order << TAG_BITS) | (page >> order) for page in (start, last))
+                    lru.flush(lru.stacks[(lru.stacks >= low) & (lru.stacks <= high)])
 
     def flush_for(self, fault: Fault) -> None:
         """Drop what a fault flushed: the pages it acted on, when it replaced or changed what was there."""
+        check_kind("fault", fault, Fault)
         if fault.flushed:
             self.shootdown(fault.pages.start, len(fault.pages))
 
@@ -362,6 +373,15 @@ class Tlb:
                     order, number = divmod(tag, 1 << TAG_BITS)
                     found.append((number << order, order))
         return found
+
+
+def _check_table(table: PageTable) -> None:
+    """ValueError for what is no page table of pages that there are."""
+    check_kind("table", table, PageTable)
+    shapes = {np.shape(column) for column in table[1:]}
+    if len(shapes) != 1 or len(min(shapes)) != 1:
+        raise ValueError(f"table: pte, pfn and huge have shapes {sorted(shapes)}; each is one row, one value a page")
+    whole("table.start", table.start, 0, MAX_VPN - len(table.pte))
 
 
 TAG_BITS = 28

@@ -217,7 +217,7 @@ def kernel_number(version: str, unsaid: int = 0) -> tuple[int, int, int]:
 def changes_up_to(version: str, arch: str) -> Iterator[Change]:
     """The changes that a release has; ValueError for one that is not covered, or of another architecture."""
     if not isinstance(arch, str) or arch not in ARCHITECTURES:
-        raise ValueError(f"arch={arch!r}: nothing is known of it; there are {', '.join(ARCHITECTURES)}")
+        raise ValueError(f"arch={arch!r:.60}: nothing is known of it; there are {', '.join(ARCHITECTURES)}")
     number = kernel_number(version, NEWEST)
     first = HISTORY[0].release
     if number < kernel_number(first):

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..kernel.contpte import foldable
+from ..kernel.given import check_kind
 from ..kernel.index import places_of
 from ..kernel.mm import Mm
 from ..kernel.pagetable import PMD_HUGE, PMD_NONE, PTE_CONT, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE
@@ -157,6 +158,7 @@ def _why(finds: Callable[..., object]) -> str:
 
 def check(machine: Machine, invariants: Iterable[Invariant] | None = None) -> list[Violation]:
     """Everything that is broken now; by default of all invariants."""
+    check_kind("machine", machine, Machine)
     rules = INVARIANTS.values() if invariants is None else invariants
     mapped = Mapped.of(machine)
     found = (rule.breaches(mapped) if rule.breaches else rule.broken(machine) for rule in rules)

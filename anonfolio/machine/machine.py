@@ -20,6 +20,7 @@ from ..kernel import gup, mlock, mmap
 from ..kernel.buddy import OutOfMemory
 from ..kernel.faults import MOST_FAULTS, READ, WRITE, handle_mm_fault, needed_bits
 from ..kernel.frames import Memory
+from ..kernel.given import check_call, check_kind, flag
 from ..kernel.index import blocks_of
 from ..kernel.lazyfree import clear_refs
 from ..kernel.mm import ARENA, Mm
@@ -115,14 +116,12 @@ class Machine(System):
         self.policy = policy_named(policy) if isinstance(policy, str) else policy
         if not isinstance(self.policy, Policy):
             raise ValueError(f"policy={policy!r:.60} is neither a Policy nor the name of one")
-        if type(use_zero_page) is not bool:
-            raise ValueError(f"use_zero_page={use_zero_page!r:.60} is neither True nor False")
         enabled = _knobs(orders, thp) if knobs is None else check_knobs(knobs, thp)
         self.orders = tuple(sorted(order for order, said in enabled.items() if said != "never"))
         self.knobs = {order: said for order, said in enabled.items() if order in self.policy.knob_orders}
         self.thp = thp
         self._orders = {}
-        self.use_zero_page = use_zero_page
+        self.use_zero_page = flag("use_zero_page", use_zero_page)
         self.memory = Memory(_whole("frames", frames), self.policy.marks_exclusive)
         self.counters = Counters()
         self.processes: list[Process] = []
@@ -218,8 +217,8 @@ class Process:
         at, pages = self._checked_range(at, pages)
         if self.mm.vmas_in(at, at + pages):
             raise ValueError(f"pages {at}..{at + pages - 1} overlap a mapping; mmap takes free addresses, map does not")
-        if advice not in (None, "hugepage", "nohugepage"):
-            raise ValueError(f"advice={advice!r}: a new mapping takes 'hugepage', 'nohugepage' or None")
+        if advice is not None and (not isinstance(advice, str) or advice not in ("hugepage", "nohugepage")):
+            raise ValueError(f"advice={advice!r:.60}: a new mapping takes 'hugepage', 'nohugepage' or None")
         mmap.do_mmap(self.mm, at, pages, VM_READ | VM_WRITE, replace=False)
         if advice:
             mmap.do_madvise(self.mm, at, at + pages, advice)
@@ -257,8 +256,10 @@ class Process:
         self._begin()
         at, pages = self._checked_range(0 if vpn is None else vpn, pages)
         _check_prot(prot)
+        flags = PROTECTIONS[prot] | (0 if flag("reserve", reserve) else VM_NORESERVE)
+        flags |= VM_GROWSDOWN if flag("grows_down", grows_down) else 0
+        replace, populate = flag("replace", replace), flag("populate", populate)
         try:
-            flags = PROTECTIONS[prot] | (0 if reserve else VM_NORESERVE) | (VM_GROWSDOWN if grows_down else 0)
             at = mmap.do_mmap(self.mm, None if vpn is None else at, pages, flags, replace=replace)
         except mmap.Refused as refusal:
             return Outcome(False, refusal.errno, refusal.why)
@@ -279,8 +280,8 @@ class Process:
         False allows all again. RFC v2's fixed orders ask nobody.
         """
         self._begin()
-        if how not in (True, False, "except_advised"):
-            raise ValueError(f"how={how!r} is neither True, False nor 'except_advised'")
+        if type(how) is not bool and (not isinstance(how, str) or how != "except_advised"):
+            raise ValueError(f"how={how!r:.60} is neither True, False nor 'except_advised'")
         if isinstance(how, str) and not self.machine.policy.thp_disable_except_advised:
             return Outcome(False, "EINVAL", "EINVAL: this kernel has no PR_THP_DISABLE_EXCEPT_ADVISED")
         self.mm.thp_disabled = how if isinstance(how, str) else "disabled" if how else ""
@@ -328,6 +329,7 @@ class Process:
         new_vpn = None if new_vpn is None else _whole("page", new_vpn)
         for at, size in ((vpn, pages), (vpn, new_pages), (vpn if new_vpn is None else new_vpn, new_pages)):
             self._checked_range(at, size or 1)
+        may_move, keep = flag("may_move", may_move), flag("keep", keep)
         try:
             at = mmap.do_mremap(self.mm, vpn, pages, new_pages, new_vpn, may_move=may_move, keep=keep)
         except mmap.Refused as refusal:
@@ -348,8 +350,8 @@ class Process:
         """Advise a range: one of `ADVICE`."""
         self._begin()
         vpn, pages = self._checked_range(vpn, pages)
-        if advice not in ADVICE:
-            raise ValueError(f"there is no advice {advice!r}; there are {', '.join(ADVICE)}")
+        if not isinstance(advice, str) or advice not in ADVICE:
+            raise ValueError(f"there is no advice {advice!r:.60}; there are {', '.join(ADVICE)}")
         if advice in mmap.POPULATE:
             machine = self.machine
             return _outcome(mmap.madvise_populate, machine, self.mm, vpn, vpn + pages, advice, machine.faults)
@@ -362,7 +364,7 @@ class Process:
         """
         self._begin()
         vpn, pages = self._checked_range(vpn, pages)
-        flags = VM_LOCKED | (VM_LOCKONFAULT if onfault else 0)
+        flags = VM_LOCKED | (VM_LOCKONFAULT if flag("onfault", onfault) else 0)
         machine = self.machine
         return _outcome(mlock.do_mlock, machine, self.mm, vpn, vpn + pages, flags, machine.faults)
 
@@ -468,6 +470,10 @@ class Process:
         pages = _pages(vpns)
         writes = _flags(write, len(pages))
         values = _bytes(value, len(pages))
+        check_call("progress", progress)
+        check_kind("later", later, tuple, list)
+        for one in later:
+            check_kind("one of later", one, Later)
         if later and not runs_ahead(self.machine.policy):
             raise ValueError(f"under {self.machine.policy.name} no mapping may come later than its stream begins")
         self._check_accesses(pages, writes, later)
@@ -536,7 +542,7 @@ class Process:
         """
         self._begin()
         vpn, pages = self._checked_range(vpn, pages)
-        id = self._check_free("pin", id)
+        id, write = self._check_free("pin", id), flag("write", write)
         try:
             held = gup.pin_user_pages(
                 self.machine, self.mm, vpn, pages, write=write, longterm=True, faults=self.machine.faults
@@ -766,9 +772,9 @@ def _knobs(orders: Iterable[int], thp: str) -> dict[int, str]:
     except TypeError:
         raise ValueError(f"orders={orders!r:.60} is not a tuple of orders, such as (2, 4)") from None
     check_orders(enabled, "orders")
-    if thp not in ("always", "madvise"):
+    if not isinstance(thp, str) or thp not in ("always", "madvise"):
         instead = "orders=() has no large folios, knobs={4: 'always'} says it per size"
-        raise ValueError(f"thp={thp!r} is neither 'always' nor 'madvise'; {instead}")
+        raise ValueError(f"thp={thp!r:.60} is neither 'always' nor 'madvise'; {instead}")
     return dict.fromkeys(enabled, "inherit")
 
 
@@ -778,15 +784,17 @@ def check_knobs(knobs: Mapping[int, str], thp: str) -> dict[int, str]:
         raise ValueError(f"knobs={knobs!r:.60} is no dict of orders, such as {{4: 'always'}}")
     check_orders(tuple(knobs), "knobs")
     for order, said in knobs.items():
-        if said not in KNOBS:
-            raise ValueError(f"knobs: order {order} is {said!r}; a knob says {', '.join(KNOBS)}")
-    if thp not in ("always", "madvise", "never"):
-        raise ValueError(f"thp={thp!r} is none of 'always', 'madvise', 'never'")
+        if not isinstance(said, str) or said not in KNOBS:
+            raise ValueError(f"knobs: order {order} is {said!r:.60}; a knob says {', '.join(KNOBS)}")
+    if not isinstance(thp, str) or thp not in ("always", "madvise", "never"):
+        raise ValueError(f"thp={thp!r:.60} is none of 'always', 'madvise', 'never'")
     return dict(knobs)
 
 
 def _whole(name: str, value: int) -> int:
-    """The value as an int of 63 bits; an index of anybody's own may raise whatever it likes."""
+    """The value as an int of 63 bits, no bool; an index of anybody's own may raise whatever it likes."""
+    if value is True or value is False:
+        raise ValueError(f"{name}={value} is not a whole number")
     try:
         number = operator.index(value)
     except TypeError:

@@ -38,6 +38,9 @@ def is_file(path: Path) -> bool:
 
 def plain_file(path: str | Path, error: type[ValueError]) -> BinaryIO:
     """A file, open; an `error` for a pipe, which one would wait for, and a device, which may never end."""
+    # A number would be a file that is open already, such as 1: it would be read, and closed.
+    if not isinstance(path, str | os.PathLike):
+        raise error(f"{path!r:.60} is no name of a file")
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise error(f"{path}: no plain file, but a {_kind(mode)}; name a file")

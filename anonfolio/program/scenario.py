@@ -7,6 +7,7 @@ list of steps with what that kernel's page tables held. `compare` puts two of th
 from __future__ import annotations
 
 import json
+import operator
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..kernel.given import check_call, check_kind, said
 from ..kernel.policy import LINUX_6_15, Policy, check_orders
 from ..kernel.record import Fault
 from ..kernel.sizes import PTRS_PER_PMD
@@ -79,7 +81,12 @@ class Timeline:
         return len(self.results)
 
     def __getitem__(self, step: int) -> Result:
-        return self.results[step]
+        try:
+            return self.results[operator.index(step)]
+        except IndexError:
+            raise IndexError(f"there is no step {step!s:.60}; there are {len(self)}, numbered from 0") from None
+        except Exception:
+            raise ValueError(f"step={said(step)} is not a whole number") from None
 
     def __iter__(self) -> Iterator[Result]:
         return iter(self.results)
@@ -98,6 +105,8 @@ class Timeline:
 
     def show(self, step: int | None = -1) -> Shown:
         """The picture after a step (the last by default; None for the state before the first), changes marked."""
+        if step is not None and self.results:
+            self[step]
         return show(self, step if self.results else None)
 
     def compare(self, other: Timeline | Witnessed) -> list[Difference]:
@@ -211,6 +220,7 @@ class Scenario:
         prepare : callable, optional
             Called with the machine before the first step, to fragment its memory for instance.
         """
+        check_call("prepare", prepare)
         machine = self.machine(policy, frames=frames)
         if prepare:
             prepare(machine)
@@ -248,6 +258,7 @@ class Scenario:
         starts a comment; comments before the first line are the sentence that says what it shows. ``write 0 0..15``
         writes pages 0 to 15, byte = page + 1; ``read 0 0..15`` reads them.
         """
+        check_kind("text", text, str)
         fields: dict[str, Any] = {}
         about: list[str] = []
         lines: list[tuple[str, list[str]]] = []
@@ -283,6 +294,7 @@ class Scenario:
     @classmethod
     def load(cls, name: str | Path) -> Scenario:
         """A named scenario of the library, or a file (anything with a slash of any kind or a suffix, or a `Path`)."""
+        check_kind("name", name, str, Path)
         is_path = isinstance(name, Path) or any(mark in name for mark in "/\\.")
         path = Path(name) if is_path else SCENARIO_DIR / f"{name}.scenario"
         if not is_file(path):

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ..kernel.given import check_kind
 from ..kernel.history import kernel_number
 from ..kernel.policy import Policy, policy_for_kernel
 from ..kernel.record import FIRST_TOUCH
@@ -151,6 +152,12 @@ def model_view(snapshot: Snapshot, base: int, pages: int) -> dict[int, PageView]
 @witnesses.compare.register
 def compare(mine: Timeline, other: Timeline | Recorded) -> list[Difference]:
     """Every step at which the model and another witness differ, with the first difference of each."""
+    check_kind("mine", mine, Timeline)
+    check_kind("other", other, Timeline, Recorded)
+    ours, theirs = mine.scenario, other.scenario
+    if (ours.pages, ours.skew, ours.steps) != (theirs.pages, theirs.skew, theirs.steps):
+        named = f"{ours.name or 'unnamed'!r:.60} and {theirs.name or 'unnamed'!r:.60}"
+        raise ValueError(f"{named} are different programs: what is compared are runs of one")
     return list(iter_differences(mine, other))
 
 

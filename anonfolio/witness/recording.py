@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ..kernel.given import check_kind
 from ..kernel.history import ARCHITECTURES
 from ..kernel.policy import Policy
 from ..kernel.sizes import PMD_ORDER, PTRS_PER_PMD
@@ -100,6 +101,7 @@ def replay(recording: Recording, policy: Policy | None = None) -> Replay:
     ValueError
         The version is older than any that was checked, or unreadable, and no policy is named.
     """
+    check_kind("recording", recording, Recording)
     cells: Counter[str] = Counter()
     mismatches = tuple(
         (number, program, difference)
