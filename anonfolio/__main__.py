@@ -132,7 +132,7 @@ def _parser() -> _Parser:
         own = groups[group].add_parser(name, help=command.help)
         own.set_defaults(run=command.run)
         for names, how in command.options:
-            once = {"action": _Once} if names[0].startswith("-") and "action" not in how else {}
+            once: dict[str, Any] = {"action": _Once} if names[0].startswith("-") and "action" not in how else {}
             own.add_argument(*names, **once, **how)
     return parser
 
