@@ -148,6 +148,7 @@ def test_a_folder_of_submissions_is_graded_as_it_should_be(tmp_path: Path, capsy
     (folder / "many").mkdir()
     (folder / "many" / "one.json").write_text(of("start_here.size", entry("number", 16)))
     (folder / "many" / "two.json").write_text(of("start_here.last", entry("choice", "b")))
+    (folder / "nothing").mkdir()
     (tmp_path / "secret").write_bytes(SECRET)
     scores = tmp_path / "scores.csv"
     forged = Path("/tmp/anonfolio-forged")
@@ -165,7 +166,8 @@ def test_a_folder_of_submissions_is_graded_as_it_should_be(tmp_path: Path, capsy
     assert rows["'=1+1"]["score"] == "1"
     assert rows["many"]["start_here.size"] == "1"
     assert rows["many"]["start_here.last"] == "0"
-    assert len(rows) == len(SUBMISSIONS) + 3
+    assert (rows["nothing"]["score"], "no file of answers" in rows["nothing"]["notes"]) == ("0", True)
+    assert len(rows) == len(SUBMISSIONS) + 4
 
 
 def judged(id: str, one: dict[str, Any]) -> Row:

@@ -74,6 +74,8 @@ class Grader:
                 row.notes.append(str(error))
                 continue
             self._add(row, entries, paper)
+        if not files:
+            row.notes.append(f"no file of answers: {stored.FILE}, or another that ends in .json")
         if len(files) > MOST_FILES:
             row.notes.append(f"only {MOST_FILES} of {len(files)} files were read")
         return row
