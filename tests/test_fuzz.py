@@ -411,6 +411,22 @@ def test_what_failed_is_told_in_one_line(name: str, tmp_path: Path) -> None:
     assert len(err) < LONGEST
 
 
+@pytest.mark.parametrize(
+    "value", [[None] * 2000, ["x" * 5000], {"x" * 5000: 1}, "x" * 5000], ids=["nones", "word", "name", "text"]
+)
+@pytest.mark.parametrize("where", [("measured", "2", "cow_copy"), ("measured", "2"), ("measured",), ("about",)])
+def test_a_long_value_in_a_table_of_costs_is_cut(where: tuple[str, ...], value: Any, tmp_path: Path) -> None:
+    document = copy.deepcopy(documents()["costs"])
+    *path, last = where
+    holder = document
+    for key in path:
+        holder = holder[key]
+    holder[last] = value
+    (tmp_path / "x.json").write_text(json.dumps(document))
+    said = read_or_refused(lambda: str(read_table(tmp_path / "x.json")), CostError)
+    assert said or (where == ("about",) and isinstance(value, dict))
+
+
 SHAPES = (
     b"[],", b"{},", b'{"a":1},', b"1234,", b"1.5,", b"12,", b'"ab",', b"true,", b'{"a":{"b":[]}},', b"[[[[[[1]]]]]],",
     b'{"a":1,"b":2,"c":3,"d":4,"e":5,"f":6},', b"[1234,5678,9123],", b'"\\u1234",', b"1e5,", b"123456789012345678901,",

@@ -99,10 +99,12 @@ class Table:
         for order, row in self.measured.items():
             unknown = [name for name in row if name not in (*MEASURED, COLD)]
             if unknown:
-                raise CostError(f"order {order}: {unknown[0]!r} is no cost; there are {', '.join(MEASURED)}")
+                raise CostError(f"order {order}: {unknown[0]!r:.60} is no cost; there are {', '.join(MEASURED)}")
             for name, rounds in row.items():
                 if not rounds or not all(map(_is_time, rounds)):
-                    raise CostError(f"order {order}, {name}: {rounds!r} are no nanoseconds; each is a number above 0")
+                    raise CostError(
+                        f"order {order}, {name}: {rounds!r:.60} are no nanoseconds; each is a number above 0"
+                    )
 
     def ns_per_page(self, name: str, order: int = 0) -> float:
         """The median of the rounds."""
@@ -185,7 +187,7 @@ def read_table(name: str | Path) -> Table:
     except KeyError as missing:
         raise CostError(f"{path}: {missing} is missing") from None
     except (CostError, TypeError, ValueError, AttributeError) as error:
-        raise CostError(f"{path}: {error}") from None
+        raise CostError(f"{path}: {error!s:.400}") from None
 
 
 def write_table(path: str | Path, table: Table) -> None:
