@@ -496,6 +496,26 @@ def searched(play: Playground, *, cancelled: bool = False, **message: Any) -> li
     return list(play.view["note"])
 
 
+def test_a_rule_without_end_ends_the_search_that_was_clicked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs beside the main thread, where no timer stops a rule."""
+    monkeypatch.setattr("anonfolio.view.playground.LATE_S", 0.3)
+    stuck: list[bool] = []
+    until = time.monotonic() + 60
+
+    def hangs(folio: af.rules.Folio, ask: af.rules.Ask) -> bool:
+        while stuck and time.monotonic() < until:
+            pass
+        return ask("maybe shared?", not folio.shared)
+
+    play = Playground(af.LINUX_6_15.but(name="mine", large_reuse=hangs), pages=4, orders=(2,))
+    stuck.append(True)
+    kind, words, _ = searched(play, steps=4, seconds=1, here=True)
+    assert kind == "wrong"
+    assert words.startswith("Policy 'mine': large_reuse=hangs does not come to an end for a folio of order 2")
+    assert time.monotonic() < until
+    assert play.write(0, 0).startswith("Process 0 writes page 0")
+
+
 def test_a_search_that_was_clicked_is_the_one_that_is_called() -> None:
     play, called = (Playground("rfc-v2", scenario=HALF_WIPED) for _ in range(2))
     called.search(steps=2, seconds=60)

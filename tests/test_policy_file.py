@@ -17,6 +17,7 @@ from anonfolio.__main__ import COMMANDS, DIFFERENT, EQUAL, WRONG_INPUT, main
 from anonfolio.hardware.trace import read_trace, replay
 from anonfolio.kernel import asked, honest
 from anonfolio.kernel.asked import RuleError
+from anonfolio.kernel.late import VIRTUAL, is_timed
 from anonfolio.kernel.rules import Ask, Folio, mm_id
 from anonfolio.program import policy_file
 from anonfolio.program.policy_file import PolicyFileError, policy_called, policy_in
@@ -208,7 +209,26 @@ def test_a_rule_that_asks_another_again_and_again_has_no_more_time_for_that(monk
 
     with pytest.raises(ValueError, match=r"^does not come to an end for a folio \(no answer after 0\.1 s\)$"):
         asked.answer(again, "a folio")
-    assert signal.getsignal(signal.SIGVTALRM) != asked._stop
+    assert not is_timed(VIRTUAL)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer here, so no limit")
+def test_a_rule_that_catches_everything_is_told_again_until_it_is_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asked, "MOST_SECONDS", 0.1)
+    end = time.process_time() + 5
+
+    def deaf(facts: str) -> int:
+        try:
+            while time.process_time() < end:
+                pass
+        except:  # noqa: E722
+            while time.process_time() < end:
+                pass
+        return 0
+
+    with pytest.raises(ValueError, match=r"^does not come to an end for a folio \(no answer after 0\.1 s\)$"):
+        asked.answer(deaf, "a folio")
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0, 0)
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer here, so no limit")

@@ -209,6 +209,19 @@ def test_what_a_search_keeps_is_counted(monkeypatch: pytest.MonkeyPatch) -> None
     assert 0.5 * took < exploration.kept_bytes() - before < 2 * took
 
 
+def test_what_helpers_keep_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anonfolio.program.workers.POOLED_STATES", 20)
+    monkeypatch.setattr("anonfolio.program.workers._forks_safely", lambda: True)
+    space = Space(af.LINUX_6_15, af.Scenario(4, (), (2,)), ("write", "fork", "exit"), 2, ())
+    exploration = Exploration(space, Limits(steps=6, jobs=2))
+    exploration.run()
+    helpers = {who: kept for who, kept in exploration._helpers.items() if who != os.getpid()}
+    assert len(helpers) == 2
+    # What either had learnt before it was alone, and more.
+    assert all(kept > 100_000 for kept in helpers.values())
+    assert exploration.kept_bytes() > sum(helpers.values())
+
+
 WRITE_FORK_EXIT = ("write", "fork", "exit")
 
 

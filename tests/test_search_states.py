@@ -18,10 +18,21 @@ from anonfolio.kernel.policy import policy_named
 from anonfolio.machine.invariants import INVARIANTS
 from anonfolio.program import explore
 from anonfolio.program.exploration import Exploration, Limits
-from anonfolio.program.explore import Miscounted, Space, expand, first_broken
+from anonfolio.program.explore import Miscounted, Share, Space, expand, first_broken, joined
 from anonfolio.program.ops import do_step
 from anonfolio.program.search import EXTRA_OPERATIONS, OPERATIONS, counterexample
-from anonfolio.program.states import Maker, State, _kind, canonical, from_bytes, mapped_of, order_of, state_of, to_bytes
+from anonfolio.program.states import (
+    NAME_BYTES,
+    Maker,
+    State,
+    _kind,
+    canonical,
+    from_bytes,
+    mapped_of,
+    order_of,
+    state_of,
+    to_bytes,
+)
 
 ROOT = Path(__file__).parent.parent
 ALL = (*OPERATIONS, *EXTRA_OPERATIONS)
@@ -165,6 +176,24 @@ def test_a_step_that_does_something_else_than_was_kept_ends_the_search(monkeypat
     explore._latest._audits = 0
     with pytest.raises(Miscounted, match="does something else"):
         expand(space, [form])
+
+
+def test_what_several_find_each_its_share_is_what_one_finds() -> None:
+    """In the same order, every step counted once; each looks at its own processes only."""
+    space = Space(af.LINUX_6_15, af.Scenario(4, (), (2,)), ("write", "fork", "exit", "pin"), 2, ())
+    search = Exploration(space, Limits(steps=4))
+    search.run()
+    forms = search._waiting[-64:]
+    whole = expand(space, forms)
+    shares = [expand(space, forms, share=Share(number, 3)) for number in range(3)]
+    together = joined(shares)
+    assert together.transitions == whole.transitions
+    assert max(len(share.forms) for share in shares) < len(whole.forms) <= len(together.forms)
+    rows = {}
+    for at, row in enumerate(zip(together.parents, together.steps, together.tried, together.forms, strict=True)):
+        rows.setdefault(together.names[NAME_BYTES * at : NAME_BYTES * (at + 1)], row)
+    assert b"".join(rows) == whole.names
+    assert [*rows.values()] == [*zip(whole.parents, whole.steps, whole.tried, whole.forms, strict=True)]
 
 
 def test_a_checkpoint_that_was_changed_is_not_believed(tmp_path: Path) -> None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import Any
 
+from .late import REAL, VIRTUAL, TooLong, is_timed, within
 from .rules import Around, Folio, Where
 
 MOST_SECONDS = 2.0
@@ -27,22 +24,19 @@ class RuleError(ValueError):
     """A rule failed when a machine asked it; the message names policy, rule and facts."""
 
 
-class TooLong(BaseException):
-    """It does not come to an end; no `except Exception` of the rule's keeps it."""
-
-
 def answer(call: Callable[..., Any], facts: Any, *more: Any, case: object = None) -> Any:
     """What a rule says of these facts; ValueError with `case`, or else the facts, where it raises or does not end."""
     case = case or facts
     try:
-        with _in_time():
+        with within(MOST_SECONDS, VIRTUAL):
             return call(facts, *more)
     except (Open, Endless):
         raise
     except TooLong as late:
-        if _is_running():
+        # One answer may need another rule's: both have the first one's time. A file that is read has its own.
+        if is_timed(VIRTUAL) or late.clock == REAL:
             raise
-        raise ValueError(f"does not come to an end for {case!s} (no answer after {late} s)") from late
+        raise ValueError(f"does not come to an end for {case!s} ({str(late) or 'the time for it is over'})") from late
     except Exception as error:
         raise ValueError(f"{_said(error, case)}{_told(error, facts)}") from error
 
@@ -61,35 +55,3 @@ def _told(error: Exception, facts: Any) -> str:
 
 
 _NO_FACTS = ("after", "told", "looked", "count", "index")
-
-
-@contextmanager
-def _in_time() -> Iterator[None]:
-    """Stop what takes too long, where that can be done: on Unix, in the main thread.
-
-    The clock is the processor's, so that a busy machine stops nobody. One answer may need another rule's: both have the
-    first one's time, for Linux gives a timer that is set again a tick more, and who asks often would never be late.
-    """
-    main = threading.current_thread() is threading.main_thread()
-    if not hasattr(signal, "setitimer") or not main or _is_running():
-        yield
-        return
-    before = signal.signal(signal.SIGVTALRM, _stop)
-    timer = signal.setitimer(signal.ITIMER_VIRTUAL, MOST_SECONDS)
-    try:
-        yield
-    finally:
-        try:
-            signal.setitimer(signal.ITIMER_VIRTUAL, *timer)
-        finally:
-            # Also where it was late just now.
-            signal.signal(signal.SIGVTALRM, before)
-
-
-def _is_running() -> bool:
-    """Whether an answer is being waited for already."""
-    return signal.getsignal(signal.SIGVTALRM) is _stop
-
-
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    raise TooLong(f"{MOST_SECONDS:g}")

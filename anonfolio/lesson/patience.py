@@ -11,13 +11,14 @@ import os
 import select
 import signal
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
+
+from ..kernel.late import TooLong, within
 
 MOST_BYTES = 1 << 30
 """So much memory more than before, and no further: else the system would end the notebook's kernel."""
@@ -28,10 +29,6 @@ COPIES = sys.platform == "linux"
 Told = Callable[[bytes], None]
 Work = Callable[[Told], None]
 """Does something, and tells of it in bytes."""
-
-
-class TooLong(BaseException):
-    """The time is over. No Exception, so that ``except Exception`` in a reader's loop does not keep it."""
 
 
 def apart(work: Work, seconds: float, most_bytes: int = MOST_BYTES) -> tuple[bytes, bool]:
@@ -118,29 +115,10 @@ def here(work: Work, seconds: float) -> tuple[bytes, bool]:
     is no limit. A call that never comes back to Python is not ended, and memory is not limited.
     """
     told: list[bytes] = []
-    with suppress(TooLong), _within(seconds):
+    with suppress(TooLong), within(seconds):
         work(told.append)
         return b"".join(told), True
     return b"".join(told), False
-
-
-@contextmanager
-def _within(seconds: float) -> Iterator[None]:
-    """Raise TooLong in the block when it has run so long, and again each second while it goes on."""
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def over(*_: Any) -> None:
-        raise TooLong
-
-    before = signal.signal(signal.SIGALRM, over)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 1)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 limited = apart if COPIES else here

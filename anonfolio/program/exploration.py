@@ -34,7 +34,7 @@ FORM_BYTES = 48
 SAVED_EVERY_S = 60
 KEPT = ("numbers", "seen", "parents", "steps", "sizes", "forms")
 """What a checkpoint holds, besides of which search it is, and its seal."""
-CHECKPOINT = "anonfolio-search/3"
+CHECKPOINT = "anonfolio-search/4"
 """What a checkpoint says that it is; one of another version is not gone on from."""
 
 
@@ -52,7 +52,8 @@ class Limits:
         The longest program; None for any length.
     seconds : float or None
     memory_mib : int
-        What it keeps of states, by its own count; that of processes that help is not counted (some 100 MiB each).
+        What it keeps of states, by its own count, and what processes that help it keep; not counted is what each of
+        them is without (some 50 MiB).
     executor : Executor or None
     jobs : int
         How many processes, without an executor.
@@ -94,6 +95,8 @@ class Exploration:
         # How many steps it takes to those that wait.
         self._reached = -1
         self._waiting_bytes = self._next_bytes = 0
+        # What each process keeps that expands states, by its id.
+        self._helpers: dict[int, int] = {}
         self._begun = self._told = self._saved = time.monotonic()
 
     @property
@@ -152,22 +155,24 @@ class Exploration:
 
     def _take_in(self, expanded: Expanded) -> Broken | None:
         names, seen = expanded.names, self._seen
+        self._helpers.update(expanded.kept)
         rows = zip(
             expanded.parents.tolist(), expanded.steps.tolist(), expanded.tried.tolist(), expanded.forms, strict=True
         )
-        found = []
+        found: dict[bytes, tuple[int, int, int, bytes]] = {}
         for at, row in enumerate(rows):
             name = names[NAME_BYTES * at : NAME_BYTES * (at + 1)]
             if name not in seen:
-                found.append((name, *row))
-        broken = first_broken(self.space, [form for *_, form in found])
-        for name, parent, step, _, form in found if broken is None else found[: broken + 1]:
-            seen.add(name)
+                found.setdefault(name, row)
+        new = list(found.values())
+        broken = first_broken(self.space, [form for *_, form in new])
+        for parent, step, _, form in new if broken is None else new[: broken + 1]:
             self._found(self._first + self._done + parent, step, form)
+        seen.update(list(found)[: len(new) if broken is None else broken + 1])
         if broken is None:
             self.transitions += expanded.transitions
             return None
-        _, parent, step, tried, _ = found[broken]
+        parent, step, tried, _ = new[broken]
         self.transitions += tried
         return self._broken(self._first + self._done + parent, step)
 
@@ -202,9 +207,10 @@ class Exploration:
             self._save()
 
     def kept_bytes(self) -> int:
-        """What the search keeps: names, how each state was found, and those that wait."""
+        """What the search keeps: names, how each state was found, those that wait; and what was learnt of steps."""
         names = sys.getsizeof(self._seen) + (SEEN_BYTES + 6) * len(self._seen)
-        return names + self._waiting_bytes + self._next_bytes + kept_bytes()
+        learnt = sum({**self._helpers, os.getpid(): kept_bytes()}.values())
+        return names + self._waiting_bytes + self._next_bytes + learnt
 
     # --- going on -----------------------------------------------------------------------------------------------
 

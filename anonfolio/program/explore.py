@@ -9,10 +9,11 @@ can be cut anywhere and expanded by whoever runs `expand`: this process, a pool 
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ from .ops import TABLE, Situation, Step, do_step
 from .scenario import Scenario
 from .states import (
     FRESH,
+    NAME_BYTES,
     NOBODY,
     Facts,
     Maker,
@@ -33,11 +35,13 @@ from .states import (
     Side,
     State,
     canonical,
+    forget,
     from_bytes,
     mapped_of,
     name_of,
     normal,
     order_of,
+    remembered_bytes,
     renamed,
     sides_of,
     state_of,
@@ -45,7 +49,7 @@ from .states import (
     to_bytes,
 )
 
-BATCH = 64
+BATCH = 128
 """So many states are expanded in one go."""
 MOST_EFFECTS = 1 << 17
 EFFECT_BYTES = 1500
@@ -57,6 +61,8 @@ NEAR = {*FLAGS_OF_ADVICE, "write", "read", "pin", "pin_ro", "gup", "ref", "munma
 """What looks at its process, and of folios at those that its pages map."""
 HELD = {"unpin": "pin", "unref": "reference"}
 """What looks at its process, and of folios at those that it holds under its number."""
+LEAVES = "exit"
+"""What lets go of all: of each folio by itself, by what maps and holds it, whatever else there is."""
 READS_CONTENT = (*WIDE, "collapse")
 """What may ask whether a page holds nothing but zeros."""
 
@@ -110,6 +116,19 @@ class Space:
         return any(word in READS_CONTENT for word in self.operations)
 
 
+class Share(NamedTuple):
+    """Which processes' steps are to be tried: those of about one view in `of`, always the same ones.
+
+    What was learnt of a view is then learnt once, however many share the work.
+    """
+
+    number: int
+    of: int
+
+
+ALL = Share(0, 1)
+
+
 class Expanded(NamedTuple):
     """What one step more leads to.
 
@@ -124,7 +143,9 @@ class Expanded(NamedTuple):
     forms : list of bytes
         The states.
     transitions : int
-        Steps that were tried.
+        Steps that were tried, those of other shares counted.
+    kept : dict of int to int
+        What the processes that did it keep of states and steps: by their ids, in bytes.
     """
 
     names: bytes
@@ -133,6 +154,7 @@ class Expanded(NamedTuple):
     tried: npt.NDArray[np.uint32]
     forms: list[bytes]
     transitions: int
+    kept: dict[int, int]
 
 
 class Broken(NamedTuple):
@@ -146,26 +168,59 @@ class Miscounted(ValueError):
     """What was kept of a step is not what it does: nothing that the search said is worth anything."""
 
 
-def expand(space: Space, forms: Sequence[bytes], told: Container[bytes] = ()) -> Expanded:
-    """Try every possible step of every state. A pure function of all, so it may run anywhere, and again.
+def expand(space: Space, forms: Sequence[bytes], told: Container[bytes] = (), share: Share = ALL) -> Expanded:
+    """Try every possible step of every state; what comes out depends on the arguments alone, but for `kept`.
 
-    `told`: names of states that need not be told once more.
+    It may run anywhere, and again. Each process remembers what it has learnt of one space (`_Known`), and is quicker
+    the next time.
+
+    Parameters
+    ----------
+    told : container of bytes
+        Names of states that need not be told once more.
+    share : Share
+        Of each state only some processes' steps, the others' are counted; `joined` puts all shares together.
+
+    Raises
+    ------
+    Miscounted
+        What was remembered of a step is not what it does.
     """
     known = _known(space)
     found: dict[bytes, tuple[int, int, int, bytes]] = {}
     transitions = 0
     with _paused_gc():
         for parent, form in enumerate(forms):
-            for number, after in enumerate(known.successors(from_bytes(form))):
+            for number, after in enumerate(known.successors(from_bytes(form), share)):
                 transitions += 1
+                if after is None:
+                    continue
                 name = name_of(after)
                 if name not in told and name not in found:
                     found[name] = parent, number, transitions, to_bytes(after)
-    # One step of one state in each batch is done on all of it.
-    known.audit(from_bytes(forms[0]))
+        # One step of one state in each batch is done on all of it.
+        known.audit(from_bytes(forms[0]), share)
     parents, steps, tried = np.array([row[:3] for row in found.values()], np.uint32).reshape(-1, 3).T
     new = [form for *_, form in found.values()]
-    return Expanded(b"".join(found), parents.astype(np.uint16), steps.astype(np.uint16), tried, new, transitions)
+    kept = {os.getpid(): kept_bytes()}
+    return Expanded(b"".join(found), parents.astype(np.uint16), steps.astype(np.uint16), tried, new, transitions, kept)
+
+
+def joined(shares: Sequence[Expanded]) -> Expanded:
+    """What all shares of the same states lead to, in the order of the steps; a state may be told more than once."""
+    tried = np.concatenate([share.tried for share in shares])
+    order = tried.argsort()
+    forms = [*chain.from_iterable(share.forms for share in shares)]
+    names = np.frombuffer(b"".join([share.names for share in shares]), f"V{NAME_BYTES}")
+    return Expanded(
+        names[order].tobytes(),
+        np.concatenate([share.parents for share in shares])[order],
+        np.concatenate([share.steps for share in shares])[order],
+        tried[order],
+        [forms[at] for at in order.tolist()],
+        shares[0].transitions,
+        {who: kept for share in shares for who, kept in share.kept.items()},
+    )
 
 
 @contextmanager
@@ -247,7 +302,7 @@ class _Near(NamedTuple):
     facts: tuple[Facts, ...]
 
 
-def _near(view: State, step: Step, word: str) -> _Near | None:
+def _near(view: State, folios: dict[str, Facts], step: Step, word: str) -> _Near | None:
     """What a step of a view looks at; None if that may be anything."""
     (shape, *_), (_, _, first, *rest) = view.shapes, (*step, 0)
     if word in HELD:
@@ -258,9 +313,22 @@ def _near(view: State, step: Step, word: str) -> _Near | None:
     else:
         return None
     owners = sorted({view.owners[place] for place in at} - {NOBODY})
-    folios = view.folios
     facts = tuple([folios[owner] for owner in owners])
     return _Near(shape, view.anon_vmas, view.owners, step, frozenset(owners), facts)
+
+
+def _left(view: State, folios: dict[str, Facts]) -> list[tuple[str, _Left]]:
+    """Each folio of a view, and what tells what becomes of it when the process exits."""
+    (shape,), owners = view.shapes, view.owners
+    mapped: dict[str, list[tuple[object, ...]]] = {name: [] for name in folios}
+    for page, owner in zip(shape.pages, owners, strict=True):
+        if owner != NOBODY:
+            mapped[owner].append(page)
+    return [(name, (shape.around, tuple(pages), folios[name])) for name, pages in mapped.items()]
+
+
+_Left = tuple[tuple[int, ...], tuple[tuple[object, ...], ...], Facts]
+"""The mappings of a process, its pages of one folio, and what is known of that one."""
 
 
 def _view(state: State, folios: dict[str, Facts], at: int, side: Side) -> tuple[View, _Names]:
@@ -293,6 +361,8 @@ class _Known:
         What each step of a view does; None for one that others may feel.
     near : dict
         The same for a step, by the process that takes it and those folios alone that it looks at (`NEAR`, `HELD`).
+    left : dict
+        What becomes of a folio when a process exits; None for one that is freed.
     steps : dict
         The steps of a process, by its shape and how many are alive.
     """
@@ -301,6 +371,7 @@ class _Known:
         self.space, self._maker, self._content = space, Maker(space.begin()), space.reads_content
         self.effects: dict[View, list[_Effect | None]] = {}
         self.near: dict[_Near, _Effect] = {}
+        self.left: dict[_Left, Facts | None] = {}
         self.steps: dict[tuple[Shape, int], list[tuple[Step, str]]] = {}
         self._kept = self._audits = 0
 
@@ -308,11 +379,15 @@ class _Known:
         """A machine in that state."""
         return self._maker.machine(state)
 
-    def successors(self, state: State) -> Iterator[State]:
-        """Where the steps of a state lead, in the order of its processes."""
-        sides, folios = sides_of(state), state.folios
-        mms = "".join(map(chr, range(1, len(sides) + 1)))
+    def successors(self, state: State, share: Share = ALL) -> Iterator[State | None]:
+        """Where the steps of a state lead, in the order of its processes; None for those that are not in the share."""
+        sides, folios, live = sides_of(state), state.folios, len(state.shapes)
+        mms = "".join(map(chr, range(1, live + 1)))
         for at, side in enumerate(sides):
+            steps = self.steps.get((side.shape, live))
+            if steps is not None and side.hash % share.of != share.number:
+                yield from repeat(None, len(steps))
+                continue
             view, names = _view(state, folios, at, side)
             effects = self.effects.get(view)
             if effects is None:
@@ -324,16 +399,16 @@ class _Known:
                 else:
                     yield self._wide(state, at, number)
 
-    def audit(self, state: State) -> None:
+    def audit(self, state: State, share: Share = ALL) -> None:
         """Do one step of a state on all of it, and compare; raises Miscounted."""
-        afters = list(self.successors(state))
+        afters = [(at, after) for at, after in enumerate(self.successors(state, share)) if after]
         if not afters:
             return
         self._audits += 1
-        wanted = self._audits % len(afters)
+        at, after = afters[self._audits % len(afters)]
         machine = self.make(state)
-        do_step(machine, step := self.space.possible(machine.processes)[wanted])
-        if canonical(self._state(machine)) != canonical(afters[wanted]):
+        do_step(machine, step := self.space.possible(machine.processes)[at])
+        if canonical(self._state(machine)) != canonical(after):
             raise Miscounted(
                 f"{self.space.policy.name}: {step} does something else where other processes are in another state: "
                 "a rule has looked at what is not the process's own, or the search is wrong"
@@ -351,9 +426,14 @@ class _Known:
         if machine:
             self.steps[shape] = self.space.steps_of(machine.processes[0], live)
         steps = self.steps[shape]
-        nears = [_near(state, step, word) for step, word in steps]
-        effects = [self.near.get(near) if near else None for near in nears]
         folios = state.folios
+        nears = [_near(state, folios, step, word) for step, word in steps]
+        effects = [self.near.get(near) if near else None for near in nears]
+        leaves = next((at for at, (_, word) in enumerate(steps) if word == LEAVES), None)
+        parts = [] if leaves is None else _left(state, folios)
+        if leaves is not None and all(part in self.left for _, part in parts):
+            stay = [(name, facts) for name, part in parts if (facts := self.left[part])]
+            effects[leaves] = _Effect([], "", stay, frozenset())
         missing = [at for at, (_, word) in enumerate(steps) if not effects[at] and word not in WIDE]
         for at in missing:
             machine = machine or self.make(state)
@@ -362,11 +442,16 @@ class _Known:
             after = machine if at == missing[-1] else machine.copy()
             do_step(after, steps[at][0])
             effect = effects[at] = self._effect(after, folios, ids)
+            _let_go(after)
             if (near := nears[at]) and effect.touches <= near.folios:
                 self.near[near] = effect
+            if at == leaves:
+                after_exit = dict(effect.folios)
+                self.left.update({part: after_exit.get(name) for name, part in parts})
         if self._kept > MOST_EFFECTS:
             self.effects.clear()
             self.near.clear()
+            self.left.clear()
             self._kept = 0
         self._kept += len(missing)
         self.effects[view] = effects
@@ -395,16 +480,23 @@ class _Known:
         return state_of(machine, content=self._content)
 
 
+def _let_go(machine: Machine) -> None:
+    """Nobody asks it any more: undo the circles in it, so that Python need not look for them."""
+    machine.processes.clear()
+    machine.memory.mms.clear()
+
+
 _latest: _Known | None = None
 
 
 def _known(space: Space) -> _Known:
     global _latest
     if _latest is None or _latest.space != space:
+        forget()
         _latest = _Known(space)
     return _latest
 
 
 def kept_bytes() -> int:
     """What this process keeps of states that it has looked at, and of steps that it has done."""
-    return _latest.kept_bytes() if _latest else 0
+    return (_latest.kept_bytes() if _latest else 0) + remembered_bytes()

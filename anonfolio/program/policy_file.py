@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import ast
 import re
-import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType, ModuleType
-from typing import NoReturn
+from types import ModuleType
 
+from ..kernel.late import TooLong, within
 from ..kernel.policy import POLICIES, Policy, policy_named
 from .formats import plain_file
 
@@ -76,7 +74,7 @@ def policy_in(path: str | Path) -> Policy:
     # Whoever pickles a rule of it, or asks for the source of one, looks for its module there.
     sys.modules[module.__name__] = module
     try:
-        with _in_time(), _its_folder(path):
+        with within(MOST_SECONDS), _its_folder(path):
             exec(compile(source, str(path), "exec"), module.__dict__)
         return _policy_of(module, path, source)
     except PolicyFileError:
@@ -115,7 +113,9 @@ def _lines(error: BaseException) -> Iterator[str]:
 
 def _said(error: BaseException) -> str:
     said, kind = str(error), type(error).__name__
-    if isinstance(error, (ValueError, _TooLong)) and said:
+    if isinstance(error, TooLong):
+        return f"not done after {MOST_SECONDS} s; a file is read, and a rule answers, in milliseconds"
+    if isinstance(error, ValueError) and said:
         return said
     return f"{kind}: {said}" if said else kind
 
@@ -169,29 +169,6 @@ def _line_of(source: bytes, name: str) -> int | str:
 
 
 # --- running it -----------------------------------------------------------------------------------------------------
-
-
-class _TooLong(BaseException):
-    """It does not come to an end; no `except Exception` of the file's keeps it."""
-
-
-@contextmanager
-def _in_time() -> Iterator[None]:
-    """Stop what takes too long, where that can be done: on Unix, in the main thread."""
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGALRM, _stop)
-    signal.setitimer(signal.ITIMER_REAL, MOST_SECONDS)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    raise _TooLong(f"not done after {MOST_SECONDS} s; a file is read, and a rule answers, in milliseconds")
 
 
 @contextmanager

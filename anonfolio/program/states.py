@@ -16,7 +16,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from itertools import accumulate, chain, groupby, pairwise, permutations, product
 from operator import itemgetter
+from struct import Struct, pack, unpack_from
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +74,8 @@ class Shape:
         As it stands in a state's name, and whole.
     mappings, owners : int
         How many anon_vmas and folios it has to name.
+    hash : int
+        Of `form`; the same number in every process.
     """
 
     def __init__(self, form: bytes) -> None:
@@ -79,23 +83,42 @@ class Shape:
         self.local, self.places, self.hidden = _parts(form, 3)
         self.name = _packed((*self.local, *self.places))
         self.mappings, self.owners = self.local[0], len(self.places)
+        self.hash = crc32(form)
 
     @cached_property
-    def entries(self) -> tuple[tuple[int, int, bool], ...]:
-        """Entries that are not none: page, bits, and whether a PMD maps it."""
+    def entries(self) -> tuple[tuple[int, int, bool, int], ...]:
+        """Entries that are not none: page, bits, whether a PMD maps it, and its dirty bit."""
         found = []
-        at = 3
+        at, hid = 3, 0
         for _ in range(self.mappings):
             start, end = self.local[at : at + 2]
-            huge = at + 5 - (start >> 9)
-            at += 5 + _tables(start, end)
+            huge, pages = at + 5 - (start >> 9), end - start
+            at, hid = at + 5 + _tables(start, end), hid + _tables(start, end)
+            seen, dirty = self.local[at : at + pages], self.hidden[hid : hid + pages]
             found += [
-                (vpn, bits, bool(self.local[huge + (vpn >> 9)]))
-                for vpn, bits in zip(range(start, end), self.local[at : at + end - start], strict=True)
+                (vpn, bits, bool(self.local[huge + (vpn >> 9)]), wrote)
+                for vpn, bits, wrote in zip(range(start, end), seen, dirty, strict=True)
                 if bits
             ]
-            at += end - start
+            at, hid = at + pages, hid + pages
         return tuple(found)
+
+    @cached_property
+    def around(self) -> Numbers:
+        """What it is beside its entries and what it holds: its mappings."""
+        found, at = self.local[:3], 3
+        for _ in range(self.mappings):
+            start, end = self.local[at : at + 2]
+            found += self.local[at : at + 5]
+            at += 5 + _tables(start, end) + end - start
+        return found
+
+    @cached_property
+    def pages(self) -> tuple[tuple[object, ...], ...]:
+        """For each of `places` all that is known of the entry, or of what holds it."""
+        mapped = [entry for entry in self.entries if entry[0] in self.maps]
+        held = [(*what, page, stay) for *what, page, stays in self.held for stay in stays]
+        return tuple([(*what, place) for what, place in zip((*mapped, *held), self.places, strict=True)])
 
     @cached_property
     def held(self) -> tuple[tuple[str, int, int, Numbers], ...]:
@@ -114,7 +137,7 @@ class Shape:
     @cached_property
     def maps(self) -> dict[int, int]:
         """Pages that map a folio: which of `places` each is."""
-        pages = [vpn for vpn, bits, _ in self.entries if bits & (PTE_PRESENT | PTE_SPECIAL) == PTE_PRESENT]
+        pages = [vpn for vpn, bits, *_ in self.entries if bits & (PTE_PRESENT | PTE_SPECIAL) == PTE_PRESENT]
         return {page: at for at, page in enumerate(pages)}
 
     @cached_property
@@ -193,6 +216,11 @@ class Side(NamedTuple):
     shape: Shape
     anon_vmas: str
     owners: str
+
+    @property
+    def hash(self) -> int:
+        """The same number for all that differ only in the names of folios; in every process that is asked."""
+        return crc32(renamed(self.owners).text.encode(), self.shape.hash)
 
 
 Facts = tuple[Kind, str]
@@ -422,14 +450,13 @@ def _packed(numbers: Sequence[int]) -> bytes:
 
 
 def _form(*parts: Sequence[int]) -> bytes:
-    packed = _packed([*map(len, parts), *chain.from_iterable(parts)])
-    return len(packed).to_bytes(4, "little") + packed
+    return _packed([*map(len, parts), *chain.from_iterable(parts)])
 
 
 def _parts(form: bytes, count: int) -> list[Numbers]:
     """The other way round."""
-    packed = array(chr(form[4]))
-    packed.frombytes(form[5:])
+    packed = array(chr(form[0]))
+    packed.frombytes(form[1:])
     numbers = packed.tolist()
     ends = [count, *accumulate(numbers[:count], initial=count)][1:]
     return [tuple(numbers[start:end]) for start, end in pairwise(ends)]
@@ -449,30 +476,43 @@ def _kind(named: Numbers, hidden: Numbers) -> Kind:
     return kind_of(_form(named, hidden))
 
 
+_PIECES = ((shape_of, 2200), (kind_of, 900), (renamed, 700))
+"""What is remembered, and about how many bytes one takes, what leads to it included."""
+
+
+def remembered_bytes() -> int:
+    """About what this process remembers of pieces of states."""
+    return sum(each * remembers.cache_info().currsize for remembers, each in _PIECES)
+
+
+def forget() -> None:
+    """Remember nothing of another search."""
+    for remembers in (shape_of, kind_of, _shape, _kind, renamed, _ids):
+        remembers.cache_clear()
+
+
 def to_bytes(state: State) -> bytes:
-    """A state as bytes."""
+    """A state as bytes: how many shapes and kinds, the size of each, each; and the names."""
     shapes, anon_vmas, owners, kinds, slots = state
-    pieces = [shape.form for shape in shapes] + [kind.form for kind in kinds]
-    head = len(shapes).to_bytes(1) + len(kinds).to_bytes(2, "little")
+    pieces = [*[shape.form for shape in shapes], *[kind.form for kind in kinds]]
+    head = _COUNTS.pack(len(shapes), len(kinds)) + pack(f"<{len(pieces)}I", *map(len, pieces))
     return head + b"".join(pieces) + (anon_vmas + owners + slots).encode()
 
 
 def from_bytes(form: bytes) -> State:
     """The other way round."""
-    shapes, kinds = [], []
-    at, mappings, owners = 3, 0, 0
-    for _ in range(form[0]):
-        end = at + 4 + int.from_bytes(form[at : at + 4], "little")
-        shape = shape_of(form[at:end])
-        shapes.append(shape)
-        at, mappings, owners = end, mappings + shape.mappings, owners + shape.owners
-    for _ in range(int.from_bytes(form[1:3], "little")):
-        end = at + 4 + int.from_bytes(form[at : at + 4], "little")
-        kinds.append(kind_of(form[at:end]))
-        at = end
-    names = form[at:].decode()
-    owned = names[mappings : mappings + owners]
-    return State(tuple(shapes), names[:mappings], owned, tuple(kinds), names[mappings + owners :])
+    processes, folios = _COUNTS.unpack_from(form)
+    count = processes + folios
+    ends = [*accumulate(unpack_from(f"<{count}I", form, _COUNTS.size), initial=_COUNTS.size + 4 * count)]
+    pieces = [form[start:end] for start, end in pairwise(ends)]
+    shapes, kinds = tuple(map(shape_of, pieces[:processes])), tuple(map(kind_of, pieces[processes:]))
+    names = form[ends[-1] :].decode()
+    mappings = sum([shape.mappings for shape in shapes])
+    pages = mappings + sum([shape.owners for shape in shapes])
+    return State(shapes, names[:mappings], names[mappings:pages], kinds, names[pages:])
+
+
+_COUNTS = Struct("<BH")
 
 
 # --- what promises are asked of ---------------------------------------------------------------------------------------
@@ -493,7 +533,7 @@ def mapped_of(states: Sequence[State], *, marks_exclusive: bool) -> Mapped:
             who += 1
             pages = [(ord(owner) - 1, place) for owner, place in zip(owners, shape.places, strict=True)]
             mapped = iter(pages)
-            for vpn, bits, huge in shape.entries:
+            for vpn, bits, huge, _ in shape.entries:
                 if bits & (PTE_PRESENT | PTE_SPECIAL) != PTE_PRESENT:
                     rows.append((who, vpn, bits, ZERO_PFN, 0, False))
                     continue

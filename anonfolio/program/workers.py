@@ -1,4 +1,8 @@
-"""Who expands the states of a search: this process, processes of its own, or any executor that it is given."""
+"""Who expands the states of a search: this process, processes of its own, or any executor that it is given.
+
+Processes of its own get every batch, each its share of it, always of the same views (`explore.Share`): what one has
+learnt no other needs to learn. Whoever is behind an executor gets whole batches.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +13,23 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
-from .explore import BATCH, Expanded, Space, expand
+from .explore import BATCH, Expanded, Share, Space, expand, joined
 from .states import NAME_BYTES
 
 AHEAD = 16
 """So many batches are under way at most; none of some workers is idle while what it did is taken in."""
-POOLED_STATES = 1000
+POOLED_STATES = 250
 """A level of fewer is done before a second process has begun."""
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future, ProcessPoolExecutor
 
 Forms = list[bytes]
-Send = Callable[[Forms], "Future[Expanded]"]
+Send = Callable[[Forms], "Sequence[Future[Expanded]]"]
 
 
 class Workers:
@@ -42,7 +47,7 @@ class Workers:
 
     def __init__(self, space: Space, executor: Executor | None = None, jobs: int = 1) -> None:
         self._space, self._executor, self._jobs = space, executor, jobs
-        self._pool: ProcessPoolExecutor | None = None
+        self._pools: list[ProcessPoolExecutor] = []
 
     def expansions(self, level: Forms, seen: Container[bytes]) -> Iterator[Expanded]:
         """One result for each `BATCH` of states; those whose names were seen need not be told."""
@@ -51,40 +56,44 @@ class Workers:
         if not send:
             yield from (expand(self._space, batch, seen) for batch in batches)
             return
-        waiting: deque[Future[Expanded]] = deque()
+        waiting: deque[Sequence[Future[Expanded]]] = deque()
         try:
             for batch in batches:
                 waiting.append(send(batch))
                 if len(waiting) == AHEAD:
-                    yield waiting.popleft().result()
+                    yield _result(waiting.popleft())
             while waiting:
-                yield waiting.popleft().result()
+                yield _result(waiting.popleft())
         finally:
-            for future in waiting:
+            for future in chain.from_iterable(waiting):
                 future.cancel()
 
     def close(self) -> None:
         """End the processes of its own; a given executor stays as it is."""
-        if self._pool:
-            self._pool.shutdown(cancel_futures=True)
+        for pool in self._pools:
+            pool.shutdown(cancel_futures=True)
 
     def _send(self, states: int) -> Send | None:
         if executor := self._executor:
-            return lambda forms: executor.submit(expand, self._space, forms)
-        if self._jobs == 1 or (not self._pool and states < POOLED_STATES):
+            return lambda forms: [executor.submit(expand, self._space, forms)]
+        if self._jobs == 1 or (not self._pools and states < POOLED_STATES):
             return None
-        pool = self._pool = self._pool or _pool(self._space, self._jobs)
-        if not pool:
+        pools = self._pools = self._pools or _pools(self._space, self._jobs)
+        if not pools:
             self._jobs = 1
             return None
-        return lambda forms: pool.submit(_expand_here, forms)
+        return lambda forms: [pool.submit(_expand_here, forms) for pool in pools]
 
 
-def _pool(space: Space, jobs: int) -> ProcessPoolExecutor | None:
-    """Processes that know the space; None where they cannot be told.
+def _result(shares: Sequence[Future[Expanded]]) -> Expanded:
+    return joined([share.result() for share in shares])
+
+
+def _pools(space: Space, jobs: int) -> list[ProcessPoolExecutor]:
+    """Processes that know the space, each alone in a pool, so that it gets its share; none where they cannot be told.
 
     A forked process inherits rules that are written in a cell or a file; a fresh one can only import them. To fork
-    beside threads of Python (a notebook has some) would be unsafe.
+    beside threads of Python (a notebook has some) would be unsafe. Those of the pools themselves only wait.
     """
     # Not every search needs processes, and not every system that can import this has them.
     import multiprocessing
@@ -95,14 +104,18 @@ def _pool(space: Space, jobs: int) -> ProcessPoolExecutor | None:
         try:
             pickle.dumps(space)
         except (pickle.PicklingError, AttributeError, TypeError):
-            return None
+            return []
     context = multiprocessing.get_context(how)
-    pool = ProcessPoolExecutor(jobs, context, initializer=_begin, initargs=(space, os.getpid()))
+    shares = [Share(number, jobs) for number in range(jobs)]
+    pools = [
+        ProcessPoolExecutor(1, context, initializer=_begin, initargs=(space, share, os.getpid())) for share in shares
+    ]
     with warnings.catch_warnings():
         # Python 3.12 warns of any thread; numpy's own only multiply matrices.
         warnings.simplefilter("ignore", DeprecationWarning)
-        pool.submit(os.getpid).result()
-    return pool
+        for begun in [pool.submit(os.getpid) for pool in pools]:
+            begun.result()
+    return pools
 
 
 def _forks_safely() -> bool:
@@ -110,16 +123,19 @@ def _forks_safely() -> bool:
 
 
 _space: Space
+_share: Share
 _told: set[bytes] = set()
 """What this process has told its search."""
 MOST_TOLD = 1 << 20
 """So many names it remembers; beyond, it tells all again."""
+TOLD_BYTES = 100
+"""About what a name takes there."""
 
 
-def _begin(space: Space, parent: int) -> None:
+def _begin(space: Space, share: Share, parent: int) -> None:
     """In a new process: know the space, leave Ctrl-C to the one that asks, and end with it even if it is killed."""
-    global _space
-    _space = space
+    global _space, _share
+    _space, _share = space, share
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
@@ -131,9 +147,9 @@ def _end_with(parent: int) -> None:
 
 
 def _expand_here(forms: Forms) -> Expanded:
-    expanded = expand(_space, forms, _told)
+    expanded = expand(_space, forms, _told, _share)
     if len(_told) > MOST_TOLD:
         _told.clear()
     names = expanded.names
     _told.update([names[at : at + NAME_BYTES] for at in range(0, len(names), NAME_BYTES)])
-    return expanded
+    return expanded._replace(kept={who: kept + TOLD_BYTES * len(_told) for who, kept in expanded.kept.items()})

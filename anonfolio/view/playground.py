@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 from itertools import chain, count
 from pathlib import Path
 from threading import RLock, Thread
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import traitlets
 
@@ -22,6 +22,7 @@ from ..draw.plan import LABEL, PITCH
 from ..draw.scene import after, folio_numbers, scene
 from ..draw.svg import legend
 from ..kernel.buddy import OutOfMemory
+from ..kernel.late import TooLong, watched
 from ..kernel.policy import POLICIES, Policy, policy_named
 from ..kernel.sizes import ANON_ORDERS, PTRS_PER_PMD
 from ..machine.invariants import INVARIANTS, KERNEL_PROMISES, Violation, check
@@ -40,6 +41,8 @@ FRAMES = 1 << 14
 SEARCHED_PAGES, SEARCHED_ORDERS = 4, (2,)
 """The small mapping on which a search from nothing ends before one loses patience."""
 SEARCHED_PROCESSES, SEARCHED_STEPS = 4, 6
+LATE_S = 5
+"""So long after its time a search may still be busy with one step; then it is stopped."""
 PLACES = ("use", "do", "change", "save", "search")
 """Where an answer is shown: beside what asked for it."""
 
@@ -211,6 +214,23 @@ class Place(NamedTuple):
 # --- the widget -----------------------------------------------------------------------------------------------------
 
 
+_Given = ParamSpec("_Given")
+_Gives = TypeVar("_Gives")
+
+
+def _alone(
+    method: Callable[Concatenate[Playground, _Given], _Gives],
+) -> Callable[Concatenate[Playground, _Given], _Gives]:
+    """A method that changes the program: it waits for a click, or a search that ends, to be done with that."""
+
+    @wraps(method)
+    def waits(play: Playground, *args: _Given.args, **kwargs: _Given.kwargs) -> _Gives:
+        with play._lock:
+            return method(play, *args, **kwargs)
+
+    return waits
+
+
 class Playground(Sharing):
     """Build a program by clicking: a process reads, writes, forks, unmaps, pins, and every step is drawn and checked.
 
@@ -308,6 +328,7 @@ class Playground(Sharing):
 
     # --- steps ------------------------------------------------------------------------------------------------------
 
+    @_alone
     def do(self, *steps: str | Step) -> str:
         """Do steps, as tuples or as a scenario file writes them (``"write 0 0..15"``); gives the last one's sentence.
 
@@ -318,6 +339,7 @@ class Playground(Sharing):
             made += self._parsed(step, made) if isinstance(step, str) else [tuple(step)]
         return self._append(made)
 
+    @_alone
     def use(
         self, tool: str, process: int = 0, first: int = 0, last: int | None = None, *, to: int = 0, choice: str = ""
     ) -> str:
@@ -341,10 +363,12 @@ class Playground(Sharing):
         """A process reads pages."""
         return self.use("read", process, first, last)
 
+    @_alone
     def fork(self, process: int = 0) -> str:
         """A process forks."""
         return self._append([("fork", process)])
 
+    @_alone
     def exit(self, process: int) -> str:
         """A process exits."""
         return self._append([("exit", process)])
@@ -401,19 +425,23 @@ class Playground(Sharing):
 
     # --- back, forth, another program, another kernel ------------------------------------------------------------
 
+    @_alone
     def undo(self) -> bool:
         """Take back the last thing done; False when there is none."""
         return self._move(self._at - 1)
 
+    @_alone
     def redo(self) -> bool:
         """Do again what was taken back; False when there is nothing."""
         return self._move(self._at + 1)
 
+    @_alone
     def reset(self) -> None:
         """Begin again with an untouched mapping; `undo` takes that back."""
         self._show(self.scenario.but(steps=(), name="", about=""))
         self._tell("did", "Begun again; undo brings the program back.")
 
+    @_alone
     def load(self, scenario: Scenario | str) -> None:
         """Another program, or its text: all its steps done, to be undone one by one."""
         program = Scenario.parse(scenario, "program") if isinstance(scenario, str) else scenario
@@ -421,6 +449,7 @@ class Playground(Sharing):
         self._go_on(Run.of(program, self.policy), *_places(program, self.policy))
         self._tell("did", f"Loaded, {len(program.steps)} steps. Undo goes back through them one by one.")
 
+    @_alone
     def change(
         self,
         *,
@@ -537,9 +566,13 @@ class Playground(Sharing):
         wrong = "The search ended with an error. Nothing was changed."
         found: Counterexample | Exhausted | None = None
         try:
-            found = counterexample(policy, steps=steps, seconds=seconds, progress=self._progress, **bound)
+            # The search itself looks at the clock between steps; a rule of the reader's may never come to an end.
+            with watched(seconds + LATE_S):
+                found = counterexample(policy, steps=steps, seconds=seconds, progress=self._progress, **bound)
         except (ValueError, OutOfMemory) as error:
             wrong = f"{_capital(_told(error))}. Nothing was changed."
+        except TooLong:
+            wrong = f"The search did not end within {seconds + LATE_S:g} seconds, and was stopped. Nothing was changed."
         finally:
             with self._lock:
                 self._hunt, self._place = None, "search"
