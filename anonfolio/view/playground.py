@@ -224,7 +224,7 @@ def _alone(
     """A method that changes the program: it waits for a click, or a search that ends, to be done with that."""
 
     @wraps(method)
-    def waits(play: Playground, *args: _Given.args, **kwargs: _Given.kwargs) -> _Gives:
+    def waits(play: Playground, /, *args: _Given.args, **kwargs: _Given.kwargs) -> _Gives:
         with play._lock:
             return method(play, *args, **kwargs)
 
