@@ -315,16 +315,17 @@ def _tell_tally(tally: Tally) -> None:
 
 def _show_smallest(scenario: Scenario, policy: Policy, chosen: Namespace) -> bool:
     """Print, and keep, what is left of a program that differs; false where it does no more."""
-    from .witness.live.compare import Tally, repeated_difference, smallest_program
+    from .witness.live.compare import smallest_difference
     from .witness.live.run import live_run
 
     with _live_kernel() as kernel:
-        smallest = smallest_program(scenario, kernel, policy)
-        difference = repeated_difference(smallest, kernel, policy, Tally())
-        if not difference:
+        found = smallest_difference(scenario, kernel, policy)
+        if not found:
             print("  which does not show again: something disturbed it; going on")
             return False
-        print(f"no step of this can be left out:\n\n{smallest.text()}")
+        smallest, difference = found
+        small = "the whole program, for its parts were disturbed" if smallest is scenario else _SMALL
+        print(f"{small}:\n\n{smallest.text()}")
         print(f"{policy.name} against kernel {kernel.version}, {difference}")
         recorded = live_run(smallest, kernel)
     print(smallest.run(policy).show())
@@ -336,6 +337,9 @@ def _show_smallest(scenario: Scenario, policy: Policy, chosen: Namespace) -> boo
         again = [str(path), *named, *(["--set", *chosen.set] if chosen.set else [])]
         print(f"kept as {path}: anonfolio replay {' '.join(again)}")
     return True
+
+
+_SMALL = "no step of this can be left out"
 
 
 def selftest(chosen: Namespace) -> int:

@@ -400,8 +400,8 @@ def found_by(monkeypatch: pytest.MonkeyPatch, *runs: str) -> tuple[af.Difference
     answers = iter(runs)
 
     def one_run(*_: object) -> af.Difference | None:
-        what = next(answers)
-        return af.Difference(0, ("write", 0, 0, 1), what, "1", "2") if what else None
+        what, _, step = next(answers).partition("@")
+        return af.Difference(int(step or 9), ("write", 0, 0, 1), what, "1", "2") if what else None
 
     monkeypatch.setattr(live_compare, "live_difference", one_run)
     monkeypatch.setattr(live_compare, "LATER_S", 0)
@@ -415,7 +415,42 @@ def test_difference_that_repeats_is_reported(monkeypatch: pytest.MonkeyPatch) ->
     assert tally.disturbed == 0
 
 
-@pytest.mark.parametrize("runs", [("size", ""), ("size", "size", ""), ("size", "size", "size", "bytes")])
+@pytest.mark.parametrize(
+    "runs",
+    [("size", "present@3", "size", "size", "size"), ("present@3", "size", "size", "present@3", "size", "size"),
+     ("size", "size", "size", "bytes", "size")],
+)  # fmt: skip
+def test_what_disturbs_a_run_hides_no_difference_that_comes_later(
+    monkeypatch: pytest.MonkeyPatch, runs: tuple[str, ...]
+) -> None:
+    """On a busy machine, runs that differed by chance at an earlier step made a real difference go unsaid."""
+    found, tally = found_by(monkeypatch, *runs)
+    assert found
+    assert (found.number, found.what, tally.disturbed) == (9, "size", 0)
+
+
+def test_a_difference_that_cannot_be_made_small_is_shown_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parts of a program may be disturbed, or impossible; that it differs was seen."""
+    whole = af.Scenario(2, (("write", 0, 0, 1), ("fork", 0), ("write", 0, 0, 2)))
+
+    def run(scenario: af.Scenario, *_: object) -> af.Difference | None:
+        if scenario.steps != whole.steps:
+            raise TooDisturbed("busy")
+        return af.Difference(2, scenario.steps[2], "size", "1", "2")
+
+    monkeypatch.setattr(live_compare, "live_difference", run)
+    monkeypatch.setattr(live_compare, "LATER_S", 0)
+    found = live_compare.smallest_difference(whole, None, af.LINUX_6_15)  # type: ignore[arg-type]
+    assert found
+    assert (found[0].steps, found[1].number) == (whole.steps, 2)
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [("size", ""), ("size", "size", ""), ("size@3", "size", "size@3", "size@3", "size@3", ""),
+     ("size@1", "size@2", "size@3", "size@4", "size@5", "size@6", "size@7", "size@8", "size@9", "size@10", "size@11",
+      "size@12")],
+)  # fmt: skip
 def test_difference_that_does_not_repeat_is_counted_as_disturbed(
     monkeypatch: pytest.MonkeyPatch, runs: tuple[str, ...]
 ) -> None:

@@ -83,6 +83,7 @@ TESTS = (
     "test_kit.py",
     "test_stepper.py",
     "test_look.py",
+    "test_live.py",
     "test_playground.py",
     "test_injection_browser.py",
     "test_advice.py",

@@ -2,7 +2,8 @@
 
 A machine has other things to do: what differs once may have been disturbed from outside in a way that no check saw (on
 a busy virtual machine entries were seen without the accessed bit that the next run had). A difference counts when more
-runs of the program, each a little later, show the same one; else the program is counted as disturbed.
+runs of the program, each a little later, show the same one, and none goes past that step without it; else the program
+is counted as disturbed. A run that differs earlier was disturbed itself, and says nothing of what comes later.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from .kernel import LiveKernel
 from .run import live_run
 
 REPEATS, LATER_S = 3, 0.1
+MOST_RUNS = 12
+"""So often is a program run until a difference has shown `REPEATS` times more: on a busy machine most runs may differ
+by chance somewhere before it."""
 TURN_S = 15.0
 """After so long the machine is put back for a moment: another live run may be waiting for it."""
 PAUSE_S = 0.2
@@ -63,25 +67,45 @@ def live_difference(
 
 
 def repeated_difference(scenario: Scenario, kernel: LiveKernel, policy: Policy, tally: Tally) -> Difference | None:
-    """A difference that is the same in every one of several runs; what shows in some only is tallied as disturbed."""
-    found = live_difference(scenario, kernel, policy, tally.cells)
-    for times in range(1, REPEATS + 1 if found else 0):
-        time.sleep(LATER_S * times)
-        again = live_difference(scenario, kernel, policy)
-        if again is None or found is None or (again.number, again.what) != (found.number, found.what):
-            tally.disturbed += 1
+    """A difference that shows again and again at the same step; what a run does without is tallied as disturbed."""
+    seen: Counter[tuple[int, str]] = Counter()
+    last = 0
+    for times in range(MOST_RUNS):
+        time.sleep(LATER_S * min(times, REPEATS))
+        found = live_difference(scenario, kernel, policy, None if times else tally.cells)
+        if not found:
+            tally.disturbed += times > 0
             return None
-    return found
+        if found.number < last:
+            continue
+        last = found.number
+        seen[found.number, found.what] += 1
+        if seen[found.number, found.what] > REPEATS:
+            return found
+    tally.disturbed += 1
+    return None
 
 
 def smallest_program(scenario: Scenario, kernel: LiveKernel, policy: Policy) -> Scenario:
     """The scenario without all the steps that its difference does not need."""
 
     def first_difference(candidate: Scenario) -> int | None:
-        found = repeated_difference(candidate, kernel, policy, Tally())
+        try:
+            found = repeated_difference(candidate, kernel, policy, Tally())
+        except (NotLive, TooDisturbed):
+            # A part of a program that cannot be run shows nothing.
+            return None
         return found.number if found else None
 
     return shrink(scenario, first_difference)
+
+
+def smallest_difference(scenario: Scenario, kernel: LiveKernel, policy: Policy) -> tuple[Scenario, Difference] | None:
+    """What is left of a program that differs, or all of it where no part is sure to; and how. None: not any more."""
+    for candidate in (smallest_program(scenario, kernel, policy), scenario):
+        if found := repeated_difference(candidate, kernel, policy, Tally()):
+            return candidate, found
+    return None
 
 
 def live_differences(
