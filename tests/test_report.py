@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import FrozenInstanceError
 from typing import Any
 
@@ -143,6 +143,72 @@ def test_a_copy_that_takes_what_was_pinned_for_reading_is_found() -> None:
     assert found.violation.invariant == "pinned_page_stays"
     assert found.scenario.steps[3][0] == "pin_ro"
     assert not breaks.counterexample(SIXTEEN, start=shared, steps=2, operations=breaks.QUICK[-1].operations)
+
+
+def test_an_unshare_that_takes_the_pinned_page_beside_it_is_found() -> None:
+    """No process of a search holds two pins: it takes a short one beside the one that stays."""
+
+    def whole(marked: bool) -> Callable[[Around, Ask], range]:
+        def block_of(around: Around, ask: Ask) -> range:
+            block = around.block(2)
+            good = around.same_folio & ~around.exclusive if marked else around.same_folio
+            fits = around.suitable(2, ask) and around.all_of(good, block)
+            return block if ask("all four are good", fits) else around.page
+
+        return block_of
+
+    alone = af.Scenario(4, (("write", 0, 0, 1), ("fork", 0), ("exit", 0)), (2,))
+    assert all(breaks.BESIDE_A_PIN in {bound.operations for bound in each} for each in (breaks.QUICK, breaks.WHOLE))
+
+    def found(marked: bool) -> Any:
+        policy = af.LINUX_6_15.but(name="unshares", unshare_extent=whole(marked))
+        return breaks.counterexample(policy, start=alone, steps=2, operations=breaks.BESIDE_A_PIN)
+
+    assert found(marked=False).violation.invariant == "pinned_page_stays"
+    assert found(marked=False).said == "the device wrote 0xdd, the process reads 0x01"
+    assert not found(marked=True)
+
+
+def test_no_search_goes_further_than_it_was_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        breaks, "QUICK", (Bound(None, breaks.OPERATIONS[:3]), Bound(5, breaks.HOLDERS), Bound(1, breaks.HOLDERS))
+    )
+    found = [each.answer.steps for each in breaks.searches(af.LINUX_6_15, quick=True, steps=2)]
+    assert found == [2, 2, 1]
+    assert Bound(5, ("write",)).up_to(None) == Bound(5, ("write",))
+
+
+# Rules as strangers write them, and whether one may be believed.
+ONE_PAGE: dict[str, tuple[Callable[[Folio], bool], bool]] = {
+    "mapped once": (lambda folio: folio.mapcount == 1, False),
+    "mapped once and no device": (lambda folio: folio.mapcount == 1 and not folio.pinned, False),
+    "no other process": (lambda folio: not folio.shared, False),
+    "one more is the LRU's": (lambda folio: not folio.shared and folio.refcount <= folio.mappings + 1, False),
+    "as many references as pages": (lambda folio: folio.mapcount == 1 and folio.refcount == 1 << folio.order, False),
+    "every reference is a mapping": (lambda folio: folio.refcount == folio.mappings, False),
+    "most are mine": (lambda folio: 2 * folio.mine > folio.mappings == folio.refcount, False),
+    "whatever": (lambda folio: True, False),
+    "mapped once, no other reference": (lambda folio: folio.mapcount == 1 and folio.refcount == folio.mappings, True),
+    "not shared, no other reference": (lambda folio: not folio.shared and folio.refcount == folio.mappings, True),
+    "all references are mine": (lambda folio: folio.mine >= folio.refcount, True),
+    "the only reference": (lambda folio: folio.refcount == 1, True),
+}  # fmt: skip
+SHARED = (("write", 0, 0, 1), ("fork", 0))
+STARTS: tuple[tuple[Any, ...], ...] = (
+    (*SHARED, ("ref", 0, 0, 0)),
+    (*SHARED, ("munmap", 0, 0, 2)),
+    (("write", 0, 0, 1), ("munmap", 0, 0, 2), ("fork", 0), ("ref", 0, 2, 0)),
+)
+"""What leads there is the same for all of them: three searches of three steps stand for one of six."""
+
+
+@pytest.mark.parametrize("name", ONE_PAGE)
+def test_rules_of_strangers_are_refuted_where_they_are_wrong(name: str) -> None:
+    says, good = ONE_PAGE[name]
+    policy = af.LINUX_6_15.but(name=name, large_reuse=lambda folio, ask: ask("is it mine?", says(folio)))
+    starts = (af.Scenario(4, steps, (2,)) for steps in STARTS)
+    found = [breaks.counterexample(policy, start=start, steps=3, operations=breaks.HOLDERS) for start in starts]
+    assert any(found) != good
 
 
 def test_a_random_program_that_breaks_something_is_made_small(monkeypatch: pytest.MonkeyPatch) -> None:

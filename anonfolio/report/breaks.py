@@ -54,11 +54,19 @@ HOLDERS = ("write", "fork", "munmap", "ref")
 """Who takes a page by reference, and unmaps it: what a pipe or a device may read then."""
 UNSHARERS = ("write", "fork", "exit", "wipeonfork", "pin", "pin_ro")
 """Who pins for reading makes a page exclusive that stays read-only, beside pages that may be shared."""
-QUICK = (Bound(6, ("write", "fork", "exit", "wipeonfork", "pin")), Bound(6, HOLDERS), Bound(5, UNSHARERS))
+BESIDE_A_PIN = ("write", "fork", "exit", "pin", "gup")
+"""Who unshares a page beside one that stays pinned: the search gives a process one pin, and a short one counts not."""
+QUICK = (
+    Bound(6, ("write", "fork", "exit", "wipeonfork", "pin")),
+    Bound(6, HOLDERS),
+    Bound(5, BESIDE_A_PIN),
+    Bound(5, UNSHARERS),
+)
 WHOLE = (
     Bound(None, ("write", "fork", "exit")),
     Bound(7, OPERATIONS),
     Bound(7, (*HOLDERS, "exit", "unref")),
+    Bound(6, BESIDE_A_PIN),
     Bound(6, UNSHARERS),
     Bound(4, (*HOLDERS, "exit", "pin", "read", "gup", "pin_ro", "mremap", "dontneed", "mprotect")),
     Bound(5, ("write", "fork", "exit"), processes=3),
