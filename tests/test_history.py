@@ -140,10 +140,18 @@ def test_a_release_tells_all_that_changed_there() -> None:
     assert "batches_ptes (cac1db8c3aad, f822a9a81a31)" in about
 
 
-@pytest.mark.parametrize("version", ["", "six", "6", "v6.12", "6.x", "६.१", "9" * 5000 + ".1", 6.10, None, b"6.12"])
+@pytest.mark.parametrize(
+    "version",
+    ["", "six", "6", "v6.12", "6.x", "६.१", "9" * 5000 + ".1", 6.10, None, b"6.12", "6.12x", "6.8.9x", "6.8."],
+)
 def test_an_unreadable_release_is_one_line_with_what_would_be_right(version: Any) -> None:
     with pytest.raises(ValueError, match=r"^cannot read .{,60} as a kernel version; name a policy, .* '6\.12'$"):
         af.Policy.at(version)
+
+
+@pytest.mark.parametrize("more", ["-rc3", "rc3", "-cloud-amd64", ".4-microsoft-standard-WSL2", "+", ".1-1~bpo12"])
+def test_what_a_builder_adds_to_a_release_is_no_part_of_it(more: str) -> None:
+    assert kernel_number(f"6.12.9{more}") == (6, 12, 9)
 
 
 def test_a_release_before_the_first_and_another_architecture_are_refused() -> None:

@@ -11,7 +11,7 @@ from test_report import VMSPLICE, small  # noqa: F401
 
 import anonfolio as af
 from anonfolio.__main__ import DIFFERENT, EQUAL, main
-from anonfolio.report import breaks, render
+from anonfolio.report import breaks, page, render
 from anonfolio.report.blocks import Code, Command, Drawing, Page, Pair, Points, Rows, Section, Words
 from anonfolio.report.breaks import Bound
 from anonfolio.report.laboratory import renderer
@@ -35,6 +35,15 @@ PAGE = Page(
     ),
     "anonfolio lab FILE.py --against linux-6.15 --seed 0",
 )  # fmt: skip
+
+
+def test_a_program_says_what_each_step_does_and_can_be_parsed_again() -> None:
+    steps = "write 0 0 1\nfork 0\nref 1 0 0\nfork 1\nwrite 2 0 221\n"
+    scenario = af.Scenario.parse(f"scenario x\npages 4\norders 2\nskew 1\n{steps}")
+    written = page._program(scenario)
+    assert af.Scenario.parse(written) == scenario.but(name=af.Scenario.parse(written).name)
+    assert "fork 1         # Process 1 forks, which makes process 2" in written
+    assert "write 2 0 221  # Process 2 writes page 1" in written
 
 
 @pytest.mark.parametrize("write", [render.text, render.markdown])

@@ -205,10 +205,14 @@ NEWEST = 1 << 16
 """Whoever says "6.18" means the series, as its newest stable release is."""
 
 
+_VERSION = r"(\d{1,9})\.(\d{1,9})(?:\.(\d{1,9})(?:\.\d{1,9})*)?(?=$|[-+~_ ]|rc\d)"
+"""A distribution or a builder adds to it behind a sign; a letter at once is a slip of a key."""
+
+
 def kernel_number(version: str, unsaid: int = 0) -> tuple[int, int, int]:
     """A version's numbers, whatever follows: (6, 8, `unsaid`) for ``"6.8-rc1"``, (6, 8, 9) for ``"6.8.9-x"``."""
     # Text, for as a number 6.10 is 6.1; nine digits, for longer ones are no version and Python reads no such number.
-    match = isinstance(version, str) and re.match(r"(\d{1,9})\.(\d{1,9})(?!\d)(?:\.(\d{1,9}))?", version, re.ASCII)
+    match = isinstance(version, str) and re.match(_VERSION, version, re.ASCII)
     if not match:
         raise ValueError(f"cannot read {version!r:.60} as a kernel version; name a policy, or a release such as '6.12'")
     return int(match[1]), int(match[2]), int(match[3] or unsaid)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import accumulate
+from textwrap import wrap
 
 from ..draw.picture import side_by_side
 from ..hardware.cost import read_table
 from ..kernel.policy import POLICIES, Policy
-from ..machine.invariants import KERNEL_PROMISES
+from ..machine.invariants import INVARIANTS, KERNEL_PROMISES
+from ..program.ops import in_text, said
 from ..program.random_programs import shrink
 from ..program.scenario import Scenario
 from ..program.search import EXTRA_OPERATIONS, OPERATIONS, Counterexample
@@ -17,6 +20,7 @@ from .changes import Course, Kind, differs
 from .findings import Findings
 from .knobs import ignored
 from .prices import CORE, Prices, Workload
+from .render import PROSE
 
 MOST_DRAWN, MOST_NAMED = 4, 8
 """So many kinds of difference are drawn, so many failing cases named; how many more there are is said."""
@@ -134,7 +138,7 @@ def _drawn(mine: Policy, base: Policy, kind: Kind, course: Course, number: int) 
     runs = [small.run(policy) for policy in (base, mine)]
     left, right = side_by_side(runs)
     yield Words(
-        f"Kind {number}: {kind.base} → {kind.mine}, in {course.program.source}, no step of which can be left out:"
+        f"Kind {number}: {kind.base} → {kind.mine}, found in {course.program.source}; here made as small as it goes:"
     )
     yield Code(_program(small))
     yield Pair(
@@ -146,9 +150,16 @@ def _drawn(mine: Policy, base: Policy, kind: Kind, course: Course, number: int) 
 
 
 def _program(scenario: Scenario) -> str:
-    """A scenario without its comment and its empty lines, many accesses of one kind in a row as one line."""
-    lines = [line for line in scenario.but(about="", name="").text().splitlines() if line and not line.startswith("#")]
-    return "\n".join(line for line in lines if not line.startswith("scenario"))
+    """A scenario without its sentence and its name, to be parsed again; beside each step what it does in words."""
+    head, _, _ = scenario.but(about="", name="").text().partition("\n\n")
+    lines = [line for line in head.splitlines() if not line.startswith("scenario")]
+    written = [" ".join(map(in_text, step)) for step in scenario.steps]
+    wide = max(map(len, written), default=0)
+    made = accumulate(step[0] == "fork" for step in scenario.steps)
+    for line, step, child in zip(written, scenario.steps, made, strict=True):
+        first, *more = wrap(said(step, scenario.first_vpn, child), max(PROSE - wide - 4, 30))
+        lines += [f"{line:{wide}}  # {first}", *(f"{'':{wide}}  #   {words}" for words in more)]
+    return "\n".join(lines)
 
 
 # --- what it breaks -------------------------------------------------------------------------------------------------
@@ -201,6 +212,7 @@ def _search(found: Found, report: Findings) -> Iterator[Block]:
     yield Words(
         f"Search: {answer.steps} steps break {answer.violation.invariant}: {answer.violation.where}"
         f" (found after {answer.transitions:,} transitions, {answer.states:,} states)."
+        f" What is broken: {INVARIANTS[answer.violation.invariant].why}"
         f"{f' Then {answer.said}.' if answer.said else ''}"
     )
     yield again
