@@ -176,8 +176,8 @@ class Lab:
     token: str
 
     def page(self) -> str:
-        """The address of its page, with no notebook open."""
-        return f"{self.address}/lab?token={self.token}"
+        """The address of its page, with no notebook open: what a page before left in its workspace is forgotten."""
+        return f"{self.address}/lab?token={self.token}&reset"
 
     def serves(self, url: str) -> bool:
         """Whether a request stays on this machine."""
