@@ -15,7 +15,9 @@ endif
 # Tests of one file, and the cells of one notebook, stay together and in order: what the workers share out is files. A
 # browser has the machine for itself, for it is given so much time and no more.
 WORKERS ?= 2
-PYTEST  := $(BIN)/pytest -q -n $(WORKERS) --dist loadfile
+# A test that hangs says where, and fails: it once took the whole time of a run with it.
+PYTEST  := $(BIN)/pytest -q -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
+SPREAD  := $(PYTEST) -n $(WORKERS) --dist loadfile --max-worker-restart=0
 BROWSER := $(shell grep -l 'mark\.browser' tests/test_*.py)
 SAMPLE   = --sample
 LIVE_SECONDS ?= 120
@@ -39,10 +41,10 @@ lab: $(LAB) ## open the notebooks in JupyterLab
 
 test: lint ## lint, types, tests (of long sweeps a few cases), and every notebook's outputs
 	$(BIN)/mypy
-	$(PYTEST) $(SAMPLE) -m "not browser"
-	$(BIN)/pytest -q $(SAMPLE) -m browser $(BROWSER)
+	$(SPREAD) $(SAMPLE) -m "not browser"
+	$(PYTEST) $(SAMPLE) -m browser $(BROWSER)
 ifneq ($(BOOKS),)
-	$(PYTEST) --nbval --nbval-current-env --nbval-sanitize-with tests/nbval-sanitize.cfg notebooks
+	$(SPREAD) --nbval --nbval-current-env --nbval-sanitize-with tests/nbval-sanitize.cfg notebooks
 else
 	@echo "notebooks/ holds no notebook yet: nothing to compare"
 endif
@@ -54,12 +56,12 @@ sweep: test ## the same with every case of every sweep: what .ci/run does
 SEED ?= $(shell date +%s)
 shuffle: $(TEST) ## the tests without a browser in random order, another each time
 	@echo "SEED=$(SEED)"
-	ANONFOLIO_ORDER=$(SEED) $(PYTEST) -m "not browser"
+	ANONFOLIO_ORDER=$(SEED) $(SPREAD) -m "not browser"
 
 # Exit code 1 is a difference; 2 says that this machine cannot be asked now, and why.
 live: $(TEST) ## hold the model against this machine's kernel: fixed programs, then two minutes of fresh ones (root)
 	@if $(BIN)/python -m anonfolio doctor; then \
-		ANONFOLIO_LIVE=1 $(BIN)/pytest -q -m live && \
+		ANONFOLIO_LIVE=1 $(PYTEST) -m live && \
 		{ $(BIN)/python -m anonfolio compare --seconds $(LIVE_SECONDS) --kind any --seed fresh --keep data/failing \
 			|| [ $$? -eq 2 ]; }; \
 	else echo "live comparison skipped: see the first no"; fi
