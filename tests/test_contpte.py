@@ -214,6 +214,42 @@ def test_a_page_table_that_moves_whole_folds_nothing() -> None:
     assert folded(process, pages=32) == [16]
 
 
+@pytest.mark.parametrize("policy", [ARM64_OLD, ARM64])
+def test_a_split_folds_and_unfolds_the_blocks_of_its_folio_alone(policy: af.Policy) -> None:
+    """One page of it was moved behind another folio: entry by entry it is unmapped and mapped again."""
+    process = written(policy, pages=64)
+    process.mremap(15, 1, 64)
+    assert folded(process, pages=64) == [16, 32, 48]
+    before = process.machine.memory.contpte_converts
+    process.madvise(0, 4, "free")
+    assert process.machine.memory.order[process.machine.memory.folio_of[process.mm.pfn[0]]] == 0
+    assert folded(process, pages=64) == [16, 32, 48]
+    assert process.machine.memory.contpte_converts == before
+
+
+def test_a_split_to_smaller_folios_folds_what_it_maps_and_nothing_beside_it() -> None:
+    process = written(pages=64, orders=(5,))
+    process.fork().exit()
+    for page in range(64):
+        process.write(page)
+    assert folded(process, pages=64) == []
+    process.mremap(31, 1, 64)
+    process.split(0, 4, 4)
+    # Its own first half; what lies between its pages is alike, too, and nobody looked.
+    assert folded(process, pages=64) == [0]
+
+
+@pytest.mark.parametrize(("policy", "converts"), [(ARM64_OLD, 3), (af.Policy.at("6.17", arch="arm64"), 0)])
+def test_a_collapse_unfolds_what_it_clears_entry_by_entry(policy: af.Policy, converts: int) -> None:
+    process = af.Machine(policy, orders=(4,)).spawn()
+    process.mmap(512)
+    for page in (0, 16, 48):
+        process.write(page)
+    assert folded(process, pages=64) == [0, 16, 48]
+    assert process.madvise(0, 512, "collapse")
+    assert process.machine.memory.contpte_converts == converts
+
+
 def test_the_next_child_gets_the_bit_that_its_parent_lost() -> None:
     process = written()
     process.fork().exit()

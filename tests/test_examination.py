@@ -98,3 +98,16 @@ def test_a_kind_that_no_recording_shows_is_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(examination, "MOST_TRIES", 3)
     with pytest.raises(LookupError, match=rf"^a miracle: 0 of 1 found in recordings named {re.escape(pattern)}$"):
         next(examination.drawn(1))
+
+
+@pytest.mark.parametrize(
+    ("file", "program", "step", "key"),
+    [
+        ("free-7.3.4", 41, 5, "split, zeros"), ("shrink-6.18.44", 0, 18, "split, zeros"),
+        ("locked-6.18.44", 72, 3, "mlock, faults"), ("mixed-7.3", 118, 8, "fork, zero pages"),
+    ],
+)  # fmt: skip
+def test_what_the_second_reader_missed_is_cited(file: str, program: int, step: int, key: str) -> None:
+    """Drawn with seed 20261129 and answered by hand: steps of the reasoning that no citation named."""
+    assert key in examination.needed(examination.case_of("", file, program, step))
+    assert key not in examination.needed(examination.case_of("", "mixed-7.3", 118, 1))

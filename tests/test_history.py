@@ -84,6 +84,7 @@ def test_sums_without_a_name_are_named_after_their_last_change_and_never_like_a_
         ("split_maps_zero_page", ("6.11", "6.12"), False, True),
         ("has_guard_markers", ("6.12", "6.13"), False, True),
         ("fork_copies_guarded", ("6.18.36", "6.18.37"), False, True),
+        ("realigns_moves", ("6.6", "6.7"), False, True),
     ],
 )
 def test_what_changed_when(field: str, since: tuple[str, str], before: object, after: object) -> None:
@@ -182,7 +183,8 @@ SEEN = [
     ("arm64/mkwrite-6.12.118", "6.12.55"), ("arm64/mkwrite-6.16.12", "6.12.56"), ("arm64/mkwrite-6.17.13", "6.17.5"),
     ("random-6.16.12", "6.14"), ("random-6.16.12", "6.17.6"), ("random-7.2.13", "7.2.10"),
     ("guarded-6.18.44", "6.18.36"), ("guarded-6.18.15", "6.18.37"), ("guarded-6.19.6", "6.18.36"),
-    ("guarded-6.17.13", "6.19"),
+    ("guarded-6.17.13", "6.19"), ("realigned-6.12.118", "6.6"),
+    ("arm64/around-6.16.12", "6.17"), ("arm64/around-6.17.13", "6.16"),
 ]  # fmt: skip
 """A recording, and a release beside its own that it is not of."""
 

@@ -41,6 +41,9 @@ MOST_TRIES = 1000
 MOST_STEPS, MOST_PAGES = 20, 1200
 """So long may a program be up to the step that is asked about, and its arena, that one can follow it on paper."""
 
+SPLITTING = ("split", "shrink", "free", "cold")
+"""Operations that may split a folio."""
+
 LESSONS = {
     # What the kernel asks in a fault.
     "nothing mapped": ("00", "is anything mapped there?"),
@@ -93,6 +96,7 @@ LESSONS = {
     "read": ("00", "A read of untouched memory maps it, read-only"),
     "fork": ("03", "The parent's entry loses the right to write; the child gets the same entry, read-only"),
     "fork, nothing to copy": ("02", "Fork copies the entries of a VMA only where it has an **anon_vma**"),
+    "fork, zero pages": ("02", "zero pages are copied if their VMA has one"),
     "fork, pinned": ("03", "May this *folio* be pinned now? Is this page exclusive?"),
     "exit": ("03", "An exiting process takes down its own page table, nobody else's"),
     "munmap": ("12", "go; a folio stays until its last page goes"),
@@ -119,7 +123,9 @@ LESSONS = {
     "thp_disable": ("01", "prctl's PR_SET_THP_DISABLE for a process"),
     "shrink": ("12", "a folio mapped in part is split; what nobody maps is free"),
     "split": ("12", "a folio mapped in part is split; what nobody maps is free"),
+    "split, zeros": ("02", "those that hold only zeros may become zero pages"),
     "mlock": ("12", "a flag: a part is split off, a child lacks it"),
+    "mlock, faults": ("01", "fault in what is missing, by these rules"),
     "mlock_onfault": ("01", "with MLOCK_ONFAULT waits for the touch"),
     "munlock": ("12", "a flag: a part is split off, a child lacks it"),
     "brk": ("01", "`brk` moves the end of one mapping"),
@@ -167,6 +173,8 @@ SAYS = {
     "RFC v2: reuse": "what RFC v2's scan counts", "RFC v2: sizes": "which sizes RFC v2 takes",
     "RFC v2: the mark": "what the repaired copy asks", "fork": "what fork does to entries and marks",
     "fork, nothing to copy": "whether fork copies entries at all", "fork, pinned": "what fork does with a pinned folio",
+    "fork, zero pages": "whether a child has its parent's zero pages", "mlock, faults": "what locking faults in",
+    "split, zeros": "what becomes of zeros in a folio that is split",
     "exit": "what an exit changes", "refused": "what is refused, and what stays", "split VMA": "VMAs split and merge",
     "refused, locked": "what is locked cannot be dropped", "lost anon_vma": "a release that lost an anon_vma",
     "folds": "when 16 entries fold", "unfolds": "when they unfold",
@@ -346,8 +354,15 @@ def needed(case: Case) -> list[str]:
             keys.append("split VMA")
     if result.step[0] not in ("write", "read"):
         keys.append(operation(result.step))
+    if result.step[0] == "mlock" and result.faults:
+        keys.append("mlock, faults")
     if result.step[0] == "fork":
         keys += fork_lessons(case)
+    # A process but the first was forked, and what it has of zero pages it may have from there.
+    if result.step[1] and any(fault.path == "zero page copy" for fault in result.faults):
+        keys.append("fork, zero pages")
+    if operation(result.step) in SPLITTING and zero_pages(result) > (zero_pages(case.before) if case.before else 0):
+        keys.append("split, zeros")
     if not result.ok and not result.faults:
         keys.append("refused, locked" if "locked" in result.why else "refused")
     if result.step[0] in ("write", "read") and not result.faults:
@@ -357,6 +372,11 @@ def needed(case: Case) -> list[str]:
     keys += ["folds" if folded(case) else "unfolds"] if policy.cont_pte_order else []
     keys += ["lost anon_vma"] if not policy.moved_keeps_anon_vma and "mremap" in keys else []
     return list(dict.fromkeys(keys))
+
+
+def zero_pages(result: Result) -> int:
+    """How many entries of all processes map the zero page."""
+    return sum(int(view.zero.sum()) for process in result.snapshot.processes for view in process.mappings)
 
 
 def fork_lessons(case: Case) -> list[str]:

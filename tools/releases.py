@@ -51,7 +51,7 @@ TELLERS, TRIED = 2, 110
 """Programs that a recording gets for each flip, and how many are tried to find them."""
 TELLING = (
     "release-", "various-", "named-", "min-", "accounted-", "lost-", "random-", "kept-", "knobs-", "collapse-",
-    "guarded-",
+    "guarded-", "realigned-",
 )  # fmt: skip
 """Recordings that a field is looked for in. The others are long walks of one kind, and would take an hour."""
 MOST_CELLS = 2000
@@ -287,7 +287,7 @@ def page(content: dict[str, Any]) -> str:
         "Written by `python tools/releases.py table`. A field is *noticed* (●) when each other value it might have",
         "gives a mismatch with some recording of that release; ◐ when some do; where none does (·) it rests on source,",
         "or on what other releases show. Looked through are the recordings release, various, named, min, accounted,",
-        "random, kept, knobs, collapse, guarded, which tell most. `data/noticed.json` names the program for each.",
+        "random, kept, knobs, collapse, guarded, realigned. `data/noticed.json` names the program for each.",
         "",
         f"| field | {' | '.join(releases)} |",
         f"|---|{'---|' * len(releases)}",

@@ -83,6 +83,9 @@ def collapse_huge_page(mm: Mm, vma: Vma, start: int, folio: int) -> None:
         folio_remove_rmap_ptes(memory, run.folio, run.pfn, run.pages, mm.id)
         memory.folio_put(run.folio, run.pages)
         mm.rss_pages -= run.pages
+    if not mm.policy.batches_ptes:
+        # Each entry by itself, by `ptep_clear`, which unfolds what is folded; later kernels clear batches.
+        contpte.contpte_try_unfold(mm, start, end)
     contpte.clear_ptes(mm, start, end)
     folio_add_new_anon_rmap(memory, folio, mm.id, pmd=True)
     bits = PTE_PRESENT | PTE_YOUNG | PTE_DIRTY | (PTE_WRITE if vma.flags & VM_WRITE else 0)

@@ -112,6 +112,17 @@ def contpte_try_unfold(mm: Mm, start: int, end: int) -> None:
         unfold_blocks(mm, np.arange(start >> order, ((end - 1) >> order) + 1))
 
 
+def try_fold_each(mm: Mm, vpns: npt.NDArray[np.intp]) -> None:
+    """Entries `vpns`, rising and with gaps, were set one by one: `contpte_try_fold` for each."""
+    if mm.policy.cont_pte_order:
+        _set_by_calls(mm, vpns, np.arange(len(vpns)))
+
+
+def try_unfold_each(mm: Mm, vpns: npt.NDArray[np.intp]) -> None:
+    """Entries `vpns`, rising and with gaps, are about to change: `contpte_try_unfold` for each."""
+    unfold_blocks(mm, np.unique(vpns >> mm.policy.cont_pte_order))
+
+
 def contpte_try_unfold_partial(mm: Mm, start: int, end: int) -> None:
     """[start, end) is about to change as a whole: blocks of which it is only a part do not stay folded."""
     partial = (1 << mm.policy.cont_pte_order) - 1

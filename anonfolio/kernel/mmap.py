@@ -391,7 +391,7 @@ def _realigned(mm: Mm, start: int, end: int, new_start: int) -> int:
 
     Only where they lie alike in their PMDs, begin their VMAs, reach the end, and no VMA is below in the same PMD.
     """
-    down = start % PTRS_PER_PMD
+    down = start % PTRS_PER_PMD if mm.policy.realigns_moves else 0
     if down != new_start % PTRS_PER_PMD or end - start < PTRS_PER_PMD - down:
         return 0
     places = (start, new_start)

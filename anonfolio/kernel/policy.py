@@ -150,9 +150,13 @@ class Policy:
     unaccounts_read_only : bool
         Whether a mapping without an anon_vma that becomes read-only loses VM_ACCOUNT (`mprotect_fixup`, from 6.7
         on), and then merges with no neighbour that keeps it.
+    realigns_moves : bool
+        Whether mremap, where both places lie alike in their 2 MiB and nothing is below them there, begins at the start
+        of these and so moves the page table whole (`try_realign_addr`, 6.7); else entry by entry, and it stays.
     batches_ptes : bool
         Whether mprotect changes the entries of a large folio in batches, which then share accessed and dirty, and
-        mremap moves what is folded so (`mprotect_folio_pte_batch`, `mremap_folio_pte_batch`, 6.17).
+        mremap moves what is folded so, and MADV_COLLAPSE clears it (`mprotect_folio_pte_batch`,
+        `mremap_folio_pte_batch`, 6.17).
     ages_whole_folios : bool
         Whether MADV_FREE and MADV_COLD leave a large folio whole that lies in the range (dce7d10be4bb, 6.10); before,
         each was split, or, where its first page was mapped more than once, ended the work on that page table.
@@ -222,6 +226,7 @@ class Policy:
     unaccounts_read_only: bool = True
     madvise_populate: str = "to_hole"
     thp_disable_except_advised: bool = True
+    realigns_moves: bool = True
     batches_ptes: bool = True
     ages_whole_folios: bool = True
     splits_to_any_order: bool = True

@@ -82,8 +82,7 @@ def _unmap(mm: Mm, frames: slice) -> npt.NDArray[np.intp]:
         dirty = mm.pte[first] & PTE_DIRTY
         mm.split_huge_pmd(first)
         mm.pte[first:end] = mm.pte[first:end] & MKCLEAN & contpte.NONCONT | dirty
-    if len(vpns):
-        contpte.contpte_try_unfold(mm, int(vpns[0]), int(vpns[-1]) + 1)
+    contpte.try_unfold_each(mm, vpns)
     return vpns
 
 
@@ -108,7 +107,7 @@ def _remap(
         at, counts = np.unique((pfns - head) >> order, return_counts=True)
         for folio, count in zip(folios[at].tolist(), counts.tolist(), strict=True):
             folio_add_large_mapcount(memory, folio, mm.id, count)
-        contpte.contpte_try_fold(mm, int(vpns[0]), int(vpns[-1]) + 1)
+        contpte.try_fold_each(mm, vpns)
     elif mm.policy.split_maps_zero_page:
         for vma in mm.vmas_in(int(vpns[0]), int(vpns[-1]) + 1):
             # What is locked must not fault at the next write.

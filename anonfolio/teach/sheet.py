@@ -45,7 +45,9 @@ READING = (
         "do_huge_pmd_wp_page", "mm/huge_memory.c", "kernel.faults.wp_huge_pmd", "reuse all of it, or split and go on"
     ),
     Pair("dup_mmap", "mm/mmap.c", "kernel.fork.dup_mmap", "which VMAs a child gets, and what stops half-way"),
-    Pair("copy_page_range", "mm/memory.c", "kernel.fork.copy_page_range", "what has no anon_vma is not copied"),
+    Pair(
+        "copy_page_range", "mm/memory.c", "kernel.fork.copy_page_range", "no anon_vma, no guard page ever: not copied"
+    ),
     Pair(
         "copy_present_ptes", "mm/memory.c", "kernel.fork.copy_present_ptes", "share a batch, or copy what is pinned"
     ),
@@ -55,7 +57,7 @@ READING = (
     ),
     Pair(
         "folio_add_new_anon_rmap", "mm/rmap.c", "kernel.rmap.folio_add_new_anon_rmap",
-        "PageAnonExclusive for every page",
+        "PageAnonExclusive for every page; under a PMD for the first alone",
     ),
     Pair(
         "folio_add_return_large_mapcount", "include/linux/rmap.h", "kernel.rmap.folio_add_large_mapcount",
