@@ -32,7 +32,7 @@ from anonfolio.exercises import (
     your_kernel,
     zero_page_copy,
 )
-from anonfolio.lesson.drawn import LETTERS, LEVELS, Drawn, run
+from anonfolio.lesson.drawn import COUNT_AGAIN, LETTERS, LEVELS, Drawn, run
 from anonfolio.lesson.topics import TOPICS, questions
 from anonfolio.teach import papers
 
@@ -99,6 +99,50 @@ def test_every_wrong_option_says_why_and_the_options_differ(drawn: list[Drawn]) 
         assert [not option.reason for option in question.options].index(True) == question.right
         assert sum(not option.reason for option in question.options) == 1
         assert len({option.words for option in question.options}) == len(question.options) == 4
+
+
+def told(trail: str) -> int:
+    """How many pages a sentence names, ranges whole."""
+    found = re.findall(r"pages? (\d+)(?:–(\d+))?", trail)
+    return sum(int(last or first) - int(first) + 1 for first, last in found)
+
+
+def test_what_was_counted_is_named_and_is_as_many(drawn: list[Drawn]) -> None:
+    """Not what the last of its steps did, which says nothing of a number."""
+    for question in drawn:
+        right = question.options[question.right].answer
+        assert bool(question.trail) == (question.kind not in ("path", "read"))
+        if question.trail:
+            assert question.because.startswith(question.trail)
+        if question.kind == "faults":
+            assert right == len(re.findall(r"page \d+ \(", question.trail))
+        elif question.kind in ("shared", "exclusive", "copied"):
+            assert right == told(question.trail)
+        elif question.kind in ("entries", "blocks"):
+            marked, single = question.trail.split("; ")
+            blocks = len(re.findall(r"\d+–\d+", marked))
+            assert right == (blocks if question.kind == "blocks" else blocks + told(single))
+        for option in question.options:
+            assert not option.reason.startswith(COUNT_AGAIN) or option.reason == f"{COUNT_AGAIN}. {question.trail}"
+
+
+def test_the_reason_of_another_kernel_is_no_rule_that_the_right_one_has_too(drawn: list[Drawn]) -> None:
+    for question in drawn:
+        kind = next(kind for kind in TOPICS[question.topic] if kind.name == question.kind)
+        for option in question.options:
+            if option.reason and option.kernels:
+                other = next(who for who in kind.kernels if who.name == option.kernels[0])
+                habit = option.reason.split(f". {other.name} ")[1]
+                assert f"{question.kernel.name} {habit}" not in question.habit
+                assert "Mainline" not in option.reason
+
+
+def test_a_reason_names_the_matter_that_alone_makes_the_difference() -> None:
+    """Linux 6.1 takes five faults for its single pages; how it reuses is as in 6.8."""
+    question = questions("reuse", 5, 1)[0]
+    assert question.kernel.name == "Linux 6.8"
+    (reason,) = [option.reason for option in question.options if option.kernels[:1] == ("Linux 6.1",)]
+    assert reason == "So it is under Linux 6.1. Linux 6.1 knows single pages and 2 MiB only."
 
 
 def test_kernels_sizes_and_starts_vary(drawn: list[Drawn]) -> None:

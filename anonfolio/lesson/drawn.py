@@ -64,6 +64,15 @@ def run(program: Scenario, policy: Policy) -> Run:
 
 Answer = Hashable
 Wrong = Iterable[tuple[Answer, str]]
+COUNT_AGAIN = "Count again"
+"""The reason of a number that is only near: what was counted follows it."""
+
+
+class Matter(NamedTuple):
+    """A matter in which kernels differ: fields of `Policy`, and what a kernel does in it, after its name."""
+
+    fields: tuple[str, ...]
+    habit: Callable[[Policy], str]
 
 
 @dataclass(frozen=True)
@@ -92,6 +101,10 @@ class Kind:
         Known misconceptions; those whose answer is right here are left out.
     label : callable (answer, Scenario) -> label
         Which of `labels` an answer is.
+    trail : callable (Run, Scenario) -> str, optional
+        Where what is asked is a number: what was counted, in a sentence.
+    matters : tuple of Matter
+        In what else than `habit` kernels may differ, for who answers otherwise.
     levels : tuple of int
         Up to how many points a question is easy, and up to how many it is medium, of its kind: about thirds.
     """
@@ -107,6 +120,8 @@ class Kind:
     wrong: Callable[[Scenario, Any], Wrong] = lambda program, answer: ()
     label: Callable[[Any, Scenario], Any] = lambda answer, program: answer
     levels: tuple[int, int] = (1, 3)
+    trail: Callable[[Run, Scenario], str] | None = None
+    matters: tuple[Matter, ...] = ()
 
     def level(self, points: int) -> str:
         """One of `LEVELS`."""
@@ -150,6 +165,8 @@ class Drawn:
         How much there is to keep in mind (`points`).
     difficulty : str
         One of `LEVELS`, beside others of its kind.
+    trail : str
+        What was counted, in a sentence; empty where nothing was.
     """
 
     topic: str
@@ -162,10 +179,13 @@ class Drawn:
     habit: str
     points: int
     difficulty: str
+    trail: str = ""
 
     @cached_property
     def because(self) -> str:
-        """Why it is right: what the last step did, and what this kernel does in such a matter."""
+        """Why it is right: what was counted, or what the last step did, and what this kernel does in such a matter."""
+        if self.trail:
+            return f"{self.trail} {self.habit}"
         last = self.program.run(self.kernel.policy, frames=FRAMES)[-1]
         return f"{sentence(last, self.program.first_vpn)} {self.habit}"
 
@@ -349,8 +369,9 @@ def _asked(source: random.Random, topic: str, kind: Kind, tried: _Tried, kernel:
     program, said, counted = tried
     right = said[kernel]
     others = [_other(kind, said, answer) for answer in dict.fromkeys(said.values()) if answer != right]
+    trail = kind.trail(run(program, kernel.policy), program) if kind.trail else ""
     believed = [
-        Option(answer, kind.say(answer), reason)
+        Option(answer, kind.say(answer), f"{COUNT_AGAIN}. {trail}" if reason == COUNT_AGAIN else reason)
         for answer, reason in _believed(kind, program, kernel, right)
         if answer not in said.values()
     ]
@@ -362,20 +383,38 @@ def _asked(source: random.Random, topic: str, kind: Kind, tried: _Tried, kernel:
     if len(wrong) < len(LETTERS) - 1:
         return None
     source.shuffle(wrong)
+    wrong = [_explained(kind, program, kernel, option) if option.kernels else option for option in wrong]
     same = tuple(other.name for other, answer in said.items() if answer == right)
     options = [*wrong[:place], Option(right, kind.say(right), "", same), *wrong[place:]]
     habit = f"{kernel.name} {kind.habit(kernel.policy)}."
     return Drawn(
-        topic, kind.name, program, kernel, kind.ask(program), tuple(options), place, habit, counted, kind.level(counted)
-    )
+        topic, kind.name, program, kernel, kind.ask(program), tuple(options), place, habit, counted,
+        kind.level(counted), trail,
+    )  # fmt: skip
 
 
 def _other(kind: Kind, said: Mapping[Kernel, Answer], answer: Answer) -> Option:
     who = [kernel for kernel, its in said.items() if its == answer]
     who.sort(key=kind.kernels.index)
-    names = tuple(kernel.name for kernel in who)
-    reason = f"So it is under {_and(names)}. {names[0]} {kind.habit(who[0].policy)}."
-    return Option(answer, kind.say(answer), reason, names)
+    return Option(answer, kind.say(answer), kernels=tuple(kernel.name for kernel in who))
+
+
+def _explained(kind: Kind, program: Scenario, kernel: Kernel, option: Option) -> Option:
+    """What others do, with the reason: the matter that alone makes the question's kernel answer as they do.
+
+    Where no single one does, what they do in the kind's own matter, or in the first in which they differ.
+    """
+    other = next(who for who in kind.kernels if who.name == option.kernels[0])
+    differ = [matter for matter in kind.matters if matter.habit(other.policy) != matter.habit(kernel.policy)]
+    habit = kind.habit
+    if habit(other.policy) == habit(kernel.policy) and differ:
+        habit = differ[0].habit
+    for matter in differ:
+        mixed = kernel.policy.but(**{field: getattr(other.policy, field) for field in matter.fields})
+        if _without(kind, program, Kernel(kernel.name, mixed)) == option.answer:
+            habit = matter.habit
+            break
+    return option._replace(reason=f"So it is under {_and(option.kernels)}. {other.name} {habit(other.policy)}.")
 
 
 def _and(names: Sequence[str]) -> str:

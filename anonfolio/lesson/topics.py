@@ -16,7 +16,7 @@ from ..kernel.policy import RFC_V2, RFC_V2_FIXED, Policy
 from ..kernel.sizes import PMD_ORDER
 from ..program.ops import pages_in_words
 from ..program.scenario import Scenario, Step
-from .drawn import Drawn, Kernel, Kind, Run, Wrong, as_choice, draw
+from .drawn import COUNT_AGAIN, Drawn, Kernel, Kind, Matter, Run, Wrong, as_choice, draw
 from .quiz import Choice
 
 # --- kernels ----------------------------------------------------------------------------------------------------------
@@ -66,8 +66,12 @@ _REUSES = {
 }
 
 
+def _reuse_rule(policy: Policy) -> str:
+    return _REUSES[str(policy.large_reuse)]
+
+
 def _reuses(policy: Policy) -> str:
-    return f"{_REUSES[str(policy.large_reuse)]}, and {_copies(policy)}"
+    return f"{_reuse_rule(policy)}, and {_copies(policy)}"
 
 
 def _shares(policy: Policy) -> str:
@@ -89,10 +93,24 @@ def _pins_at_fork(policy: Policy) -> str:
     return f"{_touches(policy)}, and at fork copies what is exclusive of a folio of which a page is pinned"
 
 
-def _folds(policy: Policy) -> str:
+def _marks_16(policy: Policy) -> str:
     if not policy.cont_pte_order:
-        return f"sets no contiguous bit for anonymous memory, and {_touches(policy)}"
+        return "sets no contiguous bit for anonymous memory"
     return "marks 16 aligned entries of one folio as one, as long as none of them changes alone"
+
+
+def _folds(policy: Policy) -> str:
+    return _marks_16(policy) if policy.cont_pte_order else f"{_marks_16(policy)}, and {_touches(policy)}"
+
+
+MATTERS = (
+    Matter(("fixed_orders", "knob_orders"), _touches),
+    Matter(("zero_page_write", "zero_neighbours", "huge_zero_write"), _zero),
+    Matter(("large_reuse", "reuse_extent", "keeps_mm_ids"), _reuse_rule),
+    Matter(("copy_extent", "copy_max_order", "copy_requires_maybe_shared", "copy_requires_ro"), _copies),
+)
+ABOUT_PINS = (Matter(("marks_exclusive",), _pins), *MATTERS)
+ABOUT_FOLDS = (Matter(("cont_pte_order",), _marks_16), *MATTERS)
 
 
 # --- answers ----------------------------------------------------------------------------------------------------------
@@ -151,6 +169,30 @@ def _loop_faults(ran: Run, program: Scenario) -> int:
 def _loop_copied(ran: Run, program: Scenario) -> int:
     _, pages = _last_group(program)
     return sum(fault.copied for faults in ran.faults[-len(pages) :] for fault in faults)
+
+
+def _in_runs(pages: list[int]) -> str:
+    """Pages in words, those that follow each other together."""
+    runs: list[range] = []
+    for page in sorted(pages):
+        runs = [*runs[:-1], range(runs[-1].start, page + 1)] if runs and runs[-1].stop == page else [
+            *runs, range(page, page + 1),
+        ]  # fmt: skip
+    return ", ".join(map(pages_in_words, runs))
+
+
+def _faults_told(ran: Run, program: Scenario) -> str:
+    _, pages = _last_group(program)
+    faults = [fault for faults in ran.faults[-len(pages) :] for fault in faults]
+    told = ", ".join(f"page {fault.vpn} ({_path(fault.code)})" for fault in faults)
+    return f"It faults at {told}." if told else "No write faults: all entries are writable."
+
+
+def _copied_told(ran: Run, program: Scenario) -> str:
+    _, pages = _last_group(program)
+    copied = [fault.pages for faults in ran.faults[-len(pages) :] for fault in faults if fault.copied]
+    told = "; ".join(pages_in_words(range(some[0], some[-1] + 1)) for some in copied)
+    return f"Copied, fault by fault: {told}." if told else "Nothing is copied."
 
 
 def _where(program: Scenario) -> str:
@@ -274,8 +316,8 @@ def _loop_wrong(program: Scenario, right: Any) -> Wrong:
     yield (last >> most) - (first >> most) + 1, "Not every aligned block lies in the mapping and is empty."
     yield 1, "The first fault maps one block, not all that will be written."
     yield 0, "Something in that range is not writable yet."
-    yield right + 1, "Count again: the last block is reached by an earlier fault."
-    yield right - 1 if right > 1 else right + 2, "Count again: where a block does not fit, a smaller one is taken."
+    yield right + 1, COUNT_AGAIN
+    yield right - 1 if right > 1 else right + 2, COUNT_AGAIN
 
 
 def _zero_pages(source: random.Random, label: Any) -> Scenario:
@@ -302,7 +344,13 @@ def _zero_wrong(program: Scenario, right: Any) -> Wrong:
         yield f"alloc{max(orders)}", "A read maps the zero page: this is no first touch."
         yield "nf", "The zero page is mapped read-only; the first write on it always faults."
     yield "zero0", "What is there is not the zero page, or the kernel replaces more than one of them."
-    yield f"zero{max(orders)}", "Mainline replaces one zero page, whatever sizes are enabled."
+    yield (
+        f"zero{max(orders)}",
+        (
+            "The largest enabled size does not decide: a release replaces one zero page, RFC v2 as much as a first "
+            "touch would take."
+        ),
+    )
     yield "copy0", "Nothing is copied from the zero page: the new page is filled with zeros."
     yield "reuse1", "The zero page belongs to everybody; nobody may reuse it."
 
@@ -365,13 +413,25 @@ def _exclusive(ran: Run, program: Scenario) -> int:
     return sum(bool(ran.machine.memory.anon_exclusive[frame]) for frame in _frames(ran, 0).values())
 
 
+def _in_common_told(ran: Run, program: Scenario) -> str:
+    theirs = set(_frames(ran, 1).values())
+    told = _in_runs([page for page, frame in _frames(ran, 0).items() if frame in theirs])
+    return f"In common at the end: {told} of process 0." if told else "They have no page in common at the end."
+
+
+def _exclusive_told(ran: Run, program: Scenario) -> str:
+    marks = ran.machine.memory.anon_exclusive
+    told = _in_runs([page for page, frame in _frames(ran, 0).items() if marks[frame]])
+    return f"Marked at the end: {told}." if told else "No page of process 0 is marked at the end."
+
+
 def _fork_wrong(program: Scenario, right: Any) -> Wrong:
     written = {step[2] for step in program.steps if step[0] == "write" and step[1] == 0}
     yield 0, "Fork does not copy memory: until somebody writes, parent and child map the same pages."
     yield program.pages, "Fork shares what is mapped, and only what nobody has written since."
     yield len(written), "Also pages that nobody wrote are mapped, where a folio covers them."
-    yield right + 1, "A write after fork gives its process a page of its own."
-    yield right - 1 if right else 2, "A page that is written twice goes its own way once only."
+    yield right + 1, COUNT_AGAIN
+    yield right - 1 if right else 2, COUNT_AGAIN
 
 
 def _exclusive_wrong(program: Scenario, right: Any) -> Wrong:
@@ -379,8 +439,8 @@ def _exclusive_wrong(program: Scenario, right: Any) -> Wrong:
     yield 0, "Fork takes the mark from all pages that it shares; a write since, or a page not shared, has it."
     yield len(written), "Writable once is not exclusive now, and a first touch marks every page of its folio."
     yield program.pages, "What fork shared is not marked, until a write has made it the process's own again."
-    yield right + 1, "The other's write leaves this process's page unmarked."
-    yield right - 1 if right else 2, "A copy is exclusive from the start."
+    yield right + 1, COUNT_AGAIN
+    yield right - 1 if right else 2, COUNT_AGAIN
 
 
 def _second_writes(source: random.Random, label: Any) -> Scenario:
@@ -411,11 +471,16 @@ def _second_loop(source: random.Random, label: Any) -> Scenario:
     return program.but(steps=(*before, *_writes(who, first, count)))
 
 
+_NO_SIZE_ASKED = (
+    "The largest enabled size does not decide: a release copies one page, RFC v2 a block up to the source's size."
+)
+
+
 def _copy_wrong(program: Scenario, right: Any) -> Wrong:
     exits = any(step[0] == "exit" for step in program.steps)
     yield "copy0", "A page that may be shared is copied; here it is not, or more is copied at once."
     yield "copy9", "A write after fork does not copy 2 MiB; kernels before 5.8 did that with huge pages."
-    yield f"copy{max(program.orders)}", "Mainline copies one page, however large the folio is."
+    yield f"copy{max(program.orders)}", _NO_SIZE_ASKED
     yield "reuse1", "Reuse needs that the kernel can see that nobody else has the page."
     yield "nf", (
         "Another's exit lowers counts; it touches nobody else's page table." if exits
@@ -428,10 +493,10 @@ def _copied_wrong(program: Scenario, right: Any) -> Wrong:
     _, pages = _last_group(program)
     yield len(pages), "Not every page that is written is shared; what is exclusive, or not mapped, is not copied."
     yield 0, "A page that somebody else may map is copied before it is written."
-    yield 1 << max(program.orders), "Mainline copies one page a fault, whatever size the folio has."
+    yield 1 << max(program.orders), _NO_SIZE_ASKED
     yield program.pages, "Only what is written is copied, not the whole mapping."
-    yield right + 1, "Count the pages that are shared when their write comes."
-    yield right - 1 if right else 2, "Count the pages that are shared when their write comes, not before."
+    yield right + 1, COUNT_AGAIN
+    yield right - 1 if right else 2, COUNT_AGAIN
 
 
 def _reuse_label(answer: str, program: Scenario) -> str:
@@ -533,14 +598,21 @@ def _fork_copied(ran: Run, program: Scenario) -> int:
     return len(set(_frames(ran, last).values()) - set(_frames(ran, 0).values()))
 
 
+def _fork_copied_told(ran: Run, program: Scenario) -> str:
+    mine = set(_frames(ran, 0).values())
+    child = _frames(ran, len(ran.machine.processes) - 1)
+    told = _in_runs([page for page, frame in child.items() if frame not in mine])
+    return f"Copied for the child: {told}." if told else "Nothing is copied for the child."
+
+
 def _pin_copied_wrong(program: Scenario, right: Any) -> Wrong:
     pins = sum(step[3] for step in program.steps if step[0] == "pin")
     yield 0, "A pinned page cannot be shared: the child gets a copy at once."
     yield pins, "The test is of the folio: one pinned page makes fork copy all its exclusive pages."
     yield program.pages, "Folios without a pin are shared as always."
     yield 1 << max(program.orders), "A folio may be smaller than the largest size, or partly gone, or not pinned."
-    yield right + 1, "Count the exclusive pages of the pinned folios."
-    yield right - 1 if right else 2, "Count the exclusive pages of the pinned folios, the pinned ones among them."
+    yield right + 1, COUNT_AGAIN
+    yield right - 1 if right else 2, COUNT_AGAIN
 
 
 def _mapped(source: random.Random, label: Any) -> Scenario:
@@ -590,13 +662,21 @@ def _folded(ran: Run) -> tuple[int, int]:
     return mapped - marked + marked // 16, marked // 16
 
 
+def _folded_told(ran: Run, program: Scenario) -> str:
+    pte = ran.machine.processes[0].mm.pte
+    blocks = ((pte & PTE_CONT) > 0).nonzero()[0].tolist()[::16]
+    single = ((pte & (PTE_PRESENT | PTE_CONT)) == PTE_PRESENT).nonzero()[0].tolist()
+    told = ", ".join(f"{page}–{page + 15}" for page in blocks) or "none"
+    return f"Blocks with the bit: {told}; entries without it: {_in_runs(single) or 'none'}."
+
+
 def _tlb_wrong(program: Scenario, right: Any) -> Wrong:
-    yield program.pages, "A block of 16 entries that carry the contiguous bit needs one TLB entry, not 16."
+    yield program.pages, "Only what is mapped needs an entry, and a block of 16 that carries the bit needs one."
     yield -(-program.pages // 16), "Only aligned blocks of one folio are marked, until one entry changes alone."
     written = len({step[2] for step in program.steps if step[0] == "write"})
     yield written, "Also pages that were not written are mapped, where a folio covers them."
-    yield right + 15, "A change of one page takes the bit from its block of 16; the others keep theirs."
-    yield right - 15 if right > 15 else right + 1, "A block whose entry was changed alone has lost its bit."
+    yield right + 15, COUNT_AGAIN
+    yield right - 15 if right > 15 else right + 1, COUNT_AGAIN
     yield 1, "One entry covers one page, or one block of 16, not a whole mapping."
 
 
@@ -605,9 +685,9 @@ def _blocks_wrong(program: Scenario, right: Any) -> Wrong:
     yield -(-program.pages // 16), "Not every 16 pages are an aligned block of one folio."
     yield written // 16, "A block is aligned and lies in one folio; a change of one entry takes its bit."
     yield 0, "Alignment, one folio, equal rights: where all hold, the bit is set at once."
-    yield right + 1, "One entry that changes alone takes the bit from its block."
-    yield right + 2, "At the edges of a mapping no folio of 16 pages fits."
-    yield right - 1 if right else 3, "Where nothing changed, a block keeps its bit."
+    yield right + 1, COUNT_AGAIN
+    yield right + 2, COUNT_AGAIN
+    yield right - 1 if right else 3, COUNT_AGAIN
 
 
 # --- the topics -------------------------------------------------------------------------------------------------------
@@ -616,53 +696,53 @@ TOPICS: dict[str, tuple[Kind, ...]] = {
     "touch": (
         Kind(
             "path", ("nf", "alloc0", "alloc2", "alloc3", "alloc4", "alloc5"), _first_touches, _code,
-            _what_happens, _path, KERNELS, _touches, _touch_wrong, levels=(0, 1),
+            _what_happens, _path, KERNELS, _touches, _touch_wrong, levels=(0, 1), matters=MATTERS,
         ),
         Kind(
             "faults", (1, 2, 3, 4, 5, 6), _touch_loop, _loop_faults, _how_many_faults, _many("fault"), KERNELS,
-            _touches, _loop_wrong, levels=(0, 1),
+            _touches, _loop_wrong, levels=(0, 1), trail=_faults_told, matters=MATTERS,
         ),
     ),
     "zero": (
         Kind(
             "path", ("nf", "zero0", "zero2", "zero3", "zero4", "zero9"), _zero_pages, _code, _what_happens, _path,
-            KERNELS, _zero, _zero_wrong, levels=(0, 1),
+            KERNELS, _zero, _zero_wrong, levels=(0, 1), matters=MATTERS,
         ),
         Kind(
             "faults", (1, 2, 3, 4, 6), _zero_loop, _loop_faults, _how_many_faults, _many("fault"), KERNELS, _zero,
-            _loop_wrong, levels=(0, 1),
+            _loop_wrong, levels=(0, 1), trail=_faults_told, matters=MATTERS,
         ),
     ),
     "fork": (
         Kind(
             "shared", (0, 1, 3, 4, 7, 8, 15), _forked, _in_common,
             lambda program: "How many pages of memory do processes 0 and 1 have in common at the end?",
-            _pages, KERNELS, _shares, _fork_wrong, levels=(2, 3),
+            _pages, KERNELS, _shares, _fork_wrong, levels=(2, 3), trail=_in_common_told, matters=MATTERS,
         ),
         Kind(
             "exclusive", (1, 2, 3, 4, 8), _forked, _exclusive,
             lambda program: "How many pages that process 0 maps are marked PageAnonExclusive at the end?",
-            _pages, KERNELS, _shares, _exclusive_wrong, levels=(2, 3),
+            _pages, KERNELS, _shares, _exclusive_wrong, levels=(2, 3), trail=_exclusive_told, matters=MATTERS,
         ),
     ),
     "copy": (
         Kind(
             "path", ("copy0", "copy2", "copy3", "copy4"), _second_writes, _code, _what_happens, _path, KERNELS,
-            _copies, _copy_wrong, levels=(2, 4),
+            _copies, _copy_wrong, levels=(2, 4), matters=MATTERS,
         ),
         Kind(
             "copied", (0, 1, 2, 3, 4, 8), _second_loop, _loop_copied, _how_many_copied, _pages, KERNELS, _copies,
-            _copied_wrong, levels=(2, 4),
+            _copied_wrong, levels=(2, 4), trail=_copied_told, matters=MATTERS,
         ),
     ),
     "reuse": (
         Kind(
             "path", ("nf", "copy0", "reuse1", "reuse of several", "copy of several"), _second_writes, _code,
-            _what_happens, _path, KERNELS, _reuses, _copy_wrong, _reuse_label, levels=(3, 4),
+            _what_happens, _path, KERNELS, _reuses, _copy_wrong, _reuse_label, levels=(3, 4), matters=MATTERS,
         ),
         Kind(
             "faults", (1, 2, 3, 4, 5), _second_loop, _loop_faults, _how_many_faults, _many("fault"), KERNELS,
-            _reuses, _loop_wrong, levels=(3, 4),
+            _reuses, _loop_wrong, levels=(3, 4), trail=_faults_told, matters=MATTERS,
         ),
     ),
     "pin": (
@@ -670,11 +750,12 @@ TOPICS: dict[str, tuple[Kind, ...]] = {
             "read", ("the device's", "the process's"), _pinned, _pin_byte,
             lambda program: f"Which byte does process 0 read from page {program.steps[-1][2] + program.skew} at last?",
             lambda byte: f"byte {byte}", (OLD, *KERNELS), _pins, _pin_wrong, _pin_label, levels=(2, 3),
+            matters=ABOUT_PINS,
         ),
         Kind(
             "copied", (1, 2, 3, 4, 8), _pinned_fork, _fork_copied,
             lambda program: "How many pages does the last fork copy for the child at once?",
-            _pages, KERNELS, _pins_at_fork, _pin_copied_wrong, levels=(1, 2),
+            _pages, KERNELS, _pins_at_fork, _pin_copied_wrong, levels=(1, 2), trail=_fork_copied_told, matters=MATTERS,
         ),
     ),
     "tlb": (
@@ -685,11 +766,13 @@ TOPICS: dict[str, tuple[Kind, ...]] = {
                 "pages that carry arm64's contiguous bit, and 2 MiB.)"
             ),
             lambda count: f"{count} entr{'y' if count == 1 else 'ies'}", ARM, _folds, _tlb_wrong, levels=(0, 1),
+            trail=_folded_told, matters=ABOUT_FOLDS,
         ),
         Kind(
             "blocks", (0, 1, 2), _mapped, lambda ran, program: _folded(ran)[1],
             lambda program: "How many blocks of 16 entries of process 0 carry the contiguous bit at the end?",
             _many("block"), ARM, _folds, _blocks_wrong, levels=(0, 1),
+            trail=_folded_told, matters=ABOUT_FOLDS,
         ),
     ),
 }  # fmt: skip
