@@ -62,7 +62,10 @@ ALL_RIGHT = {"start_here.size": entry("number", 512, 16), "start_here.last": ent
 SUBMISSIONS: dict[str, tuple[str, str, float, str]] = {
     # student: (what is handed in, question, points, a word of the note)
     "01 right": (of(ORDER, function(RIGHT)), ORDER, 1, ""),
-    "02 wrong": (of(ORDER, function(f"{HEAD}    return max(enabled, default=0)\n")), ORDER, 0, "Right on"),
+    "02 wrong": (
+        of(ORDER, function(f"{HEAD}    return max(enabled, default=0)\n")),
+        ORDER, 0, "of 60 cases. That is the largest enabled size, whether its block fits or not.",
+    ),
     "03 memorised": (of(ORDER, function(memorised())), ORDER, 0, "Right on"),
     "04 asks the truth": (
         of(ORDER, function(f"{HEAD}    return q.order.truth(page=page, used=used)\n")),

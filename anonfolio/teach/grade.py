@@ -145,7 +145,9 @@ class Grader:
         if isinstance(said, str):
             return 0.0, said
         note = mine.compared(said)
-        return float(note.kind == "right"), note.head
+        # The last line knows the mistake, or says what came instead.
+        head = note.head.removesuffix(" The first that fails:")
+        return float(note.kind == "right"), " ".join((head, *note.lines[-1:]))
 
     def _other_cases(self, question: Function) -> Function:
         """The same question with cases that its reader has not met."""
