@@ -200,6 +200,18 @@ def test_a_step_moves_what_changed_and_ends_as_a_jump_does(
     assert drawn.evaluate(STILL) == page.evaluate(PARSED, lean(widget.columns[0].pictures[2].sheet.body(height)))
 
 
+def test_a_step_that_changes_very_much_is_a_jump_to_the_same_end(page: Page) -> None:
+    """A thousand shapes that move held the page up for a third of a second."""
+    widget = Stepper(Scenario(512, (("write", 0, 0, 1), ("fork", 0), ("write", 1, 5, 7)), orders=(9,)).run(), key=1)
+    show(page, widget)
+    column = widget.columns[0]
+    for step, moves in ((2, False), (3, True)):
+        going = page.evaluate(f"step => {{ window.model.set('step', step); return {MOVING}; }}", step)
+        assert (going > 0) == moves
+        end = page.evaluate(PARSED, lean(column.pictures[step].sheet.body(column.height)))
+        assert page.locator(".afs-view > svg").evaluate(STILL) == end
+
+
 def test_content_travels_from_the_page_that_is_copied(page: Page) -> None:
     show(page, stepper(key=COPY_STEP - 2))
     moved = page.evaluate("""() => { window.model.set('step', 18); return document.getAnimations()

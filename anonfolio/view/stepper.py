@@ -57,6 +57,10 @@ class Walk(Sharing):
     frame as SVG and text beside it for pages that run no widgets. An address that ends with ``#stepper2=7`` opens the
     second stepper of a page at step 7.
 
+    A single step moves what it changes for a quarter of a second; the picture itself is at its end at once, and the
+    next step need not wait. Jumps move nothing, nor do steps that change more than 160 shapes (a fork of 512 pages);
+    for whoever asked for reduced motion nothing moves. What is seen in the end is the same.
+
     Attributes
     ----------
     step : int
