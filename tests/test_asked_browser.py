@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,8 +45,14 @@ def nobody_has_answered() -> Iterator[None]:
         asked.forget()
 
 
-def show(tab: Page, asked: Asked, mode: str) -> Locator:
-    state = {"sheet": asked.sheet(mode), "mode": mode, "given": None, "hinted": 0, "shown": False, "unkept": ""}
+def stored(value: Any) -> Any:
+    """As a notebook keeps it: every mapping's keys sorted."""
+    return json.loads(json.dumps(value, sort_keys=True))
+
+
+def show(tab: Page, asked: Asked, mode: str, keep: Any = None) -> Locator:
+    sheet = keep(asked.sheet(mode)) if keep else asked.sheet(mode)
+    state = {"sheet": sheet, "mode": mode, "given": None, "hinted": 0, "shown": False, "unkept": ""}
     assert show_widget(tab, "asked", state, MODEL) == []
     return tab.locator(".afq")
 
@@ -140,11 +147,29 @@ def test_the_browser_judges_every_answer_as_python_does(bare: Page, name: str) -
           const right = await unseal(sheet);
           return given.map((one) => modes.map((mode) => says[mode](sheet, right, one)));
         }""",
-        [asked.sheet(), modes, given],
+        [stored(asked.sheet()), modes, given],
     )
     for one, told in zip(given, judged, strict=True):
         for mode, said in zip(modes, told, strict=True):
             assert {key: value for key, value in said.items() if value} == as_python_says(asked, mode, one), (mode, one)
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_pythons_file_keeps_what_the_browser_keeps(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every answer that is judged right or wrong counts, those that nobody could carry out too."""
+    monkeypatch.setenv("ANONFOLIO_ANSWERS", str(tmp_path / answers.FILE))
+    asked, every = BY_HAND[name], tried(BY_HAND[name])
+    for given in (*every[:5], *random.Random(1).sample(every, min(12, len(every)))):
+        told = as_python_says(asked, "check", given)
+        entry = answers.read(tmp_path / answers.FILE)[name]
+        assert (entry["given"][-1], entry["right"][-1]) == (given, told["kind"] == "right"), told
+
+
+@pytest.mark.parametrize("name", ["cow_copy_order.damage", "cost_and_memory.choose"])
+def test_a_stored_question_is_the_fresh_one(bare: Page, name: str) -> None:
+    """A notebook sorts keys: the hunts of 04 stood on the page in another order than in Python."""
+    fresh = show(bare, ASKED[name], "check").inner_text()
+    assert show(bare, ASKED[name], "check", stored).inner_text() == fresh
 
 
 def test_every_kind_is_judged() -> None:
@@ -562,6 +587,95 @@ def test_in_jupyterlab_nothing_shows_before_one_asks_and_answers_reach_python(la
         assert found["start_here.writable"]["right"] == [True]
         close_notebook(tab)
         path.unlink()
+
+
+IN_LAB = """from anonfolio.exercises import cow_copy_order, start_here
+cow_copy_order.order.check(...)
+cow_copy_order.damage.check(stale=..., leak=..., lost=...)
+start_here.writable.check(...)
+start_here.eight.check()"""
+
+
+def kept(lab: Lab, name: str, right: list[bool]) -> dict[str, Any]:
+    """What Python's file says of a question, once all its answers have arrived: an order takes Python seconds."""
+    path, entry = lab.root / answers.FILE, {}
+    for _ in range(300):
+        entry = answers.read(path).get(name, {}) if path.exists() else {}
+        if entry.get("right") == right:
+            return entry
+        time.sleep(0.1)
+    raise AssertionError(entry)
+
+
+def test_in_jupyterlab_all_that_is_clicked_is_by_mouse_and_by_keyboard(lab: Lab, browser: Browser) -> None:
+    """Wrong by mouse, right by keyboard, then "Show me"; the file beside the notebook says the same."""
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    cells = [nbformat.v4.new_code_cell(line, id=f"c{at}") for at, line in enumerate(IN_LAB.splitlines())]
+    path = lab.root / "by_hand.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
+    with lab_page(lab, browser) as tab:
+        open_notebook(tab, path.name)
+        assert not any(map(failed, run_all(tab)))
+        count = "hands.panel.model.cells.length"
+
+        def card(source: str) -> Locator:
+            return cell(tab, source).locator(".afq")
+
+        def tell(card: Locator, by: str = "") -> None:
+            answer = card.get_by_role("button", name="Answer", exact=True)
+            answer.press(by) if by else answer.click()
+
+        order = card("order.check")
+        then(order, "then allocate", "then copy", "then recheck", "then clear")
+        tell(order)
+        order.get_by_text("the fault is never finished").wait_for()
+        then(order, "then flush", "then set", by="Enter")
+        then(order, "then drop", by="Space")
+        tell(order, "Enter")
+        order.get_by_text("Right: the kernel's own order.").wait_for()
+        assert kept(lab, "cow_copy_order.order", [False, True])["given"][-1] == list(cow_copy_order.KERNEL_COPY)
+
+        damage = card("damage.check")
+        then(damage, "lost: then CPU 0 to copy")
+        tell(damage)
+        damage.get_by_text("lost: no lost write yet.").wait_for()
+        then(damage, "lost: then CPU 1 writes 66 to page 0", by="Enter")
+        tell(damage, "Space")
+        damage.get_by_text("1 of 3 shown.").wait_for()
+        given = kept(lab, "cow_copy_order.damage", [False, True])["given"]
+        assert given == [{"lost": ["copy"]}, {"lost": ["copy", ["cpu1", "write", 0, 66]]}]
+
+        pages = card("writable.check")
+        pages.get_by_role("button", name="page 7", exact=True).click()
+        tell(pages)
+        pages.get_by_text("Not page 7.").wait_for()
+        pages.get_by_role("button", name="page 7", exact=True).press("Space")
+        tab.keyboard.press("ArrowRight")
+        tab.keyboard.press("Space")
+        tell(pages, "Enter")
+        pages.get_by_text("Right: page 8.").wait_for()
+        assert kept(lab, "start_here.writable", [False, True])["given"] == [[7], [8]]
+
+        cases = card("eight.check")
+        groups = cases.get_by_role("radiogroup")
+        groups.nth(1).get_by_text("first touch").click()
+        tell(cases)
+        cases.get_by_text("0 of 8 right.").wait_for()
+        groups.nth(1).get_by_role("radio").first.focus()
+        tab.keyboard.press("ArrowDown")
+        tab.keyboard.press("Enter")
+        cases.get_by_text("1 of 8 right.").wait_for()
+        assert kept(lab, "start_here.eight", [False, True])["given"] == [{"b": "first touch"}, {"b": "zero page read"}]
+
+        for one, words in ((order, "The kernel's own order:"), (damage, "stale: "), (pages, "page 8"), (cases, "a: ")):
+            one.get_by_role("button", name="Show me").press("Enter")
+            one.get_by_text("Solution of").wait_for()
+            assert words in verdict(one)
+        kept(lab, "start_here.eight", [False, True])
+        assert tab.evaluate(count) == len(cells), "a key reached JupyterLab"
+        close_notebook(tab)
+    path.unlink()
+    (lab.root / answers.FILE).unlink()
 
 
 @pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])

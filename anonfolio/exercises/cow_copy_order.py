@@ -171,6 +171,9 @@ class Order(Asked):
             note = self._asked(f"Not answered yet: change the order of the seven names. {GOES_ON}")
             return self._by_hand(note, "check")
         steps = steps if "store" in steps else (*steps, "store")
+        return self._noted(lambda: list(steps), self._judged(steps))
+
+    def _judged(self, steps: tuple[str, ...]) -> Note:
         try:
             check_order(steps)
         except OrderError as error:
@@ -178,7 +181,7 @@ class Order(Asked):
         missing = [step for step in KERNEL_COPY if step not in steps]
         if missing:
             return Note("wrong", f"Some steps are missing: {', '.join(missing)}.", (f"`{self.name}.hint()` helps.",))
-        return self._noted(lambda: list(steps), _verdict(steps, tried(steps)))
+        return _verdict(steps, tried(steps))
 
     def solution(self) -> Note:
         """The kernel's order, folded where HTML is shown."""

@@ -16,8 +16,16 @@ WORD = 0xFFFFFFFF
 
 
 def made(name: str, kind: str, prompt: str, asks: Mapping[str, Any], judges: Mapping[str, Any]) -> dict[str, Any]:
-    """A sheet: the question `name`, what its kind shows, and sealed what it is judged by."""
-    return {"id": name, "kind": kind, "prompt": prompt, **asks, "sealed": seal(name, judges)}
+    """A sheet: the question `name`, what its kind shows, and sealed what it is judged by.
+
+    A notebook stores the keys of every mapping sorted: where the reader is to see another order, ``keys`` says it.
+    """
+    keys = {field: list(value) for field, value in asks.items() if isinstance(value, Mapping)}
+    told = {field: order for field, order in keys.items() if order != sorted(order)}
+    return {
+        "id": name, "kind": kind, "prompt": prompt, **asks, **({"keys": told} if told else {}),
+        "sealed": seal(name, judges),
+    }  # fmt: skip
 
 
 def seal(name: str, value: Any) -> str:

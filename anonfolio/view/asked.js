@@ -15,6 +15,9 @@ export async function unseal(sheet) {
   return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"))).json();
 }
 
+// The keys of a mapping in the order that Python shows them in: a notebook stores them sorted.
+const keysOf = (sheet, field) => sheet.keys?.[field] ?? Object.keys(sheet[field]);
+
 const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
 const helps = (sheet) => `\`${sheet.name}.hint()\` helps.`;
 
@@ -62,7 +65,7 @@ const kinds = {
 const known = (right, given) => right.mistakes.filter(([answer]) => same(answer, given)).slice(0, 1).map(([, says]) => says);
 
 function judgeCases(sheet, right, given) {
-  const letters = Object.keys(sheet.cases);
+  const letters = keysOf(sheet, "cases");
   const said = letters.filter((letter) => given[letter] !== undefined);
   const wrong = said.filter((letter) => given[letter] !== right.cases[letter].truth);
   const open = letters.filter((letter) => !said.includes(letter));
@@ -80,7 +83,7 @@ function judgeCases(sheet, right, given) {
 }
 
 function judgePairs(sheet, right, given) {
-  const letters = Object.keys(sheet.cases);
+  const letters = keysOf(sheet, "cases");
   const said = letters.filter((letter) => given[letter] !== undefined);
   const told = Object.fromEntries(said.map((letter) => [letter, right.pairs[letter].said[given[letter].join(" ")]]));
   const correct = said.filter((letter) => !told[letter]).length;
@@ -162,7 +165,7 @@ function drawnText(race, moments, found) {
 }
 
 function judgeEvents(sheet, right, given) {
-  const names = Object.keys(sheet.hunts);
+  const names = keysOf(sheet, "hunts");
   const said = names.filter((name) => given[name] !== undefined);
   const shown = [];
   const soFar = () => (shown.length ? ["Shown so far:", ...shown] : []);
@@ -324,7 +327,7 @@ const inputs = {
   },
 
   choice(sheet) {
-    const { node, read, fill } = oneOf(Object.keys(sheet.options), "Answers", (letter) =>
+    const { node, read, fill } = oneOf(keysOf(sheet, "options"), "Answers", (letter) =>
       [element("kbd", {}, letter), " ", ...marked(sheet.options[letter])]);
     node.classList.add("afq-options");
     return { node, read, fill, wanted: "Choose one." };
@@ -390,7 +393,7 @@ const inputs = {
   },
 
   order(sheet) {
-    const steps = Object.keys(sheet.steps);
+    const steps = keysOf(sheet, "steps");
     const { list, row, read, fill } = growing(steps, "", (step) => step, (step, chosen) => !chosen.includes(step));
     const told = steps.map((step) => element("li", {}, element("code", {}, step), ": ", ...marked(sheet.steps[step])));
     return {
@@ -407,20 +410,24 @@ const inputs = {
       const [cpu, op, page, byte] = event;
       return `${cpu.replace("cpu", "CPU ")} ${op}s ${op === "read" ? `page ${page}` : `${byte} to page ${page}`}`;
     };
-    const rows = Object.entries(sheet.hunts).map(([letter, { story, steps, accesses }]) => {
+    const rows = keysOf(sheet, "hunts").map((letter) => {
+      const { story, steps, accesses } = sheet.hunts[letter];
       const name = element("span", { id: `afq${++made}` }, element("kbd", {}, letter), " ", ...marked(story));
       // A step stands for all of CPU 0's up to it: those before it are over.
       const over = (step, chosen) => chosen.some((each) => steps.indexOf(each) >= steps.indexOf(step));
       const may = (event, chosen) => (Array.isArray(event)
         ? chosen.filter(Array.isArray).length < sheet.most : !over(event, chosen));
       const { list, row, read, fill } = growing([...steps, ...accesses], `${letter}: `, words, may);
+      // What the others do begins a line of its own.
+      row.children[steps.length].before(element("span", { class: "afq-break" }));
       return { letter, node: element("div", { class: "afq-case" }, name, list, row), read, fill };
     });
     return rowsOf(rows);
   },
 
   cases(sheet) {
-    const rows = Object.entries(sheet.cases).map(([letter, story]) => {
+    const rows = keysOf(sheet, "cases").map((letter) => {
+      const story = sheet.cases[letter];
       const name = element("span", { id: `afq${++made}` }, element("kbd", {}, letter), " ", ...marked(story));
       if (!sheet.answers.length) {
         const field = element("input", { type: "text", inputmode: "numeric", autocomplete: "off", size: "6", "aria-labelledby": name.id });
@@ -435,9 +442,10 @@ const inputs = {
   },
 
   pairs(sheet) {
-    const rows = Object.entries(sheet.cases).map(([letter, story]) => {
+    const rows = keysOf(sheet, "cases").map((letter) => {
+      const story = sheet.cases[letter];
       const name = element("span", { id: `afq${++made}` }, element("kbd", {}, letter), " ", ...marked(story));
-      const lists = [["size", sheet.sizes], ["against the next larger", Object.keys(sheet.reasons)]].map(([what, values]) =>
+      const lists = [["size", sheet.sizes], ["against the next larger", keysOf(sheet, "reasons")]].map(([what, values]) =>
         element("select", { "aria-label": `${letter}: ${what}` }, element("option", { value: "" }, what),
           ...values.map((value) => element("option", { value }, sheet.reasons[value] ?? value))));
       const read = () => (lists.every((list) => list.value) ? lists.map((list) => list.value) : null);
