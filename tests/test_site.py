@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import mistune
 import nbformat
 import pytest
 from browser_support import tab_through, walk
@@ -484,6 +485,23 @@ def test_an_empty_corner_of_a_table_is_no_heading(tmp_path: Path) -> None:
     html = (tmp_path / f"{table.stem}.html").read_text()
     assert re.search(r"<td>\s*</td>\s*<th>a</th>", html)
     assert not re.search(r"<th>\s*</th>", html)
+
+
+def test_code_in_a_table_breaks_where_a_name_has_a_joint(tmp_path: Path) -> None:
+    markdown = mistune.create_markdown(renderer=tool.Markdown(tmp_path, []), plugins=["table"])
+    html = str(markdown("|a|b|\n|-|-|\n|`wp_page_copy`|`mm/memory.c`, `__x`|\n"))
+    assert "<code>wp_<wbr>page_<wbr>copy</code>" in html
+    assert "<code>mm/<wbr>memory.c</code>, <code>__<wbr>x</code>" in html
+    assert "<wbr>" not in str(markdown("`wp_page_copy`"))
+
+
+def test_the_toy_stands_below_the_title_of_its_page(site: Path) -> None:
+    page = (site / "12_playground.html").read_text(encoding="utf-8")
+    places = [
+        page.index(words)
+        for words in ("<h1", "<strong>Afterwards you can</strong>", 'id="toy-title"', ">Answer first</h2>")
+    ]
+    assert places == sorted(places)
 
 
 def test_every_page_says_what_it_is_about(site: Path) -> None:

@@ -58,12 +58,15 @@ class Table(NamedTuple):
     def of(cls, policy: dict[str, Any]) -> Table:
         raw, states, at = zlib.decompress(base64.b64decode(policy["table"])), policy["states"], 0
         parts = []
-        for rows, kind in ((8, np.uint8), (8, np.uint8), (18, "<u2"), (18, np.uint8), (18, "<u2")):
-            part: npt.NDArray[Any] = np.frombuffer(raw, kind, rows * states, at)
+        shapes = (8, states), (8, states), (18, states), (18, states), (18, states), (states, 36)
+        for shape in shapes:
+            part = np.frombuffer(raw, np.uint8, shape[0] * shape[1], at)
             at += part.nbytes
-            parts.append(part.reshape(rows, states))
+            parts.append(part.reshape(shape))
         assert at == len(raw)
-        return cls(*parts, policy["sentences"])
+        cells, folios, low, high, says, renamed = parts
+        targets = low + (high.astype(np.uint16) << 8)
+        return cls(cells, folios, targets, says, renamed.view("<u2").T, policy["sentences"])
 
     def rows(self, state: int) -> list[list[int]]:
         return self.cells[:, state].reshape(2, 4).tolist()

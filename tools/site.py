@@ -75,7 +75,7 @@ TERMINAL_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _TAGS = frozenset(
     "a abbr b blockquote br caption code col colgroup dd del details div dl dt em figcaption figure h1 h2 h3 h4 h5 h6 "
     "hr i img ins kbd li mark ol p pre q s samp small span strong sub summary sup table tbody td tfoot th thead tr tt "
-    "u ul var svg g path rect line circle ellipse polygon polyline text tspan title desc".split()
+    "u ul var wbr svg g path rect line circle ellipse polygon polyline text tspan title desc".split()
 )
 _ATTRIBUTES = frozenset(
     "align alt aria-hidden aria-label class colspan cx cy d dx dy fill fill-opacity font-family font-size font-weight "
@@ -242,6 +242,11 @@ class Book:
 # --- markdown -------------------------------------------------------------------------------------------------------
 
 
+def _parted(code: re.Match[str]) -> str:
+    """Code that may go on in the next line after `_` or `/`: a phone is narrower than a kernel's names."""
+    return "<code>" + re.sub(r"([_/]+)(?=\w)", r"\1<wbr>", code.group()[6:-7]) + "</code>"
+
+
 class Markdown(HTMLRenderer):
     """As Jupyter renders it, with links that hold between pages and images inside the page."""
 
@@ -292,7 +297,8 @@ class Markdown(HTMLRenderer):
         # A corner that is empty is the heading of nothing.
         head = head and bool(text.strip())
         # What is escaped in code within a table is escaped for the table's sake alone.
-        return render_table_cell(self, text.replace(r"\|", "|"), align, head)
+        text = re.sub(r"<code>[^<]*</code>", _parted, text.replace(r"\|", "|"))
+        return render_table_cell(self, text, align, head)
 
     def inline_math(self, text: str) -> str:
         raise ValueError(f"no page can show mathematics yet: {text}")
@@ -487,10 +493,7 @@ def notebook_page(book: Book, books: list[Book]) -> str:
     renderer = Markdown(book.path.parent, [other.page for other in books])
     markdown = mistune.create_markdown(renderer=renderer, plugins=["table", "strikethrough", "math"])
     closed = spoilers([cell.source if cell.cell_type == "code" else "" for cell in book.nb.cells])
-    cells = "\n".join(
-        cell_html(cell, markdown, book.models, closed.get(at, ())) for at, cell in enumerate(book.nb.cells)
-    )
-    cells = sheets_once(cells)
+    shown = [cell_html(cell, markdown, book.models, closed.get(at, ())) for at, cell in enumerate(book.nb.cells)]
     at = books.index(book)
     stored, styles = stored_widgets(book.models)
     sections = [f'<li><a href="#{anchor}">{escape(words)}</a></li>' for level, anchor, words in renderer.headings
@@ -506,8 +509,10 @@ def notebook_page(book: Book, books: list[Book]) -> str:
         style=part("site.css"),
         widget_styles=styles,
         sections="\n".join(sections),
-        toy=toy() if book.path.name == WITH_TOY else "",
-        cells=cells,
+        # Below the title and what one learns: it is part of the page.
+        cells="\n".join(
+            [*shown[:1], *([toy()] if book.path.name == WITH_TOY else []), sheets_once("\n".join(shown[1:]))]
+        ),
         previous=step_link(books[at - 1] if at else None, "prev"),
         next=step_link(books[at + 1] if at + 1 < len(books) else None, "next"),
         stored=stored,

@@ -12,14 +12,15 @@ each step says whether it leads to the stored one or to its mirror image.
 
 The file (JSON) has per policy: ``name``, ``title``, ``sentences`` (with ``{who}``, ``{other}`` and ``{page}`` open),
 ``renames`` (for each folio of a state after a step, which one it was before, or -1 for a new one), the number of
-``states``, and ``table``: arrays one after the other, each transposed, deflated together, in base64.
+``states``, and ``table``: arrays one after the other, deflated together, in base64; all but the last transposed.
 
 ====================  =================  =============================================================================
 ``cells``             states × 2 × 4     per page: 0 nothing, 1 zero page, else 128 + 16 folio + 4 place + 2 w + excl.
 ``folios``            states × 8         per folio: 0 none, else 1 + order + 16 when it counts as maybe shared
-``targets``           states × 18, u16   the state after each step, less the state's own number, modulo 2^16
+``targets``           states × 2 × 18    the state after each step, less the state's own number, modulo 2^16: the low
+                                         bytes of all steps, then the high ones
 ``says``              states × 18        the sentence's number, plus 128 when the target is the mirror image
-``renamed``           states × 18, u16   the number of what became of the folios (``renames``)
+``renamed``           states × 18, u16   the number of what became of the folios (``renames``); state after state
 ====================  =================  =============================================================================
 
 Steps are write 0…3, read 0…3, and fork or exit, of the first process, then of the second; where there is one process
@@ -244,12 +245,14 @@ def as_json(name: str) -> dict[str, Any]:
     """The graph of a policy, as it is stored."""
     policy = policy_named(name)
     graph = explore(policy)
-    arrays = (
-        np.array(graph.cells, np.uint8), np.array(graph.folios, np.uint8), np.array(graph.targets, "<u2"),
-        np.array(graph.says, np.uint8), np.array(graph.renamed, np.uint16).astype("<u2"),
+    targets = np.array(graph.targets, "<u2")
+    by_kind = (
+        np.array(graph.cells, np.uint8), np.array(graph.folios, np.uint8), (targets & 0xFF).astype(np.uint8),
+        (targets >> 8).astype(np.uint8), np.array(graph.says, np.uint8),
     )  # fmt: skip
-    # Each kind of number by itself is better to deflate.
-    table = zlib.compress(b"".join(np.ascontiguousarray(array.T).tobytes() for array in arrays), 9)
+    # Each kind of number by itself is better to deflate; what becomes of the folios is alike for a state's steps.
+    arrays = (*(array.T for array in by_kind), np.array(graph.renamed, np.uint16).astype("<u2"))
+    table = zlib.compress(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays), 9)
     return {
         "name": policy.name, "title": POLICIES.get(name, policy.name), "states": len(graph.cells),
         "sentences": list(graph.sentences), "renames": list(graph.renames), "table": base64.b64encode(table).decode(),

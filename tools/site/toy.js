@@ -21,10 +21,10 @@ class Graph {
     const part = (rows, size) => { const from = at; at += rows * count * size; return bytes.subarray(from, at); };
     this.cells = part(2 * PAGES, 1);
     this.folios = part(FOLIOS, 1);
-    const words = () => { const found = part(2 * STEPS, 2).slice(); return new Uint16Array(found.buffer); };
-    this.targets = words();
+    this.low = part(2 * STEPS, 1);
+    this.high = part(2 * STEPS, 1);
     this.says = part(2 * STEPS, 1);
-    this.renamed = words();
+    this.renamed = new Uint16Array(part(2 * STEPS, 2).slice().buffer);
   }
 
   alive([state, mirrored], side) {
@@ -43,10 +43,10 @@ class Graph {
 
   step(place, side, step) {
     const [state, mirrored] = place, others = this.alive(place, 1 - side);
-    const at = ((side ^ mirrored) * STEPS + step) * this.count + state, said = this.says[at];
-    const target = (state + this.targets[at]) & 0xffff, swapped = said & MIRROR ? 1 : 0;
+    const row = (side ^ mirrored) * STEPS + step, at = row * this.count + state, said = this.says[at];
+    const target = (state + this.low[at] + (this.high[at] << 8)) & 0xffff, swapped = said & MIRROR ? 1 : 0;
     const ends = step === STEPS - 1 && others;
-    const letters = this.renames[this.renamed[at]].map((before) => before < 0 ? "" : place[2][before]);
+    const letters = this.renames[this.renamed[state * 2 * STEPS + row]].map((before) => before < 0 ? "" : place[2][before]);
     const free = [..."ABCDEFGHIJKLMNOP"].filter((name) => !letters.includes(name));
     const words = this.sentences[said & ~MIRROR].replaceAll("{page}", step % PAGES)
       .replaceAll("{who}", `P${side}`).replaceAll("{other}", `P${1 - side}`);
