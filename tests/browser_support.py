@@ -273,8 +273,8 @@ HANDS = """window.hands = {
 
 
 # anywidget 0.11 throws this when a model's script has not run two seconds after the model came, whatever kept the
-# machine busy: in a browser slowed down forty times each of a notebook's widgets says so, and is shown once it has loaded. What
-# our own scripts throw says more than that, and a widget that never loads is missed by whoever looks for it.
+# machine busy: in a browser slowed down forty times each of a notebook's widgets says so, and is shown once it has
+# loaded. What our own scripts throw says more than that; a widget that never loads is missed by whoever looks for it.
 TOO_BUSY = "[anywidget] Failed to initialize model."
 
 
