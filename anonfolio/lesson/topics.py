@@ -288,7 +288,7 @@ def _touch_wrong(program: Scenario, right: Any) -> Wrong:
         yield "zero0", "No zero page is mapped here; what is mapped can be written."
     else:
         yield "nf", "No earlier step has mapped this page."
-        yield f"alloc{min(orders)}", "The smallest enabled size is not what a first touch takes, if a larger one fits."
+        yield f"alloc{min(orders)}", "Of the sizes that a kernel has, a first touch takes the largest that fits."
 
 
 def _touch_loop(source: random.Random, label: Any) -> Scenario:
@@ -472,7 +472,8 @@ def _second_loop(source: random.Random, label: Any) -> Scenario:
 
 
 _NO_SIZE_ASKED = (
-    "The largest enabled size does not decide: a release copies one page, RFC v2 a block up to the source's size."
+    "Only what others may have is copied, and the largest enabled size does not say how much: a release copies one "
+    "page, RFC v2 a block up to the source's size."
 )
 
 
@@ -672,7 +673,10 @@ def _folded_told(ran: Run, program: Scenario) -> str:
 
 def _tlb_wrong(program: Scenario, right: Any) -> Wrong:
     yield program.pages, "Only what is mapped needs an entry, and a block of 16 that carries the bit needs one."
-    yield -(-program.pages // 16), "Only aligned blocks of one folio are marked, until one entry changes alone."
+    yield (
+        -(-program.pages // 16),
+        "From 6.9 on arm64 marks aligned blocks of one folio, and these until one entry changes alone.",
+    )
     written = len({step[2] for step in program.steps if step[0] == "write"})
     yield written, "Also pages that were not written are mapped, where a folio covers them."
     yield right + 15, COUNT_AGAIN
@@ -682,8 +686,11 @@ def _tlb_wrong(program: Scenario, right: Any) -> Wrong:
 
 def _blocks_wrong(program: Scenario, right: Any) -> Wrong:
     written = len({step[2] for step in program.steps if step[0] == "write"})
-    yield -(-program.pages // 16), "Not every 16 pages are an aligned block of one folio."
-    yield written // 16, "A block is aligned and lies in one folio; a change of one entry takes its bit."
+    yield (
+        -(-program.pages // 16),
+        "From 6.9 on a block can be marked on arm64; not every 16 pages are an aligned one of one folio.",
+    )
+    yield written // 16, "A block, from 6.9 on, is aligned and lies in one folio; a change of one entry takes its bit."
     yield 0, "Alignment, one folio, equal rights: where all hold, the bit is set at once."
     yield right + 1, COUNT_AGAIN
     yield right + 2, COUNT_AGAIN
