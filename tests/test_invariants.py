@@ -136,6 +136,10 @@ def rss_off(machine: af.Machine, process: af.Process) -> None:
     process.mm.rss_pages += 1
 
 
+def miscounted(machine: af.Machine, process: af.Process) -> None:
+    machine.memory._held += 1
+
+
 def leaked(machine: af.Machine, process: af.Process) -> None:
     machine.memory.buddy.alloc(2)
 
@@ -171,6 +175,7 @@ BREAKS: list[tuple[str, Break]] = [
     ("frames_are_accounted_for", ghost),
     ("frames_are_accounted_for", owned_by_nobody),
     ("frames_are_accounted_for", leaked),
+    ("frames_are_accounted_for", miscounted),
     ("dead_hold_nothing", undead),
     ("locked_says_how", locked_on_fault_alone),
 ]

@@ -111,12 +111,14 @@ class Buddy:
             alone = np.ones(len(here), np.bool_)
             alone[pairs] = alone[pairs + 1] = False
             more = []
+            heap, order_of = self._heap(order), self._order_of
             for head in here[alone].tolist():
-                if self._order_of.get(head ^ size) == order:
-                    del self._order_of[head ^ size]
+                if order_of.get(head ^ size) == order:
+                    del order_of[head ^ size]
                     more.append(head & ~size)
                 else:
-                    self._push(head, order)
+                    order_of[head] = order
+                    heapq.heappush(heap, head)
             merged = np.concatenate((here[pairs], np.array(more, np.int32)))
         for head in merged.tolist():
             self._push(head, MAX_BUDDY_ORDER)

@@ -199,6 +199,7 @@ class Memory:
         self._free_folios = np.zeros(0, np.int32)
         self._free_count = 0
         self._folios_used = 0
+        self._held = 0
         self.mms: list[Any] = []
         zero = self.buddy.alloc(0)
         assert zero == ZERO_PFN
@@ -212,6 +213,7 @@ class Memory:
         if self.buddy.untouched > len(self.content):
             self._grow_frames()
         folio = self._next_folio()
+        self._held += 1 << order
         frames = slice(head, head + (1 << order))
         self.content[frames] = 0
         self.folio_of.set_block(head >> order, order, folio)
@@ -265,8 +267,8 @@ class Memory:
         return np.flatnonzero(self.refcount)
 
     def held_pages(self) -> int:
-        """Frames that folios hold, mapped or not."""
-        return int((1 << self.order[self.live_folios()].astype(np.int64)).sum())
+        """Frames that folios hold, mapped or not: counted as they come and go, for a replay asks before each call."""
+        return self._held
 
     def copy(self) -> Self:
         """An independent memory in the same state."""
@@ -310,6 +312,7 @@ class Memory:
         """
         if self.buddy.untouched > len(self.content):
             self._grow_frames()
+        self._held += len(folios) << order
         self.folio_of.set_blocks(block, order, folios)
         self.head[at] = heads
         self.order[at] = order
@@ -322,6 +325,7 @@ class Memory:
         """
         frames, old_order = self.frames_of(folio), int(self.order[folio])
         flags = self.dirty[folio], self.lazyfree[folio]
+        self._held -= 1 << old_order
         self.folio_of.set_block(frames.start >> old_order, old_order, NO_FOLIO)
         for name in _CLEARED:
             getattr(self, name)[folio] = 0
@@ -336,6 +340,7 @@ class Memory:
     def release_folios(self, folios: Numbers, heads: Numbers, orders: npt.NDArray[np.uint8]) -> None:
         """Free folios whose last reference went, in that order: their frames and numbers may be handed out again."""
         self.buddy.free_many(heads, orders)
+        self._held -= int((1 << orders.astype(np.int64)).sum())
         count = self._free_count + len(folios)
         if count > len(self._free_folios):
             self._free_folios = longer(self._free_folios, max(count, 2 * len(self._free_folios)))
@@ -363,6 +368,7 @@ class Memory:
         self.anon_exclusive[frames] = False
         self.mapcount[frames] = 0
         self.buddy.free(frames.start, order)
+        self._held -= 1 << order
         for name in _CLEARED:
             getattr(self, name)[folio] = 0
         self.give_back_folio(folio)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .frames import Memory
-from .index import Index, as_slice
+from .index import Index, as_slice, places_of
 from .pagetable import (
     MKCLEAN,
     PMD_HUGE,
@@ -343,12 +343,15 @@ class Mm:
 
     def folio_runs(self, start: int, end: int) -> list[Run]:
         """What [start, end) maps, cut where the folio, the frames or the virtual pages stop being consecutive."""
-        present = np.flatnonzero((self.pte[start:end] & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT)
+        present = places_of((self.pte[start:end] & (PTE_PRESENT | PTE_SPECIAL)) == PTE_PRESENT)
         if not len(present):
             return []
         pfns = self.pfn[start:end][present]
         folios = self.memory.folio_of[pfns]
-        cuts = np.flatnonzero((np.diff(present) != 1) | (np.diff(pfns) != 1) | (np.diff(folios) != 0)) + 1
+        if len(present) == 1:
+            return [Run(start + int(present[0]), int(pfns[0]), 1, int(folios[0]))]
+        apart = (present[1:] - present[:-1] != 1) | (pfns[1:] - pfns[:-1] != 1) | (folios[1:] != folios[:-1])
+        cuts = places_of(apart) + 1
         firsts = [0, *cuts.tolist()]
         lasts = [*cuts.tolist(), len(present)]
         return [

@@ -429,10 +429,13 @@ def _frames_are_accounted_for(machine: Machine) -> Iterator[_Where]:
             yield (f"folio {folio} of order {memory.order[folio]} starts at frame {frames.start}, not aligned",)
         if (memory.folio_of[frames] != folio).any():
             yield (f"folio {folio} does not own its frames",)
-    if int(np.count_nonzero(memory.folio_of[:] >= 0)) != memory.held_pages():
+    held = int((1 << memory.order[memory.live_folios()].astype(np.int64)).sum())
+    if int(np.count_nonzero(memory.folio_of[:] >= 0)) != held:
         yield ("frames belong to folios that do not exist",)
+    if memory.held_pages() != held:
+        yield (f"{memory.held_pages()} frames are counted as held, and folios have {held}",)
     # The zero page is nobody's; what `fragment` gave away is somebody else's.
-    lost = memory.buddy.frames - 1 - memory.buddy.held_by_others - memory.buddy.free_frames() - memory.held_pages()
+    lost = memory.buddy.frames - 1 - memory.buddy.held_by_others - memory.buddy.free_frames() - held
     if lost:
         yield (f"{lost} frames are neither free nor in a folio",)
 

@@ -271,6 +271,10 @@ def _allocate(window: Window, plan: Plan, step: Step, stepped: dict[str, int]) -
     return Allocated(end, handed.heads, handed.folios, stopped)
 
 
+FEW = 8
+"""So many blocks of an order are quicker had one by one."""
+
+
 class _Handed:
     """Folios that were handed out for planned faults, in their order."""
 
@@ -283,16 +287,37 @@ class _Handed:
         """Hand out for the faults up to that one; false, and the plan cut, when an order is not to be had."""
         if count <= self.count:
             return not self.short
-        orders = self.orders[self.count : count]
-        for stop in [*(places_of(orders[1:] != orders[:-1]) + 1 + self.count).tolist(), count]:
-            heads = self.memory.buddy.alloc_many(int(self.orders[self.count]), stop - self.count)
-            self._heads.append(heads)
-            self._folios.append(self.memory.take_folios(len(heads)))
-            self.count += len(heads)
-            if self.count < stop:
-                self.short = True
+        before, few = self.count, list[int]()
+        orders = self.orders[before:count]
+        starts = [0, *(places_of(orders[1:] != orders[:-1]) + 1).tolist()]
+        stops = [*starts[1:], len(orders)]
+        for order, start, stop in zip(orders[starts].tolist(), starts, stops, strict=True):
+            wanted = stop - start
+            if wanted <= FEW:
+                heads = self._one_by_one(order, wanted)
+                few += heads
+                self.count += len(heads)
+            else:
+                many = self.memory.buddy.alloc_many(order, wanted)
+                self._heads += [np.array(few, np.int32), many]
+                few = []
+                self.count += len(many)
+            self.short = self.count < before + stop
+            if self.short:
                 break
+        self._heads.append(np.array(few, np.int32))
+        # Which numbers come next does not hang on the orders.
+        self._folios.append(self.memory.take_folios(self.count - before))
         return not self.short
+
+    def _one_by_one(self, order: int, wanted: int) -> list[int]:
+        found = []
+        for _ in range(wanted):
+            head = self.memory.buddy.alloc(order)
+            if head is None:
+                break
+            found.append(head)
+        return found
 
     @property
     def heads(self) -> Numbers:
