@@ -6,6 +6,7 @@ import argparse
 import math
 import os
 import random
+import re
 import sys
 from argparse import Namespace
 from collections.abc import Callable
@@ -158,6 +159,14 @@ def _count_or_any(text: str) -> int | None:
     return None if text == "any" else _count(text)
 
 
+def _bytes(text: str) -> int:
+    """As people write sizes: 512k, 16M, 1GiB."""
+    match = re.fullmatch(r"([1-9]\d{0,6})([kmg])(?:i?b)?", text.lower())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is no size such as 512K or 16M")
+    return int(match[1]) << 10 * ("kmg".index(match[2]) + 1)
+
+
 def _seconds(text: str) -> float:
     try:
         seconds = float(text)
@@ -200,6 +209,9 @@ _FILE: dict[str, Any] = {"type": _place, "metavar": "FILE"}
 
 def _option(*names: str, **how: Any) -> Option:
     return names, how
+
+
+_MOST = _option("--most", type=_bytes, metavar="SIZE", help="record no more than that, 7 bytes an access (default 56M)")
 
 
 def _policy(default: str, name: str | None = None) -> tuple[Option, Option]:
@@ -337,6 +349,7 @@ COMMANDS = (
             _option("--output", **_FILE, help="where the program's output goes (default: standard error)"),
             _option("--cpus", metavar="CPUS", help="where the program may run: all, or such as 0,2 (default: one)"),
             _option("--buffer", type=_count, metavar="MIB", help="room for events on each CPU at first (default 64)"),
+            _MOST,
             _option("--save", metavar="NAME", help="write NAME.npz (default: as the program is called, .advise)"),
             _option("--figure", **_FILE, help="where to write the figure (default NAME.advise.svg)"),
             _option("--json", action="store_true", help="all numbers, curves too, as one line of JSON"),
@@ -346,6 +359,7 @@ COMMANDS = (
     Command(
         "trace record", commands.trace_record, "run a program under the tracepoints (root), and write its trace",
         (
+            _MOST,
             _option("file", type=_new_place, help="the trace to write (NAME.npz)"),
             _option("program", nargs=argparse.REMAINDER, help="command and arguments; by default the compile"),
         ),

@@ -119,8 +119,9 @@ def _of_process(chosen: Namespace, settings: list[tuple[int, ...]], table: Table
         )
     need_linux()
     from .witness.live.attach import check_process, follow
-    from .witness.live.kernel import kernel_version
+    from .witness.live.kernel import check_machine, kernel_version
 
+    check_machine()
     policy_of(chosen, kernel_version())
     named = _new_name(chosen, [check_process(chosen.pid)])
     with progress_line(chosen.verbose) as tell, _launch(chosen) as launch:
@@ -232,16 +233,17 @@ def void(_: object) -> None:
 @contextmanager
 def _launch(chosen: Namespace) -> Iterator[Launch]:
     """How to run it: the environment as it is; its output where ours is not."""
-    from .witness.live.trace import BUFFER_KIB, Launch
+    from .witness.live.trace import BUFFER_KIB, Launch, most_bytes
 
-    cpus = cpus_named(chosen.cpus)
+    cpus, most = cpus_named(chosen.cpus), most_bytes(chosen.most)
     room_kib = chosen.buffer << 10 if chosen.buffer else BUFFER_KIB
+    launch = Launch(dict(os.environ), cpus=cpus, buffer_kib=room_kib, most_bytes=most)
     if chosen.output is None:
         sys.stderr.flush()
-        yield Launch(dict(os.environ), output=2, cpus=cpus, buffer_kib=room_kib)
+        yield replace(launch, output=2)
         return
     with open(chosen.output, "wb", buffering=0) as file:
-        yield Launch(dict(os.environ), output=file.fileno(), errors=file.fileno(), cpus=cpus, buffer_kib=room_kib)
+        yield replace(launch, output=file.fileno(), errors=file.fileno())
 
 
 def cpus_named(text: str | None) -> frozenset[int]:

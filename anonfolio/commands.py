@@ -419,8 +419,11 @@ def look(chosen: Namespace) -> int:
 def trace_record(chosen: Namespace) -> int:
     """Record a program under the tracepoints."""
     need_linux()
-    from .witness.live.trace import COMPILE, record, write_program
+    from .witness.live.kernel import check_machine
+    from .witness.live.trace import COMPILE, Launch, most_bytes, record, write_program
 
+    check_machine()
+    launch = Launch(most_bytes=most_bytes(chosen.most))
     with tempfile.TemporaryDirectory() as name, progress_line() as tell:
         command, folder = chosen.program, Path.cwd()
         if command:
@@ -428,9 +431,11 @@ def trace_record(chosen: Namespace) -> int:
         else:
             command, folder = list(COMPILE), Path(name)
             about = write_program(folder)
-        trace = record(command, folder, about, tell)
+        trace = record(command, folder, about, tell, launch)
     write_trace(chosen.file, trace)
-    print(f"{len(trace.processes)} processes, {trace.kernel_faults} faults, {len(trace)} of them in anonymous memory")
+    processes = "1 process" if len(trace.processes) == 1 else f"{len(trace.processes)} processes"
+    print(f"{processes}, {trace.kernel_faults} faults, {len(trace)} of them in anonymous memory")
+    print(f"the program ended with {trace.ending}")
     _print_left_out(trace)
     return 0
 

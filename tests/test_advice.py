@@ -20,6 +20,7 @@ from anonfolio.draw.advised import advice_svg, advice_text, measured_faults
 from anonfolio.draw.compared import compared_text
 from anonfolio.hardware.advice import (
     GOOD_ENOUGH,
+    LEAST_MS,
     MEMORY_PAGES,
     SETTINGS,
     Advice,
@@ -134,6 +135,16 @@ def test_memory_that_is_far_above_that_of_4k_is_not_worth_the_time(empty: Replay
     assert "without much more memory (2M takes 10.0 ms instead of 100.0 ms" in reason(base, base, (base, sparse))
     fits = replace(sparse, replay=replace(sparse.replay, held_peak_pages=4000 + MEMORY_PAGES))
     assert suggested(base, (base, fits)) is fits
+
+
+def test_a_program_that_hardly_faults_has_nothing_to_save(advice: Advice) -> None:
+    few = replace(advice.base, time_ms=LEAST_MS / 2)
+    options = tuple(replace(each, time_ms=each.time_ms / 1e6) for each in advice.options)
+    told = replace(advice, base=few, options=options)
+    assert told.suggested is few
+    assert len(told.sentences) == 1
+    assert told.sentences[0].endswith("anonymous faults take 0.25 ms, so that there is nothing to save.")
+    assert replace(told, base=replace(few, time_ms=LEAST_MS)).suggested is not few
 
 
 def test_what_saves_next_to_nothing_is_not_suggested(empty: Replay) -> None:

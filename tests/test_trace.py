@@ -32,6 +32,8 @@ from anonfolio.hardware.trace import (
     ALONE,
     CALLS,
     DATA_DIR,
+    LATE_ACCESSES,
+    LATE_CALLS,
     NO_ACCESS,
     NO_HUGE,
     READ_ONLY,
@@ -765,8 +767,11 @@ if sys.platform == "linux":
     from anonfolio.witness.live.cost import build
     from anonfolio.witness.live.kernel import LiveKernel
     from anonfolio.witness.live.trace import (
+        ACCESS_BYTES,
+        CALL_BYTES,
         CLONE_VM,
         LAUNCHER,
+        MOST_RECORDED,
         Converter,
         Ended,
         Events,
@@ -779,6 +784,7 @@ if sys.platform == "linux":
         converter_of,
         events_of,
         measure,
+        most_bytes,
         record,
         trace_of,
     )
@@ -855,6 +861,50 @@ def test_brk_begins_alone_and_grows_and_shrinks() -> None:
     assert [(name, pages, argument) for _, name, _, _, pages, argument in calls] == [
         ("map", 7, READ_WRITE | ALONE), ("map", 1, READ_WRITE), ("unmap", 4, 0),
     ]  # fmt: skip
+
+
+@linux
+def test_a_heap_that_is_freed_from_its_top_a_page_a_call_is_one_call() -> None:
+    ends = [1024, 1040, *range(1039, 1027, -1)]
+    trace, calls = converted([*(told for end in ends for told in call(12, [0], end * 4096)), fault(1025)])
+    assert [(each.name, each.pages, trace.address(each.vpn) >> 12) for each in calls] == [
+        ("map", 16, 1024), ("unmap", 12, 1028),
+    ]  # fmt: skip
+    # An access between two of them, or a hole, makes two calls.
+    _, calls = converted([*call(11, [1022 * 4096, 4096], 0), fault(1023), *call(11, [1023 * 4096, 4096], 0)])
+    assert [each.pages for each in calls] == [1, 1]
+    _, calls = converted([*call(11, [STACK * 4096, 4096], 0), *call(11, [(STACK + 2) * 4096, 4096], 0)])
+    assert [each.pages for each in calls] == [1, 1]
+    _, calls = converted([*call(11, [STACK * 4096, 4096], 0), *call(11, [(STACK + 1) * 4096, 8192], 0)])
+    assert [(each.name, each.pages) for each in calls] == [("unmap", 3)]
+
+
+@linux
+def test_a_recording_keeps_to_its_bound_and_tells_what_came_later() -> None:
+    newtask = line(7, "task_newtask", "pid=8 comm=program clone_flags=1200000 oom_score_adj=0")
+    lines = [fault(1022), fault(1023), *call(12, [0], 1024 * 4096), *call(12, [0], 1040 * 4096), newtask]
+    run = run_of([*lines, *(fault(page) for page in range(1024, 1034)), fault(5)])
+    # exec makes four calls; then there is room for two accesses more.
+    read = Converter(run.images, run.ended, most_bytes=4 * CALL_BYTES + 2 * ACCESS_BYTES)
+    read.feed(events_of(run.lines))
+    read.finish()
+    trace = trace_of(run._replace(read=read), "6.18.44")
+    assert trace.left_out == {LATE_CALLS: 4, LATE_ACCESSES: 10}
+    assert (len(trace), [each.name for each in trace.calls]) == (2, ["spawn", "map", "map", "populate"])
+    assert trace.untraced == 50 - 2 - 10 - 1
+    found = trust(replace(trace, kernel_faults=13))
+    assert found.doubts == ("the recording was full before the end: 14 later accesses and calls are missing",)
+    # Whoever is not seen to exit in the trace is not held against its end.
+    assert (found.ended, found.processes) == (0, 2)
+    assert "the recording was full" not in str(trust(trace_of(run, "6.18.44")))
+
+
+@linux
+def test_more_than_a_traces_file_holds_cannot_be_recorded() -> None:
+    assert most_bytes(None) == MOST_RECORDED
+    assert most_bytes(1 << 20) == 1 << 20
+    with pytest.raises(LiveError, match="56M at most, 8,388,608 accesses"):
+        most_bytes(MOST_RECORDED + 1)
 
 
 @linux
@@ -951,6 +1001,8 @@ def test_what_exec_writes_on_its_own_stack_is_a_fault_of_the_new_program() -> No
     assert trace.process.tolist() == [1]
     assert [process["elsewhere"] for process in trace.processes] == [0, 1]
     assert ["mappings" in process for process in trace.processes] == [False, True]
+    assert [process.get("became") for process in trace.processes] == ["program", None]
+    assert "(1 of 2 seen to exit, 1 ran another program: program)" in str(trust(trace))
 
 
 @linux
@@ -1056,6 +1108,19 @@ def test_a_program_recorded_now_is_explained_by_the_model(tmp_path: Path) -> Non
             assert found.ends[number].anonymous_pages == process["anonymous_pages"]
     (live,) = measure(command, tmp_path, [(4,)], rounds=1)
     assert abs(Compared(live, replay(trace, (4,))).difference) < 0.01
+
+
+@pytest.mark.live
+@needs_kernel
+def test_the_command_that_records_says_how_the_program_ended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "trace.npz"
+    for script, says in (("exit 3", "exit code 3"), ("kill -9 $$", "signal 9"), ("true", "exit code 0")):
+        assert main(["trace", "record", "--most", "1M", str(file), "sh", "-c", script]) == 0
+        assert capsys.readouterr().out.endswith(f"the program ended with {says}\n")
+    assert main(["trace", "record", "--most", "1K", str(file), "sh", "-c", "true"]) == 0
+    assert LATE_ACCESSES in capsys.readouterr().err
 
 
 RUNS_FROM_A_THREAD = r"""

@@ -35,16 +35,12 @@ def _head(advice: Advice) -> Iterator[str]:
         seconds, there = trace.about.get("seconds"), trace.about["there_before"]
         yield f"Followed for {seconds} s. {there:,} pages were there before: taken as written one after the other."
     if trace.status:
-        yield f"It ended with {_ending(trace.status)}; what it did until then is told."
+        yield f"It ended with {trace.ending}; what it did until then is told."
     yield f"{processes}, {trace.kernel_faults:,} faults ({len(trace):,} anonymous). {advice.trust}"
 
 
 def _short(command: str) -> str:
     return command if len(command) <= LONGEST else f"{command[:LONGEST]}…"
-
-
-def _ending(status: int) -> str:
-    return f"exit code {status}" if status > 0 else f"signal {-status}"
 
 
 def _table(advice: Advice) -> Iterator[str]:
@@ -85,9 +81,14 @@ def _processes(advice: Advice) -> Iterator[str]:
         cells += [f"{part.counters.faults['cow copy']:,}", f"{part.rss_peak_pages / MIB:,.1f}"]
         if beside:
             kib = beside[number].peak_anonymous_kib
-            cells += [f"{beside[number].faults:,}", f"{kib / 1024:,.1f}" if kib else "-"]
+            kib -= 4 * advice.trace.processes[number].get("file_copies", 0)
+            cells += [f"{beside[number].faults:,}", f"{kib / 1024:,.1f}" if kib > 0 else "-"]
         rows.append(cells)
     yield from in_columns(rows)
+    copying = [number for number in largest if "file_copies" not in advice.trace.processes[number]]
+    if beside and copying:
+        who = ", ".join(f"P{number}" for number in copying)
+        yield f"copies of file pages, which the kernel counts as anonymous, are in the measured peak of {who}"
 
 
 def _measured_on(advice: Advice) -> str:

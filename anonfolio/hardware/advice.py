@@ -33,6 +33,8 @@ GOOD_ENOUGH = 0.95
 """A set of sizes that saves so much of what the best one saves is as good as that one; then less memory decides."""
 WORTH_IT = 0.05
 """Less time saved than this part of what 4K takes is not worth a change."""
+LEAST_MS = 0.5
+"""A program whose faults take less than that under 4K has nothing to save."""
 WORTH_SAYING = 0.01
 """The same, for another one to be mentioned."""
 MEMORY_PART, MEMORY_PAGES = 0.05, 512
@@ -146,6 +148,9 @@ class Advice:
         """The advice and its reason; none where something speaks against the prediction."""
         if not self.trust:
             return ("No advice: the prediction does not hold (see Trust).",)
+        if self.base.time_ms < LEAST_MS:
+            few = f"its {self.base.faults:,} anonymous faults take {self.base.time_ms:.2f} ms"
+            return (f"Suggest 4K: {few}, so that there is nothing to save.",)
         return (reason(self.base, self.suggested, self.options), *in_pieces(self.base, self.options))
 
 
@@ -233,7 +238,7 @@ def suggested(base: Option, options: Sequence[Option]) -> Option:
     room = base.replay.held_peak_pages + max(MEMORY_PAGES, MEMORY_PART * base.replay.held_peak_pages)
     fitting = [option for option in options if option.replay.held_peak_pages <= room]
     best = max((base.time_ms - option.time_ms for option in fitting), default=0.0)
-    if best < WORTH_IT * base.time_ms or best <= 0:
+    if best < WORTH_IT * base.time_ms or best <= 0 or base.time_ms < LEAST_MS:
         return base
     good = [option for option in fitting if base.time_ms - option.time_ms >= GOOD_ENOUGH * best]
     grain = max(1.0, NEXT_TO_NOTHING * base.replay.held_peak_pages)

@@ -96,6 +96,8 @@ LOCKS = (0, VM_LOCKED, VM_LOCKED | VM_LOCKONFAULT)
 """The argument of lock: munlock, mlock, mlock2 with MLOCK_ONFAULT. The pages that it faults in are accesses."""
 THP_DISABLE = (False, True, "except_advised")
 """The argument of thp_disable: prctl(PR_SET_THP_DISABLE)."""
+LATE_ACCESSES, LATE_CALLS = "accesses after the recording was full", "calls after the recording was full"
+"""How what comes after a recorder's bound is called in `Trace.left_out`."""
 STARTS = ("spawn", "fork")
 RELEASING = ("unmap", "move", "advise", "exit", "end")
 """Calls before which memory in use may be at its peak; ``end`` stands for the end of the trace."""
@@ -179,14 +181,21 @@ class Trace:
         return len(self.vpn)
 
     @property
+    def ending(self) -> str:
+        """How the program ended, in words."""
+        return f"exit code {self.status}" if self.status >= 0 else f"signal {-self.status}"
+
+    @property
     def elsewhere(self) -> int:
         """Faults of the kernel's count that are not accesses of the trace: files, exec, what GUP faulted in."""
         return self.kernel_faults - len(self)
 
     @property
     def untraced(self) -> int:
-        """Faults of the kernel's count that no event told of: neither accesses nor elsewhere in any process."""
-        return self.elsewhere - sum(int(process.get("elsewhere", 0)) for process in self.processes)
+        """Faults of the kernel's count that no event told of: neither accesses, which may have come after the
+        recorder's bound, nor elsewhere in any process."""
+        told = sum(int(process.get("elsewhere", 0)) for process in self.processes)
+        return self.elsewhere - told - self.left_out.get(LATE_ACCESSES, 0)
 
     @cached_property
     def single(self) -> Replay:
@@ -392,6 +401,7 @@ class Replaying:
         self.held: dict[int, int] = {}
         self.ends: dict[int, End] = {}
         self.held_peak = self.rss_peak = self.touched = self.stepped = 0
+        self.noted = False
         total = len(trace)
         self.moments = [total * number // points for number in range(1, points + 1)] if points > 0 else []
         self.curve: list[Moment] = []
@@ -463,6 +473,7 @@ class Replaying:
         """One stream for each turn of a process: nearly always one between two calls."""
         if start == end:
             return
+        self.noted = False
         owners = self.trace.process[start:end]
         turns = (np.flatnonzero(owners[1:] != owners[:-1]) + 1 + start).tolist()
         for first, stop in zip([start, *turns], [*turns, end], strict=True):
@@ -479,8 +490,10 @@ class Replaying:
         return self.processes[number]
 
     def _do(self, call: Call) -> None:
-        if call.name in RELEASING:
+        if call.name in RELEASING and not self.noted:
             self._note_peak()
+        # A program that frees its heap from the top gives it back a page a call: no peak lies between two of these.
+        self.noted = call.name == "unmap"
         if call.name == "end":
             return
         if call.name == "spawn":
@@ -732,6 +745,7 @@ def _mappings(process: Process) -> tuple[tuple[int, int], ...]:
 _HEADER = {"kernel": str, "about": dict, "processes": list, "kernel_faults": int, "left_out": dict}
 _PROCESS: dict[str, type] = {
     "name": str, "elsewhere": int, "kernel_faults": int, "anonymous_pages": int, "mappings": list, "peak_rss_kib": int,
+    "became": str, "file_copies": int,
 }  # fmt: skip
 _ARRAYS = ("steps", "process", "code", "calls", "blocks")
 

@@ -10,9 +10,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .trace import Replay, Trace
+from .trace import LATE_ACCESSES, LATE_CALLS, Replay, Trace
 
 UNTRACED_PART = 0.01
 """Up to this part of all faults may be untraced: as much as a prediction may be off."""
@@ -22,6 +24,8 @@ VOIDING = frozenset({
     "userfaultfd", "hugetlb mmap", "faults in another process", "unsharing faults", "faults of other tasks",
 })  # fmt: skip
 """What changes faults or pages in anonymous memory in a way that a replay does not know."""
+NAMED = 4
+"""So many names stand in a line."""
 TAKING = frozenset({
     "open with O_DIRECT", "process_vm_readv", "process_vm_writev", "vmsplice", "io_uring_setup", "process_madvise",
 })  # fmt: skip
@@ -61,6 +65,8 @@ class Trust:
         Those whose end differs.
     left_out : dict of str to int
         What was met and is not part of the trace.
+    became : tuple of str
+        Of those that ran another program instead of exiting, so that nobody saw their end: which.
     """
 
     kernel_faults: int
@@ -69,6 +75,7 @@ class Trust:
     ended: int
     differ: tuple[Ending, ...]
     left_out: dict[str, int]
+    became: tuple[str, ...] = ()
 
     @property
     def untraced_part(self) -> float:
@@ -88,6 +95,9 @@ class Trust:
         if self.differ:
             more = f", and {len(self.differ) - 1} more" if len(self.differ) > 1 else ""
             found.append(f"at the end the kernel has something else than the model: {self.differ[0]}{more}")
+        late = self.left_out.get(LATE_ACCESSES, 0) + self.left_out.get(LATE_CALLS, 0)
+        if late:
+            found.append(f"the recording was full before the end: {late:,} later accesses and calls are missing")
         voiding = sorted(VOIDING & set(self.left_out))
         if voiding:
             found.append(f"{', '.join(voiding)}: not modelled, the prediction is void")
@@ -99,10 +109,18 @@ class Trust:
 
     def __str__(self) -> str:
         maps = "equal" if not self.differ else f"differ in {len(self.differ)} of {self.ended}"
-        unseen = "" if self.ended == self.processes else f" ({self.ended} of {self.processes} seen to exit)"
+        unseen = "" if self.ended == self.processes else f" ({', '.join(self._ends())})"
         left = ", ".join(f"{name} ({times})" for name, times in self.left_out.items()) or "none"
         line = f"Trust: untraced {100 * self.untraced_part:.1f} %, final maps {maps}{unseen}, left out: {left}"
         return "\n".join([line, *(f"  {doubt}" for doubt in self.doubts)])
+
+    def _ends(self) -> Iterator[str]:
+        """How many of the processes could be checked, and which of the others ran another program."""
+        yield f"{self.ended} of {self.processes} seen to exit"
+        if self.became:
+            names = [name for name, _ in Counter(self.became).most_common(NAMED + 1)]
+            more = ", …" if len(names) > NAMED else ""
+            yield f"{len(self.became)} ran another program: {', '.join(names[:NAMED])}{more}"
 
 
 def trust(trace: Trace, single: Replay | None = None) -> Trust:
@@ -110,14 +128,15 @@ def trust(trace: Trace, single: Replay | None = None) -> Trust:
     single = single or trace.single
     if single.orders:
         raise ValueError(f"the ends are compared under single pages, not under orders {single.orders}")
-    ends = [(number, about) for number, about in enumerate(trace.processes) if "mappings" in about]
+    named = list(enumerate(trace.processes))
+    ends = [(number, about) for number, about in named if "mappings" in about and number in single.ends]
     differ = tuple(
         Ending(number, about.get("name", ""), mappings, about["anonymous_pages"], single.ends[number].anonymous_pages)
         for number, about in ends
-        if number in single.ends
-        and (
-            (mappings := [tuple(each) for each in about["mappings"]] != list(single.ends[number].mappings))
-            or about["anonymous_pages"] != single.ends[number].anonymous_pages
-        )
+        if (mappings := [tuple(each) for each in about["mappings"]] != list(single.ends[number].mappings))
+        or about["anonymous_pages"] != single.ends[number].anonymous_pages
     )
-    return Trust(trace.kernel_faults, trace.untraced, len(trace.processes), len(ends), differ, dict(trace.left_out))
+    became = tuple(about["became"] for about in trace.processes if "became" in about)
+    return Trust(
+        trace.kernel_faults, trace.untraced, len(trace.processes), len(ends), differ, dict(trace.left_out), became
+    )

@@ -44,6 +44,9 @@ from ...hardware.trace import (
     ALL_SIZES,
     ALONE,
     CALLS,
+    LATE_ACCESSES,
+    LATE_CALLS,
+    MOST_CALLS,
     MOST_PROCESSES,
     NO_ACCESS,
     NO_HUGE,
@@ -65,7 +68,7 @@ from ...hardware.trace import (
 )
 from ...kernel.record import PF_USER, PF_WRITE
 from ...kernel.sizes import PTRS_PER_PMD
-from ...program.formats import DATA
+from ...program.formats import DATA, MOST_BYTES
 from ..here import LiveError
 from .kernel import PMD_ORDER, PROC, THP, LiveKernel, size_knobs, smaps, trace_ability
 from .kernel import Mapping as Row
@@ -73,6 +76,10 @@ from .worker import ADVICE as LIVE_ADVICE
 from .worker import PAGE, libc
 
 BUFFER_KIB = 65536
+ACCESS_BYTES, CALL_BYTES = 7, 56
+"""What a trace's file has for each, unpacked."""
+MOST_RECORDED = MOST_BYTES - (8 << 20)
+"""More would not go into one, with what is said of the processes."""
 STACK_LIMIT_PAGES = (8 << 20) // PAGE
 """How far a fault may be below the stack to make it grow (RLIMIT_STACK, which the recorder sets)."""
 PM_PRESENT = 1 << 63
@@ -131,7 +138,8 @@ class Ended(NamedTuple):
     """What a process had when it, or one of its threads, was about to exit.
 
     `pid` is the thread's number, `process` that of its process. `faults` counts all of the process's life until then,
-    other threads included (minflt + majflt).
+    other threads included (minflt + majflt). `file_copies` are pages of private copies of files, which the kernel
+    counts as anonymous.
     """
 
     pid: int
@@ -140,6 +148,7 @@ class Ended(NamedTuple):
     anonymous_pages: int
     peak_rss_kib: int
     faults: int
+    file_copies: int = 0
 
 
 class Found(NamedTuple):
@@ -203,6 +212,9 @@ class Launch:
         Where it may run; none means the one CPU that a live run stays on.
     buffer_kib : int
         Room for events, on each CPU.
+    most_bytes : int
+        So much of a run is recorded: `ACCESS_BYTES` for an access, `CALL_BYTES` for a call. What comes later is counted
+        by name.
     """
 
     environment: Mapping[str, str] = field(
@@ -212,6 +224,14 @@ class Launch:
     errors: int | None = None
     cpus: frozenset[int] = frozenset()
     buffer_kib: int = BUFFER_KIB
+    most_bytes: int = MOST_RECORDED
+
+
+def most_bytes(asked: int | None) -> int:
+    """The bound of a recording, in bytes; LiveError for more than a trace's file holds."""
+    if asked is not None and asked > MOST_RECORDED:
+        raise LiveError(f"a trace has {MOST_RECORDED >> 20}M at most, {MOST_RECORDED // ACCESS_BYTES:,} accesses")
+    return asked or MOST_RECORDED
 
 
 def trace_instance(kernel: LiveKernel, buffer_kib: int = BUFFER_KIB) -> Path:
@@ -510,7 +530,7 @@ class Program:
 
     def _begin_to_read(self, found: Found | None = None) -> None:
         # In this order: who finds the events finds who reads them.
-        self._converter = Converter(self.images, self.exits, found)
+        self._converter = Converter(self.images, self.exits, found, self.launch.most_bytes)
         self._events = Events(self.instance, f"-- {shlex.join(self.command)}" if self.command else f"--pid {self.root}")
 
     def end(self) -> None:
@@ -645,7 +665,7 @@ def check_64_bit(program: Path) -> None:
 
 def image_of(pid: int) -> Image:
     check_64_bit(PROC / f"{pid}/exe")
-    anonymous, stack, _ = _anonymous(pid)
+    anonymous, stack, _, _ = _anonymous(pid)
     with open(PROC / f"{pid}/pagemap", "rb", buffering=0) as pagemap:
         present = [span for start, end in anonymous for span in _present(pagemap.fileno(), start, end)]
     name = _told(pid, "comm").strip()
@@ -654,10 +674,10 @@ def image_of(pid: int) -> Image:
 
 
 def ended_of(pid: int) -> Ended:
-    anonymous, _, pages = _anonymous(pid)
+    anonymous, _, pages, copies = _anonymous(pid)
     status = {name: int(value) for name, value in re.findall(r"^(\w+):\s+(\d+)", _told(pid, "status"), re.M)}
     stat = _stat(pid)
-    return Ended(pid, status["Tgid"], anonymous, pages, status.get("VmHWM", 0), stat[MINFLT] + stat[MAJFLT])
+    return Ended(pid, status["Tgid"], anonymous, pages, status.get("VmHWM", 0), stat[MINFLT] + stat[MAJFLT], copies)
 
 
 MINFLT, MAJFLT, START_BRK = 10, 12, 47
@@ -680,20 +700,22 @@ def is_ours(row: Row) -> bool:
     return row.inode == "0" and row.access[3] == "p" and ours
 
 
-def _anonymous(pid: int) -> tuple[list[Span], int, int]:
-    """Private anonymous mappings, the first page of the stack, and how many pages are mapped there.
-
-    The zero page is not counted; RssAnon would count copies of file pages too.
+def _anonymous(pid: int) -> tuple[list[Span], int, int, int]:
+    """Private anonymous mappings, the first page of the stack, how many pages are mapped there, and how many are copies
+    of file pages. The zero page is not counted.
     """
     found: list[Span] = []
-    stack = pages = 0
+    stack = pages = copies = 0
     for row in smaps(pid):
+        here = int(row.fields["Anonymous"].split()[0]) * 1024 // PAGE
         if is_ours(row):
             found.append((row.start // PAGE, row.end // PAGE))
-            pages += int(row.fields["Anonymous"].split()[0]) * 1024 // PAGE
+            pages += here
+        else:
+            copies += here
         if row.name == "[stack]":
             stack = row.start // PAGE
-    return found, stack, pages
+    return found, stack, pages, copies
 
 
 def _present(pagemap: int, start: int, end: int) -> Iterator[Span]:
@@ -761,6 +783,7 @@ class Space:
     ever_locked: bool = False
     thp_disable: int = 0
     ended: Ended | None = None
+    became: str = ""
     seen: int = 0
     memory: list[tuple[float, int, int]] = field(default_factory=list)
 
@@ -796,10 +819,14 @@ class Converter:
     """Turns the events of a run into accesses and calls, in page numbers of the real addresses at first.
 
     `images` and `exits` may still be growing while events are fed: one that tells of an exec whose image is not there
-    yet waits, and what comes after it.
+    yet waits, and what comes after it. Once there is no more room, accesses and calls are counted, and that is all.
     """
 
-    def __init__(self, images: Sequence[Image], exits: Sequence[Ended], found: Found | None = None) -> None:
+    def __init__(
+        self, images: Sequence[Image], exits: Sequence[Ended], found: Found | None = None,
+        most_bytes: int = MOST_RECORDED,
+    ) -> None:  # fmt: skip
+        self.room = most_bytes
         self._seen, self._looked_up = (images, exits), [0, 0]
         self.images: dict[int, list[Image]] = {}
         # A number may be had twice: the first thread's, when another one runs a program.
@@ -879,7 +906,7 @@ class Converter:
             if advice:
                 self._call("advise", space, start, end, ADVICE.index(advice))
         code = {True: PF_USER | PF_WRITE, False: PF_USER}
-        self.accesses += [(0, page, code[written]) for page, written in zip(found.pages, found.written, strict=True)]
+        self._note((0, page, code[written]) for page, written in zip(found.pages, found.written, strict=True))
         self.traced += len(found.pages)
         self.counted[image.pid] = image.faults - len(found.pages)
 
@@ -959,7 +986,7 @@ class Converter:
         if space.memory:
             # A copy changes no count of pages, but is a fault.
             space.memory.append((self.now, space.seen, space.memory[-1][2]))
-        self.accesses += [(space.number, fault.page, fault.code)]
+        self._note([(space.number, fault.page, fault.code)])
 
     def _enter(self, pid: int, rest: str) -> None:
         number, arguments = _system_call(rest)
@@ -1119,7 +1146,7 @@ class Converter:
         self.space_of[child] = twin
         if (pages := self.of_others.pop(parent, None)) is not None:
             twin.memory.append((self.now, 0, pages))
-        self.calls.append(Call(len(self.accesses), "fork", space.number, argument=twin.number))
+        self._call("fork", space, argument=twin.number)
 
     def _exec(self, pid: int, thread: int) -> None:
         """A program begins: process `pid`, run by that thread of its predecessor."""
@@ -1129,6 +1156,8 @@ class Converter:
         # What exec faults in is the new program's, but the first one's is nobody's.
         self._counts(pid, before, image.faults - len(faults) if self.spaces else image.faults)
         # Nobody has seen what the program before had at its end.
+        if before and before.users == 1:
+            before.became = image.name
         self._leave(thread, None)
         space = Space(len(self.spaces), image.name, Spans(), image.stack, image.brk, image.brk)
         self.spaces.append(space)
@@ -1158,7 +1187,7 @@ class Converter:
             return
         space.elsewhere += len(faults) - len(ours)
         self.traced += len(faults)
-        self.accesses += [(space.number, fault.page, fault.code) for fault in ours]
+        self._note((space.number, fault.page, fault.code) for fault in ours)
 
     def _leave(self, pid: int, ended: Ended | None) -> None:
         space = self.space_of.pop(pid, None)
@@ -1182,8 +1211,23 @@ class Converter:
 
     # --- notes --------------------------------------------------------------------------------------------------
 
+    def _note(self, rows: Iterable[tuple[int, int, int]]) -> None:
+        """Accesses, as long as there is room."""
+        for row in rows:
+            if self.room <= 0:
+                self.left_out[LATE_ACCESSES] += 1
+                continue
+            self.room -= ACCESS_BYTES
+            self.accesses += (row,)
+
     def _call(self, name: str, space: Space, start: int = 0, end: int = 0, argument: int = 0) -> None:
         assert name in CALLS
+        if self.room <= 0 or len(self.calls) >= MOST_CALLS:
+            # What comes after a call that is missing would have another meaning.
+            self.room = 0
+            self.left_out[LATE_CALLS] += 1
+            return
+        self.room -= CALL_BYTES
         self.calls.append(Call(len(self.accesses), name, space.number, start, end - start, argument))
 
     def _map(self, space: Space, start: int, end: int, argument: int) -> None:
@@ -1194,8 +1238,22 @@ class Converter:
 
     def _unmap(self, space: Space, start: int, end: int) -> None:
         for low, high in space.anonymous.within(start, end):
-            self._call("unmap", space, low, high)
+            if not self._unmaps_more(space, low, high):
+                self._call("unmap", space, low, high)
         space.anonymous.remove(start, end)
+
+    def _unmaps_more(self, space: Space, start: int, end: int) -> bool:
+        """What was unmapped beside it just before, with no access since, is unmapped with it.
+
+        A heap that is freed from its top is given back a page a call (`systrim`, glibc's malloc).
+        """
+        last = self.calls[-1] if self.calls and self.room > 0 else None
+        if last is None or last[:3] != (len(self.accesses), "unmap", space.number):
+            return False
+        if end != last.vpn and last.vpn + last.pages != start:
+            return False
+        self.calls[-1] = last._replace(vpn=min(start, last.vpn), pages=last.pages + end - start)
+        return True
 
     def _lock(self, space: Space, start: int, end: int, how: int) -> None:
         space.ever_locked = space.ever_locked or bool(how)
@@ -1207,7 +1265,7 @@ class Converter:
         if how == TAKE_WHERE_LOCKED and not space.ever_locked:
             return
         for low, high in space.anonymous.within(start, end):
-            self.accesses += ((space.number, page, how) for page in range(low, high))
+            self._note((space.number, page, how) for page in range(low, high))
 
 
 def _ran(pid: int, rest: str) -> tuple[int, int] | None:
@@ -1309,6 +1367,9 @@ def _summary(space: Space, page: Callable[[int], int]) -> dict[str, Any]:
         summary["anonymous_pages"] = space.ended.anonymous_pages
         summary["mappings"] = [[page(start), end - start] for start, end in space.ended.anonymous]
         summary["peak_rss_kib"] = space.ended.peak_rss_kib
+        summary["file_copies"] = space.ended.file_copies
+    if space.became:
+        summary["became"] = space.became
     return summary
 
 
