@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from .commands import policy_of, progress_line
 from .draw.advised import advice_json, advice_svg, advice_text
-from .hardware.advice import SETTINGS, Advice
+from .hardware.advice import SETTINGS, Advice, Ahead
 from .hardware.advice import advise as advised
 from .hardware.cost import Table, read_table, tables, write_table
 from .hardware.cpu import Cpu, this_cpu
@@ -145,10 +145,11 @@ def _of_program(chosen: Namespace, settings: list[tuple[int, ...]], table: Table
     policy_of(chosen, kernel_version())
     named = _new_name(chosen, command)
     again = input_again(chosen.verify)
-    with progress_line(chosen.verbose) as tell, _launch(chosen) as launch:
-        trace = record(command, Path.cwd(), {"command": " ".join(command)}, tell, launch)
+    ahead = Ahead(settings, lambda trace: _policy(chosen, trace), os.cpu_count() or 1)
+    with progress_line(chosen.verbose) as tell, _launch(chosen) as launch, ahead:
+        trace = record(command, Path.cwd(), {"command": " ".join(command)}, tell, launch, ahead.settle)
         write_trace(f"{named}.npz", trace)
-        found = _judged(trace, settings, _policy(chosen, trace), table, cpu, tell)
+        found = _judged(trace, settings, _policy(chosen, trace), table, cpu, tell, ahead)
         if chosen.verify:
             measured = tuple(_measured(command, settings, chosen.verify, again, launch, tell))
             write_measured(f"{named}.json", measured, kernel=trace.kernel, rounds=chosen.verify)
@@ -270,12 +271,14 @@ def _policy(chosen: Namespace, trace: Trace) -> Policy | None:
 
 
 def _judged(
-    trace: Trace, settings: list[tuple[int, ...]], policy: Policy | None, table: Table, cpu: Cpu, tell: Tell
-) -> Advice:
+    trace: Trace, settings: list[tuple[int, ...]], policy: Policy | None, table: Table, cpu: Cpu, tell: Tell,
+    ahead: Ahead | None = None,
+) -> Advice:  # fmt: skip
     def progress(done: int, total: int) -> None:
         tell(f"replayed {done} of {total}")
 
-    return advised(trace, settings, policy, table=table, cpu=cpu, jobs=os.cpu_count() or 1, progress=progress)
+    jobs = os.cpu_count() or 1
+    return advised(trace, settings, policy, table=table, cpu=cpu, jobs=jobs, progress=progress, ahead=ahead)
 
 
 def _figure(chosen: Namespace, named: Path) -> Path:

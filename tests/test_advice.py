@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from live_support import needs_kernel
 
@@ -24,6 +25,7 @@ from anonfolio.hardware.advice import (
     MEMORY_PAGES,
     SETTINGS,
     Advice,
+    Ahead,
     Option,
     advise,
     faults_so_far,
@@ -38,6 +40,7 @@ from anonfolio.hardware.tlb import CORTEX_A76, GOLDEN_COVE, NEOVERSE_N1, ZEN_2
 from anonfolio.hardware.trace import (
     ALL_SIZES,
     DATA_DIR,
+    POINTS,
     Compared,
     Counted,
     Point,
@@ -317,6 +320,17 @@ def test_of_several_processes_each_has_its_faults_and_its_peak(advice: Advice) -
     )
     beside = advice_text(replace(advice, measured=(measured,))).splitlines()
     assert [line.split()[-2:] for line in beside[at + 2 : at + 5]] == [["2", "2.0"], ["3", "-"], ["1", "-"]]
+    assert beside[at + 5].startswith("copies of file pages")
+    assert beside[at + 5].endswith("of P1, P2, P0")
+    # Where they are known they are taken off; and a process is found by its name, whoever came first.
+    about = tuple(each | {"file_copies": 256} for each in advice.trace.processes)
+    known = replace(advice, trace=replace(advice.trace, processes=about))
+    swapped = measured._replace(
+        processes=((measured.processes[0][1], measured.processes[0][0]),), names=(("cc1", "gcc"),)
+    )
+    beside = advice_text(replace(known, measured=(swapped,))).splitlines()
+    assert [line.split()[-2:] for line in beside[at + 2 : at + 5]] == [["2", "1.0"], ["-", "-"], ["1", "-"]]
+    assert not any(line.startswith("copies") for line in beside)
 
 
 def test_what_was_measured_over_time_lies_as_dots_on_what_is_predicted(advice: Advice) -> None:
@@ -418,6 +432,30 @@ def test_what_a_recorder_has_replayed_is_not_replayed_again(
     assert list(replayed(short, [((), recorded)] * jobs, jobs)) == [single] * jobs
     assert not done
     assert short.single is single
+
+
+def test_replays_begin_while_the_recorder_settles_its_trace(short: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it leaves as it is has all been replayed by then; what it changes is replayed anew."""
+    table, cpu = read_table("linux-6.18.44"), cpu_told("")
+    settings = [(4,), (2, 4)]
+    wanted = advise(short, settings, table=table, cpu=cpu)
+    fresh, unseen = replace(short), np.zeros(len(short), np.int64)
+    with Ahead(settings, lambda _: None, jobs=2) as ahead:
+        assert ahead.settle(fresh, unseen) is fresh
+        with monkeypatch.context() as patched:
+            patched.setattr("anonfolio.hardware.advice.replay", None)
+            patched.setattr("anonfolio.hardware.advice.replayed", None)
+            found = advise(fresh, settings, table=table, cpu=cpu, jobs=2, ahead=ahead)
+        assert (found.options, found.base, found.trust) == (wanted.options, wanted.base, wanted.trust)
+        # Other sizes than those that were begun.
+        (other,) = advise(fresh, [(9,)], table=table, cpu=cpu, ahead=ahead).options
+        assert other.replay == replay(fresh, (9,), points=POINTS)
+    # The last access a second time, which takes no fault: the recorder leaves it out.
+    twice = {name: np.append(getattr(short, name), getattr(short, name)[-1:]) for name in ("vpn", "process", "code")}
+    with Ahead(settings, lambda _: None, jobs=2) as ahead:
+        changed = ahead.settle(replace(short, **twice | {"code": twice["code"] & 3}), np.append(unseen, 0))
+        assert len(changed) == len(short)
+        assert advise(changed, settings, table=table, cpu=cpu, jobs=2, ahead=ahead).options == wanted.options
 
 
 def test_json_has_all_numbers_in_one_line(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -151,6 +151,19 @@ def test_advise_is_measured_on_a_program_that_does_twice_what_the_compile_does()
     assert replay(both, (8,)).faults == {path: 2 * count for path, count in replay(once, (8,)).faults.items()}
 
 
+def test_advise_is_measured_from_the_end_of_a_program_on() -> None:
+    from advised import _table_of, repeated
+
+    from anonfolio.hardware.trace import DATA_DIR, read_trace, replay
+
+    once = read_trace(DATA_DIR / "database-6.18.44-1.npz")
+    many = repeated(once, 100)
+    assert (len(many), len(many.processes), many.process.dtype) == (100 * len(once), 300, np.uint16)
+    few = repeated(once, 3)
+    assert replay(few, (4,)).faults == {path: 3 * count for path, count in replay(once, (4,)).faults.items()}
+    assert "\n16K+64K " in _table_of(few)
+
+
 def test_growth_that_is_not_linear_is_noticed() -> None:
     from scaling import _linear
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import re
 import shutil
@@ -700,7 +701,8 @@ def test_what_is_wrong_inside_is_said(tmp_path: Path, change: dict[str, Any], sa
         ({"faults": []}, "not one count a round"), ({"traced": [1.5]}, r"traced is \[1.5\]"),
         ({"faults": [0]}, "a round without a fault"), ({"anonymous": [-1]}, "anonymous is"),
         ({"fallbacks": None}, "fallbacks is None"), ({"processes": [[[1, 2]]]}, r"processes has \[1, 2\]"),
-        ({"curves": [[[1, 2]]]}, r"curves has \[1, 2\]"),
+        ({"curves": [[[1, 2]]]}, r"curves has \[1, 2\]"), ({"names": [[1]]}, r"names has \[\[1\]\]"),
+        ({"names": [["a"]], "processes": []}, "names are not as many as processes"),
     ],
 )  # fmt: skip
 def test_a_measurement_that_is_none_is_refused(tmp_path: Path, change: dict[str, Any], says: str) -> None:
@@ -746,6 +748,23 @@ def test_rounds_of_the_same_sizes_are_put_together_with_the_last_ones_curves() -
     assert joined([one, two]) == Setting(
         (4,), [1, 5], [2, 6], [3, 7], [4, 8], [0, 1], one.processes + two.processes, two.curves
     )
+
+
+def test_processes_of_another_run_are_found_by_name_whoever_came_first(tmp_path: Path) -> None:
+    one, two, three = Counted(1, 1, 1), Counted(2, 2, 2), Counted(3, 3, 3)
+    lines = tuple((Point(0.5, number, number),) for number in (1, 2, 3))
+    setting = Setting((4,), [6], [6], [6], [3], [0], ((one, two, three),), lines, (("sh", "sh", "server"),))
+    assert setting.counted(["sh", "server", "sh", "awk"]) == [one, three, two, None]
+    assert setting.curves_of(["server", "sh"]) == [lines[2], lines[0]]
+    write_measured(tmp_path / "x.json", [setting])
+    assert read_measured(tmp_path / "x.json") == [setting]
+    # An older file has no names: then the order is all there is, if there are as many.
+    unnamed = setting._replace(names=())
+    assert unnamed.counted(["a", "b", "c"]) == [one, two, three]
+    assert unnamed.counted(["a", "b"]) == [None, None]
+    twice = joined([setting, setting._replace(names=(("server", "sh", "sh"),))])
+    assert twice.counted(["server"]) == [three]
+    assert twice.curves_of(["server"]) == [lines[0]]
 
 
 def test_sizes_have_names() -> None:
@@ -1069,6 +1088,21 @@ def test_nothing_is_run_when_the_recorder_has_gone(tmp_path: Path) -> None:
         assert launcher.communicate(timeout=30)[1] == "the recorder is gone\n"
     assert launcher.returncode == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@linux
+def test_copies_of_file_pages_are_counted_apart(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(16 * 4096))
+    with (
+        (tmp_path / "file").open("r+b") as file,
+        mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE) as private,
+        mmap.mmap(file.fileno(), 0) as shared,
+    ):
+        before = live_trace.ended_of(os.getpid())
+        for page in range(10):
+            private[page * 4096] = shared[page * 4096] = 1
+        after = live_trace.ended_of(os.getpid())
+    assert after.file_copies - before.file_copies == 10
 
 
 @linux

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ..hardware.advice import MIB, Advice, Option, faults_so_far
-from ..hardware.trace import Moment, Setting
+from ..hardware.trace import Counted, Moment, Setting
 from .drawing import RIGHT, Sheet, document, paint, sized, wrap
 
 FORMAT = "anonfolio-advice/1"
@@ -66,8 +66,8 @@ def _processes(advice: Advice) -> Iterator[str]:
     if len(parts) < 2:
         return
     setting = advice.counted(option)
-    counted = setting.processes[0] if setting and setting.processes else ()
-    beside = counted if len(counted) == len(parts) else ()
+    beside = setting.counted([part.name for part in parts]) if setting else []
+    beside = beside if any(beside) else []
     largest = sorted(range(len(parts)), key=lambda number: -parts[number].rss_peak_pages)[:LISTED_PROCESSES]
     yield f"by process under {option.name}, the largest {len(largest)}:"
     rows = [["", "faults", "at 4K", "copies", "peak MiB", *(["measured faults", "peak MiB"] if beside else [])]]
@@ -80,9 +80,9 @@ def _processes(advice: Advice) -> Iterator[str]:
         ]
         cells += [f"{part.counters.faults['cow copy']:,}", f"{part.rss_peak_pages / MIB:,.1f}"]
         if beside:
-            kib = beside[number].peak_anonymous_kib
-            kib -= 4 * advice.trace.processes[number].get("file_copies", 0)
-            cells += [f"{beside[number].faults:,}", f"{kib / 1024:,.1f}" if kib > 0 else "-"]
+            counted = beside[number] or Counted(0, 0, 0)
+            kib = counted.peak_anonymous_kib - 4 * advice.trace.processes[number].get("file_copies", 0)
+            cells += [f"{counted.faults:,}" if counted.faults else "-", f"{kib / 1024:,.1f}" if kib > 0 else "-"]
         rows.append(cells)
     yield from in_columns(rows)
     copying = [number for number in largest if "file_copies" not in advice.trace.processes[number]]
@@ -276,7 +276,7 @@ class AdviceSheet(Sheet):
     def _memory(self, option: Option) -> list[Curve]:
         """Held by all, and mapped by the processes that have most."""
         moments, setting = option.replay.curve, self.advice.counted(option)
-        counted = setting.curves if setting and len(setting.curves) == len(option.replay.processes) else ()
+        counted = setting.curves_of([part.name for part in option.replay.processes]) if setting else []
         most: Counter[int] = Counter()
         for moment in moments:
             for process, pages in moment.rss_pages.items():
@@ -285,7 +285,7 @@ class AdviceSheet(Sheet):
         lines = [Curve("all, held", self._over_time(held), 0)]
         for at, (process, _) in enumerate(most.most_common(SHOWN_PROCESSES), 1):
             name = self.advice.trace.processes[process].get("name", "")
-            dots = [(point.part, point.rss_pages / MIB) for point in counted[process]] if counted else []
+            dots = [(point.part, point.rss_pages / MIB) for point in (counted[process] or ())] if counted else []
             lines.append(Curve(f"P{process} {name}"[:18], self._over_time(_mapped(moments, process)), at, dots))
         return lines
 

@@ -12,20 +12,23 @@ import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import numpy.typing as npt
 
 from ..kernel.policy import Policy, policy_for_kernel
 from ..kernel.sizes import PMD_ORDER
 from .cost import Table, entry_orders_of_folios, ns, reach_pages
 from .cpu import Cpu
-from .trace import ALL_SIZES, POINTS, Compared, Replay, Setting, Trace, replay, size_names
+from .trace import ALL_SIZES, POINTS, Compared, Replay, Setting, Trace, replay, settled, size_names
 from .trust import Trust, trust
 
 if TYPE_CHECKING:
-    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures import Future, ProcessPoolExecutor
 
 SETTINGS = ((), (4,), (2, 4), ALL_SIZES, (PMD_ORDER,))
 """What a program is tried under, unless said otherwise."""
@@ -163,6 +166,7 @@ def advise(
     cpu: Cpu,
     jobs: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    ahead: Ahead | None = None,
 ) -> Advice:
     """Replay a trace under each set of sizes, and judge.
 
@@ -181,19 +185,19 @@ def advise(
         How many replays at one time, each in a process of its own.
     progress : callable, optional
         Called with (replays done, all replays).
+    ahead : Ahead, optional
+        Replays of this trace that have begun already.
 
     Raises
     ------
     TraceError
         The trace contradicts itself.
     """
-    recorded = policy_for_kernel(trace.kernel)
-    policy = policy or recorded
+    policy = policy or policy_for_kernel(trace.kernel)
     wanted = list(dict.fromkeys(tuple(sorted(orders)) for orders in settings))
-    tasks = [((), recorded), ((), policy), *((orders, policy) for orders in wanted)]
-    tasks = [task for at, task in enumerate(tasks) if task not in tasks[:at]]
+    tasks = tasks_of(trace, wanted, policy)
     replays: list[Replay] = []
-    for found in replayed(trace, tasks, jobs):
+    for found in ahead.replayed(trace, tasks, jobs) if ahead else replayed(trace, tasks, jobs):
         replays.append(found)
         if progress:
             progress(len(replays), len(tasks))
@@ -201,6 +205,14 @@ def advise(
                if task[1] == policy}  # fmt: skip
     told = tuple(options[orders] for orders in wanted)
     return Advice(trace, policy.name, told, options[()], trust(trace, replays[0]), table, cpu)
+
+
+def tasks_of(trace: Trace, settings: Iterable[Sequence[int]], policy: Policy | None) -> list[Task]:
+    """Which replays an advice needs, each once; first the one under 4K by the model of the recorded kernel."""
+    recorded = policy_for_kernel(trace.kernel)
+    policy = policy or recorded
+    tasks = [((), recorded), ((), policy), *((tuple(sorted(orders)), policy) for orders in settings)]
+    return [task for at, task in enumerate(tasks) if task not in tasks[:at]]
 
 
 def _option(found: Replay, table: Table, cpu: Cpu) -> Option:
@@ -293,6 +305,52 @@ def replayed(trace: Trace, tasks: Sequence[Task], jobs: int = 1) -> Iterator[Rep
         return
     with _pool(trace, tasks, min(jobs, len(tasks))) as pool:
         yield from pool.map(_replay_task, range(len(tasks)))
+
+
+class Ahead:
+    """Replays that begin before the recorder has settled its trace, which most often is left as it is.
+
+    `settle` is what a recorder calls; `policy` tells which kernel to be, as for `advise`.
+    """
+
+    def __init__(
+        self, settings: Iterable[Sequence[int]], policy: Callable[[Trace], Policy | None], jobs: int = 1
+    ) -> None:
+        self._settings, self._policy, self._jobs = list(settings), policy, jobs
+        self._trace: Trace | None = None
+        self._tasks: list[Task] = []
+        self._found: list[Future[Replay]] = []
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._trace = None
+        self._stack.close()
+
+    def settle(self, trace: Trace, takes: npt.NDArray[np.int64]) -> Trace:
+        """As `trace.settled`, which replays under 4K, while others do the rest."""
+        if self._jobs > 1 and not takes.any() and _forks_safely():
+            self._begin(trace)
+        found = settled(trace, takes)
+        if found is not self._trace:
+            self.__exit__()
+        return found
+
+    def _begin(self, trace: Trace) -> None:
+        self._trace = trace
+        self._tasks = tasks_of(trace, self._settings, self._policy(trace))[1:]
+        pool = self._stack.enter_context(_pool(trace, self._tasks, min(self._jobs, len(self._tasks) or 1)))
+        self._found = [pool.submit(_replay_task, number) for number in range(len(self._tasks))]
+
+    def replayed(self, trace: Trace, tasks: Sequence[Task], jobs: int) -> Iterator[Replay]:
+        """As `replayed`; what has begun is waited for."""
+        if trace is not self._trace or list(tasks[1:]) != self._tasks:
+            yield from replayed(trace, tasks, jobs)
+            return
+        yield trace.single
+        yield from (found.result() for found in self._found)
 
 
 def _forks_safely() -> bool:

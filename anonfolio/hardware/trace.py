@@ -48,7 +48,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -985,8 +985,8 @@ class Setting(NamedTuple):
 
     `faults` is its own count (minflt + majflt of all processes), `traced` that of the tracepoints, `anonymous` those of
     them in anonymous memory; `peak_rss_kib` is the VmHWM of the process with most; `fallbacks` is how often a large
-    folio was not to be had. `processes` has, for each round, one `Counted` a process, in the order of a trace's, and
-    `curves` a row of `Point` for each process of the last round; empty in older files.
+    folio was not to be had. `processes` has, for each round, one `Counted` a process, in the order in which they began,
+    `names` how each was called, and `curves` a row of `Point` for each process of the last round; empty in older files.
     """
 
     orders: tuple[int, ...]
@@ -997,11 +997,23 @@ class Setting(NamedTuple):
     fallbacks: list[int]
     processes: tuple[tuple[Counted, ...], ...] = ()
     curves: tuple[tuple[Point, ...], ...] = ()
+    names: tuple[tuple[str, ...], ...] = ()
 
     @property
     def name(self) -> str:
         """Such as ``16K+64K``."""
         return size_names(self.orders)
+
+    def counted(self, names: Sequence[str]) -> list[Counted | None]:
+        """What was counted in the first round for the processes of another run, which are called so.
+
+        Who comes first is up to the scheduler: the second ``sh`` of one run is the second one of the other.
+        """
+        return _matched(self.processes[0] if self.processes else (), self.names[:1], names)
+
+    def curves_of(self, names: Sequence[str]) -> list[tuple[Point, ...] | None]:
+        """The same for the curves of the last round."""
+        return _matched(self.curves, self.names[-1:], names)
 
     @property
     def median_faults(self) -> int:
@@ -1009,12 +1021,34 @@ class Setting(NamedTuple):
         return sorted(self.faults)[len(self.faults) // 2]
 
 
+Row = TypeVar("Row")
+
+
+def _matched(rows: Sequence[Row], called: Sequence[Sequence[str]], names: Sequence[str]) -> list[Row | None]:
+    """Rows of one run's processes, which are `called` so in it, for those of another one."""
+    if not called or len(called[0]) != len(rows):
+        return list(rows) if len(rows) == len(names) else [None] * len(names)
+    there = dict(zip(_numbered(called[0]), rows, strict=True))
+    return [there.get(each) for each in _numbered(names)]
+
+
+def _numbered(names: Sequence[str]) -> list[tuple[str, int]]:
+    """Each name with how many like it came before."""
+    before: Counter[str] = Counter()
+    numbered = []
+    for name in names:
+        numbered.append((name, before[name]))
+        before[name] += 1
+    return numbered
+
+
 def joined(rounds: Sequence[Setting]) -> Setting:
     """Rounds of the same sizes as one setting; the curves are those of the last."""
     counts = ([count for each in rounds for count in getattr(each, name)] for name in ROUNDS)
     one, two, three, four, five = counts
     processes = tuple(each for setting in rounds for each in setting.processes)
-    return Setting(rounds[-1].orders, one, two, three, four, five, processes, rounds[-1].curves)
+    names = tuple(each for setting in rounds for each in setting.names)
+    return Setting(rounds[-1].orders, one, two, three, four, five, processes, rounds[-1].curves, names)
 
 
 class Compared(NamedTuple):
@@ -1059,7 +1093,12 @@ def _setting(row: dict[str, Any]) -> Setting:
         raise ValueError("a round without a fault")
     rounds = tuple(tuple(_counted(each) for each in counts) for counts in row.get("processes", ()))
     curves = tuple(tuple(_point(each) for each in curve) for curve in row.get("curves", ()))
-    return Setting(orders, *(row[name] for name in ROUNDS))._replace(processes=rounds, curves=curves)
+    names = tuple(tuple(each) for each in row.get("names", ()))
+    if any(type(name) is not str for each in names for name in each):
+        raise ValueError(f"names has {row['names']!r:.60}, not names")
+    if names and [*map(len, names)] != [*map(len, rounds)]:
+        raise ValueError("names are not as many as processes")
+    return Setting(orders, *(row[name] for name in ROUNDS))._replace(processes=rounds, curves=curves, names=names)
 
 
 def _counted(row: object) -> Counted:

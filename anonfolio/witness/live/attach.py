@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -77,7 +78,11 @@ def follow(
         program = Attached(instance, pid, seconds, progress, placed)
         run = program.run()
     there = len(run.found.pages) if run.found else 0
-    about = {"command": f"process {pid} ({name})", "seconds": round(program.lasted, 1), "there_before": there}
+    about: dict[str, Any] = {
+        "command": f"process {pid} ({name})",
+        "seconds": round(program.lasted, 1),
+        "there_before": there,
+    }
     return trace_of(run, kernel.version, **about)
 
 

@@ -1301,7 +1301,10 @@ def converter_of(run: Run) -> Converter:
     return found
 
 
-def trace_of(run: Run, kernel: str, **about: Any) -> Trace:
+Settle = Callable[[Trace, npt.NDArray[np.int64]], Trace]
+
+
+def trace_of(run: Run, kernel: str, settle: Settle = settled, **about: Any) -> Trace:
     """The trace of a run. Of one that the model cannot follow, all accesses stay as the events told them."""
     found = run.read or converter_of(run)
     if len(found.spaces) > MOST_PROCESSES:
@@ -1335,7 +1338,7 @@ def trace_of(run: Run, kernel: str, **about: Any) -> Trace:
         status=os.waitstatus_to_exitcode(run.status),
         clock=found.clock(),
     )
-    return settled(trace, codes & TAKES)
+    return settle(trace, codes & TAKES)
 
 
 def _moved_together(calls: Iterable[Call], ends: Iterable[Span]) -> tuple[dict[int, int], list[int]]:
@@ -1455,14 +1458,14 @@ def prepared(orders: Sequence[int], launch: Launch) -> Iterator[tuple[LiveKernel
 
 def record(
     command: Sequence[str], folder: Path, about: Mapping[str, Any], progress: Callable[[str], None] | None = None,
-    launch: Launch | None = None,
+    launch: Launch | None = None, settle: Settle = settled,
 ) -> Trace:  # fmt: skip
     """Run a command in a folder with 4K pages alone, and return its trace. `progress` gets a line now and then."""
     launch = launch or Launch()
     check_program(command[0], folder, launch.environment)
     with prepared((), launch) as (kernel, instance, placed):
         run = run_traced(instance, command, folder, progress, placed)
-    return trace_of(run, kernel.version, **about)
+    return trace_of(run, kernel.version, settle, **about)
 
 
 def measure(
@@ -1501,7 +1504,8 @@ def _measure_once(command: Sequence[str], folder: Path, setting: Setting, launch
     setting.anonymous.append(sum(each.anonymous for each in counted))
     setting.peak_rss_kib.append(run.peak_rss_kib)
     curves = tuple(_curve(space.memory, found.began, found.now) for space in found.spaces)
-    return setting._replace(processes=(*setting.processes, counted), curves=curves)
+    names = tuple(space.name for space in found.spaces)
+    return setting._replace(processes=(*setting.processes, counted), curves=curves, names=(*setting.names, names))
 
 
 def _curve(memory: Sequence[tuple[float, int, int]], began: float, ended: float) -> tuple[Point, ...]:
