@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from ..hardware.advice import MIB, Advice, Option, faults_so_far
+from ..hardware.advice import CLOSE, MIB, Advice, Option, faults_so_far
 from ..hardware.trace import Counted, Moment, Setting
 from .drawing import RIGHT, Sheet, document, paint, sized, wrap
 
@@ -118,6 +118,8 @@ def _notes(advice: Advice) -> Iterator[str]:
     yield "khugepaged and reclaim are not modelled"
     core = cpu.core.name if cpu.core else "not known"
     yield f"Reach: {cpu.name}, TLB {core}" + (f" ({cpu.note})" if cpu.note else "")
+    if advice.spread > CLOSE:
+        yield f"The program itself varies: runs under the same sizes are {100 * advice.spread:.1f} % apart"
     for each in advice.wrong:
         yield f"{each.measured.name}: the prediction is {100 * each.difference:+.1f} % from what the kernel counted"
 

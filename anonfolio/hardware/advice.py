@@ -135,11 +135,18 @@ class Advice:
         return next((each for each in self.measured if each.orders == option.replay.orders), None)
 
     @property
+    def spread(self) -> float:
+        """How far runs under the same sizes are apart, as a part: rounds, and under 4K the recorded run too."""
+        recorded = [self.trace.kernel_faults]
+        runs = [(each, each.faults if each.orders else each.faults + recorded) for each in self.measured]
+        return max(((max(counts) - min(counts)) / each.median_faults for each, counts in runs), default=0.0)
+
+    @property
     def wrong(self) -> tuple[Compared, ...]:
-        """Predictions that are more than 1 % from what the kernel counted."""
+        """Predictions that are more than 1 % from what the kernel counted, and more than the program itself varies."""
         both = [(self.counted(option), option.replay) for option in self.options]
         compared = [Compared(setting, found) for setting, found in both if setting]
-        return tuple(each for each in compared if abs(each.difference) > CLOSE)
+        return tuple(each for each in compared if abs(each.difference) > max(CLOSE, self.spread))
 
     @cached_property
     def suggested(self) -> Option:
