@@ -495,3 +495,21 @@ def test_unmapping_everything_at_once_is_not_partially_mapped() -> None:
     process.munmap(0, 16)
     assert not machine.memory.partially_mapped[number]
     assert machine.memory.nr_mapped[number] == 0
+
+
+@pytest.mark.parametrize("orders", [(), (4,), (2, 3, 9)])
+def test_held_frames_are_counted_as_they_come_and_go(orders: tuple[int, ...]) -> None:
+    machine = af.Machine(orders=orders, frames=1 << 13)
+    parent = machine.spawn()
+    parent.mmap(pages=1024)
+    parent.touch(range(0, 1024, 2))
+    child = parent.fork()
+    child.touch(range(700))
+    for start, pages in ((3, 1), (8, 300), (600, 17)):
+        parent.munmap(start, pages)
+        child.madvise(start, pages, "dontneed")
+        assert not af.check(machine)
+    child.exit()
+    parent.exit()
+    assert machine.memory.held_pages() == 0
+    assert not af.check(machine)

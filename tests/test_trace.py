@@ -356,6 +356,16 @@ def test_peak_is_before_memory_is_given_back() -> None:
     assert found.ends[0].anonymous_pages == 0
 
 
+def test_no_peak_is_missed_between_calls_that_release_memory() -> None:
+    begin = [SPAWN, Call(0, "map", 0, 0, 32, READ_WRITE)]
+    unmaps = [Call(2, "unmap", 0, 31, 1), Call(5, "unmap", 0, 0, 30), Call(5, "exit", 0)]
+    found = replay(small([*begin, *unmaps], writes(0, 1, 2, 3, 4)))
+    assert (found.held_peak_pages, found.rss_peak_pages, found.touched_pages) == (5, 5, 5)
+    # A child that does nothing maps as much as its parent.
+    child = [Call(2, "unmap", 0, 31, 1), Call(2, "fork", 0, argument=1), Call(2, "exit", 1), Call(2, "exit", 0)]
+    assert replay(small([*begin, *child], writes(0, 1))).rss_peak_pages == 4
+
+
 def test_frames_given_back_are_not_counted_as_written() -> None:
     calls = [
         SPAWN, Call(0, "map", 0, 0, 2, READ_WRITE | NO_HUGE), Call(2, "unmap", 0, 1, 1),
