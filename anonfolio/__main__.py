@@ -160,11 +160,11 @@ def _count_or_any(text: str) -> int | None:
 
 
 def _bytes(text: str) -> int:
-    """As people write sizes: 512k, 16M, 1GiB."""
-    match = re.fullmatch(r"([1-9]\d{0,6})([kmg])(?:i?b)?", text.lower())
+    """As people write sizes: 512k, 16M, 1GiB; without a letter it is bytes."""
+    match = re.fullmatch(r"([1-9][0-9]{0,9})(?:([kmg])(?:i?b)?)?", text.lower())
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r:.60} is no size such as 512K or 16M")
-    return int(match[1]) << 10 * ("kmg".index(match[2]) + 1)
+    return int(match[1]) << 10 * (" kmg".index(match[2] or " "))
 
 
 def _seconds(text: str) -> float:

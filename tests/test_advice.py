@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from live_support import needs_kernel
 
+from anonfolio.__main__ import _bytes as room
 from anonfolio.__main__ import main
 from anonfolio.advising import called, cpus_named, input_again
 from anonfolio.draw.advised import advice_svg, advice_text, measured_faults
@@ -507,6 +508,16 @@ def test_a_wrong_request_gets_one_line(words: tuple[str, ...], why: str, capsys:
     out, err = capsys.readouterr()
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert why in err
+
+
+@pytest.mark.parametrize("text", ["0", "k", "16q", "1.5M", "-1M", "16 M", "٦M"])
+def test_what_is_no_room_for_a_recording_is_named(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    test_a_wrong_request_gets_one_line((f"--most={text}", "--", "true"), "is no size such as 512K or 16M", capsys)
+
+
+def test_room_for_a_recording_is_read_as_people_write_it() -> None:
+    sizes = {"512k": 1 << 19, "16M": 1 << 24, "16MiB": 1 << 24, "1g": 1 << 30, "700": 700, "2kB": 2048}
+    assert {text: room(text) for text in sizes} == sizes
 
 
 # --- a program --------------------------------------------------------------------------------------------------------
