@@ -31,6 +31,13 @@ def test_key_steps_are_what_their_slides_say() -> None:
     assert found == SEEN
 
 
+def test_the_third_process_copies_because_of_the_bit_and_not_because_it_is_a_last_page() -> None:
+    key = kit.KEY_STEPS[-2]
+    (fault,) = Scenario.load(key.scenario).run(key.policy)[key.step - 1].faults
+    assert fault.decided_by is not None
+    assert fault.decided_by.what == "FOLIO_MM_IDS_SHARED_BITNUM"
+
+
 def test_the_fork_of_a_pinned_folio_copies_it_for_the_child() -> None:
     key = kit.KEY_STEPS[-1]
     machine = Scenario.load(key.scenario).run(key.policy)

@@ -64,7 +64,7 @@ KEY_STEPS = (
     ),
     KeyStep(
         "child-writes-and-exits", 18, "linux-6.15", "The child writes",
-        "How much is copied?", "One page in every released kernel.", "04",
+        "How much is copied?", "One page, in every release from 6.1 to 7.3.", "04",
     ),
     KeyStep(
         "child-writes-and-exits", 18, "rfc-v2-fixed", "The same write under RFC v2, repaired (never merged)",
@@ -80,8 +80,9 @@ KEY_STEPS = (
         "And on 6.18?", "Reuse, of one page: every mapping and every reference is the parent's.", "05, 07",
     ),
     KeyStep(
-        "third-process-alone", -1, "linux-6.15", "The third process",
-        "Two others are gone. Does the kernel see that the third is alone?", "No: it tracks two processes.", "07",
+        "third-process-alone", 21, "linux-6.15", "The third process",
+        "Two others are gone. Does the kernel see that the third is alone?",
+        "No: its slots named the two others, and the bit stays. It copies.", "07",
     ),
     KeyStep(
         "fork-while-pinned", 18, "linux-6.15", "Fork meets a pinned folio",
