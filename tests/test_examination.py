@@ -104,7 +104,8 @@ def test_a_kind_that_no_recording_shows_is_named(monkeypatch: pytest.MonkeyPatch
     ("file", "program", "step", "key"),
     [
         ("free-7.3.4", 41, 5, "split, zeros"), ("shrink-6.18.44", 0, 18, "split, zeros"),
-        ("locked-6.18.44", 72, 3, "mlock, faults"), ("mixed-7.3", 118, 8, "fork, zero pages"),
+        ("locked-6.18.44", 72, 3, "mlock, faults"), ("locked-6.18.44", 118, 10, "mmap, placed"),
+        ("mixed-7.3", 118, 8, "fork, zero pages"),
     ],
 )  # fmt: skip
 def test_what_the_second_reader_missed_is_cited(file: str, program: int, step: int, key: str) -> None:

@@ -130,6 +130,7 @@ LESSONS = {
     "munlock": ("12", "a flag: a part is split off, a child lacks it"),
     "brk": ("01", "`brk` moves the end of one mapping"),
     "mmap": ("01", "Where `mmap` chooses the place, it takes the highest gap"),
+    "mmap, placed": ("01", "So `mprotect`, `munmap`, `mmap`, `mremap` and a `madvise` whose advice stays **split** it"),
     "pin": ("06", "Only an exclusive page is pinned. A maybe-shared one is first copied, or taken over"),
     "unpin": ("06", "**A pinned page stays mapped where it was pinned"),
     "gup": ("05", "The copy is marked; its entry stays read-only"),
@@ -156,7 +157,8 @@ SAYS = {
     "is_huge_zero_pmd": "is it the huge zero page, and what replaces it?",
     "PageAnonExclusive": "is the page marked exclusive?", "PageAnonExclusive: no": "is the page marked exclusive?",
     "FOLIO_MM_IDS_SHARED_BITNUM: no": "may another process map the folio?", "mprotect, less": "`mprotect`",
-    "remap, kept": "`remap`, the mapping kept", "skew": "blocks are aligned by address",
+    "remap, kept": "`remap`, the mapping kept", "mmap, placed": "`mmap` over a part",
+    "skew": "blocks are aligned by address",
     "PageAnonExclusive of a PMD": "2 MiB under one PMD: reuse all of it, or split",
     "!folio_test_large": "a large folio's page without the mark", "knobs": "what knobs and advice allow",
     "folio_ref_count == 1": "is there one reference?", "2 MiB": "what a PMD maps",
@@ -335,6 +337,8 @@ def operation(step: Step) -> str:
         return str(step[4])
     if step[0] == "mprotect" and step[4] != 3:
         return "mprotect, less"
+    if step[0] == "mmap" and step[2] is not None:
+        return "mmap, placed"
     return "remap, kept" if step[0] == "remap" and step[-1] == "keep" else str(step[0])
 
 
@@ -350,7 +354,7 @@ def needed(case: Case) -> list[str]:
     keys += ["2 MiB"] if any(fault.order == 9 or len(fault.pages) > 256 for fault in result.faults) else []
     for step in earlier:
         keys.append(operation(step))
-        if step[0] in ("munmap", "mprotect", "mremap") or operation(step) in ("wipeonfork", "dontfork"):
+        if step[0] in ("munmap", "mprotect", "mremap") or operation(step) in ("wipeonfork", "dontfork", "mmap, placed"):
             keys.append("split VMA")
     if result.step[0] not in ("write", "read"):
         keys.append(operation(result.step))
