@@ -1198,18 +1198,33 @@ def test_a_thread_may_run_another_program_whose_environment_output_and_cpus_are_
 
 
 @linux
-def test_a_program_that_cannot_be_run_is_named_before_anything_is_changed(tmp_path: Path) -> None:
+def test_a_program_that_cannot_be_run_is_named_before_anything_is_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "text").write_text("no program")
     old = tmp_path / "old"
-    old.write_bytes(b"\x7fELF\x01" + bytes(60))
-    old.chmod(0o755)
+    contents = {"old": b"\x7fELF\x01" + bytes(60), "bare": b"echo a\n", "lost": b"#!/no/sh -e\necho\n", "odd": b"#!\n"}
+    for name, content in {**contents, "good": b"#! /bin/sh\n"}.items():
+        (tmp_path / name).write_bytes(content)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setattr(live_trace, "BINFMT", tmp_path / "none")
     for program, says in (
         ("nosuch", "nosuch: there is no such program"), ("./nosuch", "there is no such program"),
         ("./text", "is no program that can be run"), (".", "is no"), (str(old), "old is no 64-bit program"),
+        ("./bare", "./bare: its first line names no interpreter .* sh ./bare"), ("", "a program of no name"),
+        ("./lost", "its interpreter /no/sh is not there"), ("./odd", "its interpreter of no name is not there"),
     ):  # fmt: skip
         with pytest.raises(LiveError, match=says):
             check_program(program, tmp_path, os.environ)
     check_program("sh", tmp_path, {})
+    check_program("./good", tmp_path, {})
+    # Where the kernel was taught other formats it may know this one.
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none/status").touch()
+    with pytest.raises(LiveError, match="names no interpreter"):
+        check_program("./bare", tmp_path, {})
+    (tmp_path / "none/rosetta").touch()
+    check_program("./bare", tmp_path, {})
 
 
 @pytest.mark.live

@@ -1427,16 +1427,28 @@ def enable_always(kernel: LiveKernel, orders: Sequence[int]) -> None:
     time.sleep(0.01)
 
 
+BINFMT = PROC / "sys/fs/binfmt_misc"
+"""Here the kernel says what else it can run."""
+
+
 def check_program(program: str, folder: Path, environment: Mapping[str, str]) -> None:
     """Raise LiveError for a program that is not there, or not to be run."""
     path = environment.get("PATH", os.defpath)
     found = shutil.which(str(folder / program) if "/" in program else program, path=path)
     if found is None:
         there = "/" in program and (folder / program).exists()
-        raise LiveError(f"{program}: {'is no program that can be run' if there else 'there is no such program'}")
+        why = "is no program that can be run" if there else "there is no such program"
+        raise LiveError(f"{program or 'a program of no name'}: {why}")
     with suppress(OSError), open(found, "rb") as file:
-        if file.read(len(ELF_64))[:4] == ELF_64[:4]:
+        head = file.read(256)
+        if head[:4] == ELF_64[:4]:
             check_64_bit(Path(found))
+        elif head[:2] == b"#!":
+            interpreter = (head[2:].split(b"\n")[0].split() or [b""])[0].decode(errors="replace")
+            if not (folder / interpreter).is_file():
+                raise LiveError(f"{program}: its interpreter {interpreter or 'of no name'} is not there")
+        elif {path.name for path in BINFMT.glob("*")} <= {"register", "status"}:
+            raise LiveError(f"{program}: its first line names no interpreter (#!); one of the shell: sh {program}")
 
 
 @contextmanager
