@@ -69,6 +69,7 @@ TESTS = (
     "test_touch.py",
     "test_selftests.py",
     "test_commands.py",
+    "test_late.py",
     "test_policy_file.py",
     "test_report.py",
     "test_report_page.py",

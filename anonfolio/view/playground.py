@@ -567,8 +567,10 @@ class Playground(Sharing):
         found: Counterexample | Exhausted | None = None
         try:
             # The search itself looks at the clock between steps; a rule of the reader's may never come to an end.
-            with watched(seconds + LATE_S):
-                found = counterexample(policy, steps=steps, seconds=seconds, progress=self._progress, **bound)
+            found = watched(
+                seconds + LATE_S,
+                lambda: counterexample(policy, steps=steps, seconds=seconds, progress=self._progress, **bound),
+            )
         except (ValueError, OutOfMemory) as error:
             wrong = f"{_capital(_told(error))}. Nothing was changed."
         except TooLong:
