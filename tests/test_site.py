@@ -7,6 +7,8 @@ import importlib.util
 import itertools
 import json
 import re
+import shutil
+import subprocess
 import sys
 import zlib
 from collections.abc import Iterator
@@ -551,6 +553,24 @@ def test_on_paper_nothing_is_cut_off_and_no_answer_is_given_away(site: Path, pag
     assert page.locator(".afs-pane > .afs-view > svg").count() > 1
     for answer in page.locator("details.answer").all():
         assert not answer.is_visible()
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(shutil.which("pdftotext") is None, reason="nothing here reads a PDF (poppler-utils)")
+def test_a_pdf_holds_the_text_of_every_pane(site: Path, page: Page, tmp_path: Path) -> None:
+    page.goto((site / "00_start_here.html").as_uri())
+    ready(page)
+    pdf = tmp_path / "page.pdf"
+    page.pdf(path=pdf, format="A4")
+    printed = subprocess.run(["pdftotext", "-raw", str(pdf), "-"], capture_output=True, text=True, check=True).stdout
+    # Letters alone: a PDF keeps no word together.
+    letters = "".join(printed.split())
+    panes = [pane for pane in page.locator(".afs-pane").all() if pane.is_visible()]
+    assert len(panes) >= 2
+    for pane in panes:
+        lines = pane.locator(".afs-label, .afs-differs, .afs-view > svg text").all_text_contents()
+        assert len(lines) > 20
+        assert [line for line in lines if "".join(line.split()) not in letters] == []
 
 
 # --- a stranger's notebook --------------------------------------------------------------------------------------------
