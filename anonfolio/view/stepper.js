@@ -331,9 +331,9 @@ async function render({ model, el }) {
       view.tabIndex = 0;
       view.setAttribute("role", "group");
       view.setAttribute("aria-label", `${labels[at]}: arrow keys choose a page`);
+      // A finger that taps comes over the page first, and leaves it: what it pointed at stays.
       on(view, "pointerover", (event) => points.hold(points.node(event.target)));
       on(view, "pointerleave", (event) => event.pointerType === "mouse" && points.hold(null));
-      on(view, "pointerdown", (event) => event.pointerType !== "mouse" && points.hold(points.node(event.target)));
       on(view, "blur", () => points.hold(null));
       on(view, "keydown", (event) => {
         if (event.altKey || event.ctrlKey || event.metaKey) return;
