@@ -202,7 +202,8 @@ def test_a_step_moves_what_changed_and_ends_as_a_jump_does(
 
 def test_a_step_that_changes_very_much_is_a_jump_to_the_same_end(page: Page) -> None:
     """A thousand shapes that move held the page up for a third of a second."""
-    widget = Stepper(Scenario(512, (("write", 0, 0, 1), ("fork", 0), ("write", 1, 5, 7)), orders=(9,)).run(), key=1)
+    copies = (("write", 1, page, 7) for page in range(0, 512, 37))
+    widget = Stepper(Scenario(512, (("write", 0, 0, 1), ("fork", 0), *copies), orders=(9,)).run(), at=1)
     show(page, widget)
     column = widget.columns[0]
     for step, moves in ((2, False), (3, True)):
