@@ -9,6 +9,7 @@ import hashlib
 import json
 import mmap
 import os
+import random
 import re
 import shutil
 import signal
@@ -18,6 +19,7 @@ import sys
 import time
 from dataclasses import replace
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -1133,6 +1135,29 @@ def test_spans() -> None:
     assert spans.spans == before
     assert 11 in spans
     assert 12 not in spans
+
+
+@linux
+@pytest.mark.parametrize("seed", range(20))
+def test_spans_are_what_a_set_of_pages_is(seed: int) -> None:
+    choose = random.Random(seed)
+    spans, pages = Spans(), set[int]()
+    for _ in range(200):
+        start = choose.randrange(60)
+        end = start + choose.randrange(-1 if pages else 1, 12)
+        if choose.random() < 0.5 and start < end:
+            spans.add(start, end)
+            pages |= {*range(start, end)}
+        else:
+            parts = spans.within(start, end)
+            assert all(low < high for low, high in parts)
+            assert {page for low, high in parts for page in range(low, high)} == pages & {*range(start, end)}
+            spans.remove(start, end)
+            pages -= {*range(start, end)}
+        assert {page for page in range(80) if page in spans} == pages
+        # In order, none empty, none that touches the next.
+        assert all(low < high for low, high in spans.spans)
+        assert all(one[1] < next_one[0] for one, next_one in pairwise(spans.spans))
 
 
 @pytest.mark.live

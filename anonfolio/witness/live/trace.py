@@ -27,7 +27,7 @@ import sys
 import threading
 import time
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -746,21 +746,28 @@ class Spans:
 
     def add(self, start: int, end: int) -> None:
         """Add [start, end), joining what it touches."""
-        touching = [span for span in self.spans if span[0] <= end and start <= span[1]]
-        apart = [span for span in self.spans if not (span[0] <= end and start <= span[1])]
-        joined = min([start, *(low for low, _ in touching)]), max([end, *(high for _, high in touching)])
-        self.spans = sorted([*apart, joined])
+        first, last = self._from(start - 1), bisect_right(self.spans, (end, sys.maxsize))
+        if first < last:
+            start, end = min(start, self.spans[first][0]), max(end, self.spans[last - 1][1])
+        self.spans[first:last] = [(start, end)]
 
     def within(self, start: int, end: int) -> list[Span]:
         """The parts of [start, end) in the set."""
-        parts = ((max(low, start), min(high, end)) for low, high in self.spans)
-        return [(low, high) for low, high in parts if low < high]
+        spans = self.spans[self._from(start) : bisect_left(self.spans, (end,))] if start < end else []
+        return [(max(low, start), min(high, end)) for low, high in spans]
 
     def remove(self, start: int, end: int) -> None:
         """Take [start, end) out; nothing when it ends before it starts."""
-        if start < end:
-            pieces = [((low, min(high, start)), (max(low, end), high)) for low, high in self.spans]
-            self.spans = [(low, high) for pair in pieces for low, high in pair if low < high]
+        if start >= end:
+            return
+        first, last = self._from(start), bisect_left(self.spans, (end,))
+        pieces = [((low, min(high, start)), (max(low, end), high)) for low, high in self.spans[first:last]]
+        self.spans[first:last] = [(low, high) for pair in pieces for low, high in pair if low < high]
+
+    def _from(self, page: int) -> int:
+        """The place of the first span that ends after this page: a program may have ten thousands."""
+        at = bisect_right(self.spans, (page, sys.maxsize))
+        return at - 1 if at and page < self.spans[at - 1][1] else at
 
 
 @dataclass
