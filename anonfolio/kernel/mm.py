@@ -6,7 +6,7 @@ entries too, so that whoever reads entries need not care; only the PMD state say
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from typing import Self
 
@@ -96,7 +96,9 @@ class Mm:
 
     def vmas_in(self, start: int, end: int) -> list[Vma]:
         """The VMAs that intersect [start, end), in order (`for_each_vma_range`)."""
-        return [vma for vma in self.vmas if vma.start < end and vma.end > start]
+        first = bisect_right(self.vmas, start, key=start_of)
+        first -= bool(first and self.vmas[first - 1].end > start)
+        return self.vmas[first : bisect_left(self.vmas, end, lo=first, key=start_of)]
 
     def neighbours(self, vma: Vma) -> tuple[Vma | None, Vma | None]:
         """The VMAs before and after, adjacent or not."""
