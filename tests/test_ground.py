@@ -339,6 +339,7 @@ Stepper()
 SLIDERS = """
 a, b = ipywidgets.IntSlider(description="a"), ipywidgets.IntSlider(description="b")
 unseen = ipywidgets.Text("unseen")
+sharing = [ipywidgets.HBox([a]) for _ in range(4)]  # never shown, though it names one that is
 link = ipywidgets.jslink((a, "value"), (b, "value"))
 ipywidgets.VBox([b, a])
 """
@@ -382,6 +383,7 @@ def test_two_executions_store_the_same_bytes(tool: ModuleType, throwaway: Path) 
     kinds = [model.model_name for model in state.values()]
     assert "LinkModel" in kinds
     assert "TextModel" not in kinds
+    assert "HBoxModel" not in kinds
     for output, place in [(o, f"cell {n}") for n, c in enumerate(nb.cells[3:], 3) for o in c.outputs]:
         assert str(throwaway.parent) not in str(output), place
         assert "ipykernel_" not in str(output), place

@@ -94,12 +94,13 @@ def normalise_widgets(nb: Any) -> None:
 
     for view in shown_models(nb):
         reach(view["model_id"])
-    # A link is named by nobody but joins two that are shown; without it a static page's widgets fall apart.
+    # A link is named by nobody but joins two that are shown; without it a static page's widgets fall apart. What names
+    # one alone is a widget that was never shown, and that shares its program with those that were.
     number = {REFERENCE + model: str(n) for n, model in enumerate(order)}
     links = {
         model: json.dumps(map_strings(state[model], lambda text: number.get(text, text)), sort_keys=True)
         for model in state
-        if model not in order and any(other in order for other in references(state[model]))
+        if model not in order and sum(other in order for other in references(state[model])) > 1
     }
     for model in sorted(links, key=links.__getitem__):
         reach(model)
