@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _told("standard output is closed; nobody would see the answer", WRONG_INPUT)
     make_readable(sys.stdout, sys.stderr)
     words, program = _apart(sys.argv[1:] if arguments is None else arguments)
-    chosen = _parser().parse_args(words, Namespace(program=program))
+    chosen = _chosen(words, Namespace(program=program))
     code = CUT_OFF
     try:
         code = chosen.run(chosen)
@@ -58,13 +58,31 @@ def main(arguments: list[str] | None = None) -> int:
         _forget(sys.stdout)
         return _told(": ".join(filter(None, (str(error.filename or ""), error.strerror))), WRONG_INPUT)
     except (ValueError, MemoryError) as error:
-        return _told(blamed(error) or str(error) or "out of memory", WRONG_INPUT)
+        return _told(blamed(error) or f"{error}{_misplaced(chosen, words)}" or "out of memory", WRONG_INPUT)
     except Exception as error:
         # A rule of the reader's own raised when it was asked; all else is a bug of ours, with its traceback.
         if not (where := blamed(error)):
             raise
         return _told(where, WRONG_INPUT)
     return code
+
+
+def _chosen(words: list[str], chosen: Namespace) -> Namespace:
+    """The words as options. What is left over is wrong; where it names a policy, how a policy is named is said."""
+    parser = _parser()
+    chosen, left = parser.parse_known_args(words, chosen)
+    if left:
+        parser.error(f"unrecognized arguments: {' '.join(left)}{_misplaced(chosen, left)}")
+    return chosen
+
+
+def _misplaced(chosen: Namespace, words: list[str]) -> str:
+    """Where a policy was named as another command takes it: how this one does."""
+    if chosen.command == "lab":
+        named = any(word.startswith("--policy") for word in words)
+        return "; lab takes the policy itself, and --against another one" if named else ""
+    files = [word for at, word in enumerate(words) if word.endswith(".py") and words[at - 1 : at] != ["--policy"]]
+    return f"; a policy in a file is named so: --policy {files[0]}" if files and "policy" in chosen else ""
 
 
 def _apart(words: list[str]) -> tuple[list[str], list[str] | None]:
@@ -273,6 +291,10 @@ COMMANDS = (
             _option("--steps", type=_count_or_any, default=6, help="longest program (default 6); any: all there are"),
             _option("--orders", type=_whole, nargs="*", default=[2], help="enabled sizes (default 2)"),
             _option("--processes", type=_count, default=2, help="how many alive at once (default 2)"),
+            _option(
+                "--every", type=_count, default=1, metavar="N",
+                help="of single pages try multiples of N alone (default 1: all)",
+            ),
             _option(
                 "--memory", type=_count, default=MEMORY_MIB, metavar="MIB",
                 help=f"stop when it keeps more than so much (default {MEMORY_MIB})",

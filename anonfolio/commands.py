@@ -163,6 +163,7 @@ def search(chosen: Namespace) -> int:
             steps=chosen.steps and max(1, chosen.steps - fewer),
             orders=tuple(chosen.orders),
             processes=chosen.processes,
+            every=chosen.every,
             operations=operations,
             memory_mib=chosen.memory,
             jobs=chosen.jobs,

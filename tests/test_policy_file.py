@@ -328,6 +328,38 @@ def test_every_command_with_a_policy_says_that_it_takes_a_file() -> None:
 # --- a kernel held against a rule -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("compare mine.py", "; a policy in a file is named so: --policy mine.py;"),
+        ("compare --programs 3 mine.py", "; a policy in a file is named so: --policy mine.py;"),
+        ("selftest mine.py", "; a policy in a file is named so: --policy mine.py"),
+        ("search mine.py --steps 2", "; a policy in a file is named so: --policy mine.py;"),
+        ("run mine.py", "; a policy in a file is named so: --policy mine.py"),
+        ("replay mine.py", "; a policy in a file is named so: --policy mine.py"),
+        ("lab --policy mine.py", "; lab takes the policy itself, and --against another one;"),
+        ("lab mine.py --policy=6.12", "; lab takes the policy itself, and --against another one;"),
+    ],
+)
+def test_a_file_in_the_wrong_place_is_told_where_it_belongs(
+    words: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written(MINE)
+    with contextlib.suppress(SystemExit):
+        assert main(words.split()) == WRONG_INPUT
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", ["selftest nobody", "search --policy mine.py --steps 0", "search --policy mine.py x"])
+def test_nothing_is_told_of_files_where_none_is_in_the_wrong_place(
+    words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written(MINE)
+    with contextlib.suppress(SystemExit):
+        assert main(words.split()) == WRONG_INPUT
+    assert "a policy in a file" not in capsys.readouterr().err
+
+
 def test_a_kernel_that_does_not_do_what_a_rule_says_is_told_case_by_case() -> None:
     policy = policy_in(written(MINE))
     (suite,) = suites_named(["cow.c"])

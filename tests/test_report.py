@@ -192,14 +192,21 @@ ONE_PAGE: dict[str, tuple[Callable[[Folio], bool], bool]] = {
     "not shared, no other reference": (lambda folio: not folio.shared and folio.refcount == folio.mappings, True),
     "all references are mine": (lambda folio: folio.mine >= folio.refcount, True),
     "the only reference": (lambda folio: folio.refcount == 1, True),
+    "as many mappings as in a row": (lambda folio: folio.run == folio.mappings, False),
+    "mapped whole": (lambda folio: folio.mappings == folio.refcount == 1 << folio.order, False),
+    "no more references than pages": (lambda folio: not folio.shared and folio.refcount <= 1 << folio.order, False),
+    "a device has it": (lambda folio: folio.pinned and folio.mapcount == 1, False),
+    "as many references as in a row": (lambda folio: folio.run == folio.refcount, True),
 }  # fmt: skip
 SHARED = (("write", 0, 0, 1), ("fork", 0))
 STARTS: tuple[tuple[Any, ...], ...] = (
     (*SHARED, ("ref", 0, 0, 0)),
     (*SHARED, ("munmap", 0, 0, 2)),
     (("write", 0, 0, 1), ("munmap", 0, 0, 2), ("fork", 0), ("ref", 0, 2, 0)),
+    (("write", 0, 0, 1), ("munmap", 0, 0, 2), ("fork", 0), ("ref", 1, 3, 0), ("munmap", 1, 2, 2)),
+    (("write", 0, 0, 1), ("madvise", 0, 0, 2, "wipeonfork"), ("fork", 0), ("pin", 0, 0, 1, 0), ("ref", 1, 2, 0)),
 )
-"""What leads there is the same for all of them: three searches of three steps stand for one of six."""
+"""What leads there is the same for all of them: searches of three steps stand for one of six and more."""
 
 
 @pytest.mark.parametrize("name", ONE_PAGE)
@@ -209,6 +216,65 @@ def test_rules_of_strangers_are_refuted_where_they_are_wrong(name: str) -> None:
     starts = (af.Scenario(4, steps, (2,)) for steps in STARTS)
     found = [breaks.counterexample(policy, start=start, steps=3, operations=breaks.HOLDERS) for start in starts]
     assert any(found) != good
+
+
+def block_of(order: int, shared: bool) -> Callable[[Around, Ask], range]:
+    """A block of that order where all of it maps the folio, and where none of it is exclusive."""
+
+    def rule(around: Around, ask: Ask) -> range:
+        block = around.block(order)
+        good = around.same_folio & ~around.exclusive if shared else around.same_folio
+        fits = order <= around.order and around.suitable(order, ask) and around.all_of(good, block)
+        return block if ask("all of it", fits) else around.page
+
+    return rule
+
+
+def row(around: Around, ask: Ask) -> range:
+    return around.run(around.same_folio)
+
+
+def exclusive_row(around: Around, ask: Ask) -> range:
+    return around.run(around.exclusive) if around.exclusive[around.at] else around.page
+
+
+REACHES: dict[str, tuple[dict[str, Callable[[Around, Ask], range]], bool]] = {
+    "copies 64 KiB as RFC v2 did": ({"copy_extent": block_of(4, shared=False)}, False),
+    "copies 64 KiB that is shared": ({"copy_extent": block_of(4, shared=True)}, True),
+    "unshares 64 KiB": ({"unshare_extent": block_of(4, shared=False)}, False),
+    "unshares 16 KiB, reuses a row": ({"unshare_extent": block_of(2, shared=True), "reuse_extent": row}, False),
+    "reuses a row": ({"reuse_extent": row}, False),
+    "reuses a row that is exclusive": ({"reuse_extent": exclusive_row}, True),
+}
+"""What reaches further, for sizes that four pages do not have, and two of them at once. A page that is exclusive and
+read-only, beside others that are shared, is rare: a short pin marked it, and half of its folio was kept from a fork.
+"""
+
+
+@pytest.mark.parametrize("name", REACHES)
+def test_reaches_of_strangers_are_refuted_where_they_are_wrong(name: str) -> None:
+    rules, good = REACHES[name]
+    policy = af.LINUX_6_15.but(name=name, **rules)
+    asked = [bound for bound in breaks.bounds(policy, quick=True) if bound.every > 1]
+    found = (
+        breaks.counterexample(
+            policy, pages=each.pages, orders=each.orders, steps=each.steps, every=each.every, operations=each.operations
+        )
+        for each in sorted(asked, key=lambda bound: -bound.pages)
+    )
+    assert any(found) != good
+
+
+def test_sizes_that_a_policy_copies_are_searched() -> None:
+    copies = af.LINUX_6_15.but(name="64K", copy_extent=block_of(4, shared=True))
+    assert breaks.sizes(copies) == [4]
+    assert [bound.pages for bound in breaks.bounds(copies, quick=True) if bound.every > 1] == [4, 16]
+    assert (breaks.sizes(af.LINUX_6_15), breaks.sizes(SIXTEEN), breaks.sizes(af.RFC_V2)) == ([], [], [3, 4])
+    (bound,) = (bound for bound in breaks.bounds(copies, quick=False, steps=3) if bound.pages == 16 and bound.every > 1)
+    assert bound.options() == (
+        "--steps 3 --pages 16 --orders 4 --processes 2 --every 8"
+        " --operations write fork exit wipeonfork munmap pin gup ref"
+    )
 
 
 def test_a_random_program_that_breaks_something_is_made_small(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,12 @@ program, written apart, counts the same.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import random
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import plain_search
@@ -17,10 +19,10 @@ import anonfolio as af
 from anonfolio.kernel.policy import policy_named
 from anonfolio.machine.invariants import INVARIANTS
 from anonfolio.program import explore
-from anonfolio.program.exploration import Exploration, Limits
+from anonfolio.program.exploration import Exploration, Limits, Stopped
 from anonfolio.program.explore import Miscounted, Share, Space, expand, first_broken, joined
 from anonfolio.program.ops import do_step
-from anonfolio.program.search import EXTRA_OPERATIONS, OPERATIONS, counterexample
+from anonfolio.program.search import EXTRA_OPERATIONS, OPERATIONS, Exhausted, counterexample
 from anonfolio.program.states import (
     NAME_BYTES,
     Maker,
@@ -232,19 +234,87 @@ def test_a_stored_proof_comes_out_again(name: str) -> None:
     assert list(found.promises) == stored["promises"]
 
 
-def test_readme_says_what_the_stored_proofs_say() -> None:
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("proofs_tool", ROOT / "tools" / "proofs.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_readme_says_what_the_stored_proofs_say(tool: ModuleType) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     stored = proofs()
+    assert {*stored} <= {proof.name for proof in tool.PROOFS}
+    assert tool.with_table(readme, stored) == readme
     for name, proof in stored.items():
-        row = (
-            f"| {proof['policy']} | {', '.join(proof['operations'])} | {proof['verdict']} | {proof['steps']} "
-            f"| {proof['states']:,} | {proof['transitions']:,} | {proof['cpu_seconds']:,} | {proof['peak_mib']} |"
-        )
-        assert row in readme, name
+        row = next(line for line in readme.splitlines() if line.startswith(f"| {name.replace(': ', ' | ', 1)} | "))
+        counts = (proof["steps"], proof["states"], proof["transitions"], proof["cpu_seconds"], proof["peak_mib"])
+        assert row.endswith(f"| {' | '.join(f'{count:,}' for count in counts)} |")
+        verdict = row.split(" | ")[2]
+        if proof["verdict"] == tool.BOUNDED:
+            within = f"nothing breaks within {proof['steps']} steps"
+            assert verdict == f"not to the end: {within}; then {proof['why']}"
+            assert proof["why"]
+            assert len(proof["levels"]) == proof["steps"] + 1
+            assert sum(proof["levels"]) <= proof["states"]
+        else:
+            assert verdict == proof["verdict"]
     assert readme.count(" | holds in programs of any length | ") == sum(
         proof["verdict"] == "holds in programs of any length" for proof in stored.values()
     )
     assert f"({stored['6.15: write, fork, exit']['states']:,} states)" in readme
+
+
+def test_a_stopped_proof_is_kept_with_what_does_not_hang_on_when(
+    tool: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it was stopped is chance; how many states each number of steps leads to is not."""
+
+    def stops(search: Exploration) -> None:
+        if search.depth == 6:
+            raise Stopped("720 s are over")
+
+    proof = tool.Proof("6.1", tool.FORK)
+    whole = tool.run(proof, 1, 64, None, None)
+    with monkeypatch.context() as patched:
+        patched.setattr(Exploration, "_check_limits", stops)
+        early = tool.run(proof, 1, 64, None, None)
+    assert (early["verdict"], early["why"], early["steps"]) == (tool.BOUNDED, "720 s are over", 5)
+    assert sum(early["levels"]) < early["states"] < whole["states"]
+    found = counterexample("6.1", steps=None, operations=tool.FORK)
+    assert isinstance(found, Exhausted)
+    assert early["levels"] == found.levels[: early["steps"] + 1]
+    assert (sum(found.levels), len(found.levels)) == (whole["states"], whole["steps"] + 1)
+    assert "levels" not in whole
+    assert tool.differences(early, early) == tool.differences(whole, whole) == tool.differences(whole, early) == []
+    other = {**early, "levels": (1, 5, 13)}
+    assert tool.differences(early, other) == ["states 2 steps away: 14, was 13"]
+    broken = {**whole, "verdict": "breaks pinned_page_stays", "steps": early["steps"]}
+    assert tool.differences(broken, early) == [
+        f"breaks pinned_page_stays at {early['steps']} steps, was {tool.BOUNDED} at {early['steps']}"
+    ]
+    assert not tool.differences({**broken, "steps": early["steps"] + 1}, early)
+    assert tool.differences({**whole, "states": 1}, whole) == [f"states 1, was {whole['states']}"]
+
+
+def test_of_single_pages_those_are_tried_that_are_asked_for() -> None:
+    """Of a 64 KiB folio the first page of each half stands for all: as many states as of two pages of four."""
+    over = ("write", "fork", "exit", "wipeonfork", "pin")
+    small, large = (
+        counterexample("7.3", pages=4 * big, orders=(order,), every=2 * big, steps=4, operations=over)
+        for big, order in ((1, 2), (4, 4))
+    )
+    assert isinstance(small, Exhausted)
+    assert isinstance(large, Exhausted)
+    assert (small.states, small.transitions) == (large.states, large.transitions)
+    assert "over 16 pages (single ones: multiples of 8) and write" in str(large)
+    every = counterexample("7.3", steps=4, operations=over)
+    assert every.states > small.states
+    with pytest.raises(ValueError, match="every=0"):
+        counterexample("7.3", every=0)
 
 
 def test_dask_can_do_the_work() -> None:

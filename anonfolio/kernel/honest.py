@@ -75,7 +75,7 @@ def check_reuse(rule: Reuse) -> None:
     """Raise ValueError unless a reuse rule takes (folio, ask), returns a bool, and branches on what it asks alone."""
     _check_call(rule, "folio", "ask")
     expected = answer(tree, rule, case="a folio of order 2, 4 references, 4 mappings, with every answer")
-    for folio in _folios():
+    for folio in folios():
         node: Node | bool = expected
         said, asked = _answered(rule, folio)
         reuse_of(said, folio)
@@ -129,7 +129,8 @@ def _dishonest(folio: Folio, did: str, node: Node | bool) -> str:
     )
 
 
-def _folios() -> Iterator[Folio]:
+def folios() -> Iterator[Folio]:
+    """Folios as a reuse rule may meet them: small and large, with mappings and references as they can be."""
     for order in (2, 4, 9):
         size = 1 << order
         counts = sorted({1, 2, 3, 4, 5, size - 1, size, size + 1, 2 * size})
@@ -212,9 +213,9 @@ def check_range(around: Around, found: Any, *, block: bool) -> None:
         raise ValueError(f"{what}; a copy takes an aligned block of 1, 4, 8, … pages, such as around.block(2)")
 
 
-def arounds() -> Iterator[Around]:
+def arounds(orders: tuple[int, ...] = (2, 4, 9)) -> Iterator[Around]:
     """Page tables that map a folio whole, cut by the mapping, with holes, with other frames, marked and not."""
-    for order, at, cut, state in product((2, 4, 9), (0, 5, 100, 511), (0, 3), range(5)):
+    for order, at, cut, state in product(orders, (0, 5, 100, 511), (0, 3), range(5)):
         size = 1 << order
         start = at & -size
         bits = np.zeros(PTRS_PER_PMD, np.uint8)

@@ -61,8 +61,11 @@ class Folio:
         Whether a device may hold it (`folio_maybe_dma_pinned`).
     mapcount : int
         How many entries map the one page that faulted, PMDs included (`folio_precise_page_mapcount`).
-    run, mine : int
-        Pages of it that a reuse would reach around the one that faulted, and mappings that are this process's.
+    run : int
+        How many of its pages a reuse would reach around the one that faulted: what the policy's own `reuse_extent`
+        says, so 1 wherever that is one page, as it is in every released kernel. ``reuse_extent="range"`` gives the row.
+    mine : int
+        How many of its mappings are this process's.
     slots : str
         Which processes its mm_id slots track, in words: for a question's `saw`.
     """
@@ -94,12 +97,12 @@ class Folio:
         pinned = ", pinned" if self.pinned else ""
         return (
             f"a folio of order {self.order}, {counts}, {shared} mapped by others, {run} in a row, "
-            f"the page mapped {self.mapcount} times{pinned}"
+            f"the page mapped {_many(self.mapcount, 'time')}{pinned}"
         )
 
     @property
     def run(self) -> int:
-        """How many of its pages a reuse would reach around the one that faulted; to look is what costs."""
+        """How many of its pages a reuse would reach: 1 where `reuse_extent` is one page. To look is what costs."""
         if not self.looked:
             self.looked, self._pages = True, self._run()
         return self._pages

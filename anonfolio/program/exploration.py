@@ -34,7 +34,7 @@ FORM_BYTES = 48
 SAVED_EVERY_S = 60
 KEPT = ("numbers", "seen", "parents", "steps", "sizes", "forms")
 """What a checkpoint holds, besides of which search it is, and its seal."""
-CHECKPOINT = "anonfolio-search/4"
+CHECKPOINT = "anonfolio-search/5"
 """What a checkpoint says that it is; one of another version is not gone on from."""
 
 
@@ -103,6 +103,15 @@ class Exploration:
     def states(self) -> int:
         """Distinct states so far."""
         return len(self._seen)
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """How many states take 0, 1, 2, … steps to reach, as far as every shorter program was tried."""
+        # States are found in the order of their parents, so each level's parents are a row before the next one's.
+        parents, ends = np.array(self._parents), [0, 1]
+        while len(ends) <= self._reached + 1 and ends[-1] > ends[-2]:
+            ends.append(int(np.searchsorted(parents, ends[-1])))
+        return tuple(number for number in np.diff(ends).tolist() if number)
 
     def digest(self) -> str:
         """SHA-256 of all states' names: equal for searches that saw the same states, however they did it."""
@@ -278,7 +287,7 @@ def _seal(space: Space, arrays: dict[str, Any]) -> str:
 
 def fingerprint(space: Space) -> str:
     """What a search is of, as SHA-256: two are the same search if it is equal. Functions count by their code."""
-    said: list[object] = [space.start.text(), space.operations, space.processes]
+    said: list[object] = [space.start.text(), space.operations, space.processes, space.every]
     said += [rule.name for rule in space.invariants]
     said += [(field.name, _words(getattr(space.policy, field.name))) for field in fields(space.policy)]
     return hashlib.sha256(repr(said).encode()).hexdigest()

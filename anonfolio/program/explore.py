@@ -81,6 +81,8 @@ class Space:
     processes : int
         How many may be alive at once.
     invariants : tuple of Invariant
+    every : int
+        Operations on one page are tried with multiples of it: with 8 of 16 pages, the first of each half.
     """
 
     policy: Policy
@@ -88,6 +90,7 @@ class Space:
     operations: tuple[str, ...]
     processes: int
     invariants: tuple[Invariant, ...]
+    every: int = 1
 
     def begin(self) -> Machine:
         """The machine that programs start from, with just as much memory as they can use."""
@@ -105,7 +108,10 @@ class Space:
         steps: list[tuple[Step, str]] = []
         for word in self.operations:
             op = TABLE["madvise" if word in ADVICE else word]
-            at = Situation(process, pages, max(1, pages // 2), entries, live < self.processes, live > 1, word)
+            at = Situation(
+                process, pages, max(1, pages // 2), entries, live < self.processes, live > 1, word,
+                range(0, pages, self.every),
+            )  # fmt: skip
             tried = op.tries(at) if op.tries else ()
             steps += [((op.name, process.number, *arguments), word) for arguments in tried]
         return steps

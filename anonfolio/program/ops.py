@@ -63,6 +63,8 @@ class Situation(NamedTuple):
         Whether a further process may be made, and whether there is another one.
     word : str
         The name that was asked for: an operation, or an advice.
+    tried : range
+        The pages that operations on one page are tried with.
     """
 
     process: Process
@@ -72,6 +74,7 @@ class Situation(NamedTuple):
     room: bool
     others: bool
     word: str
+    tried: range
 
 
 Tries = Callable[[Situation], Iterable[tuple[Any, ...]]]
@@ -198,7 +201,7 @@ def _dma_read(process: Process, id: int, k: int) -> int | Outcome:
 
 
 def _each_page(at: Situation) -> Iterable[tuple[Any, ...]]:
-    return ((page,) for page in range(at.pages))
+    return ((page,) for page in at.tried)
 
 
 def _each_half(at: Situation) -> Iterable[tuple[Any, ...]]:
@@ -219,7 +222,7 @@ def _disabled(at: Situation) -> Iterable[tuple[Any, ...]]:
 
 
 def _unpinned(at: Situation) -> Iterable[tuple[Any, ...]]:
-    return () if _holds(at, "pin") else ((page, 1, 0) for page in range(at.pages))
+    return () if _holds(at, "pin") else ((page, 1, 0) for page in at.tried)
 
 
 def _holds(at: Situation, kind: str) -> bool:
@@ -238,11 +241,11 @@ def _each_move(at: Situation) -> Iterable[tuple[Any, ...]]:
 _OPS = (
     Op("write", ("page", "byte"), Process.write, "{who} writes page {page}", access=True,
        # Where a page is writable already, nothing but its byte would change.
-       tries=lambda at: ((page, 1) for page in range(at.pages) if not at.entries[page] & PTE_WRITE),
+       tries=lambda at: ((page, 1) for page in at.tried if not at.entries[page] & PTE_WRITE),
        drawn={"mixed": 40, "populate": 50, "refused": 25, "merge": 30, "huge": 26, "dma": 28, "forkfail": 36,
               "segv": 30, "mappings": 34}),
     Op("read", ("page",), Process.read, "{who} reads page {page}", access=True, returns=True,
-       tries=lambda at: ((page,) for page in range(at.pages) if not at.entries[page]),
+       tries=lambda at: ((page,) for page in at.tried if not at.entries[page]),
        drawn={"mixed": 7, "populate": 2, "refused": 5, "merge": 3, "huge": 14, "dma": 12, "forkfail": 3, "segv": 12,
               "mappings": 8}),
     Op("fork", (), Process.fork, "{who} forks, which makes process {child}",
@@ -291,7 +294,7 @@ _OPS = (
        drawn={"mixed": 4, "populate": 1, "refused": 10, "huge": 4, "dma": 2, "forkfail": 2, "segv": 3, "mappings": 2}),
     Op("ref", ("page", "id"), _ref, "{who} takes a plain reference to page {page} (reference {id})",
        makes="reference", gup=True,
-       tries=lambda at: () if _holds(at, "reference") else ((page, 0) for page in range(at.pages)),
+       tries=lambda at: () if _holds(at, "reference") else ((page, 0) for page in at.tried),
        drawn={"mixed": 2, "refused": 5, "huge": 1, "dma": 1}),
     Op("unref", ("id",), Process.unref, "{who} lets go of reference {id}",
        uses="reference", tries=lambda at: [(0,)] if _holds(at, "reference") else [],

@@ -56,7 +56,7 @@ ten seconds of a processor for six steps.
 
 MEMORY_MIB = 2048
 """So much memory a search takes at most, unless told otherwise."""
-MOST = {"pages": 512, "steps": 100, "processes": 6, "memory_mib": 1 << 20, "jobs": 1024}
+MOST = {"pages": 512, "steps": 100, "processes": 6, "every": 512, "memory_mib": 1 << 20, "jobs": 1024}
 """Far beyond what can be searched; every renaming of processes is tried for each state."""
 SHOWN_BYTE = 0xDD
 CTRL_C = "Ctrl-C"
@@ -125,6 +125,10 @@ class Exhausted:
         What was looked for: names of invariants.
     digest : str
         SHA-256 of the names of all states, in order: equal for searches that saw the same states.
+    levels : tuple of int
+        How many states take 0, 1, … up to `steps` steps to reach: the same wherever a search is stopped later.
+    every : int
+        Operations on one page were tried with multiples of it.
     """
 
     policy: str
@@ -139,6 +143,8 @@ class Exhausted:
     complete: bool = False
     promises: tuple[str, ...] = ()
     digest: str = ""
+    levels: tuple[int, ...] = ()
+    every: int = 1
 
     def __bool__(self) -> bool:
         return False
@@ -149,9 +155,10 @@ class Exhausted:
         lengths = f"of any length (no state is more than {self.steps} steps away)" if self.complete else (
             f"of up to {self.steps} steps")  # fmt: skip
         after = f" after the {self.after} of the program" if self.after else ""
+        some = f" (single ones: multiples of {self.every})" if self.every > 1 else ""
         return (
             f"{self.policy}: {verdict} {self.states:,} distinct states, {self.transitions:,} transitions,"
-            f" all programs {lengths}{after} over {self.pages} pages and {', '.join(self.operations)}"
+            f" all programs {lengths}{after} over {self.pages} pages{some} and {', '.join(self.operations)}"
         )
 
 
@@ -177,6 +184,7 @@ def counterexample(
     steps: int | None = 6,
     orders: tuple[int, ...] = (2,),
     processes: int = 2,
+    every: int = 1,
     operations: tuple[str, ...] = OPERATIONS,
     invariants: tuple[Invariant, ...] = KERNEL_PROMISES,
     progress: Progress | None = None,
@@ -199,6 +207,8 @@ def counterexample(
         The longest program; None goes on until no state is left, and so speaks of programs of any length.
     processes : int
         How many may be alive at once.
+    every : int
+        Operations on one page are tried with multiples of it alone: of a large folio, few pages stand for all.
     operations : tuple of str
         From `OPERATIONS` and `EXTRA_OPERATIONS`. Advice, unmapping and moving act on halves of the mapping.
     invariants : tuple of Invariant
@@ -226,14 +236,14 @@ def counterexample(
         True or false in an ``if``. Ctrl-C ends the search with what is known so far.
     """
     policy = policy if isinstance(policy, Policy) else policy_named(policy)
-    bound = {"pages": pages, "processes": processes, "memory_mib": memory_mib, "jobs": jobs}
+    bound = {"pages": pages, "processes": processes, "every": every, "memory_mib": memory_mib, "jobs": jobs}
     _check_bound(operations, **bound, **({} if steps is None else {"steps": steps}))
     scenario = start or Scenario(pages, (), orders)
     if scenario.skew:
         raise ValueError(
             f"skew={scenario.skew}: the search names pages from 0, so a program that it goes on from has none"
         )
-    space = Space(policy, scenario, tuple(operations), processes, tuple(invariants))
+    space = Space(policy, scenario, tuple(operations), processes, tuple(invariants), every)
     limits = Limits(steps, seconds, memory_mib, executor, jobs, Path(checkpoint) if checkpoint else None)
     search = Exploration(space, limits, progress)
     why = ""
@@ -246,7 +256,7 @@ def counterexample(
     return Exhausted(
         policy.name, scenario.pages, max(0, search.depth - (1 if why or search.complete else 0)), space.operations,
         search.states, search.transitions, bool(why), len(scenario.steps), why, search.complete,
-        tuple(rule.name for rule in space.invariants), search.digest(),
+        tuple(rule.name for rule in space.invariants), search.digest(), search.levels, every,
     )  # fmt: skip
 
 

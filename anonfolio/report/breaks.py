@@ -12,7 +12,10 @@ from typing import NamedTuple
 from ..hardware.interleavings import Searched
 from ..hardware.interleavings import search as interleave
 from ..hardware.microsteps import CHILD, FORKING, RANGE, THREADS
+from ..kernel.honest import arounds
 from ..kernel.policy import Policy
+from ..kernel.rules import Extent, one_page, silently
+from ..kernel.sizes import ANON_ORDERS
 from ..machine.invariants import check
 from ..program.ops import do_step
 from ..program.random_programs import KINDS, random_scenario, shrink
@@ -34,13 +37,15 @@ class Bound(NamedTuple):
     pages: int = 4
     orders: tuple[int, ...] = (2,)
     processes: int = 2
+    every: int = 1
 
     def options(self) -> str:
         """As the command takes them."""
         length = "any" if self.steps is None else self.steps
+        some = f" --every {self.every}" if self.every > 1 else ""
         return (
             f"--steps {length} --pages {self.pages} --orders {' '.join(map(str, self.orders))}"
-            f" --processes {self.processes} --operations {' '.join(self.operations)}"
+            f" --processes {self.processes}{some} --operations {' '.join(self.operations)}"
         )
 
     def up_to(self, steps: int | None) -> Bound:
@@ -56,11 +61,16 @@ UNSHARERS = ("write", "fork", "exit", "wipeonfork", "pin", "pin_ro")
 """Who pins for reading makes a page exclusive that stays read-only, beside pages that may be shared."""
 BESIDE_A_PIN = ("write", "fork", "exit", "pin", "gup")
 """Who unshares a page beside one that stays pinned: the search gives a process one pin, and a short one counts not."""
+HALVES = ("write", "fork", "exit", "wipeonfork", "keeponfork", "gup")
+"""Who shares half of a folio and keeps half, in one mapping again: it takes long programs, of few pages."""
+LARGE = ("write", "fork", "exit", "wipeonfork", "munmap", "pin", "gup", "ref")
+"""What is asked of a size that a policy copies: of each half's first page alone."""
 QUICK = (
     Bound(6, ("write", "fork", "exit", "wipeonfork", "pin")),
     Bound(6, HOLDERS),
     Bound(5, BESIDE_A_PIN),
     Bound(5, UNSHARERS),
+    Bound(8, HALVES, every=2),
 )
 WHOLE = (
     Bound(None, ("write", "fork", "exit")),
@@ -68,6 +78,8 @@ WHOLE = (
     Bound(7, (*HOLDERS, "exit", "unref")),
     Bound(6, BESIDE_A_PIN),
     Bound(6, UNSHARERS),
+    Bound(9, HALVES, every=2),
+    Bound(7, (*HOLDERS, "wipeonfork", "pin"), every=2),
     Bound(4, (*HOLDERS, "exit", "pin", "read", "gup", "pin_ro", "mremap", "dontneed", "mprotect")),
     Bound(5, ("write", "fork", "exit"), processes=3),
     Bound(4, ("write", "fork", "exit", "munmap", "pin", "ref"), 16, (4,)),
@@ -182,20 +194,46 @@ def _fail(count: int) -> str:
     return "fails" if count == 1 else "fail"
 
 
+def sizes(policy: Policy) -> list[int]:
+    """The orders above the smallest that it copies or unshares at once; and the first whose pages it reuses together.
+
+    A rule may be right for 16 KiB and wrong for 64 KiB: what is searched over four pages never asks it.
+    """
+
+    def reached(rule: Extent) -> list[tuple[int, int]]:
+        if rule is one_page:
+            return []
+        asked = ((around.order, len(rule(around, silently))) for around in arounds(ANON_ORDERS))
+        return [(order, pages.bit_length() - 1) for order, pages in asked if pages > 1]
+
+    rules = policy.rules
+    copied = {taken for rule in (rules.copy_extent, rules.unshare_extent) for _, taken in reached(rule)}
+    reused = {min(folio for folio, _ in found)} if (found := reached(rules.reuse_extent)) else set()
+    return sorted((copied | reused) - {min(ANON_ORDERS)})
+
+
+def bounds(policy: Policy, *, quick: bool, steps: int | None = None) -> list[Bound]:
+    """What is searched for a policy, no program longer than `steps`."""
+    orders = sizes(policy)
+    some, longest = ({*orders[:1], *orders[-1:]}, 5) if quick else ({*orders}, 6)
+    large = [Bound(longest, LARGE, 1 << order, (order,), every=1 << order >> 1) for order in sorted(some)]
+    return list(dict.fromkeys(bound.up_to(steps) for bound in (*(QUICK if quick else WHOLE), *large)))
+
+
 def searches(
     policy: Policy, *, quick: bool, steps: int | None = None, jobs: int = 1, tell: Callable[[str], None] | None = None
 ) -> Iterator[Found]:
     """Each search in turn, no program longer than `steps`; Ctrl-C after the one that it stops."""
-    bounds = list(dict.fromkeys(bound.up_to(steps) for bound in (QUICK if quick else WHOLE)))
-    for number, bound in enumerate(bounds, 1):
+    wanted = bounds(policy, quick=quick, steps=steps)
+    for number, bound in enumerate(wanted, 1):
 
-        def progress(depth: int, states: int, transitions: int, which: str = f"{number} of {len(bounds)}") -> None:
+        def progress(depth: int, states: int, transitions: int, which: str = f"{number} of {len(wanted)}") -> None:
             if tell:
                 tell(f"{which}, {depth} steps: {states:,} states, {transitions:,} transitions")
 
         answer = counterexample(
             policy, pages=bound.pages, steps=bound.steps, orders=bound.orders, processes=bound.processes,
-            operations=bound.operations, jobs=jobs, progress=progress,
+            every=bound.every, operations=bound.operations, jobs=jobs, progress=progress,
         )  # fmt: skip
         yield Found(bound, answer)
         if isinstance(answer, Exhausted) and answer.why == CTRL_C:

@@ -8,7 +8,9 @@ from textwrap import wrap
 
 from ..draw.picture import side_by_side
 from ..hardware.cost import read_table
+from ..kernel.honest import folios
 from ..kernel.policy import POLICIES, Policy
+from ..kernel.rules import Folio, answers, one_page
 from ..machine.invariants import INVARIANTS, KERNEL_PROMISES
 from ..program.ops import in_text, said
 from ..program.random_programs import shrink
@@ -70,7 +72,8 @@ def _bound_words(found: Found) -> str:
         return f"programs of {answer.steps} steps"
     length = "any length" if answer.complete else f"up to {answer.steps} steps"
     many = f" by {found.bound.processes} processes" if found.bound.processes != 2 else ""
-    return f"programs of {length}{many} over {found.bound.pages} pages and {', '.join(found.bound.operations)}"
+    some = f" (single ones: multiples of {found.bound.every})" if found.bound.every > 1 else ""
+    return f"programs of {length}{many} over {found.bound.pages} pages{some} and {', '.join(found.bound.operations)}"
 
 
 # --- what was tried -------------------------------------------------------------------------------------------------
@@ -358,6 +361,11 @@ def _mib(pages: int) -> str:
 
 
 def _assumes(report: Findings) -> Iterator[Block]:
+    if _sees_one_page(report.policy):
+        yield Words(
+            "Its `large_reuse` looks at `folio.run`, which here is 1 each time: it is what `reuse_extent` reaches, one"
+            ' page. `reuse_extent="range"` gives the pages in a row.'
+        )
     yield Points((
         "A rule decides by the facts that it is handed and asks for (`anonfolio.kernel.rules`); that it does was"
         " checked on a grid of facts when the policy was made. Where a kernel would get a fact from, under which lock,"
@@ -370,6 +378,16 @@ def _assumes(report: Findings) -> Iterator[Block]:
         "Time leaves out waiting for locks, other CPUs' TLBs and the program's own work; a walk of the reverse map"
         " (`folio.mine`) has no price.",
     ))  # fmt: skip
+
+
+def _sees_one_page(policy: Policy) -> bool:
+    """Whether its reuse rule looks at the pages in a row where no reuse reaches further than the page."""
+
+    def looks(folio: Folio) -> bool:
+        answers(policy.rules.large_reuse, folio)
+        return folio.looked
+
+    return policy.rules.reuse_extent is one_page and any(map(looks, folios()))
 
 
 def _many(count: int, what: str) -> str:
