@@ -183,8 +183,8 @@ def _breaks(report: Findings) -> Iterator[Block]:
     yield Words(
         f"All searches looked for: {', '.join(rule.name for rule in KERNEL_PROMISES)}"
         " (`anonfolio.INVARIANTS` says what each means). None of them searched:"
-        f" {', '.join(name for name in (*OPERATIONS, *EXTRA_OPERATIONS) if name not in searched)}; other sizes, larger"
-        " mappings, more processes."
+        f" {', '.join(name for name in (*OPERATIONS, *EXTRA_OPERATIONS) if name not in searched)}; other sizes,"
+        " mappings, numbers of processes."
     )
     if found.random:
         yield from _random(found.random, report)
@@ -350,7 +350,7 @@ def _workload(workload: Workload) -> Rows:
     rows.append(("walks, each read", *(f"{bill.walks:,}" for bill in bills.values())))
     if recorded := next(iter(bills.values())).recorded:
         rows.append((f"walks of {recorded:,}", *(f"{bill.recorded_walks:,}" for bill in bills.values())))
-    return Rows(f"{workload.name} ({workload.sizes}). {workload.about}.", ("", *bills), tuple(rows))
+    return Rows(f"{workload.name} ({workload.sizes}): {workload.about}.", ("", *bills), tuple(rows))
 
 
 def _mib(pages: int) -> str:

@@ -31,7 +31,7 @@ BESIDE = (LINUX_6_9, LINUX_6_15, RFC_V2_FIXED)
 TABLE = "linux-6.18.44"
 """The stored table of prices."""
 QUICK_SIZES, WHOLE_SIZES = ((2, 4),), ((2, 4), (4,), ALL_SIZES, (9,))
-QUICK_FAULTS = 25_000
+QUICK_FAULTS = 10_000
 """A quick report replays the traces with at most so many accesses."""
 HEAP_PAGES, HEAP_SIZES = 4096, (2, 4)
 """The heap is in folios of 64 KiB; a copy that asks the knobs may take 16 KiB, too."""

@@ -113,19 +113,27 @@ STYLE = (
 .afr pre { background: var(--soft); border: 1px solid var(--line); border-radius: 4px; padding: .6rem .8rem;
  margin: .6rem 0; overflow-x: auto; width: fit-content; max-width: 100%; box-sizing: border-box; }
 .afr .typed { white-space: pre-wrap; }
-.afr p code, .afr li code, .afr .typed span { display: inline-block; max-width: 100%; overflow-wrap: anywhere; }
+.afr p code, .afr li code { white-space: nowrap; }
+.afr .typed span { display: inline-block; max-width: 100%; overflow-wrap: anywhere; }
 .afr .wide { overflow-x: auto; margin: .6rem 0 1.2rem; }
 .afr table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
 .afr th, .afr td { padding: .22rem .7rem; border-bottom: 1px solid var(--line); text-align: right;
  white-space: nowrap; }
 .afr th:first-child, .afr td:first-child { text-align: left; padding-left: 0; white-space: normal; min-width: 9rem; }
 .afr thead th { border-bottom: 2px solid var(--mut); }
-.afr .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 36rem), 1fr)); gap: .8rem 1.2rem; }
+.afr .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 23rem), 1fr)); gap: .8rem 1.2rem; }
 .afr figure { margin: 0; min-width: 0; }
 .afr figcaption { color: var(--mut); margin-bottom: .3rem; }
 .afr figcaption b { color: var(--ink); }
 .afr .picture { overflow-x: auto; }
-.afr .picture svg { width: 100%; min-width: 36rem; height: auto; display: block; }
+.afr .picture svg { width: 100%; min-width: 21rem; height: auto; display: block; }
+@media print {
+ .afr pre { white-space: pre-wrap; overflow-wrap: anywhere; }
+ .afr pre, .afr figure, .afr .wide { break-inside: avoid; }
+ .afr h2 { break-after: avoid; }
+ .afr .pair { grid-template-columns: 1fr 1fr; }
+ .afr .picture svg { min-width: 0; }
+}
 """
 )
 
