@@ -16,8 +16,9 @@ from dataclasses import fields
 from itertools import chain, islice
 from itertools import count as count_from
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
+from .draw.drawing import printable
 from .hardware.cost import read_table, tables, write_table
 from .hardware.trace import (
     DATA_DIR,
@@ -54,6 +55,11 @@ if TYPE_CHECKING:
     from .program.witnesses import Difference
     from .witness.live.compare import Tally
     from .witness.live.kernel import LiveKernel
+
+
+def say(told: object, *, end: str = "\n", file: TextIO | None = None, flush: bool = False) -> None:
+    """Print it. What files and programs are called is foreign: a terminal obeys nothing of that."""
+    print(printable(str(told)), end=end, file=file, flush=flush)
 
 
 # --- which kernel ---------------------------------------------------------------------------------------------------
@@ -104,7 +110,7 @@ def _number(field: str, text: str) -> int:
 def run(chosen: Namespace) -> int:
     """Step through a scenario, and compare it with another witness."""
     if chosen.scenario == "list":
-        print("\n".join(scenario_names()))
+        say("\n".join(scenario_names()))
         return 0
     policy = policy_of(chosen, "")
     scenario = Scenario.load(chosen.scenario)
@@ -115,15 +121,15 @@ def run(chosen: Namespace) -> int:
         other = scenario.run(policy_called(against)) if policies else scenario.recorded(against)
     timeline = scenario.run(policy)
     if not scenario.steps:
-        print(f"{policy.name}: {scenario.name or 'the scenario'} has no steps, so there is nothing to show")
+        say(f"{policy.name}: {scenario.name or 'the scenario'} has no steps, so there is nothing to show")
     for number in range(len(timeline)):
-        print(timeline.show(number), end="\n\n")
+        say(timeline.show(number), end="\n\n")
     if other is None:
         return 0
     differences = timeline.compare(other)
-    print(f"{policy.name} against {against}: {len(differences)} of {len(timeline)} steps differ")
+    say(f"{policy.name} against {against}: {len(differences)} of {len(timeline)} steps differ")
     for difference in differences:
-        print(difference)
+        say(difference)
     return 1 if differences else 0
 
 
@@ -132,7 +138,7 @@ def replay(chosen: Namespace) -> int:
     recording = read_recording(chosen.file)
     named = chosen.policy is not None or chosen.set
     found = replay_recording(recording, policy_of(chosen, recording.kernel, recording.arch) if named else None)
-    print(found)
+    say(found)
     if chosen.fields:
         differences = [difference for _, _, difference in found.mismatches]
         _print_fields(found.cells, differences, "the recording does not have it")
@@ -142,13 +148,13 @@ def replay(chosen: Namespace) -> int:
 def _print_fields(cells: Mapping[str, int], differences: Sequence[Difference], why_not: str) -> None:
     """What was compared of the kernel's own state, and where it differs."""
     if not cells:
-        print(f"the kernel's own state was not compared: {why_not}")
+        say(f"the kernel's own state was not compared: {why_not}")
         return
-    print(f"  {'own state of the kernel':28}{'cells':>12}  differences")
+    say(f"  {'own state of the kernel':28}{'cells':>12}  differences")
     # What only arm64's recordings have is not missed elsewhere.
     for field in (*FIELDS, *(name for name in (*RAW_FIELDS, CONVERTS) if name in cells)):
         found = sum(difference.what.startswith(f"{field} of ") for difference in differences)
-        print(f"  {field:28}{cells.get(field, 0):>12,}  {found if field in cells else 'not on this kernel'}")
+        say(f"  {field:28}{cells.get(field, 0):>12,}  {found if field in cells else 'not on this kernel'}")
 
 
 def search(chosen: Namespace) -> int:
@@ -170,13 +176,13 @@ def search(chosen: Namespace) -> int:
             checkpoint=chosen.checkpoint and chosen.checkpoint + (f".{number}" if number > 1 else ""),
             progress=_tell_search,
         )
-        print(found)
+        say(found)
         if not isinstance(found, Exhausted):
             return 1
         nothing.append(found)
         if found.interrupted:
             break
-    print(rests_on(nothing))
+    say(rests_on(nothing))
     if nothing[-1].why == CTRL_C:
         raise KeyboardInterrupt
     if nothing[-1].interrupted:
@@ -185,7 +191,7 @@ def search(chosen: Namespace) -> int:
 
 
 def _tell_search(depth: int, states: int, transitions: int) -> None:
-    print(f"  {depth} steps: {states:,} states, {transitions:,} transitions", file=sys.stderr)
+    say(f"  {depth} steps: {states:,} states, {transitions:,} transitions", file=sys.stderr)
 
 
 def lab(chosen: Namespace) -> int:
@@ -205,9 +211,9 @@ def lab(chosen: Namespace) -> int:
         )
     if chosen.output:
         report.save(chosen.output)
-        print(f"{report.page.title}: {report.page.verdict}")
+        say(f"{report.page.title}: {report.page.verdict}")
     else:
-        print(report.text(), end="")
+        say(report.text(), end="")
     if report.stopped:
         raise KeyboardInterrupt
     return 1 if report else 0
@@ -242,7 +248,7 @@ def record(chosen: Namespace) -> int:
                 "a recording says where page faults happened, and here they can only be counted; see doctor"
             )
         if kernel.hidden is None:
-            print(f"recorded without the kernel's own state: {kernel.not_hidden}", file=sys.stderr)
+            say(f"recorded without the kernel's own state: {kernel.not_hidden}", file=sys.stderr)
         notes: dict[str, Any] = {"build": os.uname().version}
         if kernel.arch != "x86-64":
             notes |= {"machine": kernel.arch, "page": os.sysconf("SC_PAGE_SIZE")}
@@ -255,7 +261,7 @@ def record(chosen: Namespace) -> int:
         if first is None:
             raise ValueError(f"{chosen.file} is not written: no program could be run")
         programs, steps = write_recording(chosen.file, kernel.version, chain([first], runs), **notes)
-    print(f"{programs} programs, {steps} steps, kernel {kernel.version}")
+    say(f"{programs} programs, {steps} steps, kernel {kernel.version}")
     return 0
 
 
@@ -272,7 +278,7 @@ def _recorded(scenarios: Iterable[Scenario], kernel: LiveKernel) -> Iterator[Rec
         try:
             yield live_run(scenario, kernel)
         except NotLive as reason:
-            print(f"{scenario.name or 'a program'} is left out: {reason}", file=sys.stderr)
+            say(f"{scenario.name or 'a program'} is left out: {reason}", file=sys.stderr)
 
 
 def compare(chosen: Namespace) -> int:
@@ -290,28 +296,28 @@ def compare(chosen: Namespace) -> int:
     def scenarios(kernel: LiveKernel) -> Iterator[Scenario]:
         about = f"{chosen.kind} programs from seed {chosen.seed} on"
         faults = "" if kernel.traces else "; faults are counted, not placed"
-        print(f"kernel {version} against {policy.name}, {about}{faults}", flush=True)
+        say(f"kernel {version} against {policy.name}, {about}{faults}", flush=True)
         return _random_scenarios(chosen, kernel)
 
     differences = live_differences(
         scenarios, policy, tally, programs=programs, seconds=chosen.seconds, progress=_tell_tally
     )
     for scenario, difference in differences:
-        print(f"{tally}, a difference in {scenario.name}: {difference}", flush=True)
+        say(f"{tally}, a difference in {scenario.name}: {difference}", flush=True)
         if _show_smallest(scenario, policy, chosen):
             _print_fields(tally.cells, [difference], "see doctor")
             return 1
         tally.disturbed += 1
     if not tally.programs:
         raise ValueError(f"{tally}: none was compared")
-    print(f"{tally}, 0 differences")
+    say(f"{tally}, 0 differences")
     _print_fields(tally.cells, [], "see doctor")
     return 0
 
 
 def _tell_tally(tally: Tally) -> None:
     if tally.programs % 1000 == 0:
-        print(f"  {tally}", file=sys.stderr, flush=True)
+        say(f"  {tally}", file=sys.stderr, flush=True)
 
 
 def _show_smallest(scenario: Scenario, policy: Policy, chosen: Namespace) -> bool:
@@ -322,21 +328,21 @@ def _show_smallest(scenario: Scenario, policy: Policy, chosen: Namespace) -> boo
     with _live_kernel() as kernel:
         found = smallest_difference(scenario, kernel, policy)
         if not found:
-            print("  which does not show again: something disturbed it; going on")
+            say("  which does not show again: something disturbed it; going on")
             return False
         smallest, difference = found
         small = "the whole program, for its parts were disturbed" if smallest is scenario else _SMALL
-        print(f"{small}:\n\n{smallest.text()}")
-        print(f"{policy.name} against kernel {kernel.version}, {difference}")
+        say(f"{small}:\n\n{smallest.text()}")
+        say(f"{policy.name} against kernel {kernel.version}, {difference}")
         recorded = live_run(smallest, kernel)
-    print(smallest.run(policy).show())
+    say(smallest.run(policy).show())
     if chosen.keep:
         path = Path(chosen.keep) / f"{smallest.name}-{recorded.kernel}.json.gz"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_recording(path, recorded.kernel, [recorded])
         named = [] if chosen.policy is None else ["--policy", chosen.policy]
         again = [str(path), *named, *(["--set", *chosen.set] if chosen.set else [])]
-        print(f"kept as {path}: anonfolio replay {' '.join(again)}")
+        say(f"kept as {path}: anonfolio replay {' '.join(again)}")
     return True
 
 
@@ -363,14 +369,14 @@ def _judge(wanted: list[Suite], policy: Policy, ask: Problems | None = None, hel
         verdicts = list(judged(suite.cases, policy, ask))
         for verdict in verdicts:
             for problem in verdict.problems:
-                print(f"{suite.name}, {verdict.case.name}: {problem}")
+                say(f"{suite.name}, {verdict.case.name}: {problem}")
         rows.append(row(suite, verdicts))
         if held_against:
             unlike += disagreements(verdicts, held_against)
     if held_against:
-        print("".join(f"{each}\n" for each in unlike), end="")
-        print(f"{len(unlike)} cases end otherwise than under {held_against.name}")
-    print(table(rows))
+        say("".join(f"{each}\n" for each in unlike), end="")
+        say(f"{len(unlike)} cases end otherwise than under {held_against.name}")
+    say(table(rows))
     return 0 if not unlike and all(each.passed == each.run for each in rows) else 1
 
 
@@ -385,9 +391,9 @@ def doctor(chosen: Namespace) -> int:
         with only_run() as journal:
             restore_leftovers(journal)
     found = list(abilities())
-    print("\n".join(map(str, found)))
+    say("\n".join(map(str, found)))
     able = all(ability.ok for ability in found if ability.needed)
-    print("this machine can run scenarios live" if able else "no live runs here; recordings show them instead")
+    say("this machine can run scenarios live" if able else "no live runs here; recordings show them instead")
     return 0 if able else 1
 
 
@@ -406,7 +412,7 @@ def look(chosen: Namespace) -> int:
         while True:
             for pid in chosen.pids:
                 seen = looker.look(pid)
-                print(json.dumps(as_json(seen)) if chosen.json else look_text(seen), flush=True)
+                say(json.dumps(as_json(seen)) if chosen.json else look_text(seen), flush=True)
             if chosen.svg:
                 Path(chosen.svg).write_text(look_picture(seen).svg(), encoding="utf-8")
             if chosen.watch is None:
@@ -435,8 +441,8 @@ def trace_record(chosen: Namespace) -> int:
         trace = record(command, folder, about, tell, launch)
     write_trace(chosen.file, trace)
     processes = "1 process" if len(trace.processes) == 1 else f"{len(trace.processes)} processes"
-    print(f"{processes}, {trace.kernel_faults} faults, {len(trace)} of them in anonymous memory")
-    print(f"the program ended with {trace.ending}")
+    say(f"{processes}, {trace.kernel_faults} faults, {len(trace)} of them in anonymous memory")
+    say(f"the program ended with {trace.ending}")
     _print_left_out(trace)
     return 0
 
@@ -477,21 +483,21 @@ def trace_measure(chosen: Namespace) -> int:
 
 
 def _print_comparison(trace: Trace, measured: list[Setting], policy: Policy, detail: bool = False) -> int:
-    print(f"kernel {trace.kernel} against {policy.name}: {trace.about.get('command', '')}\n{HEADING}")
+    say(f"kernel {trace.kernel} against {policy.name}: {trace.about.get('command', '')}\n{HEADING}")
     found = []
     with progress_line() as tell:
         for comparison in compared(trace, measured, policy, _percent(tell)):
             tell("")
-            print(comparison)
+            say(comparison)
             if detail:
                 # What draws is slow to import, and only this asks for it.
                 from .draw.compared import compared_text
 
-                print(compared_text(trace, comparison))
+                say(compared_text(trace, comparison))
             found.append(comparison)
     off = [comparison.measured.name for comparison in found if abs(comparison.difference) > 0.01]
     says = f"; not {', '.join(off)}" if off else ""
-    print(f"{len(found) - len(off)} of {len(found)} within 1 %{says}")
+    say(f"{len(found) - len(off)} of {len(found)} within 1 %{says}")
     return 1 if off else 0
 
 
@@ -499,13 +505,13 @@ def _print_replay(trace: Trace, orders: tuple[int, ...], policy: Policy) -> None
     with progress_line() as tell:
         found = replay_trace(trace, orders, policy, progress=_percent(tell))
     paths = ", ".join(f"{count:,} {path}" for path, count in found.faults.items())
-    print(f"{size_names(orders)}: {found.total:,} faults ({paths}, {found.elsewhere:,} elsewhere)")
-    print(f"  at the peak {found.held_peak_pages:,} pages held, {found.never_written_pages:,} of them never written")
+    say(f"{size_names(orders)}: {found.total:,} faults ({paths}, {found.elsewhere:,} elsewhere)")
+    say(f"  at the peak {found.held_peak_pages:,} pages held, {found.never_written_pages:,} of them never written")
 
 
 def _print_left_out(trace: Trace) -> None:
     for what, times in trace.left_out.items():
-        print(f"left out: {times} times {what}", file=sys.stderr)
+        say(f"left out: {times} times {what}", file=sys.stderr)
 
 
 def _percent(tell: Callable[[str], None]) -> Callable[[int, int], None]:
@@ -526,7 +532,7 @@ def progress_line(always: bool = False) -> Iterator[Callable[[str], None]]:
         if terminal:
             print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
         elif always and text:
-            print(f"  {text}", file=sys.stderr, flush=True)
+            say(f"  {text}", file=sys.stderr, flush=True)
 
     try:
         yield tell
@@ -539,7 +545,7 @@ def progress_line(always: bool = False) -> Iterator[Callable[[str], None]]:
 
 def cost_show(chosen: Namespace) -> int:
     """A stored table, or what tables there are."""
-    print(read_table(chosen.table) if chosen.table is not None else "\n".join(tables()))
+    say(read_table(chosen.table) if chosen.table is not None else "\n".join(tables()))
     return 0
 
 
@@ -551,14 +557,14 @@ def cost_measure(chosen: Namespace) -> int:
     if chosen.file and not chosen.file.endswith(".json"):
         raise ValueError(f"{chosen.file}: a table is a file NAME.json")
     table = measure(pages=chosen.pages, rounds=chosen.rounds, progress=_tell_run)
-    print(table)
+    say(table)
     if chosen.file:
         write_table(chosen.file, table)
     return 0
 
 
 def _tell_run(done: int, runs: int, what: str) -> None:
-    print(f"  {done} of {runs} runs; {what}", file=sys.stderr)
+    say(f"  {done} of {runs} runs; {what}", file=sys.stderr)
 
 
 # --- teaching -------------------------------------------------------------------------------------------------------
@@ -583,13 +589,13 @@ def homework(chosen: Namespace) -> int:
     if chosen.prove:
         return _told_or_kept("\n".join(f"{made.student}\n\n{papers.prove(made)}" for made in own), chosen.output)
     number = papers.write_papers(own, chosen.format, chosen.output, chosen.answers)
-    print(f"{number} papers in {chosen.output}, NAME{suffix}")
+    say(f"{number} papers in {chosen.output}, NAME{suffix}")
     return 0
 
 
 def _told_or_kept(text: str, file: str | None) -> int:
     if file is None:
-        print(text, end="")
+        say(text, end="")
     else:
         Path(file).write_text(text, encoding="utf-8", newline="\n")
     return 0
@@ -610,7 +616,7 @@ def grade(chosen: Namespace) -> int:
         grader.close()
     code = _told_or_kept(table(rows), chosen.output)
     if chosen.output is not None:
-        print(f"{len(rows)} students in {chosen.output}")
+        say(f"{len(rows)} students in {chosen.output}")
     return code
 
 

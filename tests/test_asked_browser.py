@@ -388,6 +388,7 @@ def test_hints_come_one_by_one_and_the_solution_when_asked(bare: Page) -> None:
 IN_04 = ("cow_copy_order.order", "cow_copy_order.damage")
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 848])
 def test_a_card_fits_and_every_control_has_a_name(bare: Page, scheme: Any, width: int) -> None:
@@ -406,6 +407,7 @@ def test_a_card_fits_and_every_control_has_a_name(bare: Page, scheme: Any, width
 # --- nothing is given away ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sweep(6)
 @pytest.mark.parametrize("name", BY_HAND)
 def test_no_sheet_can_be_read_in_passing(name: str) -> None:
     asked = BY_HAND[name]

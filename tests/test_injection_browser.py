@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -14,20 +15,32 @@ from xml.etree import ElementTree as ET
 import pytest
 from browser_support import VIEW
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
+from test_advice import COMPILE, XEON
 from test_look import a_process
 from test_site import anywidget, book, shows
 from test_site import tool as site_tool
 
+from anonfolio.__main__ import main
+from anonfolio.draw.advised import advice_svg, advice_text
+from anonfolio.draw.compared import compared_text
 from anonfolio.draw.drawing import Drawn, printable, stacked
 from anonfolio.draw.looked import look_picture
 from anonfolio.draw.micropicture import MicroPicture
 from anonfolio.draw.picture import Picture, pictures
 from anonfolio.draw.tree import Decision, decisions
 from anonfolio.exercises import postfork_reuse_scan
+from anonfolio.hardware.advice import Advice, advise
+from anonfolio.hardware.cost import read_table
+from anonfolio.hardware.cpu import cpu_told
 from anonfolio.hardware.microsteps import Race, Run, Write
+from anonfolio.hardware.trace import Compared, Setting, read_trace, write_trace
 from anonfolio.kernel.policy import LINUX_6_15, Policy
 from anonfolio.lesson.quiz import Choice, Mistake, Note, Number
 from anonfolio.program.scenario import Scenario
+from anonfolio.report import render
+from anonfolio.report.blocks import Code, Command, Drawing, Pair, Points, Rows, Section, Words
+from anonfolio.report.blocks import Page as Report
+from anonfolio.teach import kit
 from anonfolio.view import Playground, Stepper
 from anonfolio.view.micro import MicroStepper
 from anonfolio.view.plots import Line, Panel, coverage, curves, panels, stacks, straight
@@ -108,6 +121,49 @@ def run_of(text: str) -> Run:
 
 
 @cache
+def an_advice() -> Advice:
+    """How a recorded compile began: two processes and more."""
+    whole, accesses = read_trace(COMPILE), 3000
+    first = slice(0, accesses)
+    short = replace(
+        whole, vpn=whole.vpn[first], process=whole.process[first], code=whole.code[first], kernel_faults=accesses,
+        processes=tuple({"name": about["name"], "elsewhere": 0} for about in whole.processes),
+        calls=tuple(call for call in whole.calls if call.at <= accesses),
+    )  # fmt: skip
+    return advise(short, [(), (4,)], table=read_table("linux-6.18.44"), cpu=cpu_told(XEON.format(207)))
+
+
+def advice_of(text: str) -> Advice:
+    """What a file of a trace, one of prices and a processor say of themselves, and what a kernel counted."""
+    advice = an_advice()
+    trace = replace(advice.trace, kernel=text, about={"command": text},
+                    processes=tuple({"name": text} for _ in advice.trace.processes))  # fmt: skip
+    options = tuple(
+        replace(one, replay=replace(one.replay, processes=tuple(replace(part, name=text)
+                                                                for part in one.replay.processes)))
+        for one in advice.options
+    )  # fmt: skip
+    return replace(
+        advice,
+        trace=trace,
+        policy=text,
+        options=options,
+        base=options[0],
+        cpu=replace(advice.cpu, name=text, note=text),
+        table=replace(advice.table, kernel=text, machine=text),
+    )
+
+
+@cache
+def report_of(text: str) -> Report:
+    """One that says it everywhere."""
+    drawing = Drawing(text, text, Picture.of(scenario_of(text).run(policy_of(text))).svg())
+    blocks = (Words(text), Points((text, f"`{text}`")), Rows(text, (text, text), ((text, text),)), Code(text),
+              Command(text), Pair(drawing, drawing))  # fmt: skip
+    return Report(text, text, True, (Section(text, blocks),), text)
+
+
+@cache
 def stepper_of(text: str) -> Stepper:
     timeline = scenario_of(text).run(policy_of(text))
     other = scenario_of(text).run("rfc-v2")
@@ -117,6 +173,11 @@ def stepper_of(text: str) -> Stepper:
 
 def playground_of(text: str) -> Playground:
     return Playground(policy_of(text), scenario=scenario_of(text), title=text)
+
+
+def figure_of(text: str) -> str:
+    """What ``anonfolio figure`` writes of a policy in a file."""
+    return kit.figure("fork-both-write", -1, policy_of(text))
 
 
 @cache
@@ -143,6 +204,8 @@ def pictures_of(text: str) -> dict[str, str]:
         "stepper": stepper_of(text).svg(),
         "micro stepper": MicroStepper(run_of(text), title=text).svg(),
         "playground": playground_of(text).picture.svg(),
+        "advice": advice_svg(advice_of(text)),
+        "figure": figure_of(text),
     }
 
 
@@ -164,7 +227,11 @@ def tables_of(text: str) -> dict[str, str]:
         Note("wrong", text, (text, f"- {text}"), text, picture, fold=True),
     ]  # fmt: skip
     answers = postfork_reuse_scan.answers(scenario_of(text), 2, [policy_of(text)])
-    return {"notes": "".join(note._repr_html_() for note in notes), "answers": answers._repr_html_()}
+    return {
+        "notes": "".join(note._repr_html_() for note in notes),
+        "answers": answers._repr_html_(),
+        "report": render.fragment(report_of(text)),
+    }
 
 
 @cache
@@ -236,6 +303,67 @@ def test_a_text_is_a_text_in_every_table(text: str) -> None:
         assert not re.search(r"<script|<img|<svg on|<code><b>|]]>|<a ", html), name
 
 
+WRITERS: dict[str, Callable[[str], str]] = {
+    "advice": lambda text: advice_text(advice_of(text)),
+    "advice beside a kernel": lambda text: compared_text(
+        an_advice().trace, Compared(COUNTED, advice_of(text).base.replay)
+    ),
+    "report": lambda text: render.text(report_of(text)),
+    "report for a mail": lambda text: render.markdown(report_of(text)),
+    "note": lambda text: repr(number_of(text).check(2)),
+    "picture": lambda text: Picture.of(scenario_of(text).run(policy_of(text))).text(),
+    "micro-steps": lambda text: MicroPicture(run_of(text)).text(),
+}
+COUNTED = Setting((), [1], [1], [1], [1], [0])
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_terminal_is_told_nothing_that_it_obeys(writer: str) -> None:
+    said = WRITERS[writer](HOSTILE["controls"] + HOSTILE["overrides"])
+    assert "nul" in said
+    assert not UNFIT.search(said)
+
+
+OBEYED = (HOSTILE["controls"] + HOSTILE["overrides"]).replace("\ud800", "").replace("\r", "")
+RULE = f"""import anonfolio as af
+def rule(folio, ask):
+    return ask({OBEYED!r}, folio.mappings == 1)
+policy = af.LINUX_6_15.but(name={OBEYED!r}, about={OBEYED!r}, large_reuse=rule)
+"""
+
+
+def foreign_files(folder: Path) -> dict[str, Path]:
+    """A file of each kind that a stranger may hand over, with such names in it."""
+    files = {kind: folder / name for kind, name in
+             {"recording": "r.json", "prices": "p.json", "trace": "t.npz", "policy": "p.py"}.items()}  # fmt: skip
+    recording = json.loads(gzip.decompress((DATA_DIR / "named-6.18.json.gz").read_bytes()))
+    programs = [{**program, "name": OBEYED} for program in recording["programs"][:10]]
+    files["recording"].write_text(json.dumps(recording | {"programs": programs}))
+    prices = json.loads((DATA_DIR.parent / "costs" / "linux-6.18.44.json").read_text())
+    files["prices"].write_text(json.dumps(prices | dict.fromkeys(("machine", "kernel", "date", "compiler"), OBEYED)))
+    write_trace(files["trace"], replace(advice_of(OBEYED).trace, kernel="6.18.44", clock=()))
+    files["policy"].write_text(RULE)
+    return files
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("replay {recording} --policy rfc-v2", 1), ("cost show {prices}", 0), ("trace replay {trace}", 0),
+        ("advise {trace} --figure x.svg", 0), ("run fork-both-write --policy {policy}", 0),
+        ("search --policy {policy} --steps 2", 0),
+    ],
+)  # fmt: skip
+def test_a_terminal_obeys_no_file(
+    command: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(command.format(**foreign_files(tmp_path)).split()) == code
+    told = "".join(capsys.readouterr())
+    assert told
+    assert not UNFIT.search(told)
+
+
 # --- in a browser ---------------------------------------------------------------------------------------------------
 
 ADD = """for (const [name, html] of Object.entries(brought)) {
@@ -298,22 +426,29 @@ def page(browser: Browser) -> Iterator[Page]:
 SERVED = ("http://widget.test/", "file:", "data:text/javascript", "data:,")
 
 
-def serve(page: Page, html: str) -> None:
-    files = {f"/{name}.js": (VIEW / f"{name}.js").read_text(encoding="utf-8") for name in ("stepper", "playground")}
+def serve(page: Page, html: str, more: Mapping[str, tuple[str, str]] | None = None) -> None:
+    scripts = {f"/{name}.js": (VIEW / f"{name}.js").read_text(encoding="utf-8") for name in ("stepper", "playground")}
+    files = {path: (script, "text/javascript") for path, script in scripts.items()} | dict(more or {})
 
     def answer(route: Any) -> None:
-        path = route.request.url.removeprefix("http://widget.test")
-        kind = "text/javascript" if path in files else "text/html"
-        route.fulfill(body=files.get(path, html), content_type=f"{kind}; charset=utf-8")
+        body, kind = files.get(route.request.url.removeprefix("http://widget.test"), (html, "text/html"))
+        route.fulfill(body=body, content_type=f"{kind}; charset=utf-8")
 
     page.route("http://widget.test/**", answer)
     page.goto("http://widget.test/")
 
 
+SOME = [{what: text for at, (what, text) in enumerate(HOSTILE.items()) if at % 5 == part} for part in range(5)]
+"""The texts in parts, for one takes long to draw everywhere."""
+in_parts = pytest.mark.parametrize("texts", SOME, ids=", ".join)
+
+
 @pytest.mark.browser
-def test_pictures_tables_and_plots_run_nothing(page: Page) -> None:
+@pytest.mark.sweep(5)
+@in_parts
+def test_pictures_tables_and_plots_run_nothing(page: Page, texts: Mapping[str, str]) -> None:
     brought = dict(plots())
-    for what, text in HOSTILE.items():
+    for what, text in texts.items():
         brought |= {f"{name}, {what}": html for name, html in (pictures_of(text) | tables_of(text)).items()}
     serve(page, "<!doctype html><title>x</title>")
     page.evaluate(f"brought => {{ {ADD} }}", brought)
@@ -323,8 +458,40 @@ def test_pictures_tables_and_plots_run_nothing(page: Page) -> None:
     assert page.evaluate(broken, [[name, html] for name, html in brought.items() if html.startswith("<svg")]) == []
     shown = """() => [...document.querySelectorAll("section")].map((one) => one.querySelector("[data-page]"))
                       .filter((cell) => cell?.getBoundingClientRect().width).length"""
-    assert page.evaluate(shown) > 5 * len(HOSTILE)
+    assert page.evaluate(shown) > 5 * len(texts)
     assert page.evaluate(FOUND, 0) == NOTHING
+
+
+FRAMES = """() => [...document.querySelectorAll("iframe")].map((frame) => {
+  const root = frame.contentDocument.documentElement, all = [...frame.contentDocument.querySelectorAll("*")];
+  return [frame.contentWindow.ran ?? null, root.querySelectorAll("script, parsererror, image, iframe").length,
+          all.filter((one) => [...one.attributes].some(({ name }) => /^on/.test(name))).length, root.localName];
+})"""
+
+
+@pytest.mark.browser
+@pytest.mark.sweep(5)
+@in_parts
+def test_files_of_their_own_run_nothing(
+    page: Page, texts: Mapping[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pictures as `figure`, `advise`, `look` and the gallery leave them, reports, slides: there a script would run."""
+    asked: dict[str, tuple[str, str]] = {}
+    for number, text in enumerate(texts.values()):
+        for name, svg in pictures_of(text).items():
+            asked[f"/{number}-{name}.svg".replace(" ", "-")] = (svg, "image/svg+xml")
+        asked[f"/{number}-report.html"] = (render.html(report_of(text)), "text/html")
+        words = text.replace("\ud800", "")
+        monkeypatch.setattr(kit, "KEY_STEPS", (kit.KEY_STEPS[0]._replace(title=words, ask=words, see=words),))
+        kit.slides(tmp_path)
+        asked[f"/{number}-slides.html"] = ((tmp_path / "slides.html").read_text(encoding="utf-8"), "text/html")
+    frames = "".join(f'<iframe src="{path}"></iframe>' for path in asked)
+    serve(page, f"<!doctype html><title>x</title>{frames}", asked)
+    page.wait_for_load_state("load")
+    found = dict(zip(asked, page.evaluate(FRAMES), strict=True))
+    for path, (ran, strange, handlers, root) in found.items():
+        assert (ran, strange, handlers, root) == (None, 0, 0, "svg" if path.endswith(".svg") else "html"), path
+        assert not UNFIT.search(asked[path][0]), path
 
 
 def typed_into(play: Playground, text: str) -> Iterator[Mapping[str, Any]]:

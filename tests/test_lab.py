@@ -48,7 +48,7 @@ def failures(outputs: list[list[Any]]) -> list[str]:
             if out["output_type"] == "error"]  # fmt: skip
 
 
-@pytest.mark.sweep(7)
+@pytest.mark.sweep(14)
 @pytest.mark.usefixtures("close")
 @pytest.mark.parametrize("name", [path.name for path in NOTEBOOKS])
 def test_a_notebook_runs_and_its_steppers_step(page: Page, name: str) -> None:

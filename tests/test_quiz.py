@@ -119,6 +119,7 @@ def test_there_is_more_than_one_hint_or_it_is_a_one_liner(name: str) -> None:
     assert asked.hint(1).lines[0] == asked.hints[0]
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("name", QUESTIONS)
 def test_its_own_answer_is_right_and_every_mistake_is_wrong_and_named(name: str) -> None:
     question = QUESTIONS[name]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ..hardware.advice import CLOSE, MIB, Advice, Option, faults_so_far
 from ..hardware.trace import Counted, Moment, Setting
-from .drawing import RIGHT, Sheet, document, paint, sized, wrap
+from .drawing import RIGHT, Sheet, document, paint, printable, sized, wrap
 
 FORMAT = "anonfolio-advice/1"
 HEADING = ("sizes", "faults", "time ms*", "peak MiB", "never written", "reach MiB")
@@ -23,8 +23,9 @@ SHOWN_PROCESSES = 4
 
 
 def advice_text(advice: Advice) -> str:
-    """All of it in a terminal."""
-    return "\n".join((*_head(advice), *_table(advice), *advice.sentences, *_processes(advice), *_notes(advice)))
+    """All of it in a terminal, which obeys nothing that a program's name holds."""
+    lines = (*_head(advice), *_table(advice), *advice.sentences, *_processes(advice), *_notes(advice))
+    return "\n".join(map(printable, lines))
 
 
 def _head(advice: Advice) -> Iterator[str]:

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from ..hardware.advice import MIB, faults_so_far
 from ..hardware.trace import Compared, Trace
 from .advised import in_columns, measured_faults
+from .drawing import printable
 
 QUARTERS = (0.25, 0.5, 0.75, 1.0)
 
 
 def compared_text(trace: Trace, comparison: Compared) -> str:
     """Two tables under one set of sizes; each number is predicted, then measured."""
-    return "\n".join((*by_process(comparison), *over_time(trace, comparison)))
+    return "\n".join(map(printable, (*by_process(comparison), *over_time(trace, comparison))))
 
 
 def by_process(comparison: Compared) -> Iterator[str]:

@@ -84,7 +84,7 @@ class Note:
             parts.append(textwrap.indent(self.code.rstrip(), "    "))
         if self.picture is not None:
             parts.append(self.picture.text())
-        return "\n".join(parts)
+        return printable("\n".join(parts))
 
     def _repr_html_(self) -> str:
         style = f"border-left: 4px solid {COLOURS[self.kind]}; padding: 2px 0 2px 12px"

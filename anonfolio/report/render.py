@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from html import escape
 
-from ..draw.drawing import themed
+from ..draw.drawing import printable, themed, xml
 from .blocks import Block, Code, Command, Drawing, Page, Pair, Points, Rows, Words
 
 COLUMNS = 78
@@ -22,7 +22,7 @@ def text(page: Page) -> str:
         lines += [section.title.upper(), ""]
         for block in section.blocks:
             lines += [*_text_of(block), ""]
-    return "\n".join([*lines, "This report again:", "", *_typed(page.command)]) + "\n"
+    return printable("\n".join([*lines, "This report again:", "", *_typed(page.command)])) + "\n"
 
 
 def markdown(page: Page) -> str:
@@ -32,7 +32,7 @@ def markdown(page: Page) -> str:
         lines += [f"## {section.title}", ""]
         for block in section.blocks:
             lines += [*_markdown_of(block), ""]
-    return "\n".join([*lines, "This report again:", "", *_typed(page.command)]) + "\n"
+    return printable("\n".join([*lines, "This report again:", "", *_typed(page.command)])) + "\n"
 
 
 def _filled(words: str, first: str = "", later: str = "") -> list[str]:
@@ -154,7 +154,7 @@ def html(page: Page) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(page.title)}</title>"
+        f"<title>{xml(page.title)}</title>"
         "<style>:root { color-scheme: light dark; } body { margin: 0; }</style></head>\n"
         f"<body>{fragment(page)}</body></html>\n"
     )
@@ -167,9 +167,9 @@ def _html_of(block: Block) -> str:
         case Points(items):
             return f"<ul>{''.join(f'<li>{_inline(item)}</li>' for item in items)}</ul>"
         case Code(code):
-            return f"<pre>{escape(code)}</pre>"
+            return f"<pre>{xml(code)}</pre>"
         case Command(command):
-            return f'<pre class="typed">$ {" ".join(f"<span>{escape(word)}</span>" for word in command.split())}</pre>'
+            return f'<pre class="typed">$ {" ".join(f"<span>{xml(word)}</span>" for word in command.split())}</pre>'
         case Pair():
             return f'<div class="pair">{"".join(map(_figure, block))}</div>'
         case Rows():
@@ -177,7 +177,7 @@ def _html_of(block: Block) -> str:
 
 
 def _figure(drawing: Drawing) -> str:
-    caption = f"<figcaption><b>{escape(drawing.whose)}</b>: {_inline(drawing.sentence)}</figcaption>"
+    caption = f"<figcaption><b>{xml(drawing.whose)}</b>: {_inline(drawing.sentence)}</figcaption>"
     return f'<figure>{caption}<div class="picture" tabindex="0">{drawing.svg}</div></figure>'
 
 
@@ -190,7 +190,7 @@ def _html_table(rows: Rows) -> str:
 
 
 def _inline(words: str) -> str:
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(words, quote=False))
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(printable(words), quote=False))
 
 
 RENDERERS: dict[str, Callable[[Page], str]] = {"txt": text, "md": markdown, "html": html}

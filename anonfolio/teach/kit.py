@@ -12,10 +12,10 @@ import json
 import re
 import sys
 from collections.abc import Iterator
-from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..draw.drawing import xml
 from ..kernel.policy import Policy, policy_named
 from ..lesson.quiz import Asked, Cases, Function, Question
 from ..program.scenario import Scenario
@@ -120,9 +120,9 @@ def slides(folder: Path) -> int:
         file = f"{number:02}-{key.scenario}-{key.policy}.svg"
         (figures / file).write_text(figure(key.scenario, key.step, key.policy), encoding="utf-8", newline="\n")
         parts.append(
-            f"<section><h2>{escape(key.title)}</h2><p>{escape(key.ask)}</p></section>\n"
-            f'<section><h2>{escape(key.title)}</h2><img src="figures/{file}" alt="{escape(key.see)}">'
-            f"<p>{escape(key.see)}</p><footer>{escape(key.policy)} · notebook {key.notebook}</footer></section>"
+            f"<section><h2>{xml(key.title)}</h2><p>{xml(key.ask)}</p></section>\n"
+            f'<section><h2>{xml(key.title)}</h2><img src="figures/{file}" alt="{xml(key.see)}">'
+            f"<p>{xml(key.see)}</p><footer>{xml(key.policy)} · notebook {key.notebook}</footer></section>"
         )
     page = _PAGE.replace("SLIDES", "\n".join(parts))
     (folder / "slides.html").write_text(page, encoding="utf-8", newline="\n")
