@@ -145,7 +145,8 @@ class _BandDrawing:
             return self._label(process, "exited")
         at = table.entries
         here = np.flatnonzero((at.vpn >= band.lo) & (at.vpn < band.hi))
-        told = f"process {process}" if self.scene.tables_only else f"process {process}: RSS {table.rss_pages} pages"
+        rss = "" if self.scene.tables_only else f": RSS {table.rss_pages} page{'s' * (table.rss_pages != 1)}"
+        told = f"process {process}{rss}"
         self._label(process, "" if len(here) else "no mapping here", "; ".join([told, *table.holdings]))
         if not len(here):
             return None

@@ -175,7 +175,7 @@ def never(folio: Folio, ask: Ask) -> bool:
 def mm_id(folio: Folio, ask: Ask) -> bool:
     """`__wp_can_reuse_large_anon_folio` (1da190f4d0a6, 6.15): all mappings and references are this mm's."""
     if not ask(
-        "folio_large_mapcount > 1", folio.mappings > 1, f"{folio.mappings} mappings",
+        "folio_large_mapcount > 1", folio.mappings > 1, _many(folio.mappings, "mapping"),
         asks="has it more than one mapping?",
         no="one mapping is left of the folio, and a last page is copied, not reused",
     ):  # fmt: skip
@@ -201,7 +201,8 @@ def scan(folio: Folio, ask: Ask) -> bool:
     pages = folio.run
     return ask(
         "folio_ref_count == pages of the range", folio.refcount == pages,
-        f"{folio.refcount} references, {pages} pages", asks="do these mappings make up every reference?",
+        f"{_many(folio.refcount, 'reference')}, {_many(pages, 'page')}",
+        asks="do these mappings make up every reference?",
         yes="the pages it maps in a row account for every reference",
         no="the folio has more references than it maps pages in a row",
     )  # fmt: skip
@@ -210,7 +211,7 @@ def scan(folio: Folio, ask: Ask) -> bool:
 def mapped_once(folio: Folio, ask: Ask) -> bool:
     """A PMD in 5.10 (`reuse_swap_page`): one mapping is all that the folio has; references are not asked for."""
     return ask(
-        "reuse_swap_page", folio.mappings == 1, f"{folio.mappings} mappings", asks="is this its only mapping?",
+        "reuse_swap_page", folio.mappings == 1, _many(folio.mappings, "mapping"), asks="is this its only mapping?",
         yes="nobody else maps a page of the folio", no="the folio has other mappings",
     )  # fmt: skip
 
