@@ -278,6 +278,10 @@ HANDS = """window.hands = {
 TOO_BUSY = "[anywidget] Failed to initialize model."
 
 
+ENDED_EARLY = "Error: Canceled future for create_subshell_request message before replies were done"
+"""JupyterLab asks for one when a notebook opens, and says that when a test is through and ends the kernel before."""
+
+
 @contextmanager
 def lab_page(lab: Lab, browser: Browser, height: int = 1600) -> Iterator[Page]:
     """JupyterLab with no notebook open, and `HANDS`; no script may fail, and nothing may be asked of other machines."""
@@ -287,7 +291,7 @@ def lab_page(lab: Lab, browser: Browser, height: int = 1600) -> Iterator[Page]:
     outside: list[str] = []
     errors: list[str] = []
     page.on("request", lambda request: outside.append(request.url) if not lab.serves(request.url) else None)
-    page.on("pageerror", lambda error: errors.append(str(error)) if str(error) != TOO_BUSY else None)
+    page.on("pageerror", lambda error: errors.append(str(error)) if str(error) not in (TOO_BUSY, ENDED_EARLY) else None)
     page.goto(lab.page())
     page.wait_for_function("window.jupyterapp")
     page.evaluate("jupyterapp.restored.then(() => undefined)")
