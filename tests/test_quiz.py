@@ -134,6 +134,7 @@ def test_its_own_answer_is_right_and_every_mistake_is_wrong_and_named(name: str)
     assert len(seen) == len(question.mistakes)
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("name", QUESTIONS)
 def test_a_wrong_answer_is_not_told_the_right_one(name: str) -> None:
     question = QUESTIONS[name]

@@ -252,6 +252,7 @@ read-only, beside others that are shared, is rare: a short pin marked it, and ha
 """
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("name", REACHES)
 def test_reaches_of_strangers_are_refuted_where_they_are_wrong(name: str) -> None:
     rules, good = REACHES[name]

@@ -75,6 +75,7 @@ def came_out(policy: str) -> dict[str, list[Verdict]]:
 COW = suites()["cow.c"].cases
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("policy", POLICIES)
 def test_cow_holds_under_every_policy(policy: str) -> None:
     """RFC v2 too: none of these pins a page that was never shared beside one that is, which is what its copy loses."""
