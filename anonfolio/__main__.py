@@ -82,7 +82,10 @@ def _misplaced(chosen: Namespace, words: list[str]) -> str:
         named = any(word.startswith("--policy") for word in words)
         return "; lab takes the policy itself, and --against another one" if named else ""
     files = [word for at, word in enumerate(words) if word.endswith(".py") and words[at - 1 : at] != ["--policy"]]
-    return f"; a policy in a file is named so: --policy {files[0]}" if files and "policy" in chosen else ""
+    if not files or "policy" not in chosen:
+        return ""
+    # A long name would take the place of the reason before it.
+    return f"; a policy in a file is named so: --policy {files[0] if len(files[0]) < LONGEST // 4 else 'FILE.py'}"
 
 
 def _apart(words: list[str]) -> tuple[list[str], list[str] | None]:

@@ -297,9 +297,9 @@ class Scenario:
         check_kind("name", name, str, Path)
         is_path = isinstance(name, Path) or any(mark in name for mark in "/\\.")
         path = Path(name) if is_path else SCENARIO_DIR / f"{name}.scenario"
-        if not is_file(path):
+        if not is_path and not is_file(path):
             close = ", ".join(other for other in scenario_names() if str(name)[:4] in other) or "see scenario_names()"
-            raise ScenarioError(f"there is no scenario {str(name)!r:.200}; similar: {close}")
+            raise ScenarioError(f"there is no scenario {name!r:.200}; similar: {close}")
         return cls.parse(read_text(path, ScenarioError), path.name)
 
 
