@@ -324,7 +324,7 @@ def test_the_states_are_those_of_their_programs_and_settle_the_answer() -> None:
         assert asked["PageAnonExclusive"].outcome is page.exclusive
         assert asked["vm_normal_page"].saw.endswith(f"order {page.order}")
         if "folio_large_mapcount > 1" in asked:
-            assert asked["folio_large_mapcount > 1"].saw == f"{page.mappings} mappings"
+            assert asked["folio_large_mapcount > 1"].saw == f"{page.mappings} mapping{'s' * (page.mappings > 1)}"
         if "FOLIO_MM_IDS_SHARED_BITNUM" in asked:
             assert asked["FOLIO_MM_IDS_SHARED_BITNUM"].outcome is page.maybe_shared
         if "folio_ref_count == 1" in asked:
