@@ -300,6 +300,19 @@ def test_each_break_replaces_a_text_that_stands_once_and_tests_that_are_there_ru
     assert {name for about in mutants.ABOUT.values() for name in about} <= {*mutants.TESTS}
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "tools").glob("*.py")), ids=lambda path: path.stem)
+def test_a_tool_that_is_asked_what_it_does_says_so_and_does_nothing(path: Path) -> None:
+    # Orders was at work for minutes, and wrote its file; mutants ran all tests.
+    run = subprocess.run([sys.executable, path, "--help"], capture_output=True, text=True, timeout=30)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith(f"usage: {path.name} ")
+
+
+def test_a_word_that_no_break_has_is_told_before_any_test_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tool_named("mutants").main(["no such break", "nor this"]) == 2
+    assert capsys.readouterr().out == "no mutant's name has no such break or nor this in it\n"
+
+
 # notebooks
 
 

@@ -10,10 +10,10 @@ another. `LESSONS` says where each of these is taught; what has no lesson stops 
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import re
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
@@ -634,5 +634,12 @@ outcome would be another. `tests/test_examination.py` looks up the words, and ru
     return head + "\n" + "\n".join(told(number, case) for number, case in enumerate(cases, 1))
 
 
+def main() -> None:
+    """Write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("seed", type=int, nargs="?", default=SEED)
+    PAGE.write_text(page(parser.parse_args().seed), encoding="utf-8", newline="\n")
+
+
 if __name__ == "__main__":
-    PAGE.write_text(page(int(sys.argv[1]) if len(sys.argv) > 1 else SEED), encoding="utf-8", newline="\n")
+    main()

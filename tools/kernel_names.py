@@ -9,6 +9,7 @@ tests/test_claims.py holds what is said of a release against the file.
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import sys
@@ -59,9 +60,11 @@ def names_in(folder: Path, wanted: set[str]) -> set[str]:
     return found
 
 
-def main(arguments: list[str]) -> int:
+def main() -> int:
     """Write what the given releases hold; 2 for what is no release and folder."""
-    given = dict(argument.partition("=")[::2] for argument in arguments)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("release", nargs="*")
+    given = dict(argument.partition("=")[::2] for argument in parser.parse_args().release)
     good = (re.fullmatch(r"\d+\.\d+", release) and Path(at, "mm").is_dir() for release, at in given.items())
     if not given or not all(good):
         print("give releases with their sources, such as 6.12=linux-6.12 (a folder that has mm/)", file=sys.stderr)
@@ -78,4 +81,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    raise SystemExit(main())

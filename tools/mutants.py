@@ -9,6 +9,7 @@ then 1.
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -135,12 +136,18 @@ def stale(mutants: Iterable[Mutant]) -> Iterator[str]:
             yield f"{mutant.name}: nothing is broken in {mutant.file}"
 
 
-def main(words: list[str]) -> int:
-    """Run the chosen mutants; 1 when one survives."""
+def main(arguments: list[str] | None = None) -> int:
+    """Run the chosen mutants; 1 when one survives, 2 when none can be run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("word", nargs="*")
+    words = parser.parse_args(arguments).word
     mutants = read_mutants(ROOT / "tools" / "mutants.txt")
     chosen = [mutant for mutant in mutants if not words or any(word in mutant.name for word in words)]
     if lines := list(stale(mutants)):
         print(*lines, sep="\n")
+        return 2
+    if not chosen:
+        print(f"no mutant's name has {' or '.join(words)} in it")
         return 2
     failing = run(Mutant("nothing is broken", "kernel/policy.py", "", ""))
     if failing:
@@ -190,4 +197,4 @@ def run(mutant: Mutant) -> str | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -7,6 +7,7 @@ Takes a minute and a half; a test tries some of them.
 
 from __future__ import annotations
 
+import argparse
 import json
 
 from anonfolio.exercises.cow_copy_order import TRIED, possible_orders, tried
@@ -14,6 +15,7 @@ from anonfolio.exercises.cow_copy_order import TRIED, possible_orders, tried
 
 def main() -> None:
     """Write the file."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     lines = [f"{json.dumps(' '.join(order))}: {json.dumps(tried(order))}" for order in possible_orders()]
     TRIED.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
