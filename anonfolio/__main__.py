@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         _forget(sys.stdout)
         return _told(": ".join(filter(None, (str(error.filename or ""), error.strerror))), WRONG_INPUT)
     except (ValueError, MemoryError) as error:
-        return _told(blamed(error) or f"{error}{_misplaced(chosen, words)}" or "out of memory", WRONG_INPUT)
+        return _told(blamed(error) or f"{str(error) or 'out of memory'}{_misplaced(chosen, words)}", WRONG_INPUT)
     except Exception as error:
         # A rule of the reader's own raised when it was asked; all else is a bug of ours, with its traceback.
         if not (where := blamed(error)):
@@ -81,7 +81,12 @@ def _misplaced(chosen: Namespace, words: list[str]) -> str:
     if chosen.command == "lab":
         named = any(word.startswith("--policy") for word in words)
         return "; lab takes the policy itself, and --against another one" if named else ""
-    files = [word for at, word in enumerate(words) if word.endswith(".py") and words[at - 1 : at] != ["--policy"]]
+    # What an option has, or belongs to one, stands where it should.
+    files = [
+        word
+        for before, word in zip(["", *words], words, strict=False)
+        if word.endswith(".py") and not word.startswith("-") and not before.startswith("--")
+    ]
     if not files or "policy" not in chosen:
         return ""
     # A long name would take the place of the reason before it.

@@ -425,6 +425,8 @@ def look(chosen: Namespace) -> int:
 
 def trace_record(chosen: Namespace) -> int:
     """Record a program under the tracepoints."""
+    if chosen.program and chosen.program[0].startswith("-"):
+        raise ValueError(f"{chosen.program[0]} stands behind {chosen.file}, where the program does: options come first")
     need_linux()
     from .witness.live.kernel import check_machine
     from .witness.live.trace import COMPILE, Launch, most_bytes, record, write_program

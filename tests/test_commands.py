@@ -187,6 +187,22 @@ def test_a_seed_that_is_none_is_refused_with_what_would_be_one(seed: str, capsys
     assert "neither a number from 0 on nor 'fresh'" in capsys.readouterr().err
 
 
+def test_an_option_behind_the_file_of_a_recording_is_no_program(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trace", "record", "new.npz", "--most", "1M", "--", "true"]) == 2
+    assert "--most stands behind new.npz, where the program does: options come first" in capsys.readouterr().err
+
+
+def test_memory_that_is_not_there_is_told_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def none(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("anonfolio.commands.Scenario.load", none)
+    assert main(["run", "mine.py"]) == 2
+    assert capsys.readouterr().err.startswith("anonfolio: out of memory; a policy")
+
+
 def test_a_recording_without_programs_shows_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "none.json"
     path.write_text(json.dumps({"format": "anonfolio-recording/1", "kernel": "6.18.44", "programs": []}))

@@ -350,7 +350,16 @@ def test_a_file_in_the_wrong_place_is_told_where_it_belongs(
     assert told in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", ["selftest nobody", "search --policy mine.py --steps 0", "search --policy mine.py x"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "selftest nobody",
+        "search --policy mine.py --steps 0",
+        "search --policy mine.py x",
+        "run nobody --policy=mine.py",
+        "run nobody --against mine.py",
+    ],
+)
 def test_nothing_is_told_of_files_where_none_is_in_the_wrong_place(
     words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
