@@ -6,7 +6,9 @@ import json
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -467,6 +469,22 @@ def test_replays_begin_while_the_recorder_settles_its_trace(short: Trace, monkey
         changed = ahead.settle(replace(short, **twice | {"code": twice["code"] & 3}), np.append(unseen, 0))
         assert len(changed) == len(short)
         assert advise(changed, settings, table=table, cpu=cpu, jobs=2, ahead=ahead).options == wanted.options
+
+
+@pytest.mark.parametrize("error", [BlockingIOError, BrokenProcessPool])
+def test_a_recording_outlives_that_no_process_is_to_be_had(
+    short: Trace, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("concurrent.futures.ProcessPoolExecutor.submit", none)
+    fresh = replace(short)
+    with Ahead([(4,)], lambda _: None, jobs=2) as ahead:
+        assert ahead.settle(fresh, np.zeros(len(fresh), np.int64)) is fresh
+        assert threading.active_count() == 1
+        (found,) = advise(fresh, [(4,)], table=read_table("linux-6.18.44"), cpu=cpu_told(""), ahead=ahead).options
+    assert found.replay == replay(short, (4,), points=POINTS)
 
 
 def test_json_has_all_numbers_in_one_line(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
@@ -339,17 +339,21 @@ class Ahead:
     def settle(self, trace: Trace, takes: npt.NDArray[np.int64]) -> Trace:
         """As `trace.settled`, which replays under 4K, while others do the rest."""
         if self._jobs > 1 and not takes.any() and _forks_safely():
-            self._begin(trace)
+            # What was recorded is kept nowhere yet: where no process is to be had, it is replayed later.
+            with suppress(OSError, RuntimeError):
+                self._begin(trace)
         found = settled(trace, takes)
         if found is not self._trace:
             self.__exit__()
         return found
 
     def _begin(self, trace: Trace) -> None:
-        self._trace = trace
-        self._tasks = tasks_of(trace, self._settings, self._policy(trace))[1:]
-        pool = self._stack.enter_context(_pool(trace, self._tasks, min(self._jobs, len(self._tasks) or 1)))
-        self._found = [pool.submit(_replay_task, number) for number in range(len(self._tasks))]
+        tasks = tasks_of(trace, self._settings, self._policy(trace))[1:]
+        if not tasks:
+            return
+        pool = self._stack.enter_context(_pool(trace, tasks, min(self._jobs, len(tasks))))
+        self._found = [pool.submit(_replay_task, number) for number in range(len(tasks))]
+        self._trace, self._tasks = trace, tasks
 
     def replayed(self, trace: Trace, tasks: Sequence[Task], jobs: int) -> Iterator[Replay]:
         """As `replayed`; what has begun is waited for."""
