@@ -9,7 +9,7 @@ from support import COPY, PINNED, drawn_cells
 
 from anonfolio.draw.drawing import stacked
 from anonfolio.draw.picture import Picture, pictures
-from anonfolio.draw.scene import Copied, Scene, scenes
+from anonfolio.draw.scene import Copied, Scene, lined_up, scenes
 from anonfolio.draw.svg import to_svg
 from anonfolio.draw.text import to_text
 from anonfolio.draw.tree import Decision
@@ -182,3 +182,14 @@ def test_bytes_and_page_numbers_say_which_they_are() -> None:
     assert (svg.count(">byte<"), svg.count(">page<")) == (1, 1)
     untouched = Scenario.parse("pages 16\norders 4\nread 0 5").run("linux-6.15").show().svg()
     assert untouched.count(">byte<") == 0
+
+
+@pytest.mark.parametrize("other", ["linux-6.9", "rfc-v2"])
+def test_counters_of_two_runs_stand_in_the_same_rows_at_every_step(other: str) -> None:
+    """Each takes a path first that the other takes later, or never."""
+    for name in ("child-unmaps-most", "pin-blocks-reuse"):
+        program = Scenario.load(name)
+        panes = lined_up([scenes(program.run(policy)) for policy in ("linux-6.15", other)])
+        rows = {tuple(counter.what for counter in one.counters) for pane in panes for one in pane}
+        assert len(rows) == 1
+        assert [{counter.what: counter.now for counter in one.counters}["faults"] for one in panes[0]][-1] > 0

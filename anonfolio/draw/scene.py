@@ -265,8 +265,11 @@ class Scene:
 
     def totals(self) -> list[Counter]:
         """The counters that are of no path, but for the number of faults."""
-        return [counter for counter in self.counters if counter.what not in (*PATHS, "faults")]
+        return [counter for counter in self.counters if counter.what in TOTALS]
 
+
+TOTALS = ("pages zeroed", "pages copied", "pages scanned", "pages flushed", "RSS", "held", "waste")
+"""What is counted beside faults, in the order in which it is told."""
 
 FOLD_FOLIOS = 16
 """With more folios than this, neighbours of order 0 that are alike and did not change are drawn as one."""
@@ -504,13 +507,12 @@ def _copied(tables: Sequence[Table], before: Scene, forked: int | None, fresh: s
 
 def _counters(snapshot: Snapshot, before: Scene | None) -> Iterator[Counter]:
     counters = snapshot.counters
+    pages = (counters.zeroed, counters.copied, counters.scanned, counters.flushed)
+    held = (snapshot.rss_pages, snapshot.held_pages, snapshot.waste_pages)
     now = {
         "faults": sum(counters.faults.values()),
         **{path: count for path, count in counters.faults.items() if count},
-        **{f"pages {name}": getattr(counters, name) for name in ("zeroed", "copied", "scanned", "flushed")},
-        "RSS": snapshot.rss_pages,
-        "held": snapshot.held_pages,
-        "waste": snapshot.waste_pages,
+        **dict(zip(TOTALS, (*pages, *held), strict=True)),
     }
     was = {counter.what: counter.now for counter in before.counters} if before else None
     for what, count in now.items():
@@ -571,12 +573,13 @@ def _side_by_side(found: list[Scene]) -> list[Scene]:
 
 
 def lined_up(panes: Sequence[Sequence[Scene]]) -> list[list[Scene]]:
-    """Runs to be shown side by side: a path that one of them takes has its column in all, so that the others do too."""
-    taken = dict.fromkeys(counter.what for pane in panes for one in pane for counter in one.counters)
+    """Runs to be shown side by side: a path that one of them takes has its row in all, and rows come in one order."""
+    taken = {counter.what for pane in panes for one in pane for counter in one.counters}
+    rows = [what for what in ("faults", *PATHS, *TOTALS) if what in taken]
 
     def counters(one: Scene) -> tuple[Counter, ...]:
-        mine = {counter.what for counter in one.counters}
-        return (*one.counters, *(Counter(what, 0, 0) for what in taken if mine and what not in mine))
+        mine = {counter.what: counter for counter in one.counters}
+        return tuple(mine.get(what, Counter(what, 0, 0)) for what in rows if mine)
 
     found = [[replace(one, counters=counters(one)) for one in pane] for pane in panes]
     if len(found) == 1:
