@@ -14,6 +14,7 @@ from anonfolio.__main__ import DIFFERENT, EQUAL, main
 from anonfolio.report import breaks, page, render
 from anonfolio.report.blocks import Code, Command, Drawing, Page, Pair, Points, Rows, Section, Words
 from anonfolio.report.breaks import Bound
+from anonfolio.report.findings import Findings
 from anonfolio.report.laboratory import renderer
 
 LONG = (
@@ -109,6 +110,26 @@ def test_a_report_tells_what_was_run_and_how_to_run_it_again(
     assert report.html().count("Refuted: ") == 1
     rule = report.fields[0].source
     assert all(len(line) <= 78 or line.strip() in rule for line in report.markdown().splitlines())
+
+
+def test_what_several_searches_find_is_shown_once_and_of_many_broken_kinds_some() -> None:
+    found = af.search.counterexample("rfc-v2", operations=("write", "fork", "wipeonfork", "pin"))
+    assert isinstance(found, af.search.Counterexample)
+    again = (Bound(6, breaks.HOLDERS), Bound(5, breaks.UNSHARERS))
+    broken = tuple(breaks.Broken(kind, 0, "it", found.scenario) for kind in ("mixed", "merge", "huge"))
+    report = Findings(
+        af.RFC_V2, af.LINUX_6_15, "rfc-v2", True, None, 0, (), None,
+        breaks.Breaks(tuple(breaks.Found(bound, found) for bound in again), breaks.Random(9, 9, ("mixed",), 0, broken)),
+        None,
+    )  # fmt: skip
+    assert [each.split()[0:2] for each in report.refutations] == [["a", "program"], ["a", "random"]]
+    text = " ".join(render.text(page.page_of(report)).split())
+    assert text.count("steps break pinned_page_stays") == 1
+    assert text.count("Search: a program that is shown above breaks pinned_page_stays") == 1
+    assert all(" ".join(bound.options().split()) in text.replace("\\ ", "") for bound in again)
+    assert "Of these 3 kinds, the first 2:" in text
+    assert "Kind huge" not in text
+    assert "no kernel was built or run for it" in text
 
 
 @pytest.mark.usefixtures("small")

@@ -168,8 +168,8 @@ class Breaks:
     races: tuple[Raced, ...] = ()
 
     def refutations(self) -> list[str]:
-        """What refutes the policy, in a sentence each; none where nothing was found."""
-        return [*self._refutations()]
+        """What refutes the policy, in a sentence each; none where nothing was found. Often searches find the same."""
+        return list(dict.fromkeys(self._refutations()))
 
     def _refutations(self) -> Iterator[str]:
         for _, answer in self.searches:

@@ -24,8 +24,8 @@ from .knobs import ignored
 from .prices import CORE, Prices, Workload
 from .render import PROSE
 
-MOST_DRAWN, MOST_NAMED = 4, 8
-"""So many kinds of difference are drawn, so many failing cases named; how many more there are is said."""
+MOST_DRAWN, MOST_NAMED, MOST_BROKEN = 4, 8, 2
+"""So many kinds of difference are drawn, failing cases named, broken programs shown; of how many is said."""
 MIB = 256
 """Base pages of 4 KiB in a MiB."""
 
@@ -81,6 +81,10 @@ def _bound_words(found: Found) -> str:
 
 def _tried(report: Findings) -> Iterator[Block]:
     policy, base = report.policy, report.base
+    yield Words(
+        "All of this was run on anonfolio, a model of the kernel's anonymous memory: both policies are the model's, and"
+        " no kernel was built or run for it. Traces and prices were recorded on kernels before, and say on which."
+    )
     if policy.about != base.about and all(policy.about != known.about for known in POLICIES.values()):
         yield Words(policy.about)
     if not report.fields:
@@ -177,8 +181,12 @@ def _breaks(report: Findings) -> Iterator[Block]:
             " The rule was asked about mappings of each kind:"
         )
         yield Points(tuple(f"{each}." for each in against))
+    shown: set[str] = set()
     for search in found.searches:
-        yield from _search(search, report)
+        answer = search.answer
+        program = answer.scenario.text() if isinstance(answer, Counterexample) else ""
+        yield from _search(search, report, again=program in shown)
+        shown |= {program} - {""}
     searched = {name for each in found.searches for name in each.bound.operations}
     yield Words(
         f"All searches looked for: {', '.join(rule.name for rule in KERNEL_PROMISES)}"
@@ -205,20 +213,25 @@ def _race(name: str, states: int, new: dict[str, str]) -> str:
     return f"{name}, {states} states: {damage or 'no damage that the base does not do'}"
 
 
-def _search(found: Found, report: Findings) -> Iterator[Block]:
-    again = Command(f"anonfolio search --policy {report.called} {found.bound.options()}")
+def _search(found: Found, report: Findings, *, again: bool) -> Iterator[Block]:
+    """What it found; a program that was shown before is not shown again."""
+    command = Command(f"anonfolio search --policy {report.called} {found.bound.options()}")
     answer = found.answer
     if not isinstance(answer, Counterexample):
         yield Words(f"Search: {answer}.")
-        yield again
+        yield command
+        return
+    after = f"(found after {answer.transitions:,} transitions, {answer.states:,} states)"
+    if again:
+        yield Words(f"Search: a program that is shown above breaks {answer.violation.invariant} {after}.")
+        yield command
         return
     yield Words(
-        f"Search: {answer.steps} steps break {answer.violation.invariant}: {answer.violation.where}"
-        f" (found after {answer.transitions:,} transitions, {answer.states:,} states)."
+        f"Search: {answer.steps} steps break {answer.violation.invariant}: {answer.violation.where} {after}."
         f" What is broken: {INVARIANTS[answer.violation.invariant].why}"
         f"{f' Then {answer.said}.' if answer.said else ''}"
     )
-    yield again
+    yield command
     yield Code(_program(answer.scenario))
     run = answer.scenario.run(report.policy)
     picture = side_by_side([run])[0][answer.steps]
@@ -239,7 +252,9 @@ def _random(found: Random, report: Findings) -> Iterator[Block]:
         f" {'nothing broken' if not found.broken else _many(len(found.broken), 'kind') + ' broken'}."
     )
     yield Command(report.command)
-    for broken in found.broken[:2]:
+    if len(found.broken) > MOST_BROKEN:
+        yield Words(f"Of these {len(found.broken)} kinds, the first {MOST_BROKEN}:")
+    for broken in found.broken[:MOST_BROKEN]:
         yield Words(f"Kind {broken.kind}, seed {broken.seed}: {broken.what}. Made as small as it goes:")
         yield Code(_program(broken.smallest))
 
@@ -247,8 +262,8 @@ def _random(found: Random, report: Findings) -> Iterator[Block]:
 def _selftests(found: Selftests, report: Findings) -> Iterator[Block]:
     failing = found.newly_failing
     yield Words(
-        f"The kernel's selftests on the model: {found.run:,} cases ran, {found.passed:,} passed; under"
-        f" {report.base.name} {found.base_run:,} ran, {found.base_passed:,} passed."
+        f"The kernel's selftests (of Linux 7.3, as programs of the model): {found.run:,} cases ran,"
+        f" {found.passed:,} passed; under {report.base.name} {found.base_run:,} ran, {found.base_passed:,} passed."
         f" {_many(len(failing), 'case') if failing else 'No case'} {'fails' if len(failing) < 2 else 'fail'} that"
         f" {'passes' if len(failing) < 2 else 'pass'} there; {len(found.newly_passing)} the other way round."
     )
@@ -325,7 +340,11 @@ def _summary(bought: Prices, report: Findings) -> Rows:
         here, there = workload.bills[mine], workload.bills[base]
         pairs = [(getattr(here, name), getattr(there, name)) for name in _COMPARED.values()]
         rows.append((f"{workload.name} ({workload.sizes})", *(_change(*pair) for pair in pairs)))
-    return Rows(f"{mine} against {base}:", ("", *_COMPARED), tuple(rows))
+    return Rows(
+        f"{mine} against {base}, more or less in per cent: faults, pages copied, modelled time, memory held, TLB reach"
+        " (after each workload the sizes that are enabled):",
+        ("", *_COMPARED), tuple(rows),
+    )  # fmt: skip
 
 
 _COMPARED = {
