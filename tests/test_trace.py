@@ -811,6 +811,7 @@ if sys.platform == "linux":
         Launch,
         Run,
         Spans,
+        _counted,
         check_program,
         converter_of,
         events_of,
@@ -923,6 +924,9 @@ def test_a_recording_keeps_to_its_bound_and_tells_what_came_later() -> None:
     assert trace.left_out == {LATE_CALLS: 4, LATE_ACCESSES: 10}
     assert (len(trace), [each.name for each in trace.calls]) == (2, ["spawn", "map", "map", "populate"])
     assert trace.untraced == 50 - 2 - 10 - 1
+    # A run that is measured has no accesses to lose, only counts: all but the one elsewhere.
+    assert [each.anonymous for each in _counted(read)] == [50 - 1, 0]
+    assert [each.anonymous for each in _counted(converter_of(run))] == [12, 0]
     found = trust(replace(trace, kernel_faults=13))
     assert found.doubts == ("the recording was full before the end: 14 later accesses and calls are missing",)
     # Whoever is not seen to exit in the trace is not held against its end.

@@ -1548,12 +1548,13 @@ def _counted(found: Converter) -> tuple[Counted, ...]:
     """What the kernel counted for each process.
 
     Faults in anonymous memory are those that the events told of, for a few of exec's own are counted and not told; but
-    where the kernel faulted in pages unseen, they are what it counted beyond those elsewhere.
+    where the kernel faulted in pages unseen, or there was no room for all that was told, they are what it counted
+    beyond those elsewhere.
     """
     rows = found.accesses.rows
     unseen = (rows[:, 2] & TAKES) > 0
     seen = np.bincount(rows[~unseen, 0], minlength=len(found.spaces)).tolist()
-    taking = set(rows[unseen, 0].tolist())
+    taking = set(rows[unseen, 0].tolist()) if found.room > 0 else {space.number for space in found.spaces}
     return tuple(
         Counted(
             space.kernel_faults,
