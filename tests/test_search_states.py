@@ -22,7 +22,7 @@ from anonfolio.program import explore
 from anonfolio.program.exploration import Exploration, Limits, Stopped
 from anonfolio.program.explore import Miscounted, Share, Space, expand, first_broken, joined
 from anonfolio.program.ops import do_step
-from anonfolio.program.search import EXTRA_OPERATIONS, OPERATIONS, Exhausted, counterexample
+from anonfolio.program.search import EXTRA_OPERATIONS, OPERATIONS, Exhausted, counterexample, tried_pages
 from anonfolio.program.states import (
     NAME_BYTES,
     Maker,
@@ -310,7 +310,10 @@ def test_of_single_pages_those_are_tried_that_are_asked_for() -> None:
     assert isinstance(small, Exhausted)
     assert isinstance(large, Exhausted)
     assert (small.states, small.transitions) == (large.states, large.transitions)
-    assert "over 16 pages (single ones: multiples of 8) and write" in str(large)
+    assert "over 16 pages (single pages: 0, 8) and write" in str(large)
+    assert [tried_pages(16, every) for every in (1, 4, 16)] == [
+        "16 pages", "16 pages (single pages: 0, 4, 8, …)", "16 pages (single pages: 0)",
+    ]  # fmt: skip
     every = counterexample("7.3", steps=4, operations=over)
     assert every.states > small.states
     with pytest.raises(ValueError, match="every=0"):

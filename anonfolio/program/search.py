@@ -152,14 +152,21 @@ class Exhausted:
     def __str__(self) -> str:
         early = f"stopped early ({self.why})" if self.why else "stopped early"
         verdict = f"{early}: nothing found in" if self.interrupted else "nothing found; exhausted"
-        lengths = f"of any length (no state is more than {self.steps} steps away)" if self.complete else (
-            f"of up to {self.steps} steps")  # fmt: skip
+        steps = f"{self.steps} step{'s' * (self.steps != 1)}"
+        lengths = f"of any length (no state is more than {steps} away)" if self.complete else f"of up to {steps}"
         after = f" after the {self.after} of the program" if self.after else ""
-        some = f" (single ones: multiples of {self.every})" if self.every > 1 else ""
         return (
             f"{self.policy}: {verdict} {self.states:,} distinct states, {self.transitions:,} transitions,"
-            f" all programs {lengths}{after} over {self.pages} pages{some} and {', '.join(self.operations)}"
+            f" all programs {lengths}{after} over {tried_pages(self.pages, self.every)} and"
+            f" {', '.join(self.operations)}"
         )
+
+
+def tried_pages(pages: int, every: int) -> str:
+    """A mapping in words, and with which of its pages operations on one page are tried where that is not each."""
+    some = range(0, pages, every)
+    named = ", ".join(map(str, some[:3])) + (", …" if len(some) > 3 else "")
+    return f"{pages} pages" + (f" (single pages: {named})" if every > 1 else "")
 
 
 def rests_on(found: Sequence[Exhausted]) -> str:

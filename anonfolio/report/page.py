@@ -15,7 +15,7 @@ from ..machine.invariants import INVARIANTS, KERNEL_PROMISES
 from ..program.ops import in_text, said
 from ..program.random_programs import shrink
 from ..program.scenario import Scenario
-from ..program.search import EXTRA_OPERATIONS, OPERATIONS, Counterexample
+from ..program.search import EXTRA_OPERATIONS, OPERATIONS, Counterexample, tried_pages
 from .blocks import Block, Code, Command, Drawing, Page, Pair, Points, Rows, Section, Words
 from .breaks import Found, Random, Selftests, first_of_each
 from .changes import Course, Kind, differs
@@ -70,10 +70,10 @@ def _bound_words(found: Found) -> str:
     answer = found.answer
     if isinstance(answer, Counterexample):
         return f"programs of {answer.steps} steps"
-    length = "any length" if answer.complete else f"up to {answer.steps} steps"
+    length = "any length" if answer.complete else f"up to {_many(answer.steps, 'step')}"
     many = f" by {found.bound.processes} processes" if found.bound.processes != 2 else ""
-    some = f" (single ones: multiples of {found.bound.every})" if found.bound.every > 1 else ""
-    return f"programs of {length}{many} over {found.bound.pages} pages{some} and {', '.join(found.bound.operations)}"
+    pages = tried_pages(found.bound.pages, found.bound.every)
+    return f"programs of {length}{many} over {pages} and {', '.join(found.bound.operations)}"
 
 
 # --- what was tried -------------------------------------------------------------------------------------------------
