@@ -91,12 +91,20 @@ def _of_file(chosen: Namespace, settings: list[tuple[int, ...]], table: Table, c
     path = _one_trace(chosen.what)
     if chosen.verify:
         raise ValueError("--verify runs the program again, and a trace is none: advise --verify N -- PROGRAM")
+    _refuse(chosen, ("output", "cpus", "buffer", "most"), "is for a recording, and a trace is one already")
     check_place(_figure(chosen, path.with_suffix("")))
     trace, known = read_trace(path), path.with_suffix(".json")
     measured = read_measured(known) if known.exists() else []
     with progress_line(chosen.verbose) as tell:
         found = _judged(trace, settings, _policy(chosen, trace), table, cpu, tell)
     return _told(chosen, replace(found, measured=tuple(measured)), path.with_suffix(""))
+
+
+def _refuse(chosen: Namespace, names: Sequence[str], why: str) -> None:
+    """Whoever gives an option that changes nothing expects something of it."""
+    given = [name for name in names if getattr(chosen, name) is not None]
+    if given:
+        raise ValueError(f"--{given[0]} {why}")
 
 
 def _one_trace(words: Sequence[str]) -> Path:
@@ -117,6 +125,7 @@ def _of_process(chosen: Namespace, settings: list[tuple[int, ...]], table: Table
         raise ValueError(
             "--verify runs a program again, and a process cannot be run again: advise --verify N -- PROGRAM"
         )
+    _refuse(chosen, ("output", "cpus"), "is for a program that is started, and a process runs already")
     need_linux()
     from .witness.live.attach import check_process, follow
     from .witness.live.kernel import check_machine, kernel_version

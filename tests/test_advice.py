@@ -533,6 +533,21 @@ def test_what_is_no_room_for_a_recording_is_named(text: str, capsys: pytest.Capt
     test_a_wrong_request_gets_one_line((f"--most={text}", "--", "true"), "is no size such as 512K or 16M", capsys)
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("compile.npz --output table", "--output is for a recording, and a trace is one already"),
+        ("compile.npz --most 1M", "--most is for a recording, and a trace is one already"),
+        ("--pid 1 --cpus all", "--cpus is for a program that is started, and a process runs already"),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused(
+    words: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["advise", *words.split()]) == 2
+    assert capsys.readouterr().err == f"anonfolio: {told}\n"
+
+
 def test_room_for_a_recording_is_read_as_people_write_it() -> None:
     sizes = {"512k": 1 << 19, "16M": 1 << 24, "16MiB": 1 << 24, "1g": 1 << 30, "700": 700, "2kB": 2048}
     assert {text: room(text) for text in sizes} == sizes
