@@ -28,6 +28,7 @@ import pytest
 from live_support import needs_kernel
 
 from anonfolio.__main__ import main
+from anonfolio.hardware import trace as hardware_trace
 from anonfolio.hardware.cost import Work, ns, read_table
 from anonfolio.hardware.trace import (
     ADVICE,
@@ -893,6 +894,10 @@ def test_brk_begins_alone_and_grows_and_shrinks() -> None:
     assert [(name, pages, argument) for _, name, _, _, pages, argument in calls] == [
         ("map", 7, READ_WRITE | ALONE), ("map", 1, READ_WRITE), ("unmap", 4, 0),
     ]  # fmt: skip
+
+
+def test_all_that_a_trace_says_of_a_process_is_explained() -> None:
+    assert [name for name in hardware_trace._PROCESS if f"``{name}``" not in (hardware_trace.__doc__ or "")] == []
 
 
 @linux

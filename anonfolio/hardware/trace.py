@@ -20,10 +20,10 @@ What a trace offers, for whoever builds on it:
 - ``calls``: one row per change of a mapping (`CALLS`), fork, exec (``spawn``) and exit.
 - ``processes``: a dict for each, in the order in which they began: ``name``; ``elsewhere``, its faults outside
   anonymous memory; ``kernel_faults``, the kernel's own count for it (minflt + majflt; not in older files); and, of
-  those seen to exit, ``anonymous_pages``, ``mappings`` ([first page, pages]) and ``peak_rss_kib`` (VmHWM). exec begins
-  a new process.
-- ``kernel_faults``, all of the kernel's counts together; ``untraced``, those of them that are neither accesses nor
-  elsewhere: 0, or the recorder missed some.
+  those seen to exit, ``anonymous_pages``, ``mappings`` ([first page, pages]), ``peak_rss_kib`` (VmHWM) and
+  ``file_copies``, pages that are private copies of a file's. exec begins a new process: ``became`` is which one.
+- ``kernel_faults``, all of the kernel's counts together; ``untraced``, those of them that are neither accesses, such
+  as came when the recording was full included, nor elsewhere: 0, or the recorder missed some.
 - ``left_out`` by name; ``status``, how the program ended (its exit code, or minus a signal's number).
 - `anonfolio.hardware.trust.trust` puts these together: how far a prediction from this trace holds.
 
