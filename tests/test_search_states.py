@@ -298,6 +298,10 @@ def test_a_stopped_proof_is_kept_with_what_does_not_hang_on_when(
     ]
     assert not tool.differences({**broken, "steps": early["steps"] + 1}, early)
     assert tool.differences({**whole, "states": 1}, whole) == [f"states 1, was {whole['states']}"]
+    # What was stopped does not take the place of what came further, unless they differ.
+    further = {**early, "steps": early["steps"] + 1}
+    assert [tool.is_less(early, stored) for stored in (whole, further, early, other)] == [True, True, False, False]
+    assert not tool.is_less(whole, early)
 
 
 def test_of_single_pages_those_are_tried_that_are_asked_for() -> None:

@@ -104,6 +104,12 @@ def differences(said: dict[str, Any], stored: dict[str, Any]) -> list[str]:
     return [f"states {at} steps away: {one}, was {other}" for at, (one, other) in enumerate(pairs) if one != other]
 
 
+def is_less(said: dict[str, Any], stored: dict[str, Any]) -> bool:
+    """Whether a run was stopped before it came as far as the stored one, with which it agrees."""
+    further = stored["verdict"] != BOUNDED or stored["steps"] > said["steps"]
+    return said["verdict"] == BOUNDED and further and not differences(said, stored)
+
+
 def row(stored: dict[str, Any]) -> str:
     """A line of the README's table."""
     verdict = stored["verdict"]
@@ -152,7 +158,9 @@ def main() -> int:
             continue
         said = json.loads(json.dumps(run(proof, asked.jobs, asked.memory, asked.seconds, asked.checkpoints)))
         print(f"{row(said)[2:-3]}; {said['seconds']} s", flush=True)
-        if asked.record:
+        if asked.record and stored and is_less(said, stored):
+            print("  not kept: the stored one came further", flush=True)
+        elif asked.record:
             kept = {**load(), proof.name: said}
             FILE.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
             README.write_text(with_table(README.read_text(encoding="utf-8"), kept), encoding="utf-8")
