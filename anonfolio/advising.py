@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .commands import policy_of, progress_line
+from .commands import policy_of, progress_line, say
 from .draw.advised import advice_json, advice_svg, advice_text
 from .hardware.advice import SETTINGS, Advice, Ahead
 from .hardware.advice import advise as advised
@@ -300,5 +300,5 @@ def _told(chosen: Namespace, found: Advice, named: Path) -> int:
     print(json.dumps(advice_json(found)) if chosen.json else advice_text(found), flush=True)
     figure.write_text(advice_svg(found), encoding="utf-8")
     if not chosen.json:
-        print(figure if chosen.what else f"{figure}  {named}.npz")
+        say(figure if chosen.what else f"{figure}  {named}.npz")
     return 1 if found.wrong or not found.trust else 0

@@ -532,7 +532,7 @@ def progress_line(always: bool = False) -> Iterator[Callable[[str], None]]:
             return
         last = text
         if terminal:
-            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+            print(f"\r\x1b[K{printable(text)}", end="", file=sys.stderr, flush=True)
         elif always and text:
             say(f"  {text}", file=sys.stderr, flush=True)
 

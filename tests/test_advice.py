@@ -20,6 +20,7 @@ from live_support import needs_kernel
 from anonfolio.__main__ import _bytes as room
 from anonfolio.__main__ import main
 from anonfolio.advising import called, cpus_named, input_again
+from anonfolio.commands import progress_line
 from anonfolio.draw.advised import advice_svg, advice_text, measured_faults
 from anonfolio.draw.compared import compared_text
 from anonfolio.hardware.advice import (
@@ -531,6 +532,18 @@ def test_a_wrong_request_gets_one_line(words: tuple[str, ...], why: str, capsys:
 @pytest.mark.parametrize("text", ["0", "k", "16q", "1.5M", "-1M", "16 M", "٦M"])
 def test_what_is_no_room_for_a_recording_is_named(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     test_a_wrong_request_gets_one_line((f"--most={text}", "--", "true"), "is no size such as 512K or 16M", capsys)
+
+
+def test_a_terminal_obeys_no_name_of_a_program_that_runs_or_of_a_file(
+    stored: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with progress_line() as tell:
+        tell("running a\x1b[2Jb")
+    assert capsys.readouterr().err == "\r\x1b[Krunning a\ufffd[2Jb\r\x1b[K"
+    foreign = stored.rename(stored.with_name("a\x1b[2Jb.npz"))
+    assert main(["advise", str(foreign), "--sizes", "64k"]) == 0
+    assert "\x1b" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
