@@ -96,7 +96,7 @@ def _of_file(chosen: Namespace, settings: list[tuple[int, ...]], table: Table, c
     trace, known = read_trace(path), path.with_suffix(".json")
     measured = read_measured(known) if known.exists() else []
     with progress_line(chosen.verbose) as tell:
-        found = _judged(trace, settings, _policy(chosen, trace), table, cpu, tell)
+        found = _judged(trace, settings, _policy(chosen, trace.kernel), table, cpu, tell)
     return _told(chosen, replace(found, measured=tuple(measured)), path.with_suffix(""))
 
 
@@ -131,12 +131,12 @@ def _of_process(chosen: Namespace, settings: list[tuple[int, ...]], table: Table
     from .witness.live.kernel import check_machine, kernel_version
 
     check_machine()
-    policy_of(chosen, kernel_version())
+    policy = _policy(chosen, kernel_version())
     named = _new_name(chosen, [check_process(chosen.pid)])
     with progress_line(chosen.verbose) as tell, _launch(chosen) as launch:
         trace = follow(chosen.pid, chosen.seconds, tell, launch)
         write_trace(f"{named}.npz", trace)
-        found = _judged(trace, settings, _policy(chosen, trace), table, cpu, tell)
+        found = _judged(trace, settings, policy, table, cpu, tell)
     return _told(chosen, found, named)
 
 
@@ -151,14 +151,14 @@ def _of_program(chosen: Namespace, settings: list[tuple[int, ...]], table: Table
     from .witness.live.trace import record
 
     # A policy that makes no sense should be told before the program runs.
-    policy_of(chosen, kernel_version())
+    policy = _policy(chosen, kernel_version())
     named = _new_name(chosen, command)
     again = input_again(chosen.verify)
-    ahead = Ahead(settings, lambda trace: _policy(chosen, trace), os.cpu_count() or 1)
+    ahead = Ahead(settings, policy, os.cpu_count() or 1)
     with progress_line(chosen.verbose) as tell, _launch(chosen) as launch, ahead:
         trace = record(command, Path.cwd(), {"command": " ".join(command)}, tell, launch, ahead.settle)
         write_trace(f"{named}.npz", trace)
-        found = _judged(trace, settings, _policy(chosen, trace), table, cpu, tell, ahead)
+        found = _judged(trace, settings, policy, table, cpu, tell, ahead)
         if chosen.verify:
             measured = tuple(_measured(command, settings, chosen.verify, again, launch, tell))
             write_measured(f"{named}.json", measured, kernel=trace.kernel, rounds=chosen.verify)
@@ -275,8 +275,10 @@ def cpus_named(text: str | None) -> frozenset[int]:
 # --- what both end with -----------------------------------------------------------------------------------------------
 
 
-def _policy(chosen: Namespace, trace: Trace) -> Policy | None:
-    return policy_of(chosen, trace.kernel) if chosen.policy is not None or chosen.set else None
+def _policy(chosen: Namespace, kernel: str) -> Policy | None:
+    """What is asked for, else none. Once: whenever a file of policies is read, its functions are others."""
+    policy = policy_of(chosen, kernel)
+    return policy if chosen.policy is not None or chosen.set else None
 
 
 def _judged(

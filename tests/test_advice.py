@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -454,7 +455,7 @@ def test_replays_begin_while_the_recorder_settles_its_trace(short: Trace, monkey
     settings = [(4,), (2, 4)]
     wanted = advise(short, settings, table=table, cpu=cpu)
     fresh, unseen = replace(short), np.zeros(len(short), np.int64)
-    with Ahead(settings, lambda _: None, jobs=2) as ahead:
+    with Ahead(settings, jobs=2) as ahead:
         assert ahead.settle(fresh, unseen) is fresh
         with monkeypatch.context() as patched:
             patched.setattr("anonfolio.hardware.advice.replay", None)
@@ -466,10 +467,32 @@ def test_replays_begin_while_the_recorder_settles_its_trace(short: Trace, monkey
         assert other.replay == replay(fresh, (9,), points=POINTS)
     # The last access a second time, which takes no fault: the recorder leaves it out.
     twice = {name: np.append(getattr(short, name), getattr(short, name)[-1:]) for name in ("vpn", "process", "code")}
-    with Ahead(settings, lambda _: None, jobs=2) as ahead:
+    with Ahead(settings, jobs=2) as ahead:
         changed = ahead.settle(replace(short, **twice | {"code": twice["code"] & 3}), np.append(unseen, 0))
         assert len(changed) == len(short)
         assert advise(changed, settings, table=table, cpu=cpu, jobs=2, ahead=ahead).options == wanted.options
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a program is recorded on Linux")
+def test_what_began_under_a_policy_of_a_file_is_not_done_again(
+    short: Trace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def recorded(*told: Any) -> Trace:
+        settle = told[-1]
+        found: Trace = settle(replace(short), np.zeros(len(short), np.int64))
+        return found
+
+    monkeypatch.chdir(tmp_path)
+    rule = "def never(folio, ask):\n    return ask('never', False)\n"
+    Path("mine.py").write_text(
+        f"import anonfolio as af\n{rule}mine = af.LINUX_6_15.but(name='mine', large_reuse=never)\n"
+    )
+    monkeypatch.setattr("anonfolio.witness.live.trace.record", recorded)
+    monkeypatch.setattr("anonfolio.witness.live.kernel.kernel_version", lambda: short.kernel)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("anonfolio.hardware.advice.replayed", None)
+    assert main(["advise", "--policy", "mine.py", "--sizes", "64k", "--", "true"]) in (0, 1)
+    assert "64K" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("error", [BlockingIOError, BrokenProcessPool])
@@ -481,7 +504,7 @@ def test_a_recording_outlives_that_no_process_is_to_be_had(
 
     monkeypatch.setattr("concurrent.futures.ProcessPoolExecutor.submit", none)
     fresh = replace(short)
-    with Ahead([(4,)], lambda _: None, jobs=2) as ahead:
+    with Ahead([(4,)], jobs=2) as ahead:
         assert ahead.settle(fresh, np.zeros(len(fresh), np.int64)) is fresh
         assert threading.active_count() == 1
         (found,) = advise(fresh, [(4,)], table=read_table("linux-6.18.44"), cpu=cpu_told(""), ahead=ahead).options

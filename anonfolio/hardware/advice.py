@@ -317,12 +317,10 @@ def replayed(trace: Trace, tasks: Sequence[Task], jobs: int = 1) -> Iterator[Rep
 class Ahead:
     """Replays that begin before the recorder has settled its trace, which most often is left as it is.
 
-    `settle` is what a recorder calls; `policy` tells which kernel to be, as for `advise`.
+    `settle` is what a recorder calls; the rest is as for `advise`, whose `policy` has to be this very one.
     """
 
-    def __init__(
-        self, settings: Iterable[Sequence[int]], policy: Callable[[Trace], Policy | None], jobs: int = 1
-    ) -> None:
+    def __init__(self, settings: Iterable[Sequence[int]], policy: Policy | None = None, jobs: int = 1) -> None:
         self._settings, self._policy, self._jobs = list(settings), policy, jobs
         self._trace: Trace | None = None
         self._tasks: list[Task] = []
@@ -348,7 +346,7 @@ class Ahead:
         return found
 
     def _begin(self, trace: Trace) -> None:
-        tasks = tasks_of(trace, self._settings, self._policy(trace))[1:]
+        tasks = tasks_of(trace, self._settings, self._policy)[1:]
         if not tasks:
             return
         pool = self._stack.enter_context(_pool(trace, tasks, min(self._jobs, len(tasks))))
