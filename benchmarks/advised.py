@@ -70,7 +70,7 @@ def _from_the_end_on(rounds: int, tell: Callable[[str], None]) -> Iterator[Resul
 def _table_of(trace: Trace) -> str:
     """What a recorder does that has just made a trace, and the command after it."""
     jobs = os.cpu_count() or 1
-    with Ahead(SETTINGS, lambda _: None, jobs) as ahead:
+    with Ahead(SETTINGS, jobs=jobs) as ahead:
         trace = ahead.settle(trace, np.zeros(len(trace), np.int64))
         found = advise(trace, table=read_table("linux-6.18.44"), cpu=this_cpu(), jobs=jobs, ahead=ahead)
         return advice_text(found)
