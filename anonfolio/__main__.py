@@ -19,6 +19,7 @@ from .program.formats import check_place
 from .program.policy_file import blamed
 from .program.random_programs import ANY, KINDS
 from .program.search import DEFAULT, EXTRA_OPERATIONS, MEMORY_MIB, OPERATIONS
+from .program.starts import STARTS
 
 EQUAL, DIFFERENT, WRONG_INPUT, INTERRUPTED = 0, 1, 2, interrupted.INTERRUPTED
 """Exit codes: it looked and found nothing; a difference or a bug; what was asked makes no sense; Ctrl-C."""
@@ -295,9 +296,14 @@ COMMANDS = (
         "search", commands.search, "look for the shortest program that breaks a promise of the kernel",
         (
             *_policy("rfc-v2", "rfc-v2"),
-            _option("--pages", type=_count, default=4, help="size of the mapping (default 4)"),
+            _option(
+                "--from", dest="start", metavar="FILE|NAME",
+                help="begin where that program ends, over its mapping: a scenario's file or name (see run), or"
+                f" {', '.join(STARTS)}",
+            ),
+            _option("--pages", type=_count, help="size of the mapping (default 4)"),
             _option("--steps", type=_count_or_any, default=6, help="longest program (default 6); any: all there are"),
-            _option("--orders", type=_whole, nargs="*", default=[2], help="enabled sizes (default 2)"),
+            _option("--orders", type=_whole, nargs="*", help="enabled sizes (default 2)"),
             _option("--processes", type=_count, default=2, help="how many alive at once (default 2)"),
             _option(
                 "--every", type=_count, default=1, metavar="N",

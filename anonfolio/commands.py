@@ -40,6 +40,7 @@ from .program.policy_file import policy_called
 from .program.random_programs import random_scenario
 from .program.scenario import Scenario, scenario_names
 from .program.search import CTRL_C, DEFAULT, Exhausted, Tried, counterexample, rests_on
+from .program.starts import start_named
 from .report.laboratory import lab as laboratory
 from .report.laboratory import renderer
 from .witness.comparing import Recorded
@@ -160,14 +161,18 @@ def _print_fields(cells: Mapping[str, int], differences: Sequence[Difference], w
 def search(chosen: Namespace) -> int:
     """Look for the shortest program that breaks a promise."""
     policy = policy_of(chosen, "")
+    start = start_named(chosen.start) if chosen.start is not None else None
+    if start and (chosen.pages is not None or chosen.orders is not None):
+        raise ValueError("--from brings its mapping and sizes; leave out --pages and --orders")
     tried = (Tried(tuple(chosen.operations)),) if chosen.operations is not None else DEFAULT
     nothing: list[Exhausted] = []
     for number, (operations, fewer) in enumerate(tried, 1):
         found = counterexample(
             policy,
-            pages=chosen.pages,
+            start=start,
+            pages=4 if chosen.pages is None else chosen.pages,
             steps=chosen.steps and max(1, chosen.steps - fewer),
-            orders=tuple(chosen.orders),
+            orders=(2,) if chosen.orders is None else tuple(chosen.orders),
             processes=chosen.processes,
             every=chosen.every,
             operations=operations,

@@ -16,7 +16,7 @@ from anonfolio import commands
 from anonfolio.__main__ import COMMANDS, CUT_OFF, DIFFERENT, EQUAL, INTERRUPTED, WRONG_INPUT, Command, main
 from anonfolio.commands import policy_of
 from anonfolio.program.formats import new_file
-from anonfolio.program.search import CTRL_C, Exhausted
+from anonfolio.program.search import CTRL_C, OPERATIONS, Exhausted
 from anonfolio.witness.recording import DATA_DIR
 
 DIFFERS = ("replay", str(DATA_DIR / "named-6.1.json.gz"), "--policy", "linux-6.15")
@@ -166,6 +166,8 @@ def test_a_missing_folder_is_named_before_anything_is_written(tmp_path: Path) ->
         ("compare", "--programs", "0"), ("compare", "--programs", "-1"), ("compare", "--programs", "1e3"),
         ("compare", "--seconds", "0"), ("compare", "--seconds", "-1"), ("compare", "--seconds", "nan"),
         ("compare", "--seconds", "inf"), ("search", "--operations"), ("search", "--steps", "0"),
+        ("search", "--from", "no-such-start"), ("search", "--from", ""), ("search", "--from", "."),
+        ("search", "--from", "child-maps-half", "--pages", "4"), ("search", "--from", "first-write", "--orders"),
         ("search", "--pages", "9999999999"), ("run", "first-write", "--against", ""),
         ("run", "first-write", "--policy", ""),
         ("replay", DIFFERS[1], "--policy", ""), ("run", ""), ("record", "never.json.gz", "--random", "0"),
@@ -219,6 +221,40 @@ def test_a_search_that_is_stopped_says_what_it_knows_and_ends_with_130(
     out, err = capsys.readouterr()
     assert "stopped early (Ctrl-C)" in out
     assert err == "anonfolio: stopped\n"
+
+
+def test_a_search_goes_on_from_a_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["search", "--policy", "rfc-v2", "--steps", "3", "--jobs", "1", "--operations", *OPERATIONS]
+    assert main(asked) == EQUAL
+    assert "of up to 3 steps over 4 pages" in capsys.readouterr().out
+    path = tmp_path / "wiped.scenario"
+    path.write_text("pages 4\norders 2\nwrite 0 0 1\nmadvise 0 0 2 wipeonfork\nfork 0\n")
+    assert main([*asked, "--from", str(path)]) == DIFFERENT
+    assert "3 steps after the 3 of the program break pinned_page_stays" in capsys.readouterr().out
+    # A scenario's name, and one of the laboratory's; the sizes are the program's own.
+    for name, pages in (("first-write", 16), ("one-of-three-gone", 4)):
+        assert main(["search", "--policy", "6.15", "--jobs", "1", "--from", name, "--steps", "1"]) == EQUAL
+        assert f"of the program over {pages} pages" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{}", "is neither a field nor an operation"),
+        ("pages 4\nskew 1\n", "skew=1"),
+        ("pages 600\n", "pages=600"),
+        ("pages 4\norders 2\n" + "fork 0\n" * 6, "7 processes are alive where it begins"),
+    ],
+)
+def test_what_no_search_goes_on_from_is_refused_in_a_line(
+    text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "no.scenario"
+    path.write_text(text)
+    assert main(["search", "--from", str(path)]) == WRONG_INPUT
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert said in err
 
 
 def test_a_search_without_room_says_what_it_knows_and_that_it_could_not_look(

@@ -324,7 +324,7 @@ commands = st.one_of(
     command(["search", *SMALL], policies, sets, st.sampled_from((
         [], ["--pages", "0"], ["--pages", "100000"], ["--pages", "2"], ["--operations"], ["--operations", "write", "x"],
         ["--orders", "1"], ["--orders", "x"], ["--orders", str(10**30)], ["--orders"], ["--processes", "99"],
-        ["--memory", "0"], ["--memory", "1"],
+        ["--memory", "0"], ["--memory", "1"], ["--from", "half-unmapped-one-copied"], ["--from", "x"],
     ))),
     command(["replay"], one, policies, sets),
     command(["trace", "replay"], one, policies, st.just([]) | one.map(lambda made: ["--sizes", *made])),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import FrozenInstanceError
 from typing import Any
 
@@ -15,6 +15,7 @@ from anonfolio.hardware.cost import Work
 from anonfolio.hardware.microsteps import RANGE, THREADS
 from anonfolio.kernel.rules import Around, Ask, Folio, Where
 from anonfolio.program.search import Counterexample
+from anonfolio.program.starts import STARTS as BEGINNINGS
 from anonfolio.report import breaks, changes, prices
 from anonfolio.report.breaks import Bound, Breaks
 from anonfolio.report.knobs import ignored
@@ -239,6 +240,11 @@ def exclusive_row(around: Around, ask: Ask) -> range:
     return around.run(around.exclusive) if around.exclusive[around.at] else around.page
 
 
+def row_mapped_once(around: Around, ask: Ask) -> range:
+    """Who maps a page is not all who hold it: right wherever all of a row is exclusive, or none."""
+    return around.run(around.mapcount == 1) if around.mapcount[around.at] == 1 else around.page
+
+
 REACHES: dict[str, tuple[dict[str, Callable[[Around, Ask], range]], bool]] = {
     "copies 64 KiB as RFC v2 did": ({"copy_extent": block_of(4, shared=False)}, False),
     "copies 64 KiB that is shared": ({"copy_extent": block_of(4, shared=True)}, True),
@@ -246,6 +252,7 @@ REACHES: dict[str, tuple[dict[str, Callable[[Around, Ask], range]], bool]] = {
     "unshares 16 KiB, reuses a row": ({"unshare_extent": block_of(2, shared=True), "reuse_extent": row}, False),
     "reuses a row": ({"reuse_extent": row}, False),
     "reuses a row that is exclusive": ({"reuse_extent": exclusive_row}, True),
+    "reuses a row that is mapped once": ({"reuse_extent": row_mapped_once}, False),
 }
 """What reaches further, for sizes that four pages do not have, and two of them at once. A page that is exclusive and
 read-only, beside others that are shared, is rare: a short pin marked it, and half of its folio was kept from a fork.
@@ -257,20 +264,112 @@ read-only, beside others that are shared, is rare: a short pin marked it, and ha
 def test_reaches_of_strangers_are_refuted_where_they_are_wrong(name: str) -> None:
     rules, good = REACHES[name]
     policy = af.LINUX_6_15.but(name=name, **rules)
-    asked = [bound for bound in breaks.bounds(policy, quick=True) if bound.every > 1]
-    found = (
-        breaks.counterexample(
-            policy, pages=each.pages, orders=each.orders, steps=each.steps, every=each.every, operations=each.operations
-        )
-        for each in sorted(asked, key=lambda bound: -bound.pages)
-    )
+    asked = [bound for bound in breaks.bounds(policy, quick=True) if bound.every > 1 or bound.start]
+    found = (begun_by(policy, each) for each in sorted(asked, key=lambda bound: (not bound.start, -bound.pages)))
     assert any(found) != good
+
+
+def begun_by(policy: af.Policy, bound: Bound) -> Any:
+    """What the search of that bound finds."""
+    return breaks.counterexample(
+        policy, pages=bound.pages, orders=bound.orders, steps=bound.steps, every=bound.every,
+        operations=bound.operations, start=BEGINNINGS[bound.start] if bound.start else None,
+    )  # fmt: skip
+
+
+# Wrong for what no search from an empty machine comes to, in the order of `breaks.BEGUN`.
+
+
+def one_was_copied_away(folio: Folio, ask: Ask) -> bool:
+    """One reference more is held to be that of the page that was copied away."""
+    left = folio.mappings + 1 == folio.refcount == 1 << folio.order
+    mine = ask("all mappings are mine", folio.mine == folio.mappings)
+    return mine and ask("all references are", left or folio.refcount == folio.mappings)
+
+
+def whole_of_a_child(around: Around, ask: Ask) -> range:
+    """Copy all that is read-only where somebody else maps some: pages held for reading are read-only, too."""
+    block = around.block(2)
+    fits = around.suitable(2, ask) and around.all_of(around.same_folio & ~around.writable, block)
+    others = fits and bool((around.mapcount[block.start : block.stop] > 1).any())
+    return block if ask("another process maps some", others) else around.page
+
+
+def last_page_of_the_folio(folio: Folio, ask: Ask) -> bool:
+    return ask("the last page, and whoever looks at it", folio.mappings == 1 and folio.refcount <= 2)
+
+
+def the_mark_is_stale(folio: Folio, ask: Ask) -> bool:
+    """Marked as shared while all mappings are its own: a third process was not tracked. It forgets references then."""
+    mine = ask("all mappings are mine", folio.mine == folio.mappings)
+    return mine and ask("the mark is stale", folio.shared or folio.refcount == folio.mappings)
+
+
+NEEDS: dict[str, dict[str, Callable[..., Any]]] = {
+    "child-maps-half": {"reuse_extent": row_mapped_once},
+    "copied-and-referenced": {"large_reuse": one_was_copied_away},
+    "pinned-for-reading": {"copy_extent": whole_of_a_child},
+    "half-unmapped-one-copied": {"large_reuse": last_page_of_the_folio},
+    "one-of-three-gone": {"large_reuse": the_mark_is_stale},
+}
+"""Of each start, a wrong rule that is found from there alone."""
+
+
+def test_every_start_is_searched_from() -> None:
+    assert [*NEEDS] == [bound.start for bound in breaks.BEGUN] == [*BEGINNINGS]
+    assert {*breaks.BEGUN} <= {*breaks.bounds(af.LINUX_6_15, quick=True)}
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_each_start_is_one_that_a_wrong_rule_needs(name: str) -> None:
+    policy = af.LINUX_6_15.but(name=name, **NEEDS[name])
+    found = {bound.start: begun_by(policy, bound) for bound in breaks.BEGUN}
+    assert [start for start, answer in found.items() if answer] == [name]
+    assert found[name].after == len(BEGINNINGS[name].steps)
+    # It is the program that breaks it, not how the search got there.
+    assert af.check(found[name].scenario.end(policy))
+    assert not af.check(found[name].scenario.end(af.LINUX_6_15))
+
+
+@pytest.mark.sweep(4)
+@pytest.mark.parametrize("name", NEEDS)
+def test_no_quick_search_from_an_empty_machine_comes_there(name: str) -> None:
+    policy = af.LINUX_6_15.but(name=name, **NEEDS[name])
+    asked = [bound for bound in breaks.bounds(policy, quick=True) if not bound.start]
+    assert not any(begun_by(policy, bound) for bound in asked)
+
+
+@pytest.mark.parametrize("name", ["6.1", "6.12", "6.18", "7.3", "rfc-v2-fixed"])
+def test_kernels_hold_from_every_start(name: str) -> None:
+    assert not any(begun_by(af.Policy.at(name) if name[0].isdigit() else af.POLICIES[name], bound)
+                   for bound in breaks.BEGUN)  # fmt: skip
+
+
+def test_a_start_as_long_as_programs_may_be_is_left_out() -> None:
+    def longest(steps: int) -> Iterator[tuple[str, int | None]]:
+        bounds = breaks.bounds(af.LINUX_6_15, quick=True, steps=steps)
+        return ((each.start, each.steps) for each in bounds if each.start)
+
+    assert not [*longest(4)]
+    assert {steps for _, steps in longest(5)} == {1}
+    assert dict(longest(8)) == {**dict(longest(100)), "child-maps-half": 2}
+
+
+def test_a_begun_search_says_from_where_in_report_and_command() -> None:
+    bound = breaks.BEGUN[0]
+    assert bound.options() == (
+        "--steps 4 --from child-maps-half --processes 2 --every 2 --operations write munmap ref keeponfork"
+    )
+    policy = af.LINUX_6_15.but(name="once", reuse_extent=row_mapped_once)
+    (said,) = Breaks((breaks.Found(bound, begun_by(policy, bound)),)).refutations()
+    assert said.startswith("a program of 10 steps breaks held_page_is_private (process 0 wrote 0xdd, and process 2")
 
 
 def test_sizes_that_a_policy_copies_are_searched() -> None:
     copies = af.LINUX_6_15.but(name="64K", copy_extent=block_of(4, shared=True))
     assert breaks.sizes(copies) == [4]
-    assert [bound.pages for bound in breaks.bounds(copies, quick=True) if bound.every > 1] == [4, 16]
+    asked = [bound for bound in breaks.bounds(copies, quick=True) if bound.every > 1 and not bound.start]
+    assert [bound.pages for bound in asked] == [4, 16]
     assert (breaks.sizes(af.LINUX_6_15), breaks.sizes(SIXTEEN), breaks.sizes(af.RFC_V2)) == ([], [], [3, 4])
     (bound,) = (bound for bound in breaks.bounds(copies, quick=False, steps=3) if bound.pages == 16 and bound.every > 1)
     assert bound.options() == (

@@ -145,3 +145,36 @@ def test_the_command_writes_the_report_and_says_with_its_code_whether_it_refutes
     assert main(["lab", "mine.py", "--quick", "--jobs", "1", "-o", "report.md"]) == DIFFERENT
     assert capsys.readouterr().out.startswith("mine against linux-6.15: Refuted: ")
     assert Path("report.md").read_text().startswith("# mine against linux-6.15\n")
+
+
+@pytest.mark.usefixtures("small")
+def test_a_report_says_where_a_search_began_and_how_to_do_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(breaks, "QUICK", ())
+    monkeypatch.setattr(breaks, "BEGUN", breaks.BEGUN[:1])
+    Path("once.py").write_text(
+        "import anonfolio as af\n"
+        "def once(around, ask):\n"
+        "    return around.run(around.mapcount == 1) if around.mapcount[around.at] == 1 else around.page\n"
+        "p = af.LINUX_6_15.but(reuse_extent=once)\n"
+    )
+    assert main(["lab", "once.py", "--against", "6.15", "--quick", "--jobs", "1", "-o", "report.md"]) == DIFFERENT
+    assert "Refuted: a program of 10 steps breaks held_page_is_private" in capsys.readouterr().out
+    report = Path("report.md").read_text()
+    said = " ".join(report.split())
+    assert "Search from child-maps-half (a folio half of which a child still maps; " in said
+    assert "4 steps after the 6 of the program break held_page_is_private" in said
+    # What is drawn is what the last of the ten steps did, not the fourth.
+    assert "once: Process 0 writes page 0: the page is exclusive to it, so pages 0–2 are made writable" in said
+    words = [word for word in said.partition("$ anonfolio ")[2].split() if word != "\\"]
+    again = words[: words.index("keeponfork") + 1]
+    assert again[0] == "search"
+    assert main([*again, "--jobs", "1"]) == DIFFERENT
+    out = capsys.readouterr().out
+    assert "4 steps after the 6 of the program break held_page_is_private" in out
+    # The lines of the report's program are those of the command's.
+    program = [line for line in out.splitlines() if line.startswith(("write ", "fork ", "ref ", "madvise ", "munmap "))]
+    assert len(program) >= 9
+    assert all(line in report for line in program)

@@ -75,6 +75,8 @@ class Counterexample:
         What its last step before those broke.
     steps : int
         How many steps it takes to break it, the appended ones not counted.
+    after : int
+        How many steps the program has that the search went on from; `steps` does not count them.
     read, written : int or None
         Where a pin was lost: the byte that was written on one side, and the byte that the other side reads.
     said : str
@@ -90,13 +92,15 @@ class Counterexample:
     read: int | None = None
     written: int | None = None
     said: str = ""
+    after: int = 0
 
     def __bool__(self) -> bool:
         return True
 
     def __str__(self) -> str:
+        after = f" after the {self.after} of the program" if self.after else ""
         lines = [
-            f"{self.policy}: {self.steps} steps break {self.violation}",
+            f"{self.policy}: {self.steps} steps{after} break {self.violation}",
             f"(found after {self.transitions:,} transitions, {self.states:,} distinct states)",
             "",
             self.scenario.text().rstrip(),
@@ -243,6 +247,8 @@ def counterexample(
         True or false in an ``if``. Ctrl-C ends the search with what is known so far.
     """
     policy = policy if isinstance(policy, Policy) else policy_named(policy)
+    if start:
+        pages = start.pages
     bound = {"pages": pages, "processes": processes, "every": every, "memory_mib": memory_mib, "jobs": jobs}
     _check_bound(operations, **bound, **({} if steps is None else {"steps": steps}))
     scenario = start or Scenario(pages, (), orders)
@@ -251,6 +257,8 @@ def counterexample(
             f"skew={scenario.skew}: the search names pages from 0, so a program that it goes on from has none"
         )
     space = Space(policy, scenario, tuple(operations), processes, tuple(invariants), every)
+    if (alive := len(space.begin().live())) > MOST["processes"]:
+        raise ValueError(f"{alive} processes are alive where it begins; the search takes {MOST['processes']} at most")
     limits = Limits(steps, seconds, memory_mib, executor, jobs, Path(checkpoint) if checkpoint else None)
     search = Exploration(space, limits, progress)
     why = ""
@@ -272,7 +280,7 @@ def _explain(policy: Policy, start: Scenario, broken: Broken, states: int, trans
     name = f"{violation.invariant.replace('_', '-')}-{policy.name}"
     about = f"Found by search: breaks {violation.invariant} under {policy.name}."
     scenario = start.but(steps=(*start.steps, *program), name=name, about=about)
-    found = Counterexample(policy.name, scenario, violation, len(program), states, transitions)
+    found = Counterexample(policy.name, scenario, violation, len(program), states, transitions, after=len(start.steps))
     process, vpn, number, holder = violation.process, violation.vpn, violation.pin, violation.holder
     if number is None or process is None or vpn is None:
         return found

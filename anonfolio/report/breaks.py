@@ -21,6 +21,7 @@ from ..program.ops import do_step
 from ..program.random_programs import KINDS, random_scenario, shrink
 from ..program.scenario import Scenario
 from ..program.search import CTRL_C, OPERATIONS, Counterexample, Exhausted, counterexample
+from ..program.starts import STARTS
 from ..witness.suites import Suite, Verdict, judged, suites
 from .spread import Progress, spread
 
@@ -30,7 +31,10 @@ FRAMES = 1 << 16
 
 
 class Bound(NamedTuple):
-    """One search: how long programs are at most (None: any length), of what, over which mapping."""
+    """One search: how long programs are at most (None: any length), of what, over which mapping.
+
+    With `start`, a name of `STARTS`, it searches what may follow that program, over its mapping.
+    """
 
     steps: int | None
     operations: tuple[str, ...]
@@ -38,21 +42,28 @@ class Bound(NamedTuple):
     orders: tuple[int, ...] = (2,)
     processes: int = 2
     every: int = 1
+    start: str = ""
 
     def options(self) -> str:
         """As the command takes them."""
         length = "any" if self.steps is None else self.steps
         some = f" --every {self.every}" if self.every > 1 else ""
+        mapping = f"--pages {self.pages} --orders {' '.join(map(str, self.orders))}"
         return (
-            f"--steps {length} --pages {self.pages} --orders {' '.join(map(str, self.orders))}"
+            f"--steps {length} {f'--from {self.start}' if self.start else mapping}"
             f" --processes {self.processes}{some} --operations {' '.join(self.operations)}"
         )
 
+    @property
+    def begun(self) -> int:
+        """How many steps its programs have before the search adds one."""
+        return len(STARTS[self.start].steps) if self.start else 0
+
     def up_to(self, steps: int | None) -> Bound:
-        """The same with programs of so many steps at most."""
-        if steps is None or (self.steps is not None and self.steps <= steps):
+        """The same with programs of so many steps at most, those that it begins with counted."""
+        if steps is None or (self.steps is not None and self.steps + self.begun <= steps):
             return self
-        return self._replace(steps=steps)
+        return self._replace(steps=steps - self.begun)
 
 
 HOLDERS = ("write", "fork", "munmap", "ref")
@@ -85,6 +96,14 @@ WHOLE = (
     Bound(4, ("write", "fork", "exit", "munmap", "pin", "ref"), 16, (4,)),
 )
 """What is searched, from what must never break for any length to many operations for a few steps."""
+BEGUN = (
+    Bound(4, ("write", "munmap", "ref", "keeponfork"), every=2, start="child-maps-half"),
+    Bound(4, ("write", "munmap", "ref"), start="copied-and-referenced"),
+    Bound(3, ("write", "fork", "exit", "unpin", "gup", "munmap"), start="pinned-for-reading"),
+    Bound(4, ("write", "munmap", "ref", "exit"), start="half-unmapped-one-copied"),
+    Bound(4, ("write", "munmap", "ref", "exit"), every=2, start="one-of-three-gone"),
+)
+"""What is searched from where short programs do not come, for one step more where it need not be quick."""
 QUICK_PROGRAMS, WHOLE_PROGRAMS = 8, 100
 """Random programs of each kind."""
 
@@ -175,7 +194,7 @@ class Breaks:
         for _, answer in self.searches:
             if isinstance(answer, Counterexample):
                 shown = f" ({answer.said})" if answer.said else ""
-                yield f"a program of {answer.steps} steps breaks {answer.violation.invariant}{shown}"
+                yield f"a program of {answer.after + answer.steps} steps breaks {answer.violation.invariant}{shown}"
         if self.random and self.random.broken:
             first = self.random.broken[0]
             yield f"a random program ({first.kind}, seed {first.seed}): {first.what}"
@@ -217,7 +236,10 @@ def bounds(policy: Policy, *, quick: bool, steps: int | None = None) -> list[Bou
     orders = sizes(policy)
     some, longest = ({*orders[:1], *orders[-1:]}, 5) if quick else ({*orders}, 6)
     large = [Bound(longest, LARGE, 1 << order, (order,), every=1 << order >> 1) for order in sorted(some)]
-    return list(dict.fromkeys(bound.up_to(steps) for bound in (*(QUICK if quick else WHOLE), *large)))
+    begun = [each if quick else each._replace(steps=(each.steps or 0) + 1) for each in BEGUN]
+    # A start that is as long as programs may be leaves nothing to search.
+    begun = [each for each in begun if steps is None or each.begun < steps]
+    return list(dict.fromkeys(bound.up_to(steps) for bound in (*(QUICK if quick else WHOLE), *large, *begun)))
 
 
 def searches(
@@ -234,6 +256,7 @@ def searches(
         answer = counterexample(
             policy, pages=bound.pages, steps=bound.steps, orders=bound.orders, processes=bound.processes,
             every=bound.every, operations=bound.operations, jobs=jobs, progress=progress,
+            start=STARTS[bound.start] if bound.start else None,
         )  # fmt: skip
         yield Found(bound, answer)
         if isinstance(answer, Exhausted) and answer.why == CTRL_C:

@@ -16,6 +16,7 @@ from ..program.ops import in_text, said
 from ..program.random_programs import shrink
 from ..program.scenario import Scenario
 from ..program.search import EXTRA_OPERATIONS, OPERATIONS, Counterexample, tried_pages
+from ..program.starts import STARTS
 from .blocks import Block, Code, Command, Drawing, Page, Pair, Points, Rows, Section, Words
 from .breaks import Found, Random, Selftests, first_of_each
 from .changes import Course, Kind, differs
@@ -69,11 +70,16 @@ def _looked(report: Findings) -> Iterator[str]:
 def _bound_words(found: Found) -> str:
     answer = found.answer
     if isinstance(answer, Counterexample):
-        return f"programs of {answer.steps} steps"
+        return f"programs of {answer.steps} steps{_after(found)}"
     length = "any length" if answer.complete else f"up to {_many(answer.steps, 'step')}"
     many = f" by {found.bound.processes} processes" if found.bound.processes != 2 else ""
     pages = tried_pages(found.bound.pages, found.bound.every)
-    return f"programs of {length}{many} over {pages} and {', '.join(found.bound.operations)}"
+    return f"programs of {length}{_after(found)}{many} over {pages} and {', '.join(found.bound.operations)}"
+
+
+def _after(found: Found) -> str:
+    """From where a search began, if not from an empty machine."""
+    return f" after {found.bound.start}" if found.bound.start else ""
 
 
 # --- what was tried -------------------------------------------------------------------------------------------------
@@ -217,25 +223,28 @@ def _search(found: Found, report: Findings, *, again: bool) -> Iterator[Block]:
     """What it found; a program that was shown before is not shown again."""
     command = Command(f"anonfolio search --policy {report.called} {found.bound.options()}")
     answer = found.answer
+    where = f" from {found.bound.start} ({STARTS[found.bound.start].about})" if found.bound.start else ""
     if not isinstance(answer, Counterexample):
-        yield Words(f"Search: {answer}.")
+        yield Words(f"Search{where}: {answer}.")
         yield command
         return
-    after = f"(found after {answer.transitions:,} transitions, {answer.states:,} states)"
+    seen = f"(found after {answer.transitions:,} transitions, {answer.states:,} states)"
     if again:
-        yield Words(f"Search: a program that is shown above breaks {answer.violation.invariant} {after}.")
+        yield Words(f"Search{where}: a program that is shown above breaks {answer.violation.invariant} {seen}.")
         yield command
         return
+    after = f" after the {answer.after} of the program" if answer.after else ""
     yield Words(
-        f"Search: {answer.steps} steps break {answer.violation.invariant}: {answer.violation.where} {after}."
+        f"Search{where}: {answer.steps} steps{after} break {answer.violation.invariant}: {answer.violation.where} {seen}."
         f" What is broken: {INVARIANTS[answer.violation.invariant].why}"
         f"{f' Then {answer.said}.' if answer.said else ''}"
     )
     yield command
     yield Code(_program(answer.scenario))
     run = answer.scenario.run(report.policy)
-    picture = side_by_side([run])[0][answer.steps]
-    other = side_by_side([answer.scenario.run(report.base)])[0][answer.steps]
+    at = answer.after + answer.steps
+    picture = side_by_side([run])[0][at]
+    other = side_by_side([answer.scenario.run(report.base)])[0][at]
     yield Pair(
         Drawing(report.base.name, other.sentence, other.svg()),
         Drawing(report.policy.name, picture.sentence, picture.svg()),
