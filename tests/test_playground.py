@@ -457,7 +457,7 @@ def test_the_search_says_that_it_found_nothing() -> None:
     assert isinstance(found, Exhausted)
     assert not found.interrupted
     assert play.scenario == HALF_WIPED
-    assert f"up to 1 steps after the {len(HALF_WIPED.steps)} of the program" in play.view["note"][1]
+    assert f"up to 1 step after the {len(HALF_WIPED.steps)} of the program" in play.view["note"][1]
     assert "no proof" in play.view["note"][1]
 
 
