@@ -326,6 +326,7 @@ def test_each_start_is_one_that_a_wrong_rule_needs(name: str) -> None:
     found = {bound.start: begun_by(policy, bound) for bound in breaks.BEGUN}
     assert [start for start, answer in found.items() if answer] == [name]
     assert found[name].after == len(BEGINNINGS[name].steps)
+    assert f"{found[name].steps} steps after the {found[name].after} of the program break " in str(found[name])
     # It is the program that breaks it, not how the search got there.
     assert af.check(found[name].scenario.end(policy))
     assert not af.check(found[name].scenario.end(af.LINUX_6_15))
@@ -343,6 +344,11 @@ def test_no_quick_search_from_an_empty_machine_comes_there(name: str) -> None:
 def test_kernels_hold_from_every_start(name: str) -> None:
     assert not any(begun_by(af.Policy.at(name) if name[0].isdigit() else af.POLICIES[name], bound)
                    for bound in breaks.BEGUN)  # fmt: skip
+
+
+def test_one_step_breaks_and_more_break() -> None:
+    found = begun_by(af.Policy.at("5.10"), breaks.BEGUN[2])
+    assert found.breaking == "1 step after the 4 of the program breaks"
 
 
 def test_a_start_as_long_as_programs_may_be_is_left_out() -> None:

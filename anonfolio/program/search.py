@@ -97,10 +97,15 @@ class Counterexample:
     def __bool__(self) -> bool:
         return True
 
-    def __str__(self) -> str:
+    @property
+    def breaking(self) -> str:
+        """How many steps break it, and after how many others, up to the verb."""
         after = f" after the {self.after} of the program" if self.after else ""
+        return f"1 step{after} breaks" if self.steps == 1 else f"{self.steps} steps{after} break"
+
+    def __str__(self) -> str:
         lines = [
-            f"{self.policy}: {self.steps} steps{after} break {self.violation}",
+            f"{self.policy}: {self.breaking} {self.violation}",
             f"(found after {self.transitions:,} transitions, {self.states:,} distinct states)",
             "",
             self.scenario.text().rstrip(),

@@ -233,9 +233,8 @@ def _search(found: Found, report: Findings, *, again: bool) -> Iterator[Block]:
         yield Words(f"Search{where}: a program that is shown above breaks {answer.violation.invariant} {seen}.")
         yield command
         return
-    after = f" after the {answer.after} of the program" if answer.after else ""
     yield Words(
-        f"Search{where}: {answer.steps} steps{after} break {answer.violation.invariant}: {answer.violation.where}"
+        f"Search{where}: {answer.breaking} {answer.violation.invariant}: {answer.violation.where}"
         f" {seen}."
         f" What is broken: {INVARIANTS[answer.violation.invariant].why}"
         f"{f' Then {answer.said}.' if answer.said else ''}"
