@@ -32,7 +32,7 @@ from anonfolio.program.search import (
     counterexample,
     rests_on,
 )
-from anonfolio.program.states import canonical, state_of
+from anonfolio.program.states import canonical, forget, state_of
 
 CORRECT = [policy for policy in af.POLICIES if policy != "rfc-v2"]
 
@@ -200,6 +200,8 @@ def test_what_a_search_keeps_is_counted(monkeypatch: pytest.MonkeyPatch) -> None
     space = Space(af.LINUX_6_15, af.Scenario(4, (), (2,)), ("write", "fork", "exit"), 2, ())
     monkeypatch.setattr("anonfolio.program.explore._latest", None)
     exploration = Exploration(space, Limits(steps=6))
+    # What searches before this one left is forgotten when it begins.
+    forget()
     before = exploration.kept_bytes()
     tracemalloc.start()
     exploration.run()
