@@ -17,6 +17,7 @@ from anonfolio.__main__ import COMMANDS, CUT_OFF, DIFFERENT, EQUAL, INTERRUPTED,
 from anonfolio.commands import policy_of
 from anonfolio.program.formats import new_file
 from anonfolio.program.search import CTRL_C, OPERATIONS, Exhausted
+from anonfolio.program.starts import STARTS
 from anonfolio.witness.recording import DATA_DIR
 
 DIFFERS = ("replay", str(DATA_DIR / "named-6.1.json.gz"), "--policy", "linux-6.15")
@@ -181,6 +182,14 @@ def test_what_cannot_be_looked_at_is_wrong_input(
     monkeypatch.chdir(tmp_path)
     assert exit_code(*words) == WRONG_INPUT
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["pinned-for-readng", "fork", "x" * 300, ""])
+def test_a_start_that_is_none_is_refused_with_those_that_are(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["search", "--from", name]) == WRONG_INPUT
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert f"there are {', '.join(STARTS)}, or a scenario" in err
 
 
 @pytest.mark.parametrize("seed", ["x", "-1", "1.5", "", "²", "9" * 5000])

@@ -295,15 +295,19 @@ class Scenario:
     def load(cls, name: str | Path) -> Scenario:
         """A named scenario of the library, or a file (anything with a slash of any kind or a suffix, or a `Path`)."""
         check_kind("name", name, str, Path)
-        is_path = isinstance(name, Path) or any(mark in name for mark in "/\\.")
-        path = Path(name) if is_path else SCENARIO_DIR / f"{name}.scenario"
-        if not is_path and not is_file(path):
+        path = Path(name) if is_path(name) else SCENARIO_DIR / f"{name}.scenario"
+        if not is_path(name) and not is_file(path):
             close = ", ".join(other for other in scenario_names() if str(name)[:4] in other) or "see scenario_names()"
             raise ScenarioError(f"there is no scenario {name!r:.200}; similar: {close}")
         return cls.parse(read_text(path, ScenarioError), path.name)
 
 
 SCENARIO_DIR = Path(__file__).parent.parent / "scenarios"
+
+
+def is_path(name: str | Path) -> bool:
+    """Whether a scenario that is called so is a file of the reader's, not one of the library."""
+    return isinstance(name, Path) or any(mark in name for mark in "/\\.")
 
 
 def scenario_names() -> list[str]:

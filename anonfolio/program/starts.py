@@ -6,9 +6,8 @@ here the last four are few.
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from .scenario import Scenario
+from .ops import ScenarioError
+from .scenario import Scenario, is_path, scenario_names
 
 _STARTS = (
     Scenario(
@@ -42,6 +41,13 @@ STARTS = {start.name: start for start in _STARTS}
 """By name: what each holds is its `about`. Each is one that some wrong rule needs (tests/test_report.py)."""
 
 
-def start_named(name: str | Path) -> Scenario:
-    """One of `STARTS`, a named scenario of the library, or a file; ScenarioError where it is no program."""
-    return STARTS[name] if isinstance(name, str) and name in STARTS else Scenario.load(name)
+def start_named(name: str) -> Scenario:
+    """One of `STARTS`, a named scenario of the library, or a file; ScenarioError where it is none."""
+    if name in STARTS:
+        return STARTS[name]
+    if not is_path(name) and name not in scenario_names():
+        raise ScenarioError(
+            f"there is no start {name!r:.60}; there are {', '.join(STARTS)}, or a scenario: its file, or its name"
+            " (see: run list)"
+        )
+    return Scenario.load(name)
