@@ -1,5 +1,7 @@
 """anonfolio: how Linux backs anonymous memory with large folios, as a small model checked against real kernels."""
 
+__version__ = "0.1.0"
+
 from . import interrupted  # noqa: F401, I001  (before all that takes time)
 from . import draw, search, witness  # noqa: F401  (what shows, compares and recalls: filled in here)
 from .kernel.buddy import OutOfMemory
@@ -24,8 +26,6 @@ from .program.witnesses import Difference
 from .report.laboratory import Report, lab
 from .witness.comparing import Recorded, compare
 from .witness.recording import Recording, RecordingError, read_recording, replay, write_recording
-
-__version__ = "0.1.0"
 
 __all__ = [
     "INVARIANTS",

@@ -104,6 +104,8 @@ def test_a_report_tells_what_was_run_and_how_to_run_it_again(
         assert again in " ".join(text.replace("\\\n", "").split())
     for unit in ("modelled time, ms", "memory held, MiB", "pages copied", "TLB reach, MiB"):
         assert unit in text
+    for written in (text, report.markdown(), report.html()):
+        assert f"run on anonfolio {af.__version__}, a model" in " ".join(written.split())
     bundle = report._repr_mimebundle_()
     assert bundle["text/html"].count("<svg") == 2 * len(report.changes.kinds())
     assert len(bundle["text/plain"].splitlines()) == 1

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import accumulate
 from textwrap import wrap
 
+from .. import __version__
 from ..draw.picture import side_by_side
 from ..hardware.cost import read_table
 from ..kernel.honest import folios
@@ -88,8 +89,9 @@ def _after(found: Found) -> str:
 def _tried(report: Findings) -> Iterator[Block]:
     policy, base = report.policy, report.base
     yield Words(
-        "All of this was run on anonfolio, a model of the kernel's anonymous memory: both policies are the model's, and"
-        " no kernel was built or run for it. Traces and prices were recorded on kernels before, and say on which."
+        f"All of this was run on anonfolio {__version__}, a model of the kernel's anonymous memory: both policies are"
+        " the model's, and no kernel was built or run for it. Traces and prices were recorded on kernels before, and"
+        " say on which."
     )
     if policy.about != base.about and all(policy.about != known.about for known in POLICIES.values()):
         yield Words(policy.about)
