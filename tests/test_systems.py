@@ -218,13 +218,13 @@ for name, words in json.loads(sys.argv[1]).items():
     os.wait()
 print(json.dumps(told))
 """
-"""All is imported first: an ordinary user may not be allowed to read where Python lies."""
+"""All is imported first: an ordinary user may not be allowed to read where Python and this library lie."""
 NOBODY: dict[str, tuple[list[str], int, str]] = {
-    "run": (["run", "first-write"], 0, ""),
+    "run": (["run", "anyone's/x.scenario"], 0, ""),
     "search": (["search", "--policy", "linux-6.15", "--steps", "1"], 0, ""),
     "compare": (["compare", "--programs", "1"], 2, "root"),
-    "record": (["record", "anyone's/x.json.gz", "first-write"], 2, "root"),
-    "record here": (["record", "x.json.gz", "first-write"], 2, "nothing can be written in ."),
+    "record": (["record", "anyone's/x.json.gz", "anyone's/x.scenario"], 2, "root"),
+    "record here": (["record", "x.json.gz", "anyone's/x.scenario"], 2, "nothing can be written in ."),
     "trace record": (["trace", "record", "anyone's/x.npz", "true"], 2, "root"),
     "cost measure": (["cost", "measure", "--pages", "512", "--rounds", "1"], 2, "root"),
     "look": (["look", "1"], 2, "root"),
@@ -241,11 +241,14 @@ def told_nobody(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int
     anyones = folder / "anyone's"
     anyones.mkdir()
     anyones.chmod(0o777)
+    scenario = anyones / "x.scenario"
+    scenario.write_text("pages 4\nwrite 0 1 7\n", encoding="utf-8")
+    scenario.chmod(0o644)
     asked = json.dumps({name: words for name, (words, *_) in NOBODY.items()})
     done = subprocess.run(
         [sys.executable, "-c", AS_NOBODY, asked], capture_output=True, text=True, cwd=folder, check=True, timeout=300
     )
-    assert list(folder.rglob("*")) == [anyones]
+    assert sorted(folder.rglob("*")) == [anyones, scenario]
     told: dict[str, tuple[int, str, str]] = json.loads(done.stdout)
     return told
 
