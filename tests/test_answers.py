@@ -157,6 +157,7 @@ def test_a_function_is_kept_as_text_with_what_it_uses(file: Path, tmp_path: Path
 def test_a_function_without_a_text_is_kept_by_name(file: Path) -> None:
     first_touch.order.check(eval("lambda **of: 0"))
     assert answers.read(file)["first_touch.order"]["given"] == [{"name": "<lambda>", "source": ""}]
+    assert answers.source(SimpleNamespace(__name__=5)) == {"name": "SimpleNamespace", "source": ""}
 
 
 def test_functions_that_call_each_other_end() -> None:

@@ -13,11 +13,14 @@ import math
 import os
 import pkgutil
 import re
+import select
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from html.parser import HTMLParser
 from pathlib import Path
@@ -310,6 +313,13 @@ class Unspeakable:
     __hash__ = None  # type: ignore[assignment]
 
 
+@dataclass(frozen=True)
+class Place:
+    """A value that may be a key; what comes of it in another process may not."""
+
+    page: int = 0
+
+
 STRANGE: dict[str, Callable[[], Any]] = {
     "array": lambda: np.array([1, 2]), "array of arrays": lambda: np.zeros((2, 2)), "no dimension": lambda: np.array(7),
     "infinite": lambda: math.inf, "not a number": lambda: math.nan, "complex": lambda: 1j, "bytes": lambda: b"16",
@@ -318,7 +328,11 @@ STRANGE: dict[str, Callable[[], Any]] = {
     "list of those": lambda: [Unspeakable(), np.array([1, 2])], "class": lambda: int, "dict": lambda: {"a": 1},
     "deep": lambda: [[[]]], "true": lambda: True, "text": lambda: "x" * 10**6, "generator": lambda: (x for x in (1, 1)),
     "pair": lambda: (np.array([1]), np.array([1])), "step": lambda: [("write", 0, np.array([1, 2]))],
-    "steps": lambda: [("write", 0, math.inf), ("write", Unspeakable(), 1)],
+    "steps": lambda: [("write", 0, math.inf), ("write", Unspeakable(), 1)], "event": lambda: [("cpu1", Unspeakable())],
+    "list in list": lambda: functools.reduce(lambda inner, _: [inner], range(5000), []),
+    "set of sets": lambda: {frozenset({1})}, "by place": lambda: {Place(): 1},
+    "numpy's yes": lambda: np.True_,
+    "never begins": lambda: (page for page in itertools.count() if page < 0),
 }  # fmt: skip
 """Answers of no kind that is asked for, and such as would take all memory or never end."""
 
@@ -350,7 +364,8 @@ def test_a_number_that_cannot_be_is_told_why(number: Number, answer: Any, told: 
 
 def test_pages_without_end_are_refused_before_they_are_counted() -> None:
     pages = Pages(name="q.p", prompt="Which?", truth=lambda: {8, 9})
-    assert "more than 65,536 numbers" in pages.check(itertools.count()).head
+    assert "more than 65,536 numbers" in pages.check(range(10**12)).head
+    assert "may never end; give them as a list" in pages.check(itertools.count()).head
 
 
 def test_the_answer_is_computed_once_and_late() -> None:
@@ -722,6 +737,31 @@ def test_what_a_function_does_to_its_process_is_a_verdict() -> None:
     seen: set[int] = set()
     assert same.check(lambda x: x if seen.add(x) is None else 0).kind == "right"  # type: ignore[func-returns-value]
     assert seen == set()
+
+
+@pytest.mark.skipif(not patience.COPIES, reason="it runs in this process here")
+def test_what_a_function_began_ends_with_it() -> None:
+    held, holding = os.pipe()
+    said = same_number().check(lambda x: x if subprocess.Popen(["sleep", "60"], pass_fds=[holding]) else None)
+    os.close(holding)
+    assert said.kind == "right"
+    # The end of the pipe comes when nobody holds it any more.
+    assert select.select([held], [], [], 30)[0]
+    assert os.read(held, 1) == b""
+    os.close(held)
+
+
+@pytest.mark.skipif(not patience.COPIES, reason="it runs in this process here")
+def test_a_function_that_asks_for_a_line_is_not_waited_for() -> None:
+    silent, unsaid = os.pipe()
+    before = os.dup(0)
+    os.dup2(silent, 0)
+    try:
+        assert same_number().check(lambda x: x if os.read(0, 1) == b"" else None).kind == "right"
+    finally:
+        os.dup2(before, 0)
+        for end in (silent, unsaid, before):
+            os.close(end)
 
 
 @pytest.mark.skipif(not patience.COPIES, reason="it runs in this process here")

@@ -692,12 +692,17 @@ class Choosing(Asked):
         try:
             said = {letter: self._read(letter, answer) for letter, answer in given.items() if not is_open(answer)}
         except Unreadable as error:
-            return Note("wrong", f"Cannot read that answer: {error}", (f"Such as `{self.name}.check(a={_SUCH})`.",))
+            return self._unread(str(error))
+        except Exception as error:  # Looking at a reader's own object may raise anything.
+            return self._unread(f"looking at it raised {type(error).__name__}.")
         if not said:
             note = self._asked(f"Not answered yet: put a size and a reason, such as `a={_SUCH}`. {GOES_ON}")
             return self._by_hand(note, "check")
         self.kept.update(said)
         return self._noted(lambda: {letter: list(pair) for letter, pair in self.kept.items()}, self._judged(said))
+
+    def _unread(self, why: str) -> Note:
+        return Note("wrong", f"Cannot read that answer: {why}", (f"Such as `{self.name}.check(a={_SUCH})`.",))
 
     def _judged(self, said: Mapping[str, tuple[str, str]]) -> Note:
         told = {letter: self._judge(letter, *answer) for letter, answer in said.items()}

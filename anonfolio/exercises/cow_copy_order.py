@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice, permutations
@@ -277,7 +277,8 @@ AS_FOUND = tuple(sorted(step for step in COPY_STEPS if step != "store"))
 def _listed(order: Any) -> tuple[Any, ...] | None:
     """The names that a reader gives, no more than can be of use; None where it is no list."""
     try:
-        return None if isinstance(order, str) else tuple(islice(order, 2 * len(COPY_STEPS)))
+        one_by_one = isinstance(order, (str, Iterator))  # What gives its items one by one may never give one.
+        return None if one_by_one else tuple(islice(order, 2 * len(COPY_STEPS)))
     except Exception:  # A reader's own object may raise anything.
         return None
 
@@ -360,6 +361,9 @@ class Interleavings(Asked):
                 run = hunt.race.run(_readable(events))
             except Impossible as error:
                 return Note("wrong", f"{name}: this cannot happen.", (f"{error}.", *_so_far(shown)))
+            except Exception as error:  # Looking at a reader's own object may raise anything.
+                told = f"Looking at it raised {type(error).__name__}."
+                return Note("wrong", f"{name}: this cannot be read.", (told, *_so_far(shown)))
             if hunt.kind not in run.kinds:
                 return self._missed(name, run, shown)
             found = next(one for one in run.damage if one.kind == hunt.kind)

@@ -165,7 +165,9 @@ def score(answers: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
 
 def source(function: Any) -> dict[str, str]:
     """A function's name and the text that defines it, with what it uses of the notebook's own names."""
-    name = getattr(function, "__name__", type(function).__name__)
+    name = getattr(function, "__name__", None)
+    if not isinstance(name, str):  # A reader's own object may call itself anything.
+        name = type(function).__name__
     parts: dict[str, str] = {}
     _gather(name, function, parts)
     text = "\n\n".join(part for part in parts.values() if part)

@@ -34,8 +34,8 @@ Work = Callable[[Told], None]
 def apart(work: Work, seconds: float, most_bytes: int = MOST_BYTES) -> tuple[bytes, bool]:
     """Have `work` done in a copy of this process: all that it told, and whether it came to its end in time.
 
-    The copy ends with `work`, or after `seconds`, or when this process is interrupted; beyond `most_bytes` more than
-    are used now it gets a MemoryError. Nothing that it changes is seen here.
+    The copy ends with `work`, or after `seconds`, or when this process is interrupted, and with it what it began;
+    beyond `most_bytes` more than are used now it gets a MemoryError. Nothing that it changes is seen here.
     """
     reading, writing = os.pipe()
     try:
@@ -48,8 +48,15 @@ def apart(work: Work, seconds: float, most_bytes: int = MOST_BYTES) -> tuple[byt
         return _read(reading, seconds)
     finally:
         os.close(reading)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        _end(child)
+
+
+def _end(child: int) -> None:
+    """End a copy, and whatever it began that is still in its group."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(child, signal.SIGKILL)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
 
 
 def _fork() -> int:
@@ -68,6 +75,9 @@ def _do(work: Work, out: int, seconds: float, most_bytes: int) -> NoReturn:
             told = told[os.write(out, told) :]
 
     try:
+        os.setpgid(0, 0)
+        # In a group that is not the terminal's, who waits for a key would be stopped: nobody answers here.
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         # An interrupt is meant for the other, which ends this one; and should it be gone, this one does not stay.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)

@@ -740,6 +740,7 @@ def _record(answer: Any) -> tuple[Any, ...]:
     try:
         told = plain.packed(answer)
         json.dumps(told)
+        plain.unpacked(told)  # A set of sets is plain, and its copy holds what no set may hold.
         return ("says", told)
     except (ValueError, TypeError, RecursionError):
         return ("other", type(answer).__name__, shown(answer))
@@ -1092,7 +1093,7 @@ def is_open(answer: Any) -> bool:
 def whole(value: Any) -> int:
     """A reader's answer as a number: of any kind of number that is whole and has up to 18 digits; not True or False."""
     number: Any = _plain(value)
-    is_number = value is not True and value is not False and isinstance(number, Real)
+    is_number = number is not True and number is not False and isinstance(number, Real)
     if is_number and (number >= MOST or number <= -MOST):
         raise Unreadable(f"{shown(value)} is not a number of up to 18 digits.")
     if is_number and number == number and int(number) == number:
@@ -1101,6 +1102,8 @@ def whole(value: Any) -> int:
 
 
 def _numbers(answer: Iterable[Any]) -> tuple[int, ...]:
+    if isinstance(answer, Iterator):
+        raise Unreadable(f"{shown(answer)} gives numbers one by one and may never end; give them as a list.")
     found = tuple(whole(number) for number in islice(answer, MOST_NUMBERS + 1))
     if len(found) > MOST_NUMBERS:
         raise Unreadable(f"there are more than {MOST_NUMBERS:,} numbers.")
