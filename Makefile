@@ -39,7 +39,7 @@ lab: $(LAB) ## open the notebooks in JupyterLab
 	-@$(BIN)/jupyter trust $(BOOKS) >/dev/null
 	$(BIN)/jupyter lab $(ROOT_FLAG) $(LAB_FLAGS) --notebook-dir=notebooks
 
-test: lint ## lint, types, tests (of long sweeps a few cases), and every notebook's outputs
+test: lint ## lint, types, tests (of long sweeps a few cases, no long test), and every notebook's outputs
 	$(BIN)/mypy
 	$(SPREAD) $(SAMPLE) -m "not browser"
 	$(PYTEST) $(SAMPLE) -m browser $(BROWSER)
@@ -50,7 +50,7 @@ else
 endif
 
 sweep: SAMPLE =
-sweep: test ## the same with every case of every sweep: what .ci/run does
+sweep: test ## the same with every test and every case: what .ci/run does
 
 # One seed gives one order: what fails in it fails again with SEED=N.
 SEED ?= $(shell date +%s)

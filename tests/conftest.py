@@ -20,10 +20,14 @@ if TYPE_CHECKING:
 # HYPOTHESIS_PROFILE=explore looks for new ones.
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.register_profile("explore", deadline=None, max_examples=int(os.environ.get("ANONFOLIO_EXAMPLES", "5000")))
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+settings.register_profile("sample", settings.get_profile("ci"), max_examples=34)
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci")
+settings.load_profile(PROFILE)
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--sample") and PROFILE == "ci":
+        settings.load_profile("sample")
     # A shell starts what runs in the background with Ctrl-C ignored, and that is inherited: here interrupts are tested.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -31,8 +35,9 @@ def pytest_configure() -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--sample", action="store_true", help="of a test marked sweep(n) one case in n, always the same ones"
-    )
+        "--sample", action="store_true",
+        help="of a test marked sweep(n) one case in n, always the same ones, of a property a third, and no long one",
+    )  # fmt: skip
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -43,12 +48,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def sample(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave of each test marked `sweep(n)` one case in n, at least one: `make test` has minutes, `make sweep` all."""
+    """Leave of each test marked `sweep(n)` one case in n, at least one, and none marked `long`.
+
+    `make test` has minutes; `make sweep` runs all.
+    """
     swept: dict[str, list[pytest.Item]] = {}
     for item in items:
         if item.get_closest_marker("sweep"):
             swept.setdefault(item.nodeid.partition("[")[0], []).append(item)
-    left_out = set[pytest.Item]()
+    left_out = {item for item in items if item.get_closest_marker("long")}
     for name, cases in swept.items():
         marker = cases[0].get_closest_marker("sweep")
         assert marker

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from hypothesis import settings
 
 import anonfolio as af
 from anonfolio.draw.picture import Picture
@@ -15,6 +16,12 @@ from anonfolio.draw.table import Cell, Row, rows
 from anonfolio.kernel.buddy import Buddy
 from anonfolio.kernel.mm import Mm
 from anonfolio.kernel.vma import Vma
+
+
+def examples(count: int) -> int:
+    """How many a property test draws: with --sample a third of `count`; HYPOTHESIS_PROFILE=explore says itself."""
+    drawn = settings().max_examples
+    return max(1, count * drawn // 100) if settings().derandomize else drawn
 
 
 def freeze(thing: Any) -> Any:

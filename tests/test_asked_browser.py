@@ -154,6 +154,7 @@ def test_the_browser_judges_every_answer_as_python_does(bare: Page, name: str) -
             assert {key: value for key, value in said.items() if value} == as_python_says(asked, mode, one), (mode, one)
 
 
+@pytest.mark.sweep(10)
 @pytest.mark.parametrize("name", BY_HAND)
 def test_pythons_file_keeps_what_the_browser_keeps(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every answer that is judged right or wrong counts, those that nobody could carry out too."""
@@ -468,7 +469,7 @@ def goto(tab: Page, site: Path, stem: str) -> None:
     tab.wait_for_function("[...document.querySelectorAll('.widget')].every((place) => 'shown' in place.dataset)")
 
 
-@pytest.mark.sweep(5)
+@pytest.mark.sweep(13)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_on_a_page_every_answer_is_closed_until_asked_for(site: Path, tab: Page, path: Path) -> None:
     goto(tab, site, path.stem)
@@ -607,6 +608,7 @@ def kept(lab: Lab, name: str, right: list[bool]) -> dict[str, Any]:
     raise AssertionError(entry)
 
 
+@pytest.mark.long
 def test_in_jupyterlab_all_that_is_clicked_is_by_mouse_and_by_keyboard(lab: Lab, browser: Browser) -> None:
     """Wrong by mouse, right by keyboard, then "Show me"; the file beside the notebook says the same."""
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
@@ -678,6 +680,7 @@ def test_in_jupyterlab_all_that_is_clicked_is_by_mouse_and_by_keyboard(lab: Lab,
     (lab.root / answers.FILE).unlink()
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
 def test_a_notebook_that_is_not_yet_run_shows_no_source_and_no_broken_link(
     lab: Lab, browser: Browser, signed: bool

@@ -31,6 +31,7 @@ def run_bench(out: Path, *arguments: str, **environment: str) -> tuple[int, str,
     return ran.returncode, ran.stdout, json.loads((out / "bench.json").read_text())["results"]
 
 
+@pytest.mark.long
 def test_without_compiler_root_or_peers_it_runs_the_rest_and_says_what_is_left_out(tmp_path: Path) -> None:
     code, text, results = run_bench(
         tmp_path, "--accesses", "3000", "--rounds", "2", "--pages", "1024", "--largest", "10",

@@ -821,7 +821,7 @@ def entries_that_differ(path: Path, policy: af.Policy) -> int:
     return found
 
 
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("path", RAW, ids=lambda path: path.name)
 def test_every_entry_is_as_the_kernel_s(path: Path) -> None:
     recording = af.read_recording(path)

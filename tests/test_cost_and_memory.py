@@ -292,6 +292,7 @@ def test_a_copy_costs_more_than_a_reuse_on_both_machines() -> None:
 # --- programs that fork ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_what_a_rule_costs_shows_where_children_write_and_nowhere_else() -> None:
     copied = {rule: q.forking("server", rule).counters.faults["cow copy"] for rule in q.AFTER_FORK}
     assert copied["6.9"] > copied["6.8"] > copied["6.15"] > 10 * copied["RFC v2"]

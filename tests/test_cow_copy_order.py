@@ -160,6 +160,7 @@ def test_a_harmful_order_is_shown_by_an_interleaving_and_its_picture(order: str,
     assert "<svg" in said._repr_html_()
 
 
+@pytest.mark.long
 def test_what_browsers_judge_orders_by_is_what_the_search_says() -> None:
     orders = q.possible_orders()
     assert list(q.all_tried()) == orders

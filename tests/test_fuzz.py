@@ -23,6 +23,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
+from support import examples
 
 import anonfolio as af
 from anonfolio.__main__ import main
@@ -44,9 +45,8 @@ LONGEST = 2000
 
 FEW = 30
 """Examples of each target in every run of the tests; another profile has its own number."""
-drawn = settings().max_examples
 fuzz = settings(
-    max_examples=FEW if drawn == 100 else drawn,
+    max_examples=examples(FEW),
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     print_blob=False,
 )

@@ -221,7 +221,7 @@ def test_make_alone_lists_every_target() -> None:
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make on this machine")
-def test_make_test_leaves_out_cases_of_sweeps_alone_and_ci_none() -> None:
+def test_make_test_leaves_out_what_takes_long_and_ci_nothing() -> None:
     def runs(target: str) -> list[str]:
         printed = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
         return [line for line in printed.splitlines() if "/pytest " in line]
@@ -232,9 +232,10 @@ def test_make_test_leaves_out_cases_of_sweeps_alone_and_ci_none() -> None:
     assert "\nmake sweep\n" in (ROOT / ".ci" / "run").read_text()
 
 
-def test_of_a_sweep_some_cases_stay_and_of_all_else_everything(tmp_path: Path) -> None:
+@pytest.mark.long
+def test_of_a_sweep_some_cases_stay_and_of_all_else_that_is_not_long_everything(tmp_path: Path) -> None:
     shutil.copy(ROOT / "tests" / "conftest.py", tmp_path)
-    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n  sweep(n): x\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n  sweep(n): x\n  long: x\n")
     (tmp_path / "test_it.py").write_text("""
 import pytest
 @pytest.mark.sweep(4)
@@ -243,12 +244,16 @@ import pytest
 def test_many(a, b): pass
 @pytest.mark.sweep(4)
 def test_one(): pass
+@pytest.mark.long
+@pytest.mark.parametrize("d", range(2))
+def test_long(d): pass
 @pytest.mark.parametrize("c", range(5))
 def test_other(c): pass
 """)
 
     def collected(*options: str) -> list[str]:
-        command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "-p", "no:cacheprovider", *options]
+        without = ["-p", "no:nbval", "-p", "no:cacheprovider"]
+        command = [sys.executable, "-m", "pytest", "-q", "--collect-only", *without, *options]
         path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
         # Here the order is asked for, whatever the order of the run that this is part of.
         env = os.environ | {"PYTHONPATH": path, "ANONFOLIO_ORDER": ""}
@@ -256,10 +261,10 @@ def test_other(c): pass
         return [line for line in run.stdout.splitlines() if "::" in line]
 
     everything, sampled = collected(), collected("--sample")
-    assert (len(everything), len(sampled)) == (15, 9)
+    assert (len(everything), len(sampled)) == (17, 9)
     assert sampled == [name for name in everything if name in sampled]
     assert len([name for name in sampled if "test_many" in name]) == 3
-    assert sampled == collected("--sample")
+    assert not [name for name in sampled if "test_long" in name]
 
 
 # what is committed
@@ -300,6 +305,7 @@ def test_each_break_replaces_a_text_that_stands_once_and_tests_that_are_there_ru
     assert {name for about in mutants.ABOUT.values() for name in about} <= {*mutants.TESTS}
 
 
+@pytest.mark.sweep(6)
 @pytest.mark.parametrize("path", sorted((ROOT / "tools").glob("*.py")), ids=lambda path: path.stem)
 def test_a_tool_that_is_asked_what_it_does_says_so_and_does_nothing(path: Path) -> None:
     # Orders was at work for minutes, and wrote its file; mutants ran all tests.
@@ -376,6 +382,7 @@ def throwaway(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_two_executions_store_the_same_bytes(tool: ModuleType, throwaway: Path) -> None:
     assert "never executed" in tool.check(throwaway)
     assert tool.execute(throwaway) is None

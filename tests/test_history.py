@@ -194,7 +194,7 @@ def recorded(file: str) -> af.Recording:
     return af.read_recording(DATA_DIR / f"{file}.json.gz")
 
 
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(9)
 @pytest.mark.parametrize(("file", "wrong"), SEEN)
 def test_a_recording_tells_its_release_from_its_neighbour(file: str, wrong: str) -> None:
     recording = recorded(file)
@@ -202,6 +202,7 @@ def test_a_recording_tells_its_release_from_its_neighbour(file: str, wrong: str)
     assert any(program.replay(policy) for program in recording.programs)
 
 
+@pytest.mark.long
 def test_a_change_that_is_called_recorded_is_told_by_a_recording() -> None:
     """One of `SEEN` is of a release with it and is held against one without, or the other way round."""
     pairs = []

@@ -49,7 +49,7 @@ def drawn(request: pytest.FixtureRequest) -> list[Drawn]:
     return DRAWN[topic]
 
 
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(4)
 def test_questions_differ(drawn: list[Drawn]) -> None:
     assert len({question.identity for question in drawn}) == len(drawn) == COUNT
     for kind in {question.kind for question in drawn}:
@@ -57,6 +57,7 @@ def test_questions_differ(drawn: list[Drawn]) -> None:
         assert len(set(programs)) == len(programs), "a program is asked about twice"
 
 
+@pytest.mark.sweep(4)
 def test_what_is_right_and_what_other_kernels_do_is_what_a_second_model_says(drawn: list[Drawn]) -> None:
     compared = 0
     for question in drawn:
@@ -195,7 +196,7 @@ def test_prove_prints_the_run_and_what_every_other_kernel_says() -> None:
             assert name in proof
 
 
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(9)
 @pytest.mark.parametrize(
     "module",
     [

@@ -565,6 +565,7 @@ FORGED = (
 )  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.browser
 def test_a_page_of_the_site_runs_nothing(page: Page, tmp_path: Path) -> None:
     cells: list[Any] = [new_markdown_cell("# About")]

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import examples
 
 import anonfolio.hardware.lru
 from anonfolio.hardware.lru import Lru, hits_by_place, lru_by_steps, miss_curve, stack_distances
@@ -43,7 +44,7 @@ LIMITS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(traces(), GEOMETRIES, LIMITS)
 def test_each_access_hits_or_misses_as_in_a_plain_lru(
     keys: npt.NDArray[np.int64], geometry: tuple[int, int], limits: dict[str, int]
@@ -57,7 +58,7 @@ def test_each_access_hits_or_misses_as_in_a_plain_lru(
     assert hits.tolist() == lru_by_steps(keys, sets, ways).tolist()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(traces(), GEOMETRIES, LIMITS)
 def test_a_cache_holds_the_keys_used_last_in_their_order(
     keys: npt.NDArray[np.int64], geometry: tuple[int, int], limits: dict[str, int]
@@ -113,7 +114,7 @@ def test_a_flushed_key_misses_and_its_place_is_taken_before_anything_is_evicted(
     assert not cache.access([1]).any()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(traces(), st.sampled_from([1, 2, 5, 16]))
 def test_hits_at_each_place_give_every_associativity(keys: npt.NDArray[np.int64], sets: int) -> None:
     at = hits_by_place(keys, sets, 9)
@@ -121,7 +122,7 @@ def test_hits_at_each_place_give_every_associativity(keys: npt.NDArray[np.int64]
         assert at[:ways].sum() == lru_by_steps(keys, sets, ways).sum()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(traces())
 def test_the_miss_curve_is_what_each_size_misses(keys: npt.NDArray[np.int64]) -> None:
     sizes = [1, 2, 3, 10, 50, 1000]

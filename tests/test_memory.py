@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from support import folio, freeze, machine_with_folio
+from support import examples, folio, freeze, machine_with_folio
 
 import anonfolio as af
 from anonfolio.kernel.buddy import Buddy
@@ -242,7 +242,7 @@ FOLIO_ORDERS = (0, 2, 3, 4, 5, 9)
 @given(
     st.lists(st.tuples(st.sampled_from(FOLIO_ORDERS), st.booleans(), st.randoms(use_true_random=False)), max_size=12)
 )
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=examples(60), deadline=None, derandomize=True)
 def test_folio_of_equals_an_array_with_a_number_for_each_frame(steps: list[tuple[int, bool, random.Random]]) -> None:
     frames, plain, owner = 2048 + 8, np.full(2048 + 8, -1, np.int32), FolioOf()
     owner.grow(frames)

@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import examples
 
 import anonfolio as af
 from anonfolio.kernel.rules import KNOBS
@@ -310,7 +311,7 @@ def scenarios(draw: Callable[[Any], Any]) -> af.Scenario:
     )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@settings(max_examples=examples(60), deadline=None, derandomize=True, database=None)
 @given(scenarios())
 def test_every_scenario_can_be_written_and_read_again(scenario: af.Scenario) -> None:
     assert af.Scenario.parse(scenario.text()) == scenario
@@ -320,7 +321,7 @@ def test_every_scenario_can_be_written_and_read_again(scenario: af.Scenario) -> 
         assert af.Scenario.load(path) == scenario
 
 
-@settings(max_examples=30, deadline=None, derandomize=True, database=None)
+@settings(max_examples=examples(30), deadline=None, derandomize=True, database=None)
 @given(scenarios(), st.sampled_from(("6.1.192", "6.12.117", "6.18.44")))
 def test_every_run_of_the_model_can_be_recorded_and_replays_against_itself(scenario: af.Scenario, kernel: str) -> None:
     policy = af.policy_for_kernel(kernel)

@@ -107,6 +107,7 @@ print(len(anonfolio.scenario_names()), len(tables()), len(list(DATA_DIR.glob("*.
 """
 
 
+@pytest.mark.long
 def test_what_is_installed_has_its_scenarios_recordings_and_exercises(installed: Path) -> None:
     place, counts = said(installed / "python", "-c", IMPORTS, folder=installed).splitlines()
     assert Path(place).is_relative_to(installed.parent)

@@ -504,6 +504,7 @@ ASK = """(source) => new Promise((said) => {
 })"""
 
 
+@pytest.mark.long
 def test_in_jupyterlab_the_kernel_answers_every_click(lab: Lab, browser: Browser) -> None:
     with lab_page(lab, browser, height=1800) as page:
         output = run_one_cell(page, lab, "play.ipynb", NOTEBOOK_CODE)

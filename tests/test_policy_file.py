@@ -369,6 +369,7 @@ def test_nothing_is_told_of_files_where_none_is_in_the_wrong_place(
     assert "a policy in a file" not in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_kernel_that_does_not_do_what_a_rule_says_is_told_case_by_case() -> None:
     policy = policy_in(written(MINE))
     (suite,) = suites_named(["cow.c"])

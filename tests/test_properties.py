@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from support import freeze
+from support import examples, freeze
 
 import anonfolio as af
 from anonfolio.kernel.pagetable import PTE_PRESENT, PTE_SPECIAL, PTE_WRITE
@@ -474,11 +474,11 @@ THOROUGH = not settings().derandomize
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink) if THOROUGH else (Phase.explicit, Phase.generate)
 
 
-def case_for(name: str, huge: bool, examples: int, steps: int) -> Any:
+def case_for(name: str, huge: bool, count: int, steps: int) -> Any:
     machine = type(f"Programs_{name}", (Programs,), {"policy": POLICIES[name], "huge": huge, "__module__": __name__})
     case = machine.TestCase  # type: ignore[attr-defined]
     case.settings = settings(
-        max_examples=settings().max_examples if THOROUGH else examples,
+        max_examples=examples(count),
         stateful_step_count=steps,
         deadline=None,
         phases=PHASES,
@@ -488,5 +488,5 @@ def case_for(name: str, huge: bool, examples: int, steps: int) -> Any:
 
 for _name in POLICIES:
     _id = "".join(ch if ch.isalnum() else "_" for ch in _name)
-    globals()[f"TestSmall_{_id}"] = case_for(_name, huge=False, examples=15, steps=40)
-    globals()[f"TestHuge_{_id}"] = case_for(_name, huge=True, examples=4, steps=30)
+    globals()[f"TestSmall_{_id}"] = case_for(_name, huge=False, count=15, steps=40)
+    globals()[f"TestHuge_{_id}"] = case_for(_name, huge=True, count=4, steps=30)

@@ -137,7 +137,7 @@ def test_its_own_answer_is_right_and_every_mistake_is_wrong_and_named(name: str)
     assert len(seen) == len(question.mistakes)
 
 
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(9)
 @pytest.mark.parametrize("name", QUESTIONS)
 def test_a_wrong_answer_is_not_told_the_right_one(name: str) -> None:
     question = QUESTIONS[name]
@@ -147,6 +147,7 @@ def test_a_wrong_answer_is_not_told_the_right_one(name: str) -> None:
         assert not re.search(told, repr(question.check(given(mistake))))
 
 
+@pytest.mark.sweep(9)
 @pytest.mark.parametrize("name", ASKED)
 @pytest.mark.parametrize("answer", [..., None])
 def test_an_unanswered_one_asks_in_a_friendly_line_and_keeps_nothing(name: str, answer: Any) -> None:

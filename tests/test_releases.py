@@ -84,7 +84,7 @@ def test_a_release_is_told_from_the_next_that_was_recorded(older: str, newer: st
         assert any(program.replay(policy) for program in recording.programs), f"{version} under {policy.name}"
 
 
-@pytest.mark.sweep(4)
+@pytest.mark.long
 @pytest.mark.parametrize("part", range(PARTS))
 def test_what_no_recording_of_a_release_notices_is_looked_for_in_all_of_them(part: int) -> None:
     """The whole look, for the release with the fewest recordings that has a field which none notices."""

@@ -47,7 +47,7 @@ def test_the_ten_shared_recordings_are_there() -> None:
     assert set(FILES) <= set(THERE)
 
 
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("recording", THERE)
 def test_the_model_equals_the_kernel_at_every_step(recording: str, capsys: pytest.CaptureFixture[str]) -> None:
     code = main(["replay", str(RECORDINGS / recording)])

@@ -134,6 +134,7 @@ def test_what_several_searches_find_is_shown_once_and_of_many_broken_kinds_some(
     assert "no kernel was built or run for it" in text
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("small")
 def test_the_command_writes_the_report_and_says_with_its_code_whether_it_refutes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -124,6 +124,7 @@ def test_the_second_looks_of_the_prose() -> None:
 # --- all scenarios --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_each_kernel_equals_its_own_version_in_all_scenarios_and_no_other_but_6_1() -> None:
     found = q.agreement()
     assert found.recorded == {"6.1": 4, "6.12": 45, "6.18": 45, "7.3": 45}

@@ -242,6 +242,7 @@ def test_a_bound_that_reaches_every_state_says_so_only_when_it_looked_beyond() -
     assert short.states < just.states == beyond.states
 
 
+@pytest.mark.long
 def test_however_many_search_they_see_the_same_states(found: Counterexample, monkeypatch: pytest.MonkeyPatch) -> None:
     """One process, two of its own (with a rule that cannot be pickled), and somebody else's executor."""
     monkeypatch.setattr("anonfolio.program.workers.POOLED_STATES", 20)

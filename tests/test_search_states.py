@@ -57,6 +57,7 @@ def counted(policy: str, *operations: str) -> tuple[int, int, int]:
     return found.states, found.transitions, found.steps
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize(("policy", "pins"), [("rfc-v2-fixed", False), ("linux-6.3", False), ("rfc-v2-fixed", True)])
 def test_a_second_search_that_was_written_apart_counts_the_same(policy: str, pins: bool) -> None:
     more = ("pin", "unpin") if pins else ()
@@ -96,6 +97,7 @@ def test_a_machine_made_of_a_state_knows_which_folios_wait_for_their_split() -> 
     assert canonical(state_of(made)) == canonical(state_of(first)) != canonical(before)
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("policy", ["linux-6.15", "rfc-v2-fixed", "5.10"])
 def test_what_is_kept_of_a_step_is_what_it_does_to_all_of_a_state(policy: str) -> None:
     """Every step of every state, once by what was kept of its view and once on the whole machine."""

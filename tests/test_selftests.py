@@ -47,6 +47,7 @@ def passes(case: Selftest, policy: af.Policy) -> bool:
 # --- what comes out -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sweep(9)
 @pytest.mark.parametrize("release", RELEASES)
 def test_each_released_kernel_passes_what_it_has(release: str) -> None:
     policy = af.Policy.at(release)
@@ -55,6 +56,7 @@ def test_each_released_kernel_passes_what_it_has(release: str) -> None:
     assert any(not verdict.skipped for verdict in verdicts)
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("name", [name for name, case in FILED.items() if case.needs])
 def test_releases_without_what_a_case_needs_fail_it(name: str) -> None:
     """All of them, and there is one for each field: otherwise what is needed would only hide the case."""
@@ -75,13 +77,14 @@ def came_out(policy: str) -> dict[str, list[Verdict]]:
 COW = suites()["cow.c"].cases
 
 
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("policy", POLICIES)
 def test_cow_holds_under_every_policy(policy: str) -> None:
     """RFC v2 too: none of these pins a page that was never shared beside one that is, which is what its copy loses."""
     assert [verdict for verdict in came_out(policy)["cow.c"] if verdict.problems] == []
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("policy", POLICIES)
 def test_every_size_of_cow_that_a_policy_has_is_tested(policy: str) -> None:
     """What is skipped is skipped for its size alone, or for a long-term pin that saw the zero page until 6.2."""

@@ -81,7 +81,7 @@ def ready(page: Page) -> None:
 # --- the real notebooks ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.sweep(5)
+@pytest.mark.sweep(15)
 @pytest.mark.browser
 @each
 def test_every_stepper_steps_with_no_network(site: Path, page: Page, path: Path) -> None:
@@ -127,6 +127,7 @@ class Folds(HTMLParser):
         self.outside += "" if self.inside or self.script else data
 
 
+@pytest.mark.sweep(5)
 @each
 def test_what_answers_a_question_is_folded_and_stands_nowhere_else(site: Path, path: Path) -> None:
     cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
@@ -163,7 +164,7 @@ OF_COLOUR = ("color-contrast", "link-in-text-block")
 """Rules whose finding no width changes, and which take longer than all others together."""
 
 
-@pytest.mark.sweep(5)
+@pytest.mark.sweep(15)
 @pytest.mark.browser
 @pytest.mark.parametrize("name", ["index", *(path.stem for path in NOTEBOOKS)])
 def test_axe_finds_nothing_serious_at_any_width(site: Path, page: Page, name: str) -> None:
@@ -294,6 +295,7 @@ def addresses(path: Path) -> Addresses:
     return parser
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("name", ["index", *(path.stem for path in NOTEBOOKS)])
 def test_a_page_holds_all_it_needs_and_its_links_lead_somewhere(site: Path, name: str) -> None:
     page = addresses(site / f"{name}.html")

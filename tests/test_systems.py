@@ -124,7 +124,7 @@ def printed(monkeypatch: pytest.MonkeyPatch, codec: str, *words: str) -> str:
     return written.decode(codec)
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(20)
 @pytest.mark.parametrize("name", af.scenario_names())
 def test_every_scenario_can_be_read_on_a_console_without_any_letter_but_ascii(
     monkeypatch: pytest.MonkeyPatch, name: str

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import examples
 
 import anonfolio as af
 from anonfolio.hardware.tlb import (
@@ -151,7 +152,7 @@ def by_steps(core: Core, pages: list[int], orders: npt.NDArray[np.uint8]) -> lis
 SMALL = Core("small", ((Entries(4, orders=(0, 2)), Entries(2, orders=(9,))), (Entries(12, 3, (0, 4, 9)),)))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.lists(st.integers(0, 1535), max_size=120), st.sampled_from([SMALL, CORTEX_A76]), st.data())
 def test_each_access_is_found_where_lists_find_it(pages: list[int], core: Core, data: st.DataObject) -> None:
     made = table(1536)

@@ -12,6 +12,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
+from support import examples
 
 import anonfolio as af
 from anonfolio.kernel import fork, mm, mmap, rules
@@ -307,15 +308,15 @@ THOROUGH = not settings().derandomize
 """HYPOTHESIS_PROFILE=explore: other examples each time, as many as the profile says."""
 
 
-def examples(count: int) -> Any:
+def drawing(count: int) -> Any:
     return settings(
-        max_examples=settings().max_examples if THOROUGH else count, deadline=None, derandomize=not THOROUGH,
+        max_examples=examples(count), deadline=None, derandomize=not THOROUGH,
         database=None, phases=PHASES, suppress_health_check=list(HealthCheck),
     )  # fmt: skip
 
 
 def property_test(policy: af.Policy, huge: bool, count: int) -> Any:
-    @examples(count)
+    @drawing(count)
     @given(st.data())
     def test(data: st.DataObject) -> None:
         machine, pages = data.draw(machines(policy, huge))
@@ -606,7 +607,7 @@ def without_order_of_numbers(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def ranges_property(policy: af.Policy, huge: bool, count: int) -> Any:
-    @examples(count)
+    @drawing(count)
     @given(st.data())
     def test(data: st.DataObject) -> None:
         machine, pages = data.draw(machines(policy, huge))
@@ -657,7 +658,7 @@ def test_a_fork_tells_groups_of_16_frames_from_halves_of_two() -> None:
     assert not difference(*states)
 
 
-@examples(150)
+@drawing(150)
 @given(st.data())
 def test_blocks_taken_and_freed_together_equal_one_by_one(data: st.DataObject) -> None:
     one = Buddy(data.draw(st.sampled_from((100, 1 << 10, 5000))))
@@ -1003,7 +1004,7 @@ def growing_programs(draw: st.DrawFn) -> tuple[af.Machine, list[tuple[int, int]]
 
 
 @given(growing_programs())
-@settings(max_examples=60, deadline=None, phases=PHASES)
+@settings(max_examples=examples(60), deadline=None, phases=PHASES)
 def test_mappings_may_be_made_before_what_comes_before_them(
     program: tuple[af.Machine, list[tuple[int, int]], list[list[tuple[int, bool]]]],
 ) -> None:

@@ -79,6 +79,7 @@ def test_a_stored_workload_is_to_be_trusted(recording: str) -> None:
         assert not any(setting.fallbacks)
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize(("recording", "orders"), cases(RECORDINGS), ids=case_name)
 def test_faults_of_a_workload_are_within_one_per_cent(recording: str, orders: tuple[int, ...]) -> None:
     setting = measured(recording)[orders]
