@@ -93,8 +93,10 @@ def browser() -> Iterator[Browser]:
         if os.environ.get("ANONFOLIO_REQUIRE_BROWSER") == "1":
             pytest.fail(message)
         pytest.skip(message)
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    # As long as all else is waited for: 5 s, where one says nothing, are few on a busy machine.
+    expect.set_options(timeout=30_000)
     with sync_playwright() as playwright:
         # Chromium's sandbox refuses root, and a container's /dev/shm is too small for it.
         chromium = playwright.chromium.launch(

@@ -447,7 +447,6 @@ def tab(browser: Browser) -> Iterator[Page]:
     """A page with no network, on which nothing may go wrong and which loads nothing but what one opens."""
     context = browser.new_context(viewport={"width": 900, "height": 1000}, offline=True)
     tab = context.new_page()
-    tab.set_default_timeout(10_000)
     wrong: list[str] = []
     tab.on("pageerror", lambda error: wrong.append(str(error)))
     own = ("file:", "data:", "blob:")
@@ -562,7 +561,7 @@ def test_in_jupyterlab_nothing_shows_before_one_asks_and_answers_reach_python(la
         # As it is opened, before anything runs: no picture, no answer.
         assert not shows(cell(tab, "fault = parent.write(5, value=105)"))
         assert not shows(cell(tab, "q.backed.compare()"))
-        assert shows(cell(tab, "print(fault)"))
+        cell(tab, "print(fault)").locator(".jp-OutputArea-output").first.wait_for()
         assert all(not failed(outputs) for outputs in run_all(tab))
         asks = cell(tab, "q.backed.predict(...)")
         asks.get_by_role("textbox", name="Your answer, in pages").fill("64")

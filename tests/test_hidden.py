@@ -140,11 +140,12 @@ def test_the_program_is_gone_with_the_reader() -> None:
     before, others = len(os.listdir("/proc/self/fd")), loaded_programs()
     kernel = reader.Kernel()
     assert len(os.listdir("/proc/self/fd")) == before + 3
-    assert len(loaded_programs()) == len(others) + 1
+    # What readers before it had may go meanwhile: the kernel frees a program a little later.
+    (ours,) = {*loaded_programs()}.difference(others)
     kernel.close()
     kernel.close()
     assert len(os.listdir("/proc/self/fd")) == before
-    assert eventually(lambda: loaded_programs() == others)
+    assert eventually(lambda: ours not in loaded_programs())
 
 
 @needs_kernel
@@ -157,10 +158,10 @@ def test_the_program_goes_with_a_process_that_is_killed_while_it_reads(seed: int
     with subprocess.Popen(reading, stdout=subprocess.PIPE) as process:
         assert process.stdout
         process.stdout.readline()
-        assert len(loaded_programs()) == len(others) + 1
+        (its,) = {*loaded_programs()}.difference(others)
         time.sleep(random.Random(seed).uniform(0, 0.3))
         process.kill()
-    assert eventually(lambda: loaded_programs() == others)
+    assert eventually(lambda: its not in loaded_programs())
 
 
 @needs_kernel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from browser_support import Lab, close_notebook, lab_page, open_notebook, run_al
 from anonfolio.exercises import start_here
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, ElementHandle, Page
+    from playwright.sync_api import Browser, ElementHandle, Locator, Page
 
 pytestmark = pytest.mark.browser
 
@@ -43,6 +44,10 @@ def shown(page: Page, at: int) -> ElementHandle:
     return cell
 
 
+def cell_at(page: Page, at: int) -> Locator:
+    return page.locator(f".jp-Notebook .jp-Cell[data-windowed-list-index='{at}']")
+
+
 def failures(outputs: list[list[Any]]) -> list[str]:
     return [f"cell {at}: {out['ename']}: {out['evalue']}" for at, cell in enumerate(outputs) for out in cell
             if out["output_type"] == "error"]  # fmt: skip
@@ -60,7 +65,7 @@ def test_a_notebook_runs_and_its_steppers_step(page: Page, name: str) -> None:
     for n, (at, data) in enumerate(widgets):
         shown(page, at).wait_for_selector(".jp-OutputArea-output button")
         # Where there is a widget, the picture stored beside it is not shown too.
-        cell = page.locator(f".jp-Notebook .jp-Cell[data-windowed-list-index='{at}']")
+        cell = cell_at(page, at)
         assert cell.locator(".jp-RenderedSVG").count() == 0
         # A `Stepper` or a kind of it; other widgets have tests of their own.
         if data["text/plain"].partition(" ")[0].endswith("Stepper"):
@@ -69,31 +74,32 @@ def test_a_notebook_runs_and_its_steppers_step(page: Page, name: str) -> None:
 
 @pytest.mark.usefixtures("close")
 def test_answers_are_kept_compared_and_judged(page: Page) -> None:
+    from playwright.sync_api import expect
+
     open_notebook(page, FIRST)
     assert failures(run_all(page)) == []
 
-    def says(before: str, after: str) -> str:
+    def says(before: str, after: str, words: str) -> None:
+        """What the cell says then, once it does: a widget is drawn when its script has come."""
         at = page.evaluate("([old, new_]) => hands.within(30, 'a cell', hands.answer(old, new_))", [before, after])
-        output = shown(page, at).wait_for_selector(".jp-OutputArea-output")
-        assert output is not None
-        return output.inner_text()
+        page.evaluate("at => hands.show(at)", at)
+        expect(cell_at(page, at).locator(".jp-OutputArea-output").first).to_contain_text(re.compile(words))
 
     right = start_here.backed.answer
-    assert f"you say {right + 1} pages" in says("backed.predict(...)", f"backed.predict({right + 1})")
-    assert f"You said {right + 1} pages; it is {right} pages." in says("backed.compare()", "backed.compare()")
+    says("backed.predict(...)", f"backed.predict({right + 1})", f"you say {right + 1} pages")
+    says("backed.compare()", "backed.compare()", rf"You said {right + 1} pages; it is {right} pages\.")
     # What was compared stays; who wants to answer anew says so.
-    stays = says(f"backed.predict({right + 1})", f"backed.predict({right})")
-    assert f"stays as it was: you say {right + 1} pages." in stays
+    stays = rf"stays as it was: you say {right + 1} pages\."
+    says(f"backed.predict({right + 1})", f"backed.predict({right})", stays)
     anew = f"backed.forget(); q.backed.predict({right})"
-    assert f"you say {right} pages" in says(f"backed.predict({right})", anew)
-    assert f"As you said: {right} pages." in says("backed.compare()", "backed.compare()")
+    says(f"backed.predict({right})", anew, f"you say {right} pages")
+    says("backed.compare()", "backed.compare()", rf"As you said: {right} pages\.")
     # Without an answer it is a card to click, with its own style sheet beside the stepper's.
-    assert "Show me" in says("writable.check(...)", "writable.check(...)")
+    says("writable.check(...)", "writable.check(...)", "Show me")
     ids = page.evaluate("[...document.querySelectorAll('style')].map((sheet) => sheet.id)")
     assert {"anonfolio.view.program.asked", "anonfolio.view.program.stepper"} <= {*ids}
-    wrong = says("writable.check(...)", "writable.check({15})")
-    assert wrong.startswith("Not page 15.")
-    assert says("check({15})", f"check({set(start_here.writable.answer)})").startswith("Right: ")
+    says("writable.check(...)", "writable.check({15})", r"^\s*Not page 15\.")
+    says("check({15})", f"check({set(start_here.writable.answer)})", r"^\s*Right: ")
 
 
 @pytest.mark.usefixtures("close")

@@ -60,7 +60,6 @@ def page(browser: Browser, tmp_path: Path) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 900, "height": 1000})
     context.set_offline(True)
     page = context.new_page()
-    page.set_default_timeout(10_000)
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
@@ -528,13 +527,13 @@ def test_what_scrolls_is_reached_by_keyboard_and_what_fits_is_no_stop(site: Path
     page.set_viewport_size({"width": 390, "height": 800})
     page.goto((site / f"{NOTEBOOKS[0].stem}.html").as_uri())
     ready(page)
-    page.wait_for_function("document.querySelector('pre[data-scrolled]')")
-    assert page.evaluate(f"({SCROLLING})().length") > 5
-    assert page.evaluate(f"({SCROLLING})().filter((node) => node.tabIndex < 0).length") == 0
+    unreached = f"({SCROLLING})().filter((node) => node.tabIndex < 0).length"
+    page.wait_for_function(f"() => ({SCROLLING})().length > 5 && {unreached} === 0")
     many = page.locator("[data-scrolled]").count()
     page.set_viewport_size({"width": 1280, "height": 800})
-    page.wait_for_function("many => document.querySelectorAll('[data-scrolled]').length < many", arg=many)
-    assert page.evaluate(f"({SCROLLING})().filter((node) => node.tabIndex < 0).length") == 0
+    page.wait_for_function(
+        f"many => document.querySelectorAll('[data-scrolled]').length < many && {unreached} === 0", arg=many
+    )
 
 
 @pytest.mark.browser
