@@ -234,6 +234,9 @@ def test_nothing_breaks_in_programs_of_any_length() -> None:
     assert "all programs of any length (no state is more than 6 steps away)" in str(result)
     assert "pinned_page_stays" in rests_on([result])
     assert "not searched: wipeonfork" in rests_on([result])
+    # There are no longer ones.
+    assert rests_on([result]).endswith("\nnot searched: other sizes, mappings, numbers of processes")
+    assert "not searched: longer programs; " in rests_on([counterexample("rfc-v2", steps=2)])
 
 
 def test_a_bound_that_reaches_every_state_says_so_only_when_it_looked_beyond() -> None:

@@ -184,12 +184,13 @@ def rests_on(found: Sequence[Exhausted]) -> str:
     searched = {name for each in found for name in each.operations}
     left_out = [name for name in known if name not in searched]
     never = [op.name for op in TABLE.values() if not op.tries]
-    mixed = ", programs that mix operations of several searches" if len(found) > 1 else ""
+    beyond = [] if all(each.complete for each in found) else ["longer programs"]
+    beyond += ["programs that mix operations of several searches"] if len(found) > 1 else []
     asked = f"{', '.join(left_out)} (--operations takes them), and " if left_out else ""
     return (
         f"looked for: {', '.join(dict.fromkeys(chain.from_iterable(each.promises for each in found)))}\n"
         f"not searched: {asked}{', '.join(never)} (no search takes them)\n"
-        f"not searched: longer programs{mixed}; other sizes, mappings, numbers of processes"
+        f"not searched: {'; '.join([*beyond, 'other sizes, mappings, numbers of processes'])}"
     )
 
 
