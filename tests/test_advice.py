@@ -383,6 +383,22 @@ def test_a_detailed_comparison_has_processes_and_quarters_of_the_run(advice: Adv
     left = sum(option.replay.ends[number].anonymous_pages for number in option.replay.curve[-1].rss_pages)
     assert 0 < left < sum(option.replay.curve[-1].rss_pages.values())
     assert quarters[-1][3] == f"{left / 256:,.2f}"
+    assert lines[len(parts)].startswith("copies of file pages")
+    # As in the table of an advice: by name, whoever came first, and without copies of file pages where they are known.
+    names = ["gcc", "cc1", "as"]
+    found = replace(option.replay, processes=tuple(map(named, option.replay.processes, names)))
+    swapped = setting._replace(processes=(parts[::-1],), names=(tuple(names[::-1]),))
+    known = replace(timed, processes=tuple(each | {"file_copies": 256} for each in timed.processes))
+    _, *lines = compared_text(known, Compared(swapped, found)).splitlines()
+    told = [line.split() for line in lines[: len(parts)]]
+    assert [(row[1], row[3], row[6]) for row in told] == [
+        (name, f"{part.anonymous:,}", "1.00") for name, part in zip(names, option.replay.processes, strict=True)
+    ]
+    assert "copies of file pages" not in "".join(lines)
+
+
+def named(part: Any, name: str) -> Any:
+    return replace(part, name=name)
 
 
 def test_what_a_kernel_counted_stands_beside_and_a_wrong_prediction_is_said(advice: Advice) -> None:

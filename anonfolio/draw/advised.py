@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ..hardware.advice import CLOSE, MIB, Advice, Option, faults_so_far
-from ..hardware.trace import Counted, Moment, Setting
+from ..hardware.trace import Counted, Moment, Setting, Trace
 from .drawing import RIGHT, Sheet, document, paint, printable, sized, wrap
 
 FORMAT = "anonfolio-advice/1"
@@ -82,12 +82,23 @@ def _processes(advice: Advice) -> Iterator[str]:
         cells += [f"{part.counters.faults['cow copy']:,}", f"{part.rss_peak_pages / MIB:,.1f}"]
         if beside:
             counted = beside[number] or Counted(0, 0, 0)
-            kib = counted.peak_anonymous_kib - 4 * advice.trace.processes[number].get("file_copies", 0)
+            kib = peak_kib(advice.trace, number, counted)
             cells += [f"{counted.faults:,}" if counted.faults else "-", f"{kib / 1024:,.1f}" if kib > 0 else "-"]
         rows.append(cells)
     yield from in_columns(rows)
-    copying = [number for number in largest if "file_copies" not in advice.trace.processes[number]]
-    if beside and copying:
+    if beside:
+        yield from file_copies_told(advice.trace, largest)
+
+
+def peak_kib(trace: Trace, number: int, counted: Counted) -> int:
+    """The measured peak of a process, without copies of file pages where it is known how many it had at its end."""
+    return counted.peak_anonymous_kib - 4 * int(trace.processes[number].get("file_copies", 0))
+
+
+def file_copies_told(trace: Trace, numbers: Iterable[int]) -> Iterator[str]:
+    """In whose measured peak they are."""
+    copying = [number for number in numbers if "file_copies" not in trace.processes[number]]
+    if copying:
         who = ", ".join(f"P{number}" for number in copying)
         yield f"copies of file pages, which the kernel counts as anonymous, are in the measured peak of {who}"
 
@@ -167,6 +178,7 @@ def _numbers(advice: Advice, option: Option) -> dict[str, Any]:
             }
             for part in found.processes
         ],
+        "measured_names": [list(each) for each in setting.names] if setting else None,
         "measured_processes": [[list(each) for each in one] for one in setting.processes] if setting else None,
         "curve": [
             {"part": trace.part(at), "accesses": at, "faults": faults, "rss_pages": rss, "held_pages": held}

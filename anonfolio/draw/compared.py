@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ..hardware.advice import MIB, faults_so_far
 from ..hardware.trace import Compared, Trace
-from .advised import in_columns, measured_faults
+from .advised import file_copies_told, in_columns, measured_faults, peak_kib
 from .drawing import printable
 
 QUARTERS = (0.25, 0.5, 0.75, 1.0)
@@ -14,23 +14,25 @@ QUARTERS = (0.25, 0.5, 0.75, 1.0)
 
 def compared_text(trace: Trace, comparison: Compared) -> str:
     """Two tables under one set of sizes; each number is predicted, then measured."""
-    return "\n".join(map(printable, (*by_process(comparison), *over_time(trace, comparison))))
+    return "\n".join(map(printable, (*by_process(trace, comparison), *over_time(trace, comparison))))
 
 
-def by_process(comparison: Compared) -> Iterator[str]:
-    """Faults, copies, the peak of what is mapped and what is held at the exit. What was measured goes with a process by
-    its place: where a run had more of them, or fewer, nothing does."""
-    parts, rounds = comparison.predicted.processes, comparison.measured.processes
-    counted = rounds[-1] if rounds and len(rounds[-1]) == len(parts) else (None,) * len(parts)
+def by_process(trace: Trace, comparison: Compared) -> Iterator[str]:
+    """Faults, copies, the peak of what is mapped and what is held at the exit."""
+    parts = comparison.predicted.processes
+    counted = comparison.measured.counted([part.name for part in parts])
     rows = [["", "faults", "kernel", "copies", "peak MiB", "kernel", "held MiB at exit"]]
     for number, (part, told) in enumerate(zip(parts, counted, strict=True)):
-        peak = f"{told.peak_anonymous_kib / 1024:,.2f}" if told and told.peak_anonymous_kib else "-"
+        kib = peak_kib(trace, number, told) if told else 0
+        peak = f"{kib / 1024:,.2f}" if kib > 0 else "-"
         rows.append([
             f"P{number} {part.name}", f"{part.anonymous:,}", f"{told.anonymous:,}" if told else "-",
             f"{part.counters.faults['cow copy']:,}", f"{part.rss_peak_pages / MIB:,.2f}", peak,
             f"{part.held_pages / MIB:,.2f}",
         ])  # fmt: skip
     yield from in_columns(rows)
+    if any(counted):
+        yield from file_copies_told(trace, range(len(parts)))
 
 
 def over_time(trace: Trace, comparison: Compared) -> Iterator[str]:
