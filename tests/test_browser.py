@@ -608,6 +608,21 @@ def test_nothing_is_cut_off(page: Page, width: int) -> None:
     check_nothing_is_cut_off(page, ".afs-bar > *, .afs-answers > *, .afs-folds > *")
 
 
+PAGE_AND_NUMBER = """view => {
+  const texts = [...view.querySelectorAll("text")];
+  const [word, number] = ["page", "0"].map((words) => texts.find((text) => text.textContent === words).getBBox());
+  return [word.x, number.x - word.x - word.width];
+}"""
+
+
+def test_the_word_page_keeps_clear_of_the_number_beside_it_and_of_the_edge(page: Page) -> None:
+    """In whatever font there is, at least a space (in units of the picture)."""
+    show(page, stepper(key=COPY_STEP))
+    from_edge, from_number = page.locator(".afs-view").evaluate(PAGE_AND_NUMBER)
+    assert from_edge >= 1.5
+    assert from_number >= 3.5
+
+
 @pytest.mark.parametrize("how", ["prefers-color-scheme", "JupyterLab"])
 def test_dark_mode_changes_picture_and_controls(page: Page, how: str) -> None:
     show(page, stepper())

@@ -14,6 +14,7 @@ from support import COPY, PINNED, drawn_cells, drawn_rows
 
 from anonfolio.draw.drawing import lean, measure, wrap
 from anonfolio.draw.picture import Picture, pictures, side_by_side
+from anonfolio.draw.plan import LABEL, PITCH
 from anonfolio.draw.scene import folio_numbers
 from anonfolio.draw.table import FOLD_ROWS, letter, spans
 from anonfolio.draw.words import sentence, state_sentence
@@ -192,6 +193,26 @@ def test_what_a_step_changed_is_outlined_and_nothing_else() -> None:
     assert [cell.vpn for cell in drawn_cells(picture) if cell.faulting] == [2]
 
 
+def outlines(picture: Picture) -> list[tuple[float, float]]:
+    """From which column to which each outline of something that changed reaches, by row and column."""
+    drawn = re.findall(r'<rect [^>]*class="afp-new"', picture.sheet.body())
+    boxes = sorted(map(_box, drawn), key=lambda box: (box[1], box[0]))
+    return [((x - LABEL) / PITCH, (x + width + 2 - LABEL) / PITCH) for x, _, width in boxes]
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "runs"),
+    [
+        ("half-dropped-child-gone", 18, [(0, 8), (8, 16)]),
+        ("two-children", 20, [(0, 1), (1, 2), (2, 16)]),
+        ("lazy-free-part", 1, [(0, 1), (1, 16)]),
+    ],
+)
+def test_an_outline_holds_pages_of_one_kind(name: str, step: int, runs: list[tuple[int, int]]) -> None:
+    """In memory what nobody maps any longer, and in a process what is the zero page now, stand apart."""
+    assert outlines(Picture.of(Scenario.load(name).run("linux-6.15"), step)) == runs
+
+
 def test_a_fork_changes_both_sides() -> None:
     picture = Picture.of(COPY.run("linux-6.15"), 1)
     assert [cell.changed for cell in drawn_cells(picture)] == [True] * 16
@@ -349,8 +370,10 @@ def test_counters_say_what_the_step_added() -> None:
 
 def test_a_huge_mapping_is_one_bar_and_a_copy_opens_its_row() -> None:
     timeline = HUGE.run("linux-6.15")
-    whole = drawn_rows(Picture.of(timeline, 1))
+    forked = Picture.of(timeline, 1)
+    whole = drawn_rows(forked)
     assert [(row.pages, row.folded, row.huge) for row in whole] == [(512, True, True), (512, True, True)]
+    assert outlines(forked) == 3 * [(0, 16)], "both processes' entries, and the folio that they share from now on"
     opened = Picture.of(timeline, 2)
     first, rest = drawn_rows(opened)[:2]
     assert [(row.pages, row.folded) for row in (first, rest)] == [(16, False), (496, True)]

@@ -6,7 +6,7 @@ moves what has the same key; what is written here is what it ends at.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 import numpy as np
@@ -218,12 +218,15 @@ class _BandDrawing:
 
     def _outlines(self, table: Table, here: np.ndarray) -> None:
         """Around each run of entries that the step changed, and of those that another run has otherwise."""
-        process, y = table.process, self.rows[table.process]
-        vpns = table.entries.vpn
-        for lo, hi in _runs(vpns[here[table.changed[here]]].tolist()):
+        process, y, at = table.process, self.rows[table.process], table.entries
+        changed = {
+            int(at.vpn[index]): self._entry_role(int(at.folio[index]), int(at.offset[index]))
+            for index in here[table.changed[here]]
+        }
+        for lo, hi in _runs(changed):
             x, width = self.x(lo), self.x(hi) - self.x(lo) - 2
             self.sheet.add(svg_rect(x, y, width, CELL, "new"), self.key("6n", process, lo))
-        for lo, hi in _runs([vpn for vpn in vpns[here].tolist() if (process, vpn) in self.scene.differing]):
+        for lo, hi in _runs({vpn: "" for vpn in at.vpn[here].tolist() if (process, vpn) in self.scene.differing}):
             x, width = self.x(lo) - 2, self.x(hi) - self.x(lo) + 2
             self.sheet.add(svg_rect(x, y - 2.5, width, CELL + 5, "differs", 4), self.key("6d", process, lo))
 
@@ -242,9 +245,11 @@ class _BandDrawing:
         shown = [vpns[0], vpns[-1]] if band.folded else [vpn for vpn in vpns if vpn % 4 == 0 or vpn == vpns[-1]]
         shown = [vpn for vpn in shown if all(abs(self.x(vpn) - self.x(other)) > 1.6 * PITCH for other in faulted)]
         first = min((*shown, *faulted), key=self.x, default=0)
-        fits = self.x(first + 0.5) - 1 - measure_mono(f"{first}") / 2 > measure("page") + 1
+        # Pressed to what it takes in a narrow font: in a wide one it would run into the 0 beside it.
+        begin, room = 2, 26
+        fits = self.x(first + 0.5) - 1 - measure_mono(f"{first}") / 2 >= begin + room + 4
         if above and process == band.processes[0] and band == self.sheet.plan.bands[0] and fits and not band.folded:
-            self.sheet.add(svg_text(0, base, "page", "h"), self.key("7q", process))
+            self.sheet.add(_pressed(svg_text(begin, base, "page", "h"), room), self.key("7q", process))
         for vpn in shown:
             if vpn == vpns[-1] and any(0 < vpn - other < (2 if vpn > 99 else 1) for other in shown):
                 continue
@@ -367,11 +372,15 @@ class _BandDrawing:
         self.sheet.add(f'<g data-folio="{folio.name}">{told}</g>', self.key("3t", folio.number))
         for at in part:
             self._frame(folio, at, y + TITLE)
-        changed = [] if folio.fresh or self.scene.tables_only else np.flatnonzero(folio.changed).tolist()
-        for lo, hi in _runs([at for at in changed if at in part]):
+        roles = self.sheet.roles[folio.number]
+        for lo, hi in _runs({at: roles[at] for at in part if self._is_changed(folio, at)}):
             begin, end = self.x(folio.place.home + lo), self.x(folio.place.home + hi)
             outline = svg_rect(begin, y + TITLE, end - begin - 2, FRAME, "new")
             self.sheet.add(outline, self.key("3n", folio.number, lo))
+
+    def _is_changed(self, folio: Folio, at: int) -> bool:
+        """Whether a page is outlined: a new folio is as a whole, and a recording does not see memory."""
+        return not folio.fresh and not self.scene.tables_only and bool(folio.changed[at])
 
     def _frame(self, folio: Folio, at: int, y: float) -> None:
         x = self.x(folio.place.home + at)
@@ -398,6 +407,7 @@ class _BandDrawing:
             words = f"{len(group)} folios of one page" if small else f"{folio.page(part[0])}–{folio.page(part[-1])}"
             box = svg_rect(x - 0.75, y, width + 1.5, TITLE + FRAME, "fresh" if folio.fresh else "box")
             box += svg_rect(x, y + TITLE, width, FRAME, f"is_{self.sheet.roles[folio.number][part[0]]}")
+            box += svg_rect(x, y + TITLE, width, FRAME, "new") if self._is_changed(folio, part[0]) else ""
             box += svg_text(x + width / 2, y + TITLE + 17, f"{words}{_bytes_of(group, part)}", "a")
             box += exclusive_mark(x + 10, y + TITLE + 13) if folio.exclusive[part[0]] else ""
             box += pin_mark(x + 20, y + TITLE + 13) if folio.pins[part[0]] else ""
@@ -441,18 +451,22 @@ class _BandDrawing:
             self.sheet.add(f'<g data-copy="{way}" data-to="{to}">{drawn}</g>', self.key("2z", number))
 
 
-def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Ascending numbers as ranges [lo, hi) of those that follow each other."""
-    for _, items in groupby(enumerate(numbers), lambda item: item[1] - item[0]):
-        found = [number for _, number in items]
+def _runs(roles: Mapping[int, str]) -> Iterator[tuple[int, int]]:
+    """Ascending numbers as ranges [lo, hi): each of one role, so that what is not mapped stands apart."""
+    for _, items in groupby(enumerate(roles.items()), lambda item: (item[1][0] - item[0], item[1][1])):
+        found = [number for _, (number, _) in items]
         yield found[0], found[-1] + 1
 
 
 def fitting(x: float, y: float, words: str, room: float) -> str:
     """Text in the middle of a cell, pressed together where it is too long."""
     told = svg_text(x, y, words, "a")
-    pressed = f'<text textLength="{room - 1:g}" lengthAdjust="spacingAndGlyphs" '
-    return told if 7.4 * len(words) <= room else told.replace("<text ", pressed, 1)
+    return told if 7.4 * len(words) <= room else _pressed(told, room - 1)
+
+
+def _pressed(text: str, width: float) -> str:
+    """A line of text made exactly that wide."""
+    return text.replace("<text ", f'<text textLength="{width:g}" lengthAdjust="spacingAndGlyphs" ', 1)
 
 
 def _upright(x: float, y: float, words: str) -> str:
