@@ -537,6 +537,18 @@ def test_what_scrolls_is_reached_by_keyboard_and_what_fits_is_no_stop(site: Path
 
 
 @pytest.mark.browser
+@pytest.mark.parametrize("width", [390, 384])
+def test_a_picture_of_16_pages_is_seen_whole_on_a_phone(site: Path, page: Page, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 800})
+    page.goto((site / f"{NOTEBOOKS[0].stem}.html").as_uri())
+    ready(page)
+    too_wide = page.locator(".afs-view:visible").evaluate_all(
+        "views => views.map((view) => view.scrollWidth - view.clientWidth)"
+    )
+    assert set(too_wide) == {0}
+
+
+@pytest.mark.browser
 @pytest.mark.parametrize("name", ["00_start_here", "04_cow_copy_order"])
 def test_on_paper_nothing_is_cut_off_and_no_answer_is_given_away(site: Path, page: Page, name: str) -> None:
     page.set_viewport_size({"width": 700, "height": 1000})  # what A4 leaves between its margins
