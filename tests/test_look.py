@@ -82,10 +82,10 @@ def test_neighbours_that_say_the_same_are_one_line() -> None:
         "slots P41:4, pins 1",
         "              6  order 0, refs 1, each page 1×, exclusive, writable",
         "in all",
-        "  order 0: 1 folios, 1 of 1 pages mapped here",
+        "  order 0: 1 folio, 1 of 1 pages mapped here",
         "  order 2: 4 folios, 14 of 16 pages mapped here, 2 held and mapped by nobody, 2 maybe mapped shared, "
         "1 partially mapped, 1 deferred, 1 pinned",
-        "  zero page: mapped at 1 pages",
+        "  zero page: mapped at 1 page",
     ]
 
 
@@ -146,7 +146,7 @@ def test_pages_of_files_are_left_out_and_mappings_of_nothing_else() -> None:
         [0, 1],
         [4, ZERO_PAGE],
     )
-    assert (found[0].offset.tolist(), found[2]) == ([0, 0], {8, 9})
+    assert (found[0].offset.tolist(), found[2]) == ([0, 0], [8, 9])
 
 
 def test_what_struct_pages_say_is_told_of_pages() -> None:
@@ -269,6 +269,24 @@ def without_bpf(monkeypatch: pytest.MonkeyPatch) -> None:
 @as_root
 def test_nobody_there_is_one_line(without_bpf: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert "there is no process 999999999" in refused("999999999", capsys=capsys)
+
+
+@as_root
+def test_a_mapping_that_grows_downwards_meanwhile_keeps_its_pages(
+    without_bpf: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Struct pages are read after /proc/PID/maps: the mapping was not found by its start, and each took the next's."""
+    seen = a_process()
+    heap = seen.mappings[1]
+    looks = [[Area(1030, 1536, "rw-p", ""), heap], [Area(1000, 1536, "rw-p", ""), heap]]
+    monkeypatch.setattr(looking, "_areas", lambda _: looks.pop(0))
+    monkeypatch.setattr(Looker, "_seen", lambda *_: (seen.pages, seen.folios, [1024, 2050]))
+    assert main(["look", str(os.getpid())]) == 0
+    assert re.findall(r"^0x\w+  \d+ pages", capsys.readouterr().out, re.MULTILINE) == [
+        "0x3e8000  536 pages", "0x802000  16 pages",
+    ]  # fmt: skip
+    looks += [[heap], [heap]]
+    assert "changed while it was looked at; look again" in refused(str(os.getpid()), capsys=capsys)
 
 
 @as_root

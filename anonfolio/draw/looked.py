@@ -95,7 +95,8 @@ def look_text(seen: Process) -> str:
 def _lines(seen: Process) -> Iterator[str]:
     pages, folios = seen.pages, seen.folios
     count, places = len(pages.page), len(seen.mappings)
-    yield f"P{seen.pid} {seen.name}: {count:,} pages in {len(folios):,} folios, {places} mappings"
+    held = f"{_many(count, 'page')} in {_many(len(folios), 'folio')}, {_many(places, 'mapping')}"
+    yield f"P{seen.pid} {seen.name}: {held}"
     if seen.missing:
         yield seen.missing
     runs = _Runs(seen)
@@ -104,7 +105,8 @@ def _lines(seen: Process) -> Iterator[str]:
         number = int(pages.mapping[runs.start[first]])
         if number != last:
             area, last = seen.mappings[number], number
-            yield f"{area.start << 12:#x}  {area.end - area.start:,} pages  {area.access}  {area.name}".rstrip()
+            size = _many(area.end - area.start, "page")
+            yield f"{area.start << 12:#x}  {size}  {area.access}  {area.name}".rstrip()
         low = int(pages.page[runs.start[first]]) - seen.mappings[number].start
         high = int(pages.page[runs.end[stop] - 1]) - seen.mappings[number].start
         place = f"{low}" if low == high else f"{low}-{high}"
@@ -187,7 +189,7 @@ def _totals(seen: Process) -> Iterator[str]:
     for order in np.unique(folios.order).tolist():
         these = folios.order == order
         count = int(these.sum())
-        told = [f"order {order}: {count:,} folios, {mapped[order]:,} of {count << order:,} pages mapped here"]
+        told = [f"order {order}: {_many(count, 'folio')}, {mapped[order]:,} of {count << order:,} pages mapped here"]
         if held := int(unmapped[these].sum()):
             told.append(f"{held:,} held and mapped by nobody")
         for column, words in (
@@ -198,9 +200,13 @@ def _totals(seen: Process) -> Iterator[str]:
                 told.append(f"{number:,} {words}")
         yield ", ".join(told)
     if zero := int(np.count_nonzero(pages.folio == ZERO_PAGE)):
-        yield f"zero page: mapped at {zero:,} pages"
+        yield f"zero page: mapped at {_many(zero, 'page')}"
     if not len(pages.page):
         yield "no anonymous page"
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 # --- as a picture ---------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ says what is missing. A process that runs meanwhile is seen in pieces of differe
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -178,11 +179,16 @@ class Looker:
             except (Fault, RecursionError, NotHidden):
                 # What ends meanwhile, or changes its mappings, lets go of what was followed.
                 seen = None
-            if areas and _areas(pid):
+            if areas and (later := _areas(pid)):
+                changed = LookError(f"process {pid} changed while it was looked at; look again")
                 if seen is None:
-                    raise LookError(f"process {pid} changed while it was looked at; look again")
+                    raise changed
                 pages, folios, starts = seen
-                kept = tuple(area for area in areas if area.start in starts)
+                # A heap of mmap's grows downwards: where it begins is another page a moment later.
+                around = [_around(start, areas) or _around(start, later) for start in starts]
+                kept = tuple(area for area in around if area)
+                if len(kept) < len(starts):
+                    raise changed
                 return Process(pid, name, kept, pages, folios, self._owners(pid, fd, folios), self.missing)
         raise LookError(_why_not(pid))
 
@@ -243,7 +249,13 @@ def _areas(pid: int) -> list[Area]:
     return found
 
 
-Seen = tuple[Pages, FoundFolios, set[int]]
+def _around(page: int, areas: Sequence[Area]) -> Area | None:
+    """The mapping that a page lies in."""
+    at = bisect_right(areas, page, key=lambda area: area.start) - 1
+    return areas[at] if at >= 0 and page < areas[at].end else None
+
+
+Seen = tuple[Pages, FoundFolios, list[int]]
 """Pages, folios, and where the mappings begin that the pages' column `mapping` counts."""
 
 
@@ -383,7 +395,7 @@ def _kept(
     pages = Pages(
         page, np.searchsorted(there, mapping), folio, offset, huge, None if writable is None else writable[kept]
     )
-    return pages, folios, {starts[at] for at in there.tolist()}
+    return pages, folios, [starts[at] for at in there.tolist()]
 
 
 def as_json(seen: Process) -> dict[str, Any]:
