@@ -199,13 +199,14 @@ class Breaks:
             first = self.random.broken[0]
             yield f"a random program ({first.kind}, seed {first.seed}): {first.what}"
         if self.selftests and (failing := len(self.selftests.newly_failing)):
-            yield f"{_many(failing, 'case')} of the kernel's selftests that the base passes {_fail(failing)}"
+            yield f"{many(failing, 'case')} of the kernel's selftests that the base passes {_fail(failing)}"
         for race in self.races:
             for kind in race.new:
                 yield f"the race {race.mine.race.name!r} ends in a {kind}, which under the base it does not"
 
 
-def _many(count: int, what: str) -> str:
+def many(count: int, what: str) -> str:
+    """``"1 case"``, ``"2 cases"``."""
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 

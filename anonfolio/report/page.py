@@ -19,7 +19,7 @@ from ..program.scenario import Scenario
 from ..program.search import EXTRA_OPERATIONS, OPERATIONS, Counterexample, tried_pages
 from ..program.starts import STARTS
 from .blocks import Block, Code, Command, Drawing, Page, Pair, Points, Rows, Section, Words
-from .breaks import Found, Random, Selftests, first_of_each
+from .breaks import Found, Random, Selftests, first_of_each, many
 from .changes import Course, Kind, differs
 from .findings import Findings
 from .knobs import ignored
@@ -72,10 +72,10 @@ def _bound_words(found: Found) -> str:
     answer = found.answer
     if isinstance(answer, Counterexample):
         return f"programs of {answer.steps} steps{_after(found)}"
-    length = "any length" if answer.complete else f"up to {_many(answer.steps, 'step')}"
-    many = f" by {found.bound.processes} processes" if found.bound.processes != 2 else ""
+    length = "any length" if answer.complete else f"up to {many(answer.steps, 'step')}"
+    by = f" by {found.bound.processes} processes" if found.bound.processes != 2 else ""
     pages = tried_pages(found.bound.pages, found.bound.every)
-    return f"programs of {length}{_after(found)}{many} over {pages} and {', '.join(found.bound.operations)}"
+    return f"programs of {length}{_after(found)}{by} over {pages} and {', '.join(found.bound.operations)}"
 
 
 def _after(found: Found) -> str:
@@ -100,7 +100,7 @@ def _tried(report: Findings) -> Iterator[Block]:
         return
     plain = [each for each in report.fields if not each.source]
     yield Words(
-        f"Against {base.name} it differs in {_many(len(report.fields), 'field')}:"
+        f"Against {base.name} it differs in {many(len(report.fields), 'field')}:"
         f" {', '.join(f'`{each.name}` {each.mine} (was {each.base})' for each in report.fields)}."
     )
     for each in report.fields:
@@ -120,7 +120,7 @@ def _changes(report: Findings) -> Iterator[Block]:
     part = "a part of the stored recordings; without `--quick` all" if report.quick else "all that are stored"
     yield Words(
         f"{found.scenarios} named scenarios and {found.recorded:,} recorded programs ({part}) were run under both."
-        f" {_many(len(found.courses), 'program')} {'takes' if len(found.courses) == 1 else 'take'} another course."
+        f" {many(len(found.courses), 'program')} {'takes' if len(found.courses) == 1 else 'take'} another course."
     )
     if not kinds:
         return
@@ -260,7 +260,7 @@ def _random(found: Random, report: Findings) -> Iterator[Block]:
     yield Words(
         f"Random programs: {found.programs:,} of {len(found.kinds)} kinds, {found.steps:,} steps, seeds from"
         f" {found.seed} on; after every step all invariants, and every byte that is read held to {report.base.name}'s:"
-        f" {'nothing broken' if not found.broken else _many(len(found.broken), 'kind') + ' broken'}."
+        f" {'nothing broken' if not found.broken else many(len(found.broken), 'kind') + ' broken'}."
     )
     yield Command(report.command)
     if len(found.broken) > MOST_BROKEN:
@@ -275,15 +275,15 @@ def _selftests(found: Selftests, report: Findings) -> Iterator[Block]:
     yield Words(
         f"The kernel's selftests (of Linux 7.3, as programs of the model): {found.run:,} cases ran,"
         f" {found.passed:,} passed; under {report.base.name} {found.base_run:,} ran, {found.base_passed:,} passed."
-        f" {_many(len(failing), 'case') if failing else 'No case'} {'fails' if len(failing) < 2 else 'fail'} that"
+        f" {many(len(failing), 'case') if failing else 'No case'} {'fails' if len(failing) < 2 else 'fail'} that"
         f" {'passes' if len(failing) < 2 else 'pass'} there; {len(found.newly_passing)} the other way round."
     )
     yield Command(f"anonfolio selftest --policy {report.called}")
     for why, count in found.skipped:
-        yield Words(f"{_many(count, 'case')} that {report.base.name} runs did not: {why}.")
+        yield Words(f"{many(count, 'case')} that {report.base.name} runs did not: {why}.")
     if found.other_sizes:
         yield Words(
-            f"{_many(len(found.other_sizes), 'case')} more would have a folio of another size, and nothing else is"
+            f"{many(len(found.other_sizes), 'case')} more would have a folio of another size, and nothing else is"
             " wrong: no promise is broken, and somebody relies on the size."
         )
         yield Points(tuple(f"{each.case}: {each.mine}" for each in first_of_each(found.other_sizes)[:3]))
@@ -418,7 +418,3 @@ def _sees_one_page(policy: Policy) -> bool:
         return folio.looked
 
     return policy.rules.reuse_extent is one_page and any(map(looks, folios()))
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
