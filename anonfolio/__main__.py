@@ -380,7 +380,7 @@ COMMANDS = (
             *_policy("the recorded kernel decides"),
             _option("--cost", metavar="TABLE", help="prices: a stored table, a file, or measure (now, here)"),
             _option("--pid", type=_count, metavar="PID", help="a process that runs already, and what it starts (root)"),
-            _option("--seconds", type=_seconds, default=10.0, metavar="S", help="how long to follow it (default 10)"),
+            _option("--seconds", type=_seconds, metavar="S", help="how long to follow it (default 10)"),
             _option("--verify", type=_count, metavar="N", help="run the program N times more under each set of sizes"),
             _option("--output", **_FILE, help="where the program's output goes (default: standard error)"),
             _option("--cpus", metavar="CPUS", help="where the program may run: all, or such as 0,2 (default: one)"),

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 MEASURE = "measure"
 """The word for prices of this machine, measured now."""
 COSTS, MEASURED_PAGES = "here.costs.json", 1 << 15
+FOLLOWED_S = 10.0
+"""So long is a process followed, unless told otherwise."""
 Tell = Callable[[str], None]
 
 
@@ -91,7 +93,8 @@ def _of_file(chosen: Namespace, settings: list[tuple[int, ...]], table: Table, c
     path = _one_trace(chosen.what)
     if chosen.verify:
         raise ValueError("--verify runs the program again, and a trace is none: advise --verify N -- PROGRAM")
-    _refuse(chosen, ("output", "cpus", "buffer", "most"), "is for a recording, and a trace is one already")
+    recording = ("output", "cpus", "buffer", "most", "save", "seconds")
+    _refuse(chosen, recording, "is for a recording, and a trace is one already")
     check_place(_figure(chosen, path.with_suffix("")))
     trace, known = read_trace(path), path.with_suffix(".json")
     measured = read_measured(known) if known.exists() else []
@@ -134,7 +137,7 @@ def _of_process(chosen: Namespace, settings: list[tuple[int, ...]], table: Table
     policy = _policy(chosen, kernel_version())
     named = _new_name(chosen, [check_process(chosen.pid)])
     with progress_line(chosen.verbose) as tell, _launch(chosen) as launch:
-        trace = follow(chosen.pid, chosen.seconds, tell, launch)
+        trace = follow(chosen.pid, chosen.seconds or FOLLOWED_S, tell, launch)
         write_trace(f"{named}.npz", trace)
         found = _judged(trace, settings, policy, table, cpu, tell)
     return _told(chosen, found, named)
@@ -146,6 +149,7 @@ def _of_process(chosen: Namespace, settings: list[tuple[int, ...]], table: Table
 def _of_program(chosen: Namespace, settings: list[tuple[int, ...]], table: Table, cpu: Cpu) -> int:
     """Record it, write its trace, advise; with --verify run it again under each set of sizes."""
     command = _command(chosen)
+    _refuse(chosen, ("seconds",), "is for a process that runs already (--pid), and a program runs to its end")
     need_linux()
     from .witness.live.kernel import kernel_version
     from .witness.live.trace import record

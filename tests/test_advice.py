@@ -590,6 +590,12 @@ def test_a_terminal_obeys_no_name_of_a_program_that_runs_or_of_a_file(
     [
         ("compile.npz --output table", "--output is for a recording, and a trace is one already"),
         ("compile.npz --most 1M", "--most is for a recording, and a trace is one already"),
+        ("compile.npz --save mine", "--save is for a recording, and a trace is one already"),
+        ("compile.npz --seconds 5", "--seconds is for a recording, and a trace is one already"),
+        (
+            "--seconds 5 -- true",
+            "--seconds is for a process that runs already (--pid), and a program runs to its end",
+        ),
         ("--pid 1 --cpus all", "--cpus is for a program that is started, and a process runs already"),
     ],
 )
