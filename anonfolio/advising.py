@@ -138,8 +138,8 @@ def _of_process(chosen: Namespace, settings: list[tuple[int, ...]], table: Table
     named = _new_name(chosen, [check_process(chosen.pid)])
     with progress_line(chosen.verbose) as tell, _launch(chosen) as launch:
         trace = follow(chosen.pid, chosen.seconds or FOLLOWED_S, tell, launch)
-        write_trace(f"{named}.npz", trace)
-        found = _judged(trace, settings, policy, table, cpu, tell)
+        with _kept(f"{named}.npz", trace):
+            found = _judged(trace, settings, policy, table, cpu, tell)
     return _told(chosen, found, named)
 
 
@@ -161,8 +161,8 @@ def _of_program(chosen: Namespace, settings: list[tuple[int, ...]], table: Table
     ahead = Ahead(settings, policy, os.cpu_count() or 1)
     with progress_line(chosen.verbose) as tell, _launch(chosen) as launch, ahead:
         trace = record(command, Path.cwd(), {"command": " ".join(command)}, tell, launch, ahead.settle)
-        write_trace(f"{named}.npz", trace)
-        found = _judged(trace, settings, policy, table, cpu, tell, ahead)
+        with _kept(f"{named}.npz", trace):
+            found = _judged(trace, settings, policy, table, cpu, tell, ahead)
         if chosen.verify:
             measured = tuple(_measured(command, settings, chosen.verify, again, launch, tell))
             write_measured(f"{named}.json", measured, kernel=trace.kernel, rounds=chosen.verify)
@@ -294,6 +294,16 @@ def _judged(
 
     jobs = os.cpu_count() or 1
     return advised(trace, settings, policy, table=table, cpu=cpu, jobs=jobs, progress=progress, ahead=ahead)
+
+
+@contextmanager
+def _kept(path: str, trace: Trace) -> Iterator[None]:
+    """Write the trace; where there is no memory to replay it, say that it is there."""
+    write_trace(path, trace)
+    try:
+        yield
+    except MemoryError as error:
+        raise MemoryError(f"{str(error) or 'out of memory'}; the trace is kept: anonfolio advise {path}") from error
 
 
 def _figure(chosen: Namespace, named: Path) -> Path:

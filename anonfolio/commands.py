@@ -37,6 +37,7 @@ from .hardware.trace import replay as replay_trace
 from .kernel.policy import POLICIES, Policy, policy_for_kernel
 from .program.formats import check_new_folder, check_place
 from .program.policy_file import policy_called
+from .program.pools import LOST
 from .program.random_programs import random_scenario
 from .program.scenario import Scenario, scenario_names
 from .program.search import CTRL_C, DEFAULT, Exhausted, Tried, counterexample, rests_on
@@ -191,7 +192,8 @@ def search(chosen: Namespace) -> int:
     if nothing[-1].why == CTRL_C:
         raise KeyboardInterrupt
     if nothing[-1].interrupted:
-        raise ValueError(f"the search stopped early ({nothing[-1].why}); --memory gives it more")
+        more = "--jobs 1 takes less of it" if nothing[-1].why == LOST else "--memory gives it more"
+        raise ValueError(f"the search stopped early ({nothing[-1].why}); {more}")
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import sys
@@ -62,6 +63,7 @@ from anonfolio.hardware.trace import (
 )
 from anonfolio.hardware.trust import Trust, trust
 from anonfolio.kernel.policy import policy_for_kernel, policy_named
+from anonfolio.program.pools import LOST
 
 COMPILE = DATA_DIR / "compile-6.18.44.npz"
 XEON = "vendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: {}\nmodel name\t: A Xeon\n\nvendor_id\t: another\n"
@@ -489,23 +491,29 @@ def test_replays_begin_while_the_recorder_settles_its_trace(short: Trace, monkey
         assert advise(changed, settings, table=table, cpu=cpu, jobs=2, ahead=ahead).options == wanted.options
 
 
+def as_if_recorded(trace: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever program is run, that is its trace; two processes replay it."""
+
+    def recorded(*told: Any) -> Trace:
+        settle = told[-1]
+        found: Trace = settle(replace(trace), np.zeros(len(trace), np.int64))
+        return found
+
+    monkeypatch.setattr("anonfolio.witness.live.trace.record", recorded)
+    monkeypatch.setattr("anonfolio.witness.live.kernel.kernel_version", lambda: trace.kernel)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="a program is recorded on Linux")
 def test_what_began_under_a_policy_of_a_file_is_not_done_again(
     short: Trace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def recorded(*told: Any) -> Trace:
-        settle = told[-1]
-        found: Trace = settle(replace(short), np.zeros(len(short), np.int64))
-        return found
-
     monkeypatch.chdir(tmp_path)
     rule = "def never(folio, ask):\n    return ask('never', False)\n"
     Path("mine.py").write_text(
         f"import anonfolio as af\n{rule}mine = af.LINUX_6_15.but(name='mine', large_reuse=never)\n"
     )
-    monkeypatch.setattr("anonfolio.witness.live.trace.record", recorded)
-    monkeypatch.setattr("anonfolio.witness.live.kernel.kernel_version", lambda: short.kernel)
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    as_if_recorded(short, monkeypatch)
     monkeypatch.setattr("anonfolio.hardware.advice.replayed", None)
     assert main(["advise", "--policy", "mine.py", "--sizes", "64k", "--", "true"]) in (0, 1)
     assert "64K" in capsys.readouterr().out
@@ -525,6 +533,34 @@ def test_a_recording_outlives_that_no_process_is_to_be_had(
         assert threading.active_count() == 1
         (found,) = advise(fresh, [(4,)], table=read_table("linux-6.18.44"), cpu=cpu_told(""), ahead=ahead).options
     assert found.replay == replay(short, (4,), points=POINTS)
+
+
+DIES_ELSEWHERE = """import os, signal
+import anonfolio as af
+def orders(where):
+    if os.getpid() != {}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return where.enabled()
+policy = af.LINUX_6_15.but(name="dies", allowed_orders=orders)
+"""
+"""A rule that is killed wherever another process than this one asks it, as one that takes too much memory is."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a program is recorded on Linux")
+def test_a_replay_that_is_killed_is_told_in_a_line_and_the_recording_is_kept(
+    short: Trace, stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("dies.py").write_text(DIES_ELSEWHERE.format(os.getpid()))
+    as_if_recorded(short, monkeypatch)
+    asked = ("--policy", "dies.py", "--sizes", "64k,all")
+    assert main(["advise", *asked, "--", "true"]) == 2
+    told = f"anonfolio: {LOST}; the trace is kept: anonfolio advise true.advise.npz\n"
+    assert capsys.readouterr() == ("", told)
+    assert len(read_trace("true.advise.npz")) == len(short)
+    assert main(["advise", str(stored), *asked]) == 2
+    assert capsys.readouterr() == ("", f"anonfolio: {LOST}\n")
+    assert (multiprocessing.active_children(), threading.active_count()) == ([], 1)
 
 
 def test_json_has_all_numbers_in_one_line(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:

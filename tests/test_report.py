@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import FrozenInstanceError
@@ -14,6 +20,7 @@ from anonfolio.__main__ import INTERRUPTED, WRONG_INPUT, main
 from anonfolio.hardware.cost import Work
 from anonfolio.hardware.microsteps import RANGE, THREADS
 from anonfolio.kernel.rules import Around, Ask, Folio, Where
+from anonfolio.program.pools import WorkerLost
 from anonfolio.program.search import Counterexample
 from anonfolio.program.starts import STARTS as BEGINNINGS
 from anonfolio.report import breaks, changes, prices
@@ -517,6 +524,43 @@ def test_work_that_is_shared_is_the_same_work() -> None:
     # Nor need what it is about have a name that another process could find it by.
     rules = [lambda number=number: number * offset for number in range(50)]
     assert spread(lambda rule: rule(), rules, 2) == [number * offset for number in range(50)]
+
+
+def killed_at_five(number: int) -> int:
+    if number == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="work is shared by forked processes")
+def test_who_shares_work_and_is_killed_is_not_waited_for() -> None:
+    with pytest.raises(WorkerLost, match="was killed, as happens when memory runs out"):
+        spread(killed_at_five, range(50), 2)
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="work is shared by forked processes")
+def test_what_is_left_of_shared_work_ends_with_it() -> None:
+    def stopped(*_: int) -> None:
+        raise KeyboardInterrupt
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        spread(lambda number: time.sleep(60 if number > 9 else 0), range(50), 2, stopped)
+    assert time.monotonic() - began < 30
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="work is shared by forked processes")
+def test_who_shares_work_ends_with_the_one_that_asked_even_if_it_is_killed() -> None:
+    asks = "def ask(number):\n    print(number, flush=True)\n    time.sleep(600)\n"
+    program = f"import time\nfrom anonfolio.report.spread import spread\n{asks}spread(ask, range(8), 2)"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline()
+        process.kill()
+        # It is open as long as one of them lives.
+        process.communicate(timeout=120)
 
 
 @pytest.fixture

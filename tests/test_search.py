@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import os
 import re
 import subprocess
@@ -21,6 +22,7 @@ from anonfolio.__main__ import main
 from anonfolio.machine.invariants import INVARIANTS
 from anonfolio.program.exploration import Exploration, Limits
 from anonfolio.program.explore import Space
+from anonfolio.program.pools import LOST
 from anonfolio.program.search import (
     EXTRA_OPERATIONS,
     HOLDERS,
@@ -213,7 +215,7 @@ def test_what_a_search_keeps_is_counted(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_what_helpers_keep_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("anonfolio.program.workers.POOLED_STATES", 20)
-    monkeypatch.setattr("anonfolio.program.workers._forks_safely", lambda: True)
+    monkeypatch.setattr("anonfolio.program.workers.forks_safely", lambda: True)
     space = Space(af.LINUX_6_15, af.Scenario(4, (), (2,)), ("write", "fork", "exit"), 2, ())
     exploration = Exploration(space, Limits(steps=6, jobs=2))
     exploration.run()
@@ -249,7 +251,7 @@ def test_a_bound_that_reaches_every_state_says_so_only_when_it_looked_beyond() -
 def test_however_many_search_they_see_the_same_states(found: Counterexample, monkeypatch: pytest.MonkeyPatch) -> None:
     """One process, two of its own (with a rule that cannot be pickled), and somebody else's executor."""
     monkeypatch.setattr("anonfolio.program.workers.POOLED_STATES", 20)
-    monkeypatch.setattr("anonfolio.program.workers._forks_safely", lambda: True)
+    monkeypatch.setattr("anonfolio.program.workers.forks_safely", lambda: True)
     policy = af.LINUX_6_15.but(name="mine", large_reuse=lambda folio, ask: ask("never", False))
     bound = {"steps": 4, "operations": WRITE_FORK_EXIT}
     alone, together = counterexample(policy, **bound), counterexample(policy, jobs=2, **bound)
@@ -258,6 +260,39 @@ def test_however_many_search_they_see_the_same_states(found: Counterexample, mon
     with ThreadPoolExecutor(1) as executor:
         assert counterexample(policy, executor=executor, **bound) == alone
     assert counterexample("rfc-v2", steps=6, jobs=2) == found
+
+
+def test_a_search_outlives_a_process_of_its_own_that_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says what it knows, ends the other processes, and goes on from its checkpoint."""
+    monkeypatch.setattr("anonfolio.program.workers.POOLED_STATES", 0)
+    monkeypatch.setattr("anonfolio.program.workers.forks_safely", lambda: True)
+    monkeypatch.chdir(tmp_path)
+    Path("dies.py").write_text(
+        "import os, signal\nimport anonfolio as af\ndef rule(folio, ask):\n"
+        f"    if os.getpid() != {os.getpid()}:\n        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return ask('never', False)\n"
+        "policy = af.LINUX_6_15.but(name='dies', large_reuse=rule)\n"
+    )
+    asked = [
+        "search",
+        "--policy",
+        "dies.py",
+        "--steps",
+        "4",
+        "--checkpoint",
+        "it.npz",
+        "--operations",
+        *WRITE_FORK_EXIT,
+    ]
+    assert main([*asked, "--jobs", "2"]) == 2
+    out, err = capsys.readouterr()
+    assert f"stopped early ({LOST}): nothing found in" in out
+    assert err.endswith(f"anonfolio: the search stopped early ({LOST}); --jobs 1 takes less of it\n")
+    assert multiprocessing.active_children() == []
+    assert main([*asked, "--jobs", "1"]) == 0
+    assert "nothing found; exhausted" in capsys.readouterr().out
 
 
 def test_a_search_that_was_stopped_goes_on_from_its_checkpoint(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ ABOUT = {
     "advising": ("test_advice.py",),
     "history": ("test_history.py", "test_claims.py", "test_releases.py", "test_policy_evidence.py"),
     "given": ("test_misuse.py",),
+    "pools": ("test_advice.py", "test_report.py"),
 }
 """Tests about a file or a room that are not named after it."""
 TESTS = (

@@ -7,10 +7,6 @@ work, forks and exits, khugepaged and reclaim are not in them.
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -22,6 +18,7 @@ import numpy.typing as npt
 
 from ..kernel.policy import Policy, policy_for_kernel
 from ..kernel.sizes import PMD_ORDER
+from ..program.pools import forked, forks_safely, losses_told
 from .cost import Table, entry_orders_of_folios, ns, reach_pages
 from .cpu import Cpu
 from .trace import ALL_SIZES, POINTS, Compared, Replay, Setting, Trace, replay, settled, size_names
@@ -307,10 +304,10 @@ Task = tuple[tuple[int, ...], Policy]
 
 def replayed(trace: Trace, tasks: Sequence[Task], jobs: int = 1) -> Iterator[Replay]:
     """One replay for each (orders, policy), in order; `jobs` at one time where processes can be forked."""
-    if jobs < 2 or len(tasks) < 2 or not _forks_safely():
+    if jobs < 2 or len(tasks) < 2 or not forks_safely():
         yield from (_replayed_once(trace, task) for task in tasks)
         return
-    with _pool(trace, tasks, min(jobs, len(tasks))) as pool:
+    with losses_told(), _pool(trace, tasks, min(jobs, len(tasks))) as pool:
         yield from pool.map(_replay_task, range(len(tasks)))
 
 
@@ -336,7 +333,7 @@ class Ahead:
 
     def settle(self, trace: Trace, takes: npt.NDArray[np.int64]) -> Trace:
         """As `trace.settled`, which replays under 4K, while others do the rest."""
-        if self._jobs > 1 and not takes.any() and _forks_safely():
+        if self._jobs > 1 and not takes.any() and forks_safely():
             # What was recorded is kept nowhere yet: where no process is to be had, it is replayed later.
             with suppress(OSError, RuntimeError):
                 self._begin(trace)
@@ -359,12 +356,8 @@ class Ahead:
             yield from replayed(trace, tasks, jobs)
             return
         yield trace.single
-        yield from (found.result() for found in self._found)
-
-
-def _forks_safely() -> bool:
-    """A forked process inherits the trace, and rules written in a cell or a file; beside threads it would be unsafe."""
-    return hasattr(os, "fork") and threading.active_count() == 1
+        with losses_told():
+            yield from (found.result() for found in self._found)
 
 
 _work: tuple[Trace, Sequence[Task]]
@@ -372,22 +365,13 @@ _work: tuple[Trace, Sequence[Task]]
 
 @contextmanager
 def _pool(trace: Trace, tasks: Sequence[Task], jobs: int) -> Iterator[ProcessPoolExecutor]:
-    # Not every advice needs processes, and not every system that can import this has them.
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
-
+    """Forked processes, which inherit the trace; what each does it is told by its number."""
     global _work
     _work = trace, tasks
-    context = multiprocessing.get_context("fork")
-    pool = ProcessPoolExecutor(jobs, context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
     try:
-        with warnings.catch_warnings():
-            # Python 3.12 warns of any thread; numpy's own only multiply matrices.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            pool.submit(os.getpid).result()
-        yield pool
+        with forked(jobs) as pool:
+            yield pool
     finally:
-        pool.shutdown(cancel_futures=True)
         del _work
 
 

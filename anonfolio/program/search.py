@@ -18,6 +18,7 @@ from ..machine.machine import ADVICE
 from .exploration import Exploration, Limits, Progress, Stopped
 from .explore import Broken, Space
 from .ops import TABLE, Step
+from .pools import WorkerLost
 from .scenario import Scenario
 
 if TYPE_CHECKING:
@@ -250,7 +251,7 @@ def counterexample(
     Returns
     -------
     Counterexample or Exhausted
-        True or false in an ``if``. Ctrl-C ends the search with what is known so far.
+        True or false in an ``if``. Ctrl-C, or that a worker was killed, ends it with what is known so far.
     """
     policy = policy if isinstance(policy, Policy) else policy_named(policy)
     if start:
@@ -270,7 +271,7 @@ def counterexample(
     why = ""
     try:
         found = search.run()
-    except (KeyboardInterrupt, Stopped) as stop:
+    except (KeyboardInterrupt, Stopped, WorkerLost) as stop:
         found, why = None, str(stop) or CTRL_C
     if found:
         return _explain(policy, scenario, found, search.states, search.transitions)

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import os
 import pickle
-import signal
-import threading
-import time
-import warnings
 from collections import deque
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING
 
 from .explore import BATCH, Expanded, Share, Space, expand, joined
+from .pools import begin, forks_safely, losses_told, serve
 from .states import NAME_BYTES
 
 AHEAD = 16
@@ -52,21 +49,11 @@ class Workers:
     def expansions(self, level: Forms, seen: Container[bytes]) -> Iterator[Expanded]:
         """One result for each `BATCH` of states; those whose names were seen need not be told."""
         batches = (level[at : at + BATCH] for at in range(0, len(level), BATCH))
-        send = self._send(len(level))
-        if not send:
-            yield from (expand(self._space, batch, seen) for batch in batches)
-            return
-        waiting: deque[Sequence[Future[Expanded]]] = deque()
-        try:
-            for batch in batches:
-                waiting.append(send(batch))
-                if len(waiting) == AHEAD:
-                    yield _result(waiting.popleft())
-            while waiting:
-                yield _result(waiting.popleft())
-        finally:
-            for future in chain.from_iterable(waiting):
-                future.cancel()
+        with losses_told():
+            if send := self._send(len(level)):
+                yield from _sent(send, batches)
+            else:
+                yield from (expand(self._space, batch, seen) for batch in batches)
 
     def close(self) -> None:
         """End the processes of its own; a given executor stays as it is."""
@@ -85,6 +72,21 @@ class Workers:
         return lambda forms: [pool.submit(_expand_here, forms) for pool in pools]
 
 
+def _sent(send: Send, batches: Iterable[Forms]) -> Iterator[Expanded]:
+    """What comes back, in order; some batches are always under way."""
+    waiting: deque[Sequence[Future[Expanded]]] = deque()
+    try:
+        for batch in batches:
+            waiting.append(send(batch))
+            if len(waiting) == AHEAD:
+                yield _result(waiting.popleft())
+        while waiting:
+            yield _result(waiting.popleft())
+    finally:
+        for future in chain.from_iterable(waiting):
+            future.cancel()
+
+
 def _result(shares: Sequence[Future[Expanded]]) -> Expanded:
     return joined([share.result() for share in shares])
 
@@ -99,7 +101,7 @@ def _pools(space: Space, jobs: int) -> list[ProcessPoolExecutor]:
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
 
-    how = "fork" if _forks_safely() else "spawn"
+    how = "fork" if forks_safely() else "spawn"
     if how == "spawn":
         try:
             pickle.dumps(space)
@@ -110,16 +112,8 @@ def _pools(space: Space, jobs: int) -> list[ProcessPoolExecutor]:
     pools = [
         ProcessPoolExecutor(1, context, initializer=_begin, initargs=(space, share, os.getpid())) for share in shares
     ]
-    with warnings.catch_warnings():
-        # Python 3.12 warns of any thread; numpy's own only multiply matrices.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        for begun in [pool.submit(os.getpid) for pool in pools]:
-            begun.result()
+    begin(*pools)
     return pools
-
-
-def _forks_safely() -> bool:
-    return hasattr(os, "fork") and threading.active_count() == 1
 
 
 _space: Space
@@ -133,17 +127,10 @@ TOLD_BYTES = 100
 
 
 def _begin(space: Space, share: Share, parent: int) -> None:
-    """In a new process: know the space, leave Ctrl-C to the one that asks, and end with it even if it is killed."""
+    """In a new process: know the space."""
     global _space, _share
     _space, _share = space, share
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
+    serve(parent)
 
 
 def _expand_here(forms: Forms) -> Expanded:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
+
+from ..program.pools import forked, forks_safely, losses_told
 
 Thing = TypeVar("Thing")
 Answer = TypeVar("Answer")
@@ -26,15 +26,12 @@ def spread(
     They are forked, so that they know a rule that was written in a cell or a file. Where that is not to be had, or
     threads run beside (a notebook has some), this process does all by itself.
     """
-    if jobs == 1 or len(things) < 2 * jobs or not hasattr(os, "fork") or threading.active_count() > 1:
+    if jobs == 1 or len(things) < 2 * jobs or not forks_safely():
         return _gathered(map(ask, things), len(things), progress)
-    import multiprocessing
-
     size = max(1, len(things) // (jobs * PARTS_PER_JOB))
-    context = multiprocessing.get_context("fork")
-    with context.Pool(jobs, _know, (ask, things)) as pool:
+    with losses_told(), forked(jobs, _know, (ask, things)) as pool:
         # Only numbers are sent: what is asked about may hold a rule that has no name, and so cannot be.
-        return _gathered(pool.imap(_answer, range(len(things)), chunksize=size), len(things), progress)
+        return _gathered(pool.map(_answer, range(len(things)), chunksize=size), len(things), progress)
 
 
 def _gathered(answers: Iterable[Answer], total: int, progress: Progress | None) -> list[Answer]:
@@ -51,12 +48,8 @@ _things: Sequence[Any]
 
 
 def _know(ask: Callable[[Any], Any], things: Sequence[Any]) -> None:
-    import signal
-
     global _ask, _things
     _ask, _things = ask, things
-    # Ctrl-C is for the one that asks; it ends the others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _answer(number: int) -> Any:
