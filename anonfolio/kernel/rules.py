@@ -92,12 +92,12 @@ class Folio:
 
     def __repr__(self) -> str:
         shared = "maybe" if self.shared else "not"
-        counts = f"{_many(self.refcount, 'reference')}, {_many(self.mappings, 'mapping')} ({self.mine} of this process)"
-        run = _many(self._run(), "page")
+        counts = f"{many(self.refcount, 'reference')}, {many(self.mappings, 'mapping')} ({self.mine} of this process)"
+        run = many(self._run(), "page")
         pinned = ", pinned" if self.pinned else ""
         return (
             f"a folio of order {self.order}, {counts}, {shared} mapped by others, {run} in a row, "
-            f"the page mapped {_many(self.mapcount, 'time')}{pinned}"
+            f"the page mapped {many(self.mapcount, 'time')}{pinned}"
         )
 
     @property
@@ -144,8 +144,9 @@ class Folio:
         return Folio(self.order, refcount, mappings, self.shared, self._run, slots, mine, self._mapcount, self.pinned)
 
 
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
+def many(count: int, what: str) -> str:
+    """``"1 case"``, ``"2 cases"``."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 Reuse = Callable[[Folio, Ask], bool]
@@ -175,7 +176,7 @@ def never(folio: Folio, ask: Ask) -> bool:
 def mm_id(folio: Folio, ask: Ask) -> bool:
     """`__wp_can_reuse_large_anon_folio` (1da190f4d0a6, 6.15): all mappings and references are this mm's."""
     if not ask(
-        "folio_large_mapcount > 1", folio.mappings > 1, _many(folio.mappings, "mapping"),
+        "folio_large_mapcount > 1", folio.mappings > 1, many(folio.mappings, "mapping"),
         asks="has it more than one mapping?",
         no="one mapping is left of the folio, and a last page is copied, not reused",
     ):  # fmt: skip
@@ -201,7 +202,7 @@ def scan(folio: Folio, ask: Ask) -> bool:
     pages = folio.run
     return ask(
         "folio_ref_count == pages of the range", folio.refcount == pages,
-        f"{_many(folio.refcount, 'reference')}, {_many(pages, 'page')}",
+        f"{many(folio.refcount, 'reference')}, {many(pages, 'page')}",
         asks="do these mappings make up every reference?",
         yes="the pages it maps in a row account for every reference",
         no="the folio has more references than it maps pages in a row",
@@ -211,7 +212,7 @@ def scan(folio: Folio, ask: Ask) -> bool:
 def mapped_once(folio: Folio, ask: Ask) -> bool:
     """A PMD in 5.10 (`reuse_swap_page`): one mapping is all that the folio has; references are not asked for."""
     return ask(
-        "reuse_swap_page", folio.mappings == 1, _many(folio.mappings, "mapping"), asks="is this its only mapping?",
+        "reuse_swap_page", folio.mappings == 1, many(folio.mappings, "mapping"), asks="is this its only mapping?",
         yes="nobody else maps a page of the folio", no="the folio has other mappings",
     )  # fmt: skip
 
@@ -293,7 +294,7 @@ class Where(NamedTuple):
         prctl = f", prctl {self.prctl}" if self.prctl else ""
         fixed = f", orders {self.fixed} fixed" if self.fixed else ""
         told = f"{', '.join(knobs) or 'none'}; global {self.thp}"
-        return f"a mapping of {_many(self.pages, 'page')}, {advice}{prctl}, knobs: {told}{fixed}"
+        return f"a mapping of {many(self.pages, 'page')}, {advice}{prctl}, knobs: {told}{fixed}"
 
     def enabled(self) -> set[int]:
         """The orders that the knobs, the advice and prctl switch on together (`thp_vma_allowable_orders`, 6.8+)."""

@@ -14,7 +14,7 @@ from ..hardware.interleavings import search as interleave
 from ..hardware.microsteps import CHILD, FORKING, RANGE, THREADS
 from ..kernel.honest import arounds
 from ..kernel.policy import Policy
-from ..kernel.rules import Extent, one_page, silently
+from ..kernel.rules import Extent, many, one_page, silently
 from ..kernel.sizes import ANON_ORDERS
 from ..machine.invariants import check
 from ..program.ops import do_step
@@ -203,11 +203,6 @@ class Breaks:
         for race in self.races:
             for kind in race.new:
                 yield f"the race {race.mine.race.name!r} ends in a {kind}, which under the base it does not"
-
-
-def many(count: int, what: str) -> str:
-    """``"1 case"``, ``"2 cases"``."""
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _fail(count: int) -> str:

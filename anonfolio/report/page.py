@@ -11,7 +11,7 @@ from ..draw.picture import side_by_side
 from ..hardware.cost import read_table
 from ..kernel.honest import folios
 from ..kernel.policy import POLICIES, Policy
-from ..kernel.rules import Folio, answers, one_page
+from ..kernel.rules import Folio, answers, many, one_page
 from ..machine.invariants import INVARIANTS, KERNEL_PROMISES
 from ..program.ops import in_text, said
 from ..program.random_programs import shrink
@@ -19,7 +19,7 @@ from ..program.scenario import Scenario
 from ..program.search import EXTRA_OPERATIONS, OPERATIONS, Counterexample, tried_pages
 from ..program.starts import STARTS
 from .blocks import Block, Code, Command, Drawing, Page, Pair, Points, Rows, Section, Words
-from .breaks import Found, Random, Selftests, first_of_each, many
+from .breaks import Found, Random, Selftests, first_of_each
 from .changes import Course, Kind, differs
 from .findings import Findings
 from .knobs import ignored
