@@ -95,7 +95,8 @@ def repeated(trace: Trace, times: int) -> Trace:
         argument = call.argument + more if call.name == "fork" else call.argument
         return call._replace(at=call.at + number * len(trace), process=call.process + more, argument=argument)
 
-    owners = [trace.process.astype(width) + width(number * len(trace.processes)) for number in range(times)]
+    process = trace.process.astype(np.uint16)
+    owners = [(process + number * len(trace.processes)).astype(width) for number in range(times)]
     return Trace(
         trace.kernel, trace.about, np.tile(trace.vpn, times), np.concatenate(owners), np.tile(trace.code, times),
         tuple(again(call, number) for number in range(times) for call in trace.calls), trace.blocks,

@@ -102,7 +102,7 @@ def through_a_file(libcachesim: ModuleType, keys: Keys, entries: int, ways: int,
     rows.tofile(path)
     kind, ignore_size = libcachesim.TraceType.ORACLE_GENERAL_TRACE, libcachesim.ReaderInitParam(ignore_obj_size=True)
     ratio, _ = libcachesim.LRU(cache_size=ways).process_trace(libcachesim.TraceReader(str(path), kind, ignore_size))
-    return round(ratio * len(keys))
+    return round(float(ratio) * len(keys))
 
 
 def ours(keys: Keys, entries: int, ways: int) -> int:

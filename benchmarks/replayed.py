@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 from results import Measured, Result
@@ -25,7 +26,7 @@ def run(rounds: int, tell: Callable[[str], None]) -> Iterator[Result]:
     for number in range(rounds):
         tell(f"compile, round {number + 1} of {rounds}")
         for orders, times in whole.items():
-            times.append(_seconds(lambda orders=orders: replay(trace, orders)))
+            times.append(_seconds(partial(replay, trace, orders)))
         for stream in streams.values():
             stream.round()
     slowest = max(whole, key=lambda orders: float(np.median(whole[orders])))

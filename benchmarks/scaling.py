@@ -66,7 +66,7 @@ def judged(rows: list[dict[str, Any]]) -> Iterator[Result]:
 
 
 def _typical(row: dict[str, Any], name: str) -> float:
-    return statistics.median(row["warm_s"][name])
+    return float(statistics.median(row["warm_s"][name]))
 
 
 def _linear(name: str, points: list[tuple[int, float]]) -> Measured:
@@ -117,7 +117,8 @@ def one_size(size: int, rounds: int) -> dict[str, Any]:
     pages = 1 << size
     empty = streams.peak_gib()
     machine = af.Machine(orders=(4,), frames=pages + (1 << 11))
-    cold, warm = defaultdict(list), defaultdict(list)
+    cold: streams.Clock = defaultdict(list)
+    warm: streams.Clock = defaultdict(list)
     peak = streams.tebibyte(cold, machine, pages)
     for _ in range(rounds):
         peak = streams.tebibyte(warm, machine, pages)

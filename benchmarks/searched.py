@@ -17,11 +17,11 @@ from typing import NamedTuple
 from results import Measured, Result
 
 from anonfolio.kernel.policy import policy_named
+from anonfolio.machine.invariants import KERNEL_PROMISES
 from anonfolio.program import explore
 from anonfolio.program.exploration import Exploration, Limits
 from anonfolio.program.explore import Space
 from anonfolio.program.scenario import Scenario
-from anonfolio.program.search import KERNEL_PROMISES
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 

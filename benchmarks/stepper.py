@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from results import LeftOut, Measured, Result
 
@@ -115,7 +115,7 @@ def run(rounds: int, tell: Callable[[str], None]) -> Iterator[Result]:
 
 def _walk(browser: Browser, scenario: Scenario, moves: bool) -> tuple[list[float], list[float]]:
     """Per step its script and its way to the screen, in milliseconds, on a page that nobody has seen before."""
-    motion = "no-preference" if moves else "reduce"
+    motion: Literal["no-preference", "reduce"] = "no-preference" if moves else "reduce"
     page = browser.new_page(viewport={"width": 1000, "height": 1000}, reduced_motion=motion)
     script, painted = page.evaluate(MEASURE, [STEPS, opened(page, scenario)])
     page.close()

@@ -47,7 +47,8 @@ def copied(state: State) -> State:
 
 def take(state: State, pid: int, size: int) -> int:
     """A new folio that the process maps whole and alone."""
-    number = state["count"] = state["count"] + 1
+    number: int = state["count"] + 1
+    state["count"] = number
     state["folios"][number] = {
         "mapped": [1] * size, "exclusive": [True] * size, "refs": size, "pins": 0, "shared": False,
         "slots": [[pid, size], [0, 0]] if size > 1 else [[0, 0], [0, 0]],
