@@ -99,6 +99,15 @@ def test_what_the_base_fails_too_is_nothing_new(monkeypatch: pytest.MonkeyPatch)
     assert not breaks.selftests(VMSPLICE, VMSPLICE.but(name="base")).newly_failing
 
 
+def test_a_pin_for_reading_that_keeps_the_zero_page_is_refuted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cases came with the mend (6.2), and kernels before skip them: who goes back behind it fails them."""
+    keeps = af.LINUX_6_15.but(name="keeps the zero page", unshares_zero_page=False)
+    judged = selftests_of(keeps, monkeypatch, "R/O longterm GUP pin ... with shared zeropage")
+    assert (judged.run, judged.passed, judged.base_passed, judged.skipped) == (1, 0, 1, ())
+    assert len(judged.newly_failing) == 1
+    assert not breaks.selftests(keeps, af.LINUX_6_3).newly_failing
+
+
 @pytest.mark.parametrize("policy", [RMAP, SIXTEEN, BY_VMA], ids=lambda policy: policy.name)
 def test_ideas_that_keep_the_promises_survive(policy: af.Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     found = [breaks.counterexample(policy, steps=3, operations=some) for some in (breaks.OPERATIONS, breaks.HOLDERS)]
