@@ -655,6 +655,9 @@ def test_sizes_that_the_knobs_do_not_enable_are_told() -> None:
     assert {each.partition("64 KiB ")[2].partition(":")[0] for each in (first, *others)} == {
         "under MADV_NOHUGEPAGE", "after PR_SET_THP_DISABLE", "without a knob for the size", "against the knobs",
     }  # fmt: skip
+    # prctl is the reason where it takes something away: not after PR_THP_DISABLE_EXCEPT_ADVISED in what was advised.
+    inherits = af.LINUX_6_15.but(name="inherits", allowed_orders=lambda where: where._replace(thp="always").enabled())
+    assert [each.partition("2 MiB ")[2].partition(":")[0] for each in ignored(inherits)] == ["against the knobs"]
     copies = af.LINUX_6_15.but(name="copies", copy_extent=whole)
     assert [each[:28] for each in ignored(copies)] == ["a copy takes 16 KiB where ne"]
     assert ignored(copies.but(copy_respects_knobs=True)) == ignored(BY_VMA) == ignored(RMAP) == []

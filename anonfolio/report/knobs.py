@@ -15,7 +15,7 @@ from ..kernel.sizes import PMD_ORDER
 
 _WHY: dict[str, Callable[[Where], bool]] = {
     "under MADV_NOHUGEPAGE": lambda where: where.advice == "nohugepage",
-    "after PR_SET_THP_DISABLE": lambda where: bool(where.prctl),
+    "after PR_SET_THP_DISABLE": lambda where: where._replace(prctl="").enabled() > where.enabled(),
     "without a knob for the size": lambda where: not where.knobs,
     "against the knobs": lambda where: True,
 }
