@@ -12,8 +12,7 @@ INSTALL := uv pip install --quiet --python $(BIN)/python
 else
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
-# Tests of one file, and the cells of one notebook, stay together and in order: what the workers share out is files. A
-# browser has the machine for itself, for it is given so much time and no more.
+# Tests of one file, and the cells of one notebook, stay together and in order: what the workers share out is files.
 WORKERS ?= 2
 # A test that hangs says where, and fails: it once took the whole time of a run with it.
 PYTEST  := $(BIN)/pytest -q -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
@@ -42,7 +41,7 @@ lab: $(LAB) ## open the notebooks in JupyterLab
 test: lint ## lint, types, tests (of long sweeps a few cases, no long test), and every notebook's outputs
 	$(BIN)/mypy
 	$(SPREAD) $(SAMPLE) -m "not browser"
-	$(PYTEST) $(SAMPLE) -m browser $(BROWSER)
+	$(SPREAD) $(SAMPLE) -m browser $(BROWSER)
 ifneq ($(BOOKS),)
 	$(SPREAD) --nbval --nbval-current-env --nbval-sanitize-with tests/nbval-sanitize.cfg notebooks
 else
