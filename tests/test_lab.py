@@ -12,6 +12,7 @@ import pytest
 from browser_support import Lab, close_notebook, lab_page, open_notebook, run_all, tab_through, walk
 
 from anonfolio.exercises import start_here
+from anonfolio.lesson import answers
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, ElementHandle, Locator, Page
@@ -33,9 +34,11 @@ def page(lab: Lab, browser: Browser) -> Iterator[Page]:
 
 
 @pytest.fixture
-def close(page: Page) -> Iterator[None]:
+def close(page: Page, lab: Lab) -> Iterator[None]:
     yield
     close_notebook(page)
+    # Answers are kept beside the notebooks, which other tests open, too.
+    (lab.root / answers.FILE).unlink(missing_ok=True)
 
 
 def shown(page: Page, at: int) -> ElementHandle:
