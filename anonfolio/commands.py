@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from .draw.drawing import printable
+from .draw.picture import texts
 from .hardware.cost import read_table, tables, write_table
 from .hardware.trace import (
     DATA_DIR,
@@ -124,8 +125,8 @@ def run(chosen: Namespace) -> int:
     timeline = scenario.run(policy)
     if not scenario.steps:
         say(f"{policy.name}: {scenario.name or 'the scenario'} has no steps, so there is nothing to show")
-    for number in range(len(timeline)):
-        say(timeline.show(number), end="\n\n")
+    for text in texts(timeline):
+        say(text, end="\n\n")
     if other is None:
         return 0
     differences = timeline.compare(other)

@@ -29,6 +29,7 @@ import anonfolio as af
 from anonfolio.kernel.rules import KNOBS
 from anonfolio.machine.machine import ADVICE, PROTECTIONS
 from anonfolio.program import formats, ops, random_programs
+from anonfolio.program import scenario as scenario_module
 from anonfolio.program.explore import Space
 from anonfolio.program.ops import TABLE, Op, Step
 from anonfolio.program.random_programs import KINDS, random_scenario
@@ -649,3 +650,12 @@ def test_random_lines_are_a_scenario_or_one_line() -> None:
 
 def _raise(error: Exception) -> None:
     raise error
+
+
+def test_what_a_run_keeps_of_its_moments_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = af.Scenario(512, tuple(("write", 0, page, 1) for page in range(200)))
+    monkeypatch.setattr(scenario_module, "MOST_KEPT_BYTES", 1 << 20)
+    with pytest.raises(af.ScenarioError, match=r"^step \d+ of 200: .* more than 1 MiB; take fewer .* than 512$"):
+        program.run()
+    # It is what it keeps that counts, not how many steps there are.
+    assert len(af.Scenario(16, program.steps[:16] * 12).run("linux-6.15")) == 192

@@ -7,13 +7,15 @@ import subprocess
 import sys
 import textwrap
 import xml.etree.ElementTree as ET
+from typing import Any
 
 import numpy as np
 import pytest
 from support import COPY, PINNED, drawn_cells, drawn_rows
 
+from anonfolio.draw import scene
 from anonfolio.draw.drawing import lean, measure, wrap
-from anonfolio.draw.picture import Picture, pictures, side_by_side
+from anonfolio.draw.picture import Picture, pictures, side_by_side, texts
 from anonfolio.draw.plan import LABEL, PITCH
 from anonfolio.draw.scene import folio_numbers
 from anonfolio.draw.table import FOLD_ROWS, letter, spans
@@ -483,3 +485,18 @@ def test_the_core_imports_no_view() -> None:
     assert not {"matplotlib", "ipywidgets", "anywidget", "IPython", "traitlets"} & {
         name.split(".")[0] for name in loaded
     }
+
+
+@pytest.mark.parametrize("policy", ["linux-6.15", "rfc-v2"])
+def test_a_terminal_is_shown_each_step_as_it_is_shown_alone(policy: str) -> None:
+    for name in ("fork-both-write", "pin-blocks-reuse"):
+        timeline = Scenario.load(name).run(policy)
+        assert [*texts(timeline)] == [timeline.show(step).text() for step in range(len(timeline))]
+
+
+def test_the_steps_before_are_not_drawn_again_for_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    after = scene.after
+    monkeypatch.setattr(scene, "after", lambda *told, **more: drawn.append(told) or after(*told, **more))
+    timeline = Scenario.load("fork-both-write").run()
+    assert len([*texts(timeline)]) == len(drawn) == len(timeline)

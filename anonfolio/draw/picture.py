@@ -6,14 +6,15 @@ and shows it, in as much room as a `Plan` gives to all pictures that are shown t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from ..machine.show import Latest, show
 from ..program.scenario import Timeline
 from ..witness.comparing import Recorded
 from .drawing import Drawn, Sheet
 from .plan import Plan, plan
-from .scene import Scene, latest_scene, lined_up, recorded_scenes, scenes
+from .scene import Scene, each_scene, latest_scene, lined_up, recorded_scenes, scenes
 from .svg import SceneSheet
 from .text import to_text
 
@@ -41,6 +42,11 @@ class Picture(Drawn):
 
     def _draw(self) -> Sheet:
         return SceneSheet(self.scene, self.plan)
+
+
+def texts(timeline: Timeline) -> Iterator[str]:
+    """The picture after each step as plain text, one at a time: what a terminal is shown of a long run."""
+    return (to_text(scene) for scene in islice(each_scene(timeline), 1, None))
 
 
 def pictures(run: Timeline | Recorded) -> list[Picture]:

@@ -542,14 +542,20 @@ def after(
 
 def scenes(timeline: Timeline) -> list[Scene]:
     """One scene per moment of a timeline: the start, then after each step; numbers stay with their folios."""
+    return _side_by_side([*each_scene(timeline)])
+
+
+def each_scene(timeline: Timeline) -> Iterator[Scene]:
+    """`scenes`, one at a time, each with the room and the counters that it needs by itself."""
     numbers = folio_numbers(timeline)
     base, total = timeline.scenario.first_vpn, len(timeline)
     where = f" · page 0 of the scenario is page {base}" if base else ""
-    found = [scene(timeline.start, numbers=numbers[0], heading=f"{timeline.policy.name} · start{where}")]
+    shown = scene(timeline.start, numbers=numbers[0], heading=f"{timeline.policy.name} · start{where}")
+    yield shown
     for at, result in enumerate(timeline, 1):
         words = f"{timeline.policy.name} · step {at} of {total} · {' '.join(map(in_text, result.step))}{where}"
-        found.append(after(result, found[-1], numbers[at], words, base=base))
-    return _side_by_side(found)
+        shown = after(result, shown, numbers[at], words, base=base)
+        yield shown
 
 
 def latest_scene(latest: Latest) -> Scene:

@@ -35,6 +35,8 @@ OPS: dict[str, tuple[str, ...]] = {name: op.arguments for name, op in TABLE.item
 """Every operation and its arguments after the process (`anonfolio.program.ops` says all else of them)."""
 MOST_PAGES = 1 << 20
 """4 GiB. Each step of a run keeps what the whole mapping holds."""
+MOST_KEPT_BYTES = 1 << 28
+"""So much of all its moments does a run keep, about: 15,000 of 512 pages in folios of 64 KiB."""
 
 
 @dataclass(frozen=True)
@@ -225,8 +227,16 @@ class Scenario:
         if prepare:
             prepare(machine)
         start = machine.snapshot()
-        results = tuple(run_step(machine, step, self.first_vpn) for step in self.steps)
-        return Timeline(self, machine.policy, start, results)
+        results, kept_bytes = [], 0
+        for number, step in enumerate(self.steps, 1):
+            results.append(run_step(machine, step, self.first_vpn))
+            kept_bytes += _kept_bytes(results[-1].snapshot)
+            if kept_bytes > MOST_KEPT_BYTES:
+                raise ScenarioError(
+                    f"step {number:,} of {len(self.steps):,}: what each step left is by now more than"
+                    f" {MOST_KEPT_BYTES >> 20} MiB; take fewer steps, or fewer pages than {self.pages:,}"
+                )
+        return Timeline(self, machine.policy, start, tuple(results))
 
     def recorded(self, kernel: str) -> Witnessed:
         """What a kernel did with this scenario, by the first numbers of its version (``"6.18"``)."""
@@ -322,6 +332,12 @@ def run_step(machine: Machine, step: Step, base: int = 0) -> Result:
     """Do one step and look: what it did, and what everything holds afterwards."""
     ok, value, why = do_step(machine, step, base)
     return Result(step, ok, value, why, tuple(machine.faults), machine.snapshot())
+
+
+def _kept_bytes(snapshot: Snapshot) -> int:
+    """About what a moment takes: arrays of six bytes a page and four a frame, and some objects a folio."""
+    pages = sum(mapping.end - mapping.start for process in snapshot.processes for mapping in process.mappings)
+    return 6 * pages + sum(400 + (4 << folio.order) for folio in snapshot.folios)
 
 
 # --- checking and reading -------------------------------------------------------------------------------------------
