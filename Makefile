@@ -14,9 +14,12 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 # Tests of one file, and the cells of one notebook, stay together and in order: what the workers share out is files.
 WORKERS ?= 2
+# Tests in a browser wait more than they work; how many run beside each other.
+HANDS   ?= 2
 # A test that hangs says where, and fails: it once took the whole time of a run with it.
 PYTEST  := $(BIN)/pytest -q -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
-SPREAD  := $(PYTEST) -n $(WORKERS) --dist loadfile --max-worker-restart=0
+FILES   := --dist loadfile --max-worker-restart=0
+SPREAD  := $(PYTEST) -n $(WORKERS) $(FILES)
 BROWSER := $(shell grep -l 'mark\.browser' tests/test_*.py)
 SAMPLE   = --sample
 LIVE_SECONDS ?= 120
@@ -41,7 +44,7 @@ lab: $(LAB) ## open the notebooks in JupyterLab
 test: lint ## lint, types, tests (of long sweeps a few cases, no long test), and every notebook's outputs
 	$(BIN)/mypy
 	$(SPREAD) $(SAMPLE) -m "not browser"
-	$(SPREAD) $(SAMPLE) -m browser $(BROWSER)
+	$(PYTEST) -n $(HANDS) $(FILES) $(SAMPLE) -m browser $(BROWSER)
 ifneq ($(BOOKS),)
 	$(SPREAD) --nbval --nbval-current-env --nbval-sanitize-with tests/nbval-sanitize.cfg notebooks
 else

@@ -686,13 +686,14 @@ def test_a_notebook_that_is_not_yet_run_shows_no_source_and_no_broken_link(
 ) -> None:
     path = lab.root / f"signed-{signed}.ipynb"
     notebook = nbformat.read(NOTEBOOKS[0], 4)
-    # Who signs a text signs its copies: this one is nobody's copy.
-    notebook.metadata["about"] = path.name
-    nbformat.write(notebook, path)
     if signed:
         notary = NotebookNotary(data_dir=str(lab.root.parent / "JUPYTER_DATA"))
-        notary.sign(nbformat.read(path, 4))
+        notary.sign(notebook)
         notary.store.close()
+    else:
+        # Who signs a text signs its copies: this one is nobody's copy.
+        notebook.metadata["about"] = "nobody's copy"
+    nbformat.write(notebook, path)
     with lab_page(lab, browser) as tab:
         open_notebook(tab, path.name)
         for source in ("q.backed.predict(...)", "other=four.run(RFC_V2)"):

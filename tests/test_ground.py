@@ -229,7 +229,7 @@ def test_make_test_leaves_out_what_takes_long_and_ci_nothing() -> None:
     quick, whole = runs("test"), runs("sweep")
     assert [line.replace("--sample ", "").split() for line in quick] == [line.split() for line in whole]
     assert [" --sample " in line for line in quick] == [True, True, False]
-    assert "\nmake sweep\n" in (ROOT / ".ci" / "run").read_text()
+    assert "\nmake sweep HANDS=1\n" in (ROOT / ".ci" / "run").read_text()
 
 
 @pytest.mark.long
