@@ -184,7 +184,8 @@ def test_differing_looks_both_ways_and_not_at_chance() -> None:
     assert {"smaps Rss", "pagemap 63", "kpagecount", "kpageflags 16"} <= set(differing(one, other))
     assert differing(one, one) == []
     other = stored()["one folio"].look(16)
-    later = replace(other, kpageflags=other.kpageflags ^ np.uint64(1 << 5), pagemap=other.pagemap + np.uint64(16))
+    chance = np.uint64(1 << 5 | 1 << 25)
+    later = replace(other, kpageflags=other.kpageflags ^ chance, pagemap=other.pagemap + np.uint64(16))
     assert differing(other, later) == []
 
 

@@ -36,7 +36,7 @@ Words = npt.NDArray[np.uint64]
 PRESENT, ONCE, FRAME = 63, 56, (1 << 55) - 1
 FLAGS = {"anon": 12, "head": 15, "tail": 16, "thp": 22, "zero page": 24, "exclusive": 34}
 """Bits of /proc/kpageflags (include/uapi/linux/kernel-page-flags.h). Bit 34 is the one that PG_anon_exclusive uses."""
-LRU = 5
+LRU, IDLE = 5, 25
 
 
 class FieldsError(ValueError):
@@ -245,8 +245,9 @@ def folio_sizes(flags: Sequence[int]) -> list[int]:
 def differing(one: Look, other: Look) -> list[str]:
     """Which fields differ: ``"smaps Pss"``, ``"pagemap 56"``, ``"kpagecount"``, ``"kpageflags 34"``.
 
-    Left out are frame numbers, which are never the same, and bit 5 of kpageflags: a small folio comes on the LRU list
-    when its CPU's batch is full (mm/swap.c), whatever the program does.
+    Left out are frame numbers, which are never the same, and of kpageflags what is set whatever the program does: bit
+    5, for a small folio comes on the LRU list when its CPU's batch is full (mm/swap.c), and bit 25, by which DAMON
+    marks pages that it watches (damon_ptep_mkold, 6.18).
     """
     found = [
         f"smaps {name}" for name in {**one.smaps, **other.smaps} if one.smaps.get(name, 0) != other.smaps.get(name, 0)
@@ -254,7 +255,7 @@ def differing(one: Look, other: Look) -> list[str]:
     apart = np.uint64(FRAME)
     found += _bits("pagemap", (one.pagemap | apart) ^ (other.pagemap | apart))
     found += ["kpagecount"] if not np.array_equal(one.kpagecount, other.kpagecount) else []
-    return found + _bits("kpageflags", (one.kpageflags ^ other.kpageflags) & ~np.uint64(1 << LRU))
+    return found + _bits("kpageflags", (one.kpageflags ^ other.kpageflags) & ~np.uint64(1 << LRU | 1 << IDLE))
 
 
 def _bits(name: str, words: Words) -> list[str]:
