@@ -428,6 +428,11 @@ def test_a_scenario_file_does_not_grow_and_names_the_line(which: str) -> None:
     assert time.process_time() - begun < 5
 
 
+def test_a_byte_behind_a_span_is_the_byte_of_each_page() -> None:
+    steps = af.Scenario.parse("pages 4\nwrite 0 1..3 9\nwrite 0 2..3\n").steps
+    assert steps == (*(("write", 0, page, 9) for page in (1, 2, 3)), ("write", 0, 2, 3), ("write", 0, 3, 4))
+
+
 def test_spans_together_have_a_bound_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ops, "MOST_STEPS", 100)
     text = "pages 60\n" + 2 * "read 0 0..59\n"
