@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ..kernel.rules import many
 from ..kernel.sizes import PTRS_PER_PMD
 from ..witness.comparing import NONE, ZERO
 from ..witness.looking import ZERO_PAGE, FoundFolios, Process, runs_of
@@ -95,7 +96,7 @@ def look_text(seen: Process) -> str:
 def _lines(seen: Process) -> Iterator[str]:
     pages, folios = seen.pages, seen.folios
     count, places = len(pages.page), len(seen.mappings)
-    held = f"{_many(count, 'page')} in {_many(len(folios), 'folio')}, {_many(places, 'mapping')}"
+    held = f"{many(count, 'page')} in {many(len(folios), 'folio')}, {many(places, 'mapping')}"
     yield f"P{seen.pid} {seen.name}: {held}"
     if seen.missing:
         yield seen.missing
@@ -105,7 +106,7 @@ def _lines(seen: Process) -> Iterator[str]:
         number = int(pages.mapping[runs.start[first]])
         if number != last:
             area, last = seen.mappings[number], number
-            size = _many(area.end - area.start, "page")
+            size = many(area.end - area.start, "page")
             yield f"{area.start << 12:#x}  {size}  {area.access}  {area.name}".rstrip()
         low = int(pages.page[runs.start[first]]) - seen.mappings[number].start
         high = int(pages.page[runs.end[stop] - 1]) - seen.mappings[number].start
@@ -189,7 +190,7 @@ def _totals(seen: Process) -> Iterator[str]:
     for order in np.unique(folios.order).tolist():
         these = folios.order == order
         count = int(these.sum())
-        told = [f"order {order}: {_many(count, 'folio')}, {mapped[order]:,} of {count << order:,} pages mapped here"]
+        told = [f"order {order}: {many(count, 'folio')}, {mapped[order]:,} of {count << order:,} pages mapped here"]
         if held := int(unmapped[these].sum()):
             told.append(f"{held:,} held and mapped by nobody")
         for column, words in (
@@ -200,13 +201,9 @@ def _totals(seen: Process) -> Iterator[str]:
                 told.append(f"{number:,} {words}")
         yield ", ".join(told)
     if zero := int(np.count_nonzero(pages.folio == ZERO_PAGE)):
-        yield f"zero page: mapped at {_many(zero, 'page')}"
+        yield f"zero page: mapped at {many(zero, 'page')}"
     if not len(pages.page):
         yield "no anonymous page"
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 # --- as a picture ---------------------------------------------------------------------------------------------------
