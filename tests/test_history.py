@@ -12,6 +12,7 @@ import pytest
 import anonfolio as af
 from anonfolio.kernel import history
 from anonfolio.kernel.history import ARCHITECTURES, HISTORY, Change, changes_between, kernel_number
+from anonfolio.kernel.policy import released
 from anonfolio.witness.recording import DATA_DIR
 
 FIELDS = {field.name for field in fields(af.Policy)}
@@ -112,6 +113,13 @@ def test_what_changed_between_two_releases_is_listed_with_its_evidence() -> None
 def test_two_numbers_name_the_series_as_its_newest_release_is() -> None:
     assert af.Policy.at("6.18") is af.LINUX_6_15
     assert af.Policy.at("6.18.0") == af.Policy.at("6.18.7") != af.Policy.at("6.17")
+
+
+def test_what_a_release_does_is_released_whatever_it_is_called() -> None:
+    versions = [str(row.release) for row in HISTORY] + ["6.1", "6.18", "6.18.36", "6.18.99", "7.9"]
+    for arch in ("x86-64", "arm64", "arm64-16k"):
+        assert [each for each in versions if not released(af.Policy.at(each, arch).but(name="mine", about=""))] == []
+    assert not any(map(released, (af.RFC_V2, af.RFC_V2_FIXED, af.LINUX_6_15.but(name="x", unshares_zero_page=False))))
 
 
 def test_arm64_has_its_own_dates() -> None:

@@ -279,6 +279,24 @@ def test_the_command_prints_a_table_and_its_code_says_whether_all_passed(
     assert "there is no selftest 'nobody'" in capsys.readouterr().err
 
 
+LONG_PINS = "R/O longterm GUP pin ... with shared zeropage"
+
+
+def test_a_case_that_came_with_a_mend_is_skipped_by_older_kernels_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command judges what the laboratory did, whose report names it."""
+    mine = tmp_path / "mine.py"
+    mine.write_text("import anonfolio as af\npolicy = af.LINUX_6_15.but(name='mine', unshares_zero_page=False)\n")
+    for asked in (["--policy", str(mine)], ["--set", "unshares_zero_page=false"]):
+        assert main(["selftest", LONG_PINS, *asked]) == DIFFERENT
+        assert f"cow.c, {LONG_PINS}: step " in capsys.readouterr().out
+    mine.write_text("import anonfolio as af\npolicy = af.LINUX_6_3.but(name='mine')\n")
+    for asked in (["--policy", "6.1"], ["--policy", str(mine)]):
+        assert main(["selftest", LONG_PINS, *asked]) == EQUAL
+        assert "1 left out: not in this kernel (unshares_zero_page)" in capsys.readouterr().out
+
+
 # --- live -----------------------------------------------------------------------------------------------------------
 
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 from . import honest, rules
-from .history import ARCHITECTURES, LAST_RECORDED, NEWEST, changes_up_to, kernel_number
+from .history import ARCHITECTURES, HISTORY, LAST_RECORDED, NEWEST, changes_up_to, kernel_number
 from .rules import AllowedOrders, ChosenOrder, Extent, Reuse
 from .sizes import ANON_ORDERS
 
@@ -329,8 +329,7 @@ class Policy:
             The version is unreadable or older than the first that was checked, or the architecture is another.
         """
         made = _sum(version, arch)
-        same = (known for known in POLICIES.values() if known.but(name=made.name, about=made.about) == made)
-        return next(same, made)
+        return next((known for known in POLICIES.values() if not differing(known, made)), made)
 
     def but(self, **changes: Any) -> Policy:
         """This policy with some fields changed: ``LINUX_6_15.but(name="mine", copy_extent="source_order")``."""
@@ -433,6 +432,25 @@ def policy_named(name: str) -> Policy:
     if not isinstance(name, str) or name not in POLICIES:
         raise ValueError(f"there is no policy {name!r:.60}; there are {', '.join(POLICIES)}, or a release such as 6.14")
     return POLICIES[name]
+
+
+def differing(policy: Policy, base: Policy) -> list[str]:
+    """Names of the fields that decide something and are not the same."""
+    names = [each.name for each in fields(Policy) if each.name not in ("name", "about")]
+    return [name for name in names if getattr(policy, name) != getattr(base, name)]
+
+
+def released(policy: Policy) -> bool:
+    """Whether some kernel that was released does the same, whatever the policy is called."""
+    return any(not differing(policy, kernel) for kernel in _releases())
+
+
+@cache
+def _releases() -> tuple[Policy, ...]:
+    """Each that a change made; without a third number a version is the newest of its series."""
+    numbers = (kernel_number(change.release) for change in HISTORY)
+    versions = dict.fromkeys(".".join(map(str, number)) for number in numbers)
+    return tuple(_sum(version, arch) for version in versions for arch in dict.fromkeys(ARCHITECTURES.values()))
 
 
 def policy_for_kernel(version: str, arch: str = "x86-64") -> Policy:

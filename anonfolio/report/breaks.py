@@ -351,13 +351,8 @@ def first_of_each(cases: tuple[Judged, ...]) -> list[Judged]:
     return list(found.values())
 
 
-MENDED = "unshares_zero_page"
-"""What some cases came with, and test (6.2): a rule that goes back behind it fails them, whatever a kernel skips."""
-
-
 def _verdicts(policy: Policy, suite: Suite) -> list[Verdict]:
-    cases = (replace(case, needs=tuple(field for field in case.needs if field != MENDED)) for case in suite.cases)
-    return list(judged(cases, policy))
+    return list(judged(suite.cases, policy))
 
 
 def _said(verdict: Verdict) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ..kernel.history import HISTORY, LAST_RECORDED
-from ..kernel.policy import POLICIES, Policy
+from ..kernel.policy import POLICIES, Policy, differing
 from ..program.policy_file import policy_called
 from . import breaks, changes, prices, render
 from .blocks import Page
@@ -180,20 +180,14 @@ def nearest_release(policy: Policy) -> Policy:
     """The released kernel that differs in the fewest fields, and is another one; of several the newest."""
     releases = dict.fromkeys((*(change.release for change in HISTORY), LAST_RECORDED))
     kernels = {kernel.name: kernel for kernel in map(Policy.at, releases)}
-    others = [kernel for kernel in kernels.values() if _differing(policy, kernel)]
-    return min(reversed(others), key=lambda kernel: len(_differing(policy, kernel)))
-
-
-def _differing(policy: Policy, base: Policy) -> list[str]:
-    """Names of the fields that decide something and are not the same."""
-    names = [each.name for each in fields(Policy) if each.name not in ("name", "about")]
-    return [name for name in names if getattr(policy, name) != getattr(base, name)]
+    others = [kernel for kernel in kernels.values() if differing(policy, kernel)]
+    return min(reversed(others), key=lambda kernel: len(differing(policy, kernel)))
 
 
 def _fields(policy: Policy, base: Policy) -> list[Field]:
     return [
         Field(name, _said(getattr(base, name)), _said(mine := getattr(policy, name)), _source(mine))
-        for name in _differing(policy, base)
+        for name in differing(policy, base)
     ]
 
 

@@ -7,7 +7,7 @@ bounds of a mapping, how many there are, what pages map. `ModelWitness` answers 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -103,9 +103,9 @@ class Selftest:
         reasons = (f"{step[0]}: {TABLE[step[0]].not_live}" for step in self.scenario.steps if TABLE[step[0]].not_live)
         return next(reasons, "")
 
-    def lacks(self, policy: Policy) -> str:
-        """The first of its needs that a kernel does not meet, or nothing."""
-        return next((need for need in self.needs if not _met(need, policy)), "")
+    def lacks(self, policy: Policy, asked: Collection[str] = ()) -> str:
+        """The first of its needs that a kernel does not meet, or nothing; not one of those that are `asked` for."""
+        return next((need for need in self.needs if need not in asked and not _met(need, policy)), "")
 
     def on_model(self, policy: Policy | str) -> list[str]:
         """What is wrong under a policy, in a sentence each; `NotBacked` when it has no folio of a size it takes."""
