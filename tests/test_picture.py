@@ -500,3 +500,15 @@ def test_the_steps_before_are_not_drawn_again_for_each_step(monkeypatch: pytest.
     monkeypatch.setattr(scene, "after", lambda *told, **more: drawn.append(told) or after(*told, **more))
     timeline = Scenario.load("fork-both-write").run()
     assert len([*texts(timeline)]) == len(drawn) == len(timeline)
+
+
+def test_a_picture_asks_where_pages_are_once_a_process_however_many_mappings_it_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    apart = tuple(("mprotect", 0, page, 1, 1) for page in range(1, 40, 2))
+    timeline = Scenario(40, (*apart, ("fork", 0), ("fork", 0))).run()
+    asked: list[Any] = []
+    located = scene._Frames.located
+    monkeypatch.setattr(scene._Frames, "located", lambda *told: asked.append(told) or located(*told))
+    timeline.show().svg()
+    assert len(asked) == sum(len(each.processes) for each in (timeline.start, *(step.snapshot for step in timeline)))

@@ -412,15 +412,17 @@ class _Frames:
         return self.numbers[at], np.where(at, pfns - self.heads[at], 0), self.sizes[at] > 1
 
     def entries(self, process: ProcessView) -> Entries:
-        """What a process maps."""
-        parts = [self._mapped(at, view) for at, view in enumerate(process.mappings)]
-        return Entries(*(np.concatenate(column) for column in zip(NO_ENTRIES, *parts, strict=True)))
-
-    def _mapped(self, mapping: int, view: MappingView) -> Entries:
-        vpn = np.arange(view.start, view.end)
-        folio, offset, large = self.located(np.where(view.present & ~view.zero, view.pfn, -1))
-        folio = np.where(view.zero, ZERO, np.where(view.guarded, GUARD, folio))
-        return Entries(vpn, np.full(len(vpn), mapping), folio, offset, large, view.writable, view.huge)
+        """What a process maps. All its mappings at once: hundreds of small ones, one by one, took seconds."""
+        if not process.mappings:
+            return NO_ENTRIES
+        views = process.mappings
+        columns = {each: np.concatenate([getattr(view, each) for view in views]) for each in ("pte", "pfn", "huge")}
+        whole = replace(views[0], **columns)
+        vpn = np.concatenate([np.arange(view.start, view.end) for view in views])
+        mapping = np.repeat(np.arange(len(views)), [len(view.pte) for view in views])
+        folio, offset, large = self.located(np.where(whole.present & ~whole.zero, whole.pfn, -1))
+        folio = np.where(whole.zero, ZERO, np.where(whole.guarded, GUARD, folio))
+        return Entries(vpn, mapping, folio, offset, large, whole.writable, whole.huge)
 
     def holds(self, pin: PinView) -> str:
         """A pin or a reference in words."""

@@ -217,10 +217,14 @@ def snapshot(system: System, processes: Sequence[Running]) -> Snapshot:
 
 
 def _mappings(mm: Mm) -> tuple[MappingView, ...]:
+    maps_huge = mm.pmd == PMD_HUGE
+    # Hundreds of small mappings are asked one by one only where one of them may be huge.
+    none_huge = not maps_huge.any()
     return tuple(
         MappingView(
             vma.start, vma.end, vma.flags, mm.pte[vma.start : vma.end].copy(), mm.pfn[vma.start : vma.end].copy(),
-            mm.pmd[np.arange(vma.start, vma.end) >> 9] == PMD_HUGE, vma.pgoff, vma.anon_vma, vma.chain,
+            np.zeros(vma.end - vma.start, np.bool_) if none_huge else maps_huge[np.arange(vma.start, vma.end) >> 9],
+            vma.pgoff, vma.anon_vma, vma.chain,
         )
         for vma in mm.vmas
     )  # fmt: skip
