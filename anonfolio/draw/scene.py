@@ -416,8 +416,10 @@ class _Frames:
         if not process.mappings:
             return NO_ENTRIES
         views = process.mappings
-        columns = {each: np.concatenate([getattr(view, each) for view in views]) for each in ("pte", "pfn", "huge")}
-        whole = replace(views[0], **columns)
+        whole = replace(
+            views[0], pte=np.concatenate([view.pte for view in views]), pfn=np.concatenate([view.pfn for view in views]),
+            huge=np.concatenate([view.huge for view in views]),
+        )  # fmt: skip
         vpn = np.concatenate([np.arange(view.start, view.end) for view in views])
         mapping = np.repeat(np.arange(len(views)), [len(view.pte) for view in views])
         folio, offset, large = self.located(np.where(whole.present & ~whole.zero, whole.pfn, -1))
