@@ -417,9 +417,11 @@ class _Frames:
             return NO_ENTRIES
         views = process.mappings
         whole = replace(
-            views[0], pte=np.concatenate([view.pte for view in views]), pfn=np.concatenate([view.pfn for view in views]),
+            views[0],
+            pte=np.concatenate([view.pte for view in views]),
+            pfn=np.concatenate([view.pfn for view in views]),
             huge=np.concatenate([view.huge for view in views]),
-        )  # fmt: skip
+        )
         vpn = np.concatenate([np.arange(view.start, view.end) for view in views])
         mapping = np.repeat(np.arange(len(views)), [len(view.pte) for view in views])
         folio, offset, large = self.located(np.where(whole.present & ~whole.zero, whole.pfn, -1))
