@@ -314,6 +314,34 @@ def test_a_tool_that_is_asked_what_it_does_says_so_and_does_nothing(path: Path) 
     assert run.stdout.startswith(f"usage: {path.name} ")
 
 
+@pytest.mark.sweep(6)
+@pytest.mark.parametrize(
+    "path",
+    [
+        path
+        for path in sorted((ROOT / "tools").glob("*.py"))
+        if re.search(r"^(from|import) anonfolio", path.read_text(), re.M)
+    ],
+    ids=lambda path: path.stem,
+)
+def test_a_tool_asks_the_library_that_lies_beside_it(path: Path, tmp_path: Path) -> None:
+    """And not the one that some other checkout has installed."""
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "anonfolio").mkdir()
+    shutil.copy(path, tmp_path / "tools")
+    shutil.copy(ROOT / "tools" / "make_c_source.py", tmp_path / "tools")
+    (tmp_path / "anonfolio" / "__init__.py").write_text("raise SystemExit('beside it')")
+    away = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    run = subprocess.run(
+        [sys.executable, tmp_path / "tools" / path.name, "--help"],
+        cwd=tmp_path.parent,
+        env=away,
+        capture_output=True,
+        text=True,
+    )
+    assert run.stderr == "beside it\n"
+
+
 def test_a_word_that_no_break_has_is_told_before_any_test_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert tool_named("mutants").main(["no such break", "nor this"]) == 2
     assert capsys.readouterr().out == "no mutant's name has no such break or nor this in it\n"

@@ -14,6 +14,7 @@ import argparse
 import json
 import random
 import re
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
@@ -22,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from anonfolio import Policy, Scenario
 from anonfolio.draw.words import sentence
 from anonfolio.kernel.pagetable import PTE_CONT

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from anonfolio import LINUX_6_15, RFC_V2, Scenario
 from anonfolio import microsteps as ms
 from anonfolio.draw.drawing import Drawn, stacked

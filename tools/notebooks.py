@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from anonfolio.lesson.spoilers import spoilers
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -191,7 +193,7 @@ def execute(path: Path) -> str | None:
         resources={"metadata": {"path": str(path.resolve().parent)}},
     )
     try:
-        client.execute()
+        client.execute(env={**os.environ, "PYTHONPATH": str(ROOT)})
     except CellExecutionError as error:
         return str(error)
     write(path, nb)

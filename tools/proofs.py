@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import anonfolio
 from anonfolio.kernel.policy import policy_named
 from anonfolio.program.search import Counterexample, counterexample

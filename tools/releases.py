@@ -29,17 +29,18 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import anonfolio as af  # noqa: E402
-from anonfolio.kernel.history import HISTORY, kernel_number  # noqa: E402
-from anonfolio.kernel.policy import _CHOICES, Policy  # noqa: E402
-from anonfolio.kernel.sizes import ANON_ORDERS, PMD_ORDER  # noqa: E402
-from anonfolio.program.random_programs import KINDS, random_scenario  # noqa: E402
-from anonfolio.program.scenario import Scenario, scenario_names  # noqa: E402
-from anonfolio.witness.comparing import Recorded, iter_differences  # noqa: E402
-from anonfolio.witness.recording import DATA_DIR, read_recording, write_recording  # noqa: E402
+import anonfolio as af
+from anonfolio.kernel.history import HISTORY, kernel_number
+from anonfolio.kernel.policy import _CHOICES, Policy
+from anonfolio.kernel.sizes import ANON_ORDERS, PMD_ORDER
+from anonfolio.program.random_programs import KINDS, random_scenario
+from anonfolio.program.scenario import Scenario, scenario_names
+from anonfolio.witness.comparing import Recorded, iter_differences
+from anonfolio.witness.recording import DATA_DIR, read_recording, write_recording
+
+ROOT = Path(__file__).resolve().parent.parent
 
 PACKAGE = re.compile(r"linux-(?:image|binary)-[^_]*_(\d+\.\d+\.\d+)[^_]*_(amd64|arm64)\.deb")
 NOTICED, PAGE = ROOT / "data/noticed.json", ROOT / "docs/RELEASES.md"

@@ -45,6 +45,7 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from anonfolio.draw.drawing import stylesheet
 from anonfolio.lesson.spoilers import spoilers
 from anonfolio.report.render import STYLE

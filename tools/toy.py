@@ -41,17 +41,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from anonfolio.draw.words import fault_sentence  # noqa: E402
-from anonfolio.kernel.pagetable import PTE_PRESENT, PTE_SPECIAL, PTE_WRITE  # noqa: E402
-from anonfolio.kernel.policy import Policy, policy_named  # noqa: E402
-from anonfolio.kernel.record import Fault  # noqa: E402
-from anonfolio.machine.machine import Machine, Process  # noqa: E402
-from anonfolio.machine.page import Page  # noqa: E402
-from anonfolio.program.ops import do_step  # noqa: E402
-from anonfolio.program.scenario import Scenario  # noqa: E402
+from anonfolio.draw.words import fault_sentence
+from anonfolio.kernel.pagetable import PTE_PRESENT, PTE_SPECIAL, PTE_WRITE
+from anonfolio.kernel.policy import Policy, policy_named
+from anonfolio.kernel.record import Fault
+from anonfolio.machine.machine import Machine, Process
+from anonfolio.machine.page import Page
+from anonfolio.program.ops import do_step
+from anonfolio.program.scenario import Scenario
+
+ROOT = Path(__file__).resolve().parent.parent
 
 FORMAT = "anonfolio-toy-1"
 FILE = ROOT / "tools" / "site" / "toy.json"
