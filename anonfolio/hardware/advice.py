@@ -76,6 +76,11 @@ class Option:
         return size_names(self.replay.orders)
 
     @property
+    def takes_nothing(self) -> bool:
+        """Whether its faults take so little time that no sizes can save any that counts."""
+        return self.time_ms < LEAST_MS
+
+    @property
     def faults(self) -> int:
         """In anonymous memory."""
         return self.replay.anonymous
@@ -155,7 +160,7 @@ class Advice:
         """The advice and its reason; none where something speaks against the prediction."""
         if not self.trust:
             return ("No advice: the prediction does not hold (see Trust).",)
-        if self.base.time_ms < LEAST_MS:
+        if self.base.takes_nothing:
             few = f"its {self.base.faults:,} anonymous faults take {self.base.time_ms:.2f} ms"
             return (f"Suggest 4K: {few}, so that there is nothing to save.",)
         return (reason(self.base, self.suggested, self.options), *in_pieces(self.base, self.options))
@@ -254,7 +259,7 @@ def suggested(base: Option, options: Sequence[Option]) -> Option:
     room = base.replay.held_peak_pages + max(MEMORY_PAGES, MEMORY_PART * base.replay.held_peak_pages)
     fitting = [option for option in options if option.replay.held_peak_pages <= room]
     best = max((base.time_ms - option.time_ms for option in fitting), default=0.0)
-    if best < WORTH_IT * base.time_ms or best <= 0 or base.time_ms < LEAST_MS:
+    if best < WORTH_IT * base.time_ms or best <= 0 or base.takes_nothing:
         return base
     good = [option for option in fitting if base.time_ms - option.time_ms >= GOOD_ENOUGH * best]
     grain = max(1.0, NEXT_TO_NOTHING * base.replay.held_peak_pages)
