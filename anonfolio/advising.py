@@ -50,30 +50,40 @@ def advise(chosen: Namespace) -> int:
     """Which sizes a program should get: 0, or 1 where the prediction does not hold or the kernel counted otherwise."""
     settings = settings_named(chosen.sizes) if chosen.sizes else list(SETTINGS)
     cpu = this_cpu()
-    table = _measured_prices(chosen) if chosen.cost == MEASURE else _prices(chosen.cost, cpu)
+    prices = _prices(chosen, cpu)
     if chosen.pid is not None:
-        return _of_process(chosen, settings, table, cpu)
+        return _of_process(chosen, settings, prices, cpu)
     if chosen.program is None:
-        return _of_file(chosen, settings, table, cpu)
-    return _of_program(chosen, settings, table, cpu)
+        return _of_file(chosen, settings, prices, cpu)
+    return _of_program(chosen, settings, prices, cpu)
 
 
-def _prices(named: str | None, cpu: Cpu) -> Table:
+Prices = Callable[[Tell], Table]
+"""What gives the table: to be called once nothing is left that could be refused, for it may measure for minutes."""
+
+
+def _prices(chosen: Namespace, cpu: Cpu) -> Prices:
     """The table that is named; by default the stored one of this CPU's maker."""
-    return read_table(named or stored_for(cpu.name))
-
-
-def _measured_prices(chosen: Namespace) -> Table:
-    """This machine's, for warm and for cold memory; kept in a file, for they take a minute."""
+    if chosen.cost != MEASURE:
+        table = read_table(chosen.cost or stored_for(cpu.name))
+        return lambda _: table
     need_linux()
-    from .witness.live.cost import measure
+    from .witness.live.cost import check_possible
 
     check_place(COSTS)
-    with progress_line(chosen.verbose) as tell:
-        table = measure(
-            pages=MEASURED_PAGES, rounds=3,
-            progress=lambda done, runs, what: tell(f"costs: {done} of {runs} runs; {what}"),
-        )  # fmt: skip
+    check_possible(MEASURED_PAGES)
+    return _measured_prices
+
+
+def _measured_prices(tell: Tell) -> Table:
+    """This machine's, for warm and for cold memory; kept in a file, for they take a minute."""
+    from .witness.live.cost import measure
+
+    table = measure(
+        pages=MEASURED_PAGES, rounds=3,
+        progress=lambda done, runs, what: tell(f"costs: {done} of {runs} runs; {what}"),
+    )  # fmt: skip
+    tell("")
     write_table(COSTS, table)
     print(f"prices of this machine are kept: --cost {COSTS} uses them again", file=sys.stderr)
     return table
@@ -89,7 +99,7 @@ def stored_for(cpu: str) -> str:
 # --- a stored trace ---------------------------------------------------------------------------------------------------
 
 
-def _of_file(chosen: Namespace, settings: list[tuple[int, ...]], table: Table, cpu: Cpu) -> int:
+def _of_file(chosen: Namespace, settings: list[tuple[int, ...]], prices: Prices, cpu: Cpu) -> int:
     path = _one_trace(chosen.what)
     if chosen.verify:
         raise ValueError("--verify runs the program again, and a trace is none: advise --verify N -- PROGRAM")
@@ -98,8 +108,10 @@ def _of_file(chosen: Namespace, settings: list[tuple[int, ...]], table: Table, c
     check_place(_figure(chosen, path.with_suffix("")))
     trace, known = read_trace(path), path.with_suffix(".json")
     measured = read_measured(known) if known.exists() else []
+    policy = _policy(chosen, trace.kernel)
     with progress_line(chosen.verbose) as tell:
-        found = _judged(trace, settings, _policy(chosen, trace.kernel), table, cpu, tell)
+        table = prices(tell)
+        found = _judged(trace, settings, policy, table, cpu, tell)
     return _told(chosen, replace(found, measured=tuple(measured)), path.with_suffix(""))
 
 
@@ -120,7 +132,7 @@ def _one_trace(words: Sequence[str]) -> Path:
 # --- a process --------------------------------------------------------------------------------------------------------
 
 
-def _of_process(chosen: Namespace, settings: list[tuple[int, ...]], table: Table, cpu: Cpu) -> int:
+def _of_process(chosen: Namespace, settings: list[tuple[int, ...]], prices: Prices, cpu: Cpu) -> int:
     """Follow it for some time, write its trace, advise."""
     if chosen.what or chosen.program is not None:
         raise ValueError("advise takes one thing: a process (--pid), a trace, or a program after two dashes")
@@ -131,12 +143,14 @@ def _of_process(chosen: Namespace, settings: list[tuple[int, ...]], table: Table
     _refuse(chosen, ("output", "cpus"), "is for a program that is started, and a process runs already")
     need_linux()
     from .witness.live.attach import check_process, follow
-    from .witness.live.kernel import check_machine, kernel_version
+    from .witness.live.kernel import kernel_version
+    from .witness.live.trace import check_traced
 
-    check_machine()
+    check_traced()
     policy = _policy(chosen, kernel_version())
     named = _new_name(chosen, [check_process(chosen.pid)])
     with progress_line(chosen.verbose) as tell, _launch(chosen) as launch:
+        table = prices(tell)
         trace = follow(chosen.pid, chosen.seconds or FOLLOWED_S, tell, launch)
         with _kept(f"{named}.npz", trace):
             found = _judged(trace, settings, policy, table, cpu, tell)
@@ -146,20 +160,23 @@ def _of_process(chosen: Namespace, settings: list[tuple[int, ...]], table: Table
 # --- a program --------------------------------------------------------------------------------------------------------
 
 
-def _of_program(chosen: Namespace, settings: list[tuple[int, ...]], table: Table, cpu: Cpu) -> int:
+def _of_program(chosen: Namespace, settings: list[tuple[int, ...]], prices: Prices, cpu: Cpu) -> int:
     """Record it, write its trace, advise; with --verify run it again under each set of sizes."""
     command = _command(chosen)
     _refuse(chosen, ("seconds",), "is for a process that runs already (--pid), and a program runs to its end")
     need_linux()
     from .witness.live.kernel import kernel_version
-    from .witness.live.trace import record
+    from .witness.live.trace import check_program, check_traced, record
 
     # A policy that makes no sense should be told before the program runs.
     policy = _policy(chosen, kernel_version())
     named = _new_name(chosen, command)
     again = input_again(chosen.verify)
+    check_program(command[0], Path.cwd(), os.environ)
+    check_traced(settings if chosen.verify else ())
     ahead = Ahead(settings, policy, os.cpu_count() or 1)
     with progress_line(chosen.verbose) as tell, _launch(chosen) as launch, ahead:
+        table = prices(tell)
         trace = record(command, Path.cwd(), {"command": " ".join(command)}, tell, launch, ahead.settle)
         with _kept(f"{named}.npz", trace):
             found = _judged(trace, settings, policy, table, cpu, tell, ahead)

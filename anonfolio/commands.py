@@ -475,12 +475,13 @@ def trace_replay(chosen: Namespace) -> int:
 def trace_measure(chosen: Namespace) -> int:
     """Record the compile, and measure this kernel beside it."""
     need_linux()
-    from .witness.live.trace import COMPILE, SETTINGS, measure, record, write_program
+    from .witness.live.trace import COMPILE, SETTINGS, check_traced, measure, record, write_program
 
     if chosen.save:
         check_place(f"{chosen.save}.npz", replaced=True)
         check_place(f"{chosen.save}.json")
     settings = settings_named(chosen.sizes) if chosen.sizes else SETTINGS
+    check_traced(settings)
     with tempfile.TemporaryDirectory() as name, progress_line() as tell:
         about = write_program(Path(name))
         trace = record(COMPILE, Path(name), about, tell)

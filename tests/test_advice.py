@@ -64,6 +64,7 @@ from anonfolio.hardware.trace import (
 from anonfolio.hardware.trust import Trust, trust
 from anonfolio.kernel.policy import policy_for_kernel, policy_named
 from anonfolio.program.pools import LOST
+from anonfolio.witness.here import LiveError
 
 COMPILE = DATA_DIR / "compile-6.18.44.npz"
 XEON = "vendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: {}\nmodel name\t: A Xeon\n\nvendor_id\t: another\n"
@@ -453,6 +454,34 @@ def test_the_table_is_there_before_the_figure_is_drawn(
     monkeypatch.setattr("anonfolio.advising.advice_svg", drawn)
     assert main(["advise", str(stored), "--sizes", "64k"]) == 0
     assert "\n64K " in told[0]
+
+
+def test_prices_are_measured_once_nothing_is_left_to_refuse(
+    stored: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It takes two minutes: a slip of a key was told after them."""
+
+    def measured(**_: object) -> None:
+        raise LiveError("measured")
+
+    for name in ("advising.need_linux", "witness.live.cost.check_possible", "witness.live.trace.check_traced"):
+        monkeypatch.setattr(f"anonfolio.{name}", lambda *_: None)
+    monkeypatch.setattr("anonfolio.witness.live.cost.measure", measured)
+    monkeypatch.chdir(stored.parent)
+    wrong = (
+        "", "mine.txt", "other.npz", "mine.npz --verify 2", "mine.npz --save x",
+        "mine.npz --policy nobody", "mine.npz --set x", "--pid 1 mine.npz", "--pid 1 -- true", "--pid 1 --cpus 0",
+        f"--pid {os.getpid()}", "--pid 1 --save no/x", "--", "-- no-such-program", "--save no/x -- true",
+        "--seconds 3 -- true", "--cpus x -- true", "mine.npz -- true",
+    )  # fmt: skip
+    for words in wrong:
+        assert main(["advise", "--cost", "measure", *words.split()]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1, words
+        assert "measured" not in said, words
+    for words in ("mine.npz", "-- true"):
+        assert main(["advise", "--cost", "measure", *words.split()]) == 2
+        assert capsys.readouterr().err == "anonfolio: measured\n"
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

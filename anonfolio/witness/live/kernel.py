@@ -329,6 +329,11 @@ def size_knobs() -> dict[int, Path]:
     return sizes
 
 
+def sizes_there() -> tuple[int, ...]:
+    """The orders that folios can have."""
+    return tuple(sorted(size_knobs())) or (PMD_ORDER,)
+
+
 # --- knobs ----------------------------------------------------------------------------------------------------------
 
 
@@ -630,7 +635,7 @@ class LiveKernel:
             if path.exists():
                 self.knobs.set(path, value)
         self._knob_of = size_knobs()
-        self.sizes = tuple(sorted(self._knob_of)) or (PMD_ORDER,)
+        self.sizes = sizes_there()
         self._enabled: tuple[dict[int, str], str] | None = None
 
     def _open(self, path: Path, flags: int) -> int:

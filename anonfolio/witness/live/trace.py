@@ -32,6 +32,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,7 +71,18 @@ from ...kernel.record import PF_USER, PF_WRITE
 from ...kernel.sizes import PTRS_PER_PMD
 from ...program.formats import DATA, MOST_BYTES
 from ..here import LiveError
-from .kernel import PMD_ORDER, PROC, THP, LiveKernel, size_knobs, smaps, trace_ability
+from .kernel import (
+    PMD_ORDER,
+    PROC,
+    THP,
+    LiveKernel,
+    check_machine,
+    kernel_version,
+    size_knobs,
+    sizes_there,
+    smaps,
+    trace_ability,
+)
 from .kernel import Mapping as Row
 from .worker import ADVICE as LIVE_ADVICE
 from .worker import PAGE, libc
@@ -234,10 +246,15 @@ def most_bytes(asked: int | None) -> int:
     return asked or MOST_RECORDED
 
 
+def check_traces() -> None:
+    """Raise LiveError where no kernel tells where faults happen."""
+    if not (able := trace_ability()).ok:
+        raise LiveError(f"no trace can be recorded: {able.says}")
+
+
 def trace_instance(kernel: LiveKernel, buffer_kib: int = BUFFER_KIB) -> Path:
     """A tracefs instance of our own, off, with the events a trace is made of; it goes when the kernel is put back."""
-    if not kernel.traces:
-        raise LiveError(f"no trace can be recorded: {trace_ability().says}")
+    check_traces()
     path = kernel.instance("-trace")
     (path / "tracing_on").write_text("0")
     try:
@@ -1419,12 +1436,25 @@ def write_program(folder: Path) -> dict[str, Any]:
     }
 
 
+def check_traced(settings: Iterable[Sequence[int]] = ()) -> None:
+    """Raise LiveError for the first thing that runs under these sets of sizes need and do not find."""
+    check_machine()
+    check_traces()
+    check_sizes(chain.from_iterable(settings))
+
+
+def check_sizes(orders: Iterable[int]) -> None:
+    """Raise LiveError for a size that this kernel has not."""
+    there = sizes_there()
+    missing = set(orders) - set(there)
+    if missing:
+        says = ", ".join(map(str, there))
+        raise LiveError(f"kernel {kernel_version()} has no size of order {min(missing)}; it has {says}")
+
+
 def enable_always(kernel: LiveKernel, orders: Sequence[int]) -> None:
     """Enable exactly these sizes for every mapping."""
-    missing = set(orders) - set(kernel.sizes)
-    if missing:
-        there = ", ".join(map(str, kernel.sizes))
-        raise LiveError(f"kernel {kernel.version} has no size of order {min(missing)}; it has {there}")
+    check_sizes(orders)
     if PMD_ORDER in orders:
         kernel.nursery.call("keep_khugepaged")
     knobs = size_knobs()
