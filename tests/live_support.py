@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 ASKED = os.environ.get("ANONFOLIO_LIVE") == "1"
 """Live tests change settings of the machine for a moment: only when asked to."""
-PATIENCE_S = 600.0
-"""Another live run may be going on."""
+PATIENCE_S = 120.0
+"""Another live run may be going on. A test waits up to four times, and make ends it after ten minutes."""
 Found = TypeVar("Found")
 
 

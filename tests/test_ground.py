@@ -18,6 +18,7 @@ from types import ModuleType
 import nbformat
 import pytest
 import yaml
+from live_support import PATIENCE_S
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -340,6 +341,11 @@ def test_a_tool_asks_the_library_that_lies_beside_it(path: Path, tmp_path: Path)
         text=True,
     )
     assert run.stderr == "beside it\n"
+
+
+def test_a_live_test_that_waits_in_vain_says_so_before_make_ends_it() -> None:
+    (limit_s,) = re.findall(r"faulthandler_timeout=(\d+)", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert int(limit_s) > 4 * PATIENCE_S
 
 
 def test_a_word_that_no_break_has_is_told_before_any_test_runs(capsys: pytest.CaptureFixture[str]) -> None:

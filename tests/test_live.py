@@ -333,7 +333,7 @@ def test_journal_that_is_not_ours_changes_nothing(lock: Path, text: str) -> None
 def test_two_runs_at_once_are_refused(lock: Path) -> None:
     with (
         live_kernel.only_run(),
-        pytest.raises(LiveError, match="another live run is going on"),
+        pytest.raises(LiveError, match=rf"another live run is going on \(process {os.getpid()}: .*\); try again"),
         live_kernel.only_run(patience=0),
     ):
         pass

@@ -420,11 +420,21 @@ def only_run(patience: float = PATIENCE) -> Iterator[int]:
                 break
             except BlockingIOError:
                 if time.monotonic() >= deadline:
-                    raise LiveError("another live run is going on; try again when it has ended") from None
+                    raise LiveError(f"another live run is going on{_holder(fd)}; try again when it has ended") from None
                 time.sleep(0.05)
         yield fd
     finally:
         os.close(fd)
+
+
+def _holder(lock: int) -> str:
+    """Who holds the lock, in brackets; nothing where that is not to be seen."""
+    about = os.fstat(lock)
+    file = f"{os.major(about.st_dev):02x}:{os.minor(about.st_dev):02x}:{about.st_ino}"
+    rows = [line.split() for line in _reads(PROC / "locks").splitlines()]
+    pids = [row[4] for row in rows if row[1] == "FLOCK" and row[5] == file]
+    said = [f"process {pid}: {_reads(PROC / pid / 'cmdline').replace(chr(0), ' ').strip():.80}" for pid in pids]
+    return f" ({said[0]})" if said else ""
 
 
 def restore_leftovers(journal: int) -> None:
