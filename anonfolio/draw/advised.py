@@ -96,11 +96,11 @@ def peak_kib(trace: Trace, number: int, counted: Counted) -> int:
 
 
 def file_copies_told(trace: Trace, numbers: Iterable[int]) -> Iterator[str]:
-    """In whose measured peak they are."""
+    """In whose measured memory they are."""
     copying = [number for number in numbers if "file_copies" not in trace.processes[number]]
     if copying:
         who = ", ".join(f"P{number}" for number in copying)
-        yield f"copies of file pages, which the kernel counts as anonymous, are in the measured peak of {who}"
+        yield f"copies of file pages, which the kernel counts as anonymous, are in the measured memory of {who}"
 
 
 def _measured_on(advice: Advice) -> str:
@@ -290,8 +290,12 @@ class AdviceSheet(Sheet):
 
     def _memory(self, option: Option) -> list[Curve]:
         """Held by all, and mapped by the processes that have most."""
-        moments, setting = option.replay.curve, self.advice.counted(option)
-        counted = setting.curves_of([part.name for part in option.replay.processes]) if setting else []
+        moments, setting, names = (
+            option.replay.curve,
+            self.advice.counted(option),
+            [part.name for part in option.replay.processes],
+        )
+        counted = setting.without_file_copies(self.advice.trace).curves_of(names) if setting else []
         most: Counter[int] = Counter()
         for moment in moments:
             for process, pages in moment.rss_pages.items():

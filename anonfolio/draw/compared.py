@@ -38,7 +38,7 @@ def by_process(trace: Trace, comparison: Compared) -> Iterator[str]:
 def over_time(trace: Trace, comparison: Compared) -> Iterator[str]:
     """Faults so far and memory mapped by all processes, at quarters of each run's own time; at the end what those had
     that were left then."""
-    found, measured = comparison.predicted, comparison.measured
+    found, measured = comparison.predicted, comparison.measured.without_file_copies(trace)
     if not trace.clock or not measured.curves:
         return
     faults, kernel_faults = faults_so_far(trace, found), measured_faults(measured)

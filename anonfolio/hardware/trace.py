@@ -1015,6 +1015,22 @@ class Setting(NamedTuple):
         """The same for the curves of the last round."""
         return _matched(self.curves, self.names[-1:], names)
 
+    def without_file_copies(self, trace: Trace) -> Setting:
+        """The same with `curves` less the copies of file pages that a process has at its end, where that is known.
+
+        The kernel counts them as anonymous memory. When each was made is not told: most of them by who loads a program.
+        """
+        names = [str(process.get("name", "")) for process in trace.processes]
+        known = [int(process.get("file_copies", 0)) for process in trace.processes]
+        copies = _matched(known, [names], self.names[-1] if self.names else names)
+        if len(copies) != len(self.curves):
+            return self
+        curves = (
+            tuple(point._replace(rss_pages=max(point.rss_pages - (less or 0), 0)) for point in curve)
+            for curve, less in zip(self.curves, copies, strict=True)
+        )
+        return self._replace(curves=tuple(curves))
+
     @property
     def median_faults(self) -> int:
         """The middle one of the kernel's counts."""
