@@ -46,7 +46,7 @@ test: lint ## lint, types, tests (of long sweeps a few cases, no long test), and
 	$(SPREAD) $(SAMPLE) -m "not browser"
 	$(PYTEST) -n $(HANDS) $(FILES) $(SAMPLE) -m browser $(BROWSER)
 ifneq ($(BOOKS),)
-	$(SPREAD) --nbval --nbval-current-env --nbval-sanitize-with tests/nbval-sanitize.cfg notebooks
+	$(SPREAD) -p nbval --nbval --nbval-current-env --nbval-sanitize-with tests/nbval-sanitize.cfg notebooks
 else
 	@echo "notebooks/ holds no notebook yet: nothing to compare"
 endif

@@ -6,15 +6,20 @@ import os
 import random
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from browser_support import Lab, jupyterlab
 from hypothesis import settings
 
 if TYPE_CHECKING:
+    from browser_support import Lab
     from playwright.sync_api import Browser
+
+# jsonschema builds a parser of IRIs where it can be imported, which takes three seconds of each process that imports
+# nbformat; no notebook has an IRI to check.
+sys.modules.setdefault("rfc3987_syntax", None)
 
 # The same examples on every machine: a red run is red for everybody.
 # HYPOTHESIS_PROFILE=explore looks for new ones.
@@ -109,5 +114,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def lab(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """One JupyterLab for all tests that need one; after `browser`, so that it skips where there is none."""
+    from browser_support import jupyterlab
+
     with jupyterlab(tmp_path_factory.mktemp("lab")) as lab:
         yield lab
