@@ -23,7 +23,9 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from support import examples
+from test_site import tool as site
 
 import anonfolio as af
 from anonfolio.__main__ import main
@@ -33,6 +35,7 @@ from anonfolio.hardware.cost import CostError, read_table
 from anonfolio.hardware.trace import Call, Trace, TraceError, read_measured, read_trace, write_trace
 from anonfolio.program.formats import MOST_BYTES, parsed_bytes
 from anonfolio.program.scenario import Scenario, ScenarioError
+from anonfolio.view.program import packed
 from anonfolio.witness.fields import DATA_DIR as FIELDS
 from anonfolio.witness.fields import FieldsError, read_fields
 from anonfolio.witness.recording import DATA_DIR as RECORDINGS
@@ -126,7 +129,37 @@ def documents() -> dict[str, Any]:
         "fields": fields,
         "costs": json.loads((COSTS / "linux-6.18.44.json").read_text(encoding="utf-8")),
         "measured": json.loads(next(iter(sorted(traces.DATA_DIR.glob("*.json")))).read_text(encoding="utf-8")),
+        "notebook": notebook(),
     }
+
+
+def notebook() -> Any:
+    """One cell of each kind, with an output of each kind, and widgets, one of them the library's own."""
+    view = {site.VIEW: {"model_id": "box", "version_major": 2, "version_minor": 0}, "text/plain": "?"}
+    own = {
+        "_esm": max(site.own_fronts(), key=len),
+        "_css": "",
+        "frames": packed({"pieces": ["<path/>"], "panel": [""]}),
+    }
+    models = {
+        "box": {"model_module": "@jupyter-widgets/controls", "state": {"children": [f"{site.REFERENCE}own"]}},
+        "own": {"model_module": "anywidget", "state": own, "buffers": []},
+    }
+    said = [new_output("stream", text="a\n"), new_output("error", ename="E", evalue="e", traceback=["E: e"])]
+    shown = [
+        {"text/html": "<b>1</b>"},
+        {"image/svg+xml": "<svg/>"},
+        {"image/png": "QUJD"},
+        {"application/json": [1]},
+        view,
+    ]
+    outputs = [*said, *(new_output("display_data", data) for data in shown)]
+    head = "# Why?\n\nAbout 20 minutes.\n\n**Afterwards you can** see.\n\n"
+    text = head + "![a](a.png) [b](c.ipynb#d)\n\n| a |\n|---|\n| `b` |"
+    cells = [new_markdown_cell(text), new_code_cell("q.a.predict(1)\n1", outputs=outputs, execution_count=1)]
+    nb = new_notebook(cells=[*cells, new_code_cell("q.a.compare(1)")])
+    nb.metadata["widgets"] = {site.STATE: {"version_major": 2, "version_minor": 0, "state": models}}
+    return json.loads(json.dumps(nb))
 
 
 def replayed(path: Path) -> object:
@@ -134,11 +167,18 @@ def replayed(path: Path) -> object:
     return str(af.replay(read_recording(path)))
 
 
+def page_of(path: Path) -> object:
+    """Not only read: there is a page of what was read, and a file can hold it."""
+    book = site.Book.read(path)
+    return site.page_of(book, [book]).encode(errors="replace")
+
+
 READERS: dict[str, tuple[Callable[[Path], object], type[ValueError]]] = {
     "recording": (replayed, ValueError),
     "fields": (read_fields, FieldsError),
     "costs": (lambda path: str(read_table(path)), CostError),
     "measured": (read_measured, TraceError),
+    "notebook": (page_of, ValueError),
 }
 
 

@@ -442,6 +442,87 @@ def test_what_a_page_cannot_show_stops_the_build(tmp_path: Path, cell: Any, mode
         tool.build([book(tmp_path, cell, **models)], tmp_path / "site")
 
 
+CODE = {"cell_type": "code", "id": "a", "metadata": {}, "source": "", "outputs": [], "execution_count": None}
+HEAD = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [CODE]}
+DEEP = json.loads("[" * 600 + "]" * 600)
+
+
+def stored(**models: Any) -> Any:
+    return HEAD | {"metadata": {"widgets": {tool.STATE: {"state": models}}}}
+
+
+def shown(**data: Any) -> Any:
+    output = {
+        "output_type": "display_data",
+        "metadata": {},
+        "data": {kind.replace("_", "/"): it for kind, it in data.items()},
+    }
+    return HEAD | {"cells": [CODE | {"outputs": [output]}]}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "not JSON"),
+        ("5", "5 is not of type 'object'"),
+        ('{"nbformat": 3, "nbformat_minor": 0}', "4 was expected"),
+        ({"nbformat": 4, "nbformat_minor": 5}, "['cells', 'metadata'] properties"),
+        (HEAD | {"nbformat_minor": 99}, "99 is greater than the maximum"),
+        (HEAD | {"cells": ["x"]}, "'x' is not of type 'object'"),
+        (HEAD | {"cells": [CODE | {"cell_type": 0}]}, "0 is not of type 'string'"),
+        (HEAD | {"cells": [CODE | {"source": ["a", 1]}]}, "data.cells[0] must be valid"),
+        (stored(a=None), "None is not of type 'object'"),
+        (stored(a={"state": {"_esm": []}}), "[] is not of type 'string'"),
+        (stored(a={}), "'state' is a required property"),
+        (shown(application_json=DEEP), "nested too deeply"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_what_is_no_notebook_is_told_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: Any, words: str
+) -> None:
+    path = tmp_path / "07_x.ipynb"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    assert tool.main([str(path), "--output", str(tmp_path / "site")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"site: {path}: ")
+    assert words in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "site").exists()
+
+
+@pytest.mark.parametrize("name", ["index", "07_x"])
+def test_no_page_takes_the_place_of_another(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    paths = [tmp_path / folder / f"{name}.ipynb" for folder in ("a", "b")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text(json.dumps(HEAD))
+    assert tool.main([*map(str, paths), "--output", str(tmp_path / "site")]) == 2
+    assert capsys.readouterr().err == f"site: two pages would be {name}.html: give the notebooks other names\n"
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        new_markdown_cell("![a](a%00b.png)"),
+        new_markdown_cell(f"![a]({'a' * 5000}.png)"),
+        new_markdown_cell(f"# a\n\nAbout {'9' * 6000} minutes"),
+        new_code_cell("1", outputs=[new_output("stream", text="\ud800")]),
+        shows("a", **{"image_svg+xml": '<svg xmlns="http://www.w3.org/2000/svg" width="1.2.3pt"/>'}),
+    ],
+    ids=["zero byte", "long name", "minutes", "half a character", "width"],
+)
+def test_what_is_odd_in_a_notebook_is_shown(tmp_path: Path, cell: Any) -> None:
+    path = tmp_path / "07_x.ipynb"
+    path.write_text(json.dumps(new_notebook(cells=[cell])))
+    tool.build([path], tmp_path / "site")
+
+
+def test_a_box_that_holds_itself_is_shown_once() -> None:
+    boxes = {name: {"state": {"children": ["IPY_MODEL_a", "IPY_MODEL_b"]}} for name in "ab"}
+    assert list(tool.below("a", boxes)) == ["a", "b"]
+
+
 def test_two_builds_are_the_same_bytes(site: Path, tmp_path: Path) -> None:
     tool.build(NOTEBOOKS[:1], tmp_path / "a")
     tool.build(NOTEBOOKS[:1], tmp_path / "b")

@@ -4,7 +4,8 @@
 
 One page per notebook and an index, into site/. Every page holds all it needs, so that it opens from a disk and can
 be mailed on its own. Code is shown with its stored outputs; widgets that store all they show (`Stepper`) run. Exits
-with 1 when some were stored by another version of the library: those stand still.
+with 1 when some were stored by another version of the library: those stand still. What is no notebook is told in one
+line, with exit code 2 and nothing written.
 
 A widget whose front end sends messages waits for Python's answers: in its place stand the picture stored beside it and
 a line that it needs a running notebook. The same line stands where ordinary ipywidgets were.
@@ -21,9 +22,12 @@ from __future__ import annotations
 
 import argparse
 import base64
+import json
 import mimetypes
+import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -35,11 +39,13 @@ from urllib.parse import quote, unquote, urlsplit
 from xml.etree import ElementTree
 
 import bleach
+import jsonschema
 import mistune
 import nbformat
 from bleach.css_sanitizer import CSSSanitizer
 from mistune.plugins.table import render_table_cell
 from mistune.renderers.html import HTMLRenderer
+from nbformat.validator import get_validator
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
@@ -48,6 +54,7 @@ from pygments.util import ClassNotFound
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from anonfolio.draw.drawing import stylesheet
 from anonfolio.lesson.spoilers import spoilers
+from anonfolio.program.formats import is_file, read_value
 from anonfolio.report.render import STYLE
 from anonfolio.view.program import packed, unpacked
 
@@ -62,11 +69,35 @@ WITH_TOY = "12_playground.ipynb"
 STATE = "application/vnd.jupyter.widget-state+json"
 VIEW = "application/vnd.jupyter.widget-view+json"
 REFERENCE = "IPY_MODEL_"
+TOO_DEEP = "what it holds is nested too deeply for a page"
+
+
+def _holding(**kinds: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": kinds}
+
+
+_TEXT = {"type": "string"}
+_WIDGET = _holding(
+    state=_holding(
+        _esm=_TEXT, _css=_TEXT, program=_TEXT, children={"type": ["array", "null"], "items": _TEXT}
+    ),
+    model_module=_TEXT,
+) | {"required": ["state"]}  # fmt: skip
+_WIDGETS = _holding(**{STATE: _holding(state={"type": "object", "additionalProperties": _WIDGET})})
+FORMAT = _holding(
+    nbformat={"const": 4},
+    nbformat_minor={"type": "integer", "minimum": 0, "maximum": nbformat.current_nbformat_minor},
+    cells={"type": "array", "items": _holding(cell_type=_TEXT, outputs={"type": "array", "items": {"type": "object"}})},
+    metadata=_holding(widgets=_WIDGETS),
+) | {"required": ["nbformat", "nbformat_minor"]}
+"""What is asked of a notebook before nbformat's own schema is: that says nothing of widgets, and relies on some."""
 NOT_WORDS = {"tlb": "TLB", "rfc": "RFC", "cow": "CoW"}
 ANSWERS = re.compile(r"^q\.\w+\.(compare|solution)\(", re.MULTILINE)
 """A cell that gives the answer to a question; all that it prints belongs to the answer."""
-EMPTY_HEADING = re.compile(r"<th(\s[^>]*)?>\s*</th>")
-SHEET = re.compile(r"<style[^>]*>.*?</style>", re.DOTALL)
+# What is never closed ends a match where the next of its kind begins: many would take the square of their length.
+EMPTY_HEADING = re.compile(r"<th(\s[^<>]*)?>\s*</th>")
+SHEET = re.compile(r"<style[^<>]*>(?:(?!<style).)*?</style>", re.DOTALL)
+MARKUP = re.compile(r"<[^<>]+>")
 TERMINAL_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -154,10 +185,10 @@ def drawn_in_pieces(stored: Any) -> bool:
     """Whether a stepper's front end finds shapes and words alone in what it makes elements of, each on its own."""
     try:
         frames = dict(unpacked(str(stored)))
-    except (TypeError, ValueError):
+        svgs = [*(text for text in frames.get("panel", ()) if text.startswith("<svg")), frames.get("legend", "")]
+        return all(map(_is_piece, frames.get("pieces", ()))) and all(map(shapes_alone, filter(None, svgs)))
+    except (AttributeError, RecursionError, TypeError, ValueError):
         return False
-    svgs = [*(text for text in frames.get("panel", ()) if text.startswith("<svg")), frames.get("legend", "")]
-    return all(map(_is_piece, frames.get("pieces", ()))) and all(map(shapes_alone, filter(None, svgs)))
 
 
 @cache
@@ -189,7 +220,18 @@ class Book:
 
     @classmethod
     def read(cls, path: Path) -> Book:
-        return cls(path, nbformat.reads(path.read_text(encoding="utf-8"), as_version=4))
+        """What is in a file; ValueError with its name where that is no notebook, or its widgets are none."""
+        content = read_value(path, ValueError)
+        try:
+            jsonschema.validate(content, FORMAT)
+            # Not `validate`, which mends what it looks at first, and relies on what it has not looked at.
+            for error in get_validator(4, content["nbformat_minor"]).iter_errors(content):
+                raise error
+            return cls(path, nbformat.reads(json.dumps(content), as_version=4))
+        except jsonschema.ValidationError as error:
+            raise ValueError(f"{path}: no notebook of format 4 ({error.message:.200})") from None
+        except RecursionError:
+            raise ValueError(f"{path}: {TOO_DEEP}") from None
 
     @property
     def page(self) -> str:
@@ -221,7 +263,7 @@ class Book:
     @property
     def minutes(self) -> int | None:
         """To read it and to do its exercises, together."""
-        found = re.search(r"About (\d+) minutes(?: to read, (\d+))?", self._first)
+        found = re.search(r"About (\d{1,4}) minutes(?: to read, (\d{1,4}))?", self._first)
         return int(found[1]) + int(found[2] or 0) if found else None
 
     @property
@@ -258,7 +300,7 @@ class Markdown(HTMLRenderer):
         self.headings: list[tuple[int, str, str]] = []
 
     def heading(self, text: str, level: int, **attrs: Any) -> str:
-        plain = unescape(re.sub(r"<[^>]+>", "", text))
+        plain = unescape(MARKUP.sub("", text))
         # The name that Jupyter gives it: a notebook may link to it.
         anchor = escape(re.sub(r"\s+", "-", plain), quote=True)
         self.headings.append((level, anchor, plain))
@@ -281,12 +323,12 @@ class Markdown(HTMLRenderer):
         return super().link(text, page + (f"#{parts.fragment}" if parts.fragment else ""), title)
 
     def image(self, text: str, url: str, title: str | None = None) -> str:
-        path = (self.folder / unquote(url)).resolve()
+        path = Path(os.path.realpath(self.folder / unquote(url).replace("\0", "")))
         kind = mimetypes.guess_type(path.name)[0] or ""
-        if not kind.startswith("image/") or not path.is_file() or self.folder.resolve().parent not in path.parents:
-            return f'<span class="file">{escape(re.sub(r"<[^>]+>", "", text))}</span>'
+        if not kind.startswith("image/") or not is_file(path) or self.folder.resolve().parent not in path.parents:
+            return f'<span class="file">{escape(MARKUP.sub("", text))}</span>'
         data = base64.b64encode(path.read_bytes()).decode()
-        return f'<img src="data:{kind};base64,{data}" alt="{escape(re.sub(r"<[^>]+>", "", text))}">'
+        return f'<img src="data:{kind};base64,{data}" alt="{escape(MARKUP.sub("", text))}">'
 
     def block_code(self, code: str, info: str | None = None) -> str:
         return coloured(code, (info or "").partition(" ")[0])
@@ -331,8 +373,8 @@ def image(kind: str, base64_data: str, data: dict[str, Any]) -> str:
 def drawn_px(svg: str) -> float:
     """How wide a drawing is in its own units: narrower than that its words would be smaller than they were meant."""
     tag = svg.partition(">")[0]
-    points = re.search(r'\swidth="([\d.]+)pt"', tag)
-    box = re.search(r'\sviewBox="\S+ \S+ ([\d.]+)', tag)
+    points = re.search(r'\swidth="(\d{1,6}(?:\.\d+)?)pt"', tag)
+    box = re.search(r'\sviewBox="\S+ \S+ (\d{1,6}(?:\.\d+)?)', tag)
     return round(float(points[1]) * 4 / 3) if points else float(box[1]) if box else 620
 
 
@@ -353,10 +395,16 @@ def shown_as(data: dict[str, Any]) -> str:
 
 
 def below(model: str, models: dict[str, Any]) -> Iterator[str]:
-    """A model and those it shows inside, in order."""
-    yield model
-    for child in models.get(model, {}).get("state", {}).get("children") or ():
-        yield from below(str(child).removeprefix(REFERENCE), models)
+    """A model and those it shows inside, in order, each once: a file may say that a box holds itself."""
+    met, waiting = set[str](), [model]
+    while waiting:
+        name = waiting.pop()
+        if name in met:
+            continue
+        met.add(name)
+        yield name
+        children = models.get(name, {}).get("state", {}).get("children") or ()
+        waiting += [child.removeprefix(REFERENCE) for child in reversed(children)]
 
 
 def program_of(model: dict[str, Any], models: dict[str, Any]) -> dict[str, Any]:
@@ -487,7 +535,7 @@ def sheets_once(cells: str) -> str:
 def described(words: str) -> str:
     """Markdown as the plain words that a search engine shows, inside an attribute."""
     html = str(mistune.html(words))
-    return escape(" ".join(unescape(re.sub(r"<[^>]+>", "", html)).split()), quote=True)
+    return escape(" ".join(unescape(MARKUP.sub("", html)).split()), quote=True)
 
 
 def notebook_page(book: Book, books: list[Book]) -> str:
@@ -552,15 +600,32 @@ def index_page(books: list[Book]) -> str:
 
 
 def build(paths: Iterable[Path], folder: Path) -> list[Path]:
-    """Write the pages of these notebooks and their index; what it wrote, index first."""
+    """Write the pages of these notebooks and their index; what it wrote, index first.
+
+    Before anything is written ValueError says of which notebook there can be no page.
+    """
     books = [Book.read(path) for path in paths]
     if not books:
         raise ValueError("no notebook to make a page of")
+    twice = [name for name, times in Counter(["index.html", *(book.page for book in books)]).items() if times > 1]
+    if twice:
+        raise ValueError(f"two pages would be {twice[0]}: give the notebooks other names")
+    pages = {"index.html": index_page(books)} | {book.page: page_of(book, books) for book in books}
     folder.mkdir(parents=True, exist_ok=True)
-    pages = {"index.html": index_page(books)} | {book.page: notebook_page(book, books) for book in books}
     for name, page in pages.items():
-        (folder / name).write_text(page, encoding="utf-8", newline="\n")
+        # Half of a surrogate pair is no character.
+        (folder / name).write_text(page, encoding="utf-8", errors="replace", newline="\n")
     return [folder / name for name in pages]
+
+
+def page_of(book: Book, books: list[Book]) -> str:
+    """`notebook_page`; ValueError with the file's name where there can be none."""
+    try:
+        return notebook_page(book, books)
+    except RecursionError:
+        raise ValueError(f"{book.path}: {TOO_DEEP}") from None
+    except ValueError as error:
+        raise ValueError(f"{book.path}: {error}") from None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -569,7 +634,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=ROOT / "site")
     arguments = parser.parse_args(argv)
     paths = arguments.files or sorted(NOTEBOOKS.glob("*.ipynb"))
-    written = build(paths, arguments.output)
+    try:
+        written = build(paths, arguments.output)
+    except (OSError, ValueError) as error:
+        print(f"site: {error!s:.500}", file=sys.stderr)
+        return 2
     size = sum(path.stat().st_size for path in written)
     print(f"{len(written)} pages, {size / 1e6:.1f} MB: open {written[0]}")
     stale = [path.name for path in paths if Book.read(path).is_stale]

@@ -77,15 +77,19 @@ def read_text(path: str | Path, error: type[ValueError]) -> str:
 
 def read_json(path: str | Path, form: str, error: type[ValueError]) -> dict[str, Any]:
     """The object in a JSON file of a format; an `error` that names the file when it holds none."""
+    return of_format(read_value(path, error), path, form, error)
+
+
+def read_value(path: str | Path, error: type[ValueError]) -> Any:
+    """What is in a JSON file of whatever format; an `error` that names the file when it is none."""
     raw = _read(path, error, MOST_BYTES)
     if (needed := parsed_bytes(raw)) > MOST_PARSED_BYTES:
         room = f"{needed >> 20:,} MiB of memory; {MOST_PARSED_BYTES >> 20:,} MiB is the most"
         raise error(f"{path}: holds so many values that they would take {room}")
     try:
-        content = json.loads(raw)
+        return json.loads(raw)
     except (ValueError, RecursionError) as reason:
         raise error(f"{path}: not JSON ({reason})") from None
-    return of_format(content, path, form, error)
 
 
 def parsed_bytes(raw: bytes) -> int:
