@@ -191,17 +191,18 @@ def copy_present_ptes(mm: Mm, child: Mm, vma: Vma, run: Run, counters: Counters)
     if not (copied.any() and folio_needs_cow_for_dma(mm, run.folio)):
         _share_run(mm, child, run)
         return
-    at, end = run.vpn, run.vpn + run.pages
-    while batch := contpte.first_batch(mm, at, end, PTE_DIRTY):
-        exclusive = copied[batch.vpn - run.vpn :][: batch.pages]
-        if exclusive.any():
-            batch = batch._replace(pages=1)
-        if exclusive[0]:
-            copy_present_page(child, vma, batch, mm.memory)
+    done = 0
+    while done < run.pages:
+        page = Run(run.vpn + done, run.pfn + done, 1, run.folio)
+        if copied[done]:
+            copy_present_page(child, vma, page, mm.memory)
             counters.copied += 1
-        else:
-            _share_run(mm, child, batch)
-        at += batch.pages
+            done += 1
+            continue
+        batch = contpte.first_batch(mm, page.vpn, run.vpn + run.pages, PTE_DIRTY) or page
+        shared = page if copied[done : done + batch.pages].any() else batch
+        _share_run(mm, child, shared)
+        done += shared.pages
 
 
 def _cannot_be_shared(mm: Mm, pfns: Index) -> npt.NDArray[np.bool_]:
