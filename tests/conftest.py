@@ -59,7 +59,7 @@ def sample(config: pytest.Config, items: list[pytest.Item]) -> None:
     """
     swept: dict[str, list[pytest.Item]] = {}
     for item in items:
-        if item.get_closest_marker("sweep"):
+        if item.get_closest_marker("sweep") and not item.get_closest_marker("long"):
             swept.setdefault(item.nodeid.partition("[")[0], []).append(item)
     left_out = {item for item in items if item.get_closest_marker("long")}
     for name, cases in swept.items():

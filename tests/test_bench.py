@@ -49,6 +49,7 @@ def test_without_compiler_root_or_peers_it_runs_the_rest_and_says_what_is_left_o
     assert all(f": {name}," in text for name in missed)
 
 
+@pytest.mark.long
 def test_one_part_can_run_alone(tmp_path: Path) -> None:
     _, _, results = run_bench(tmp_path, "--only", "growth", "--largest", "12", "--store", str(tmp_path / "s.json"))
     assert len({each["part"] for each in results}) == 1
@@ -152,6 +153,7 @@ def test_advise_is_measured_on_a_program_that_does_twice_what_the_compile_does()
     assert replay(both, (8,)).faults == {path: 2 * count for path, count in replay(once, (8,)).faults.items()}
 
 
+@pytest.mark.long
 def test_advise_is_measured_from_the_end_of_a_program_on() -> None:
     from advised import _table_of, repeated
 

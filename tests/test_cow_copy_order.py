@@ -125,6 +125,7 @@ def test_the_kernels_order_is_right_and_the_solution() -> None:
     assert q.order.check(list(ms.KERNEL_COPY)).kind == "right"
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize(
     ("order", "told"),
     [

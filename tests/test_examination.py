@@ -54,7 +54,7 @@ def test_there_are_forty_of_every_kind() -> None:
     assert len(kinds) == 40
 
 
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(8)
 @pytest.mark.parametrize("file", sorted({found["file"] for text in CASES if (found := HEAD.match(text))}))
 def test_each_answer_is_what_the_model_does_and_the_kernel_did(file: str) -> None:
     """And what the kernel asked is cited. (`case_of` raises where model and recording differ.)"""

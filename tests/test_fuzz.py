@@ -438,7 +438,11 @@ FAILED: dict[str, tuple[str, Callable[[], bytes], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", FAILED)
+MIB = ("json of small lists", "json of pages of emoji")
+"""What takes a second; small objects and other letters are looked at like these."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] * (name in MIB)) for name in FAILED])
 def test_what_failed_is_told_in_one_line(name: str, tmp_path: Path) -> None:
     kind, make, says = FAILED[name]
     path = tmp_path / f"x.{kind}"
@@ -498,6 +502,7 @@ def test_what_json_of_other_letters_takes_is_not_underestimated() -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.long
 def test_what_recordings_take_is_not_much_overestimated() -> None:
     """Else they could not grow."""
     raw = gzip.decompress((RECORDINGS / "mixing-6.18.44.json.gz").read_bytes())

@@ -358,7 +358,7 @@ def test_a_word_that_no_break_has_is_told_before_any_test_runs(capsys: pytest.Ca
 # notebooks
 
 
-@pytest.mark.sweep(5)
+@pytest.mark.sweep(15)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_stored_notebooks_are_executed_and_normal(tool: ModuleType, path: Path) -> None:
     assert tool.check(path) is None

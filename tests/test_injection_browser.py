@@ -273,7 +273,7 @@ def squeezed(text: str) -> str:
     return "".join(printable(text).split())
 
 
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(8)
 @each
 def test_a_text_is_a_text_in_every_picture(text: str) -> None:
     plain = {name: ET.fromstring(svg) for name, svg in pictures_of("plain").items()}
@@ -295,6 +295,7 @@ def test_a_text_is_a_text_in_every_plot() -> None:
         assert drawn or name == "plot 3" or name == "plot 4", name
 
 
+@pytest.mark.sweep(4)
 @each
 def test_a_text_is_a_text_in_every_table(text: str) -> None:
     for name, html in tables_of(text).items():

@@ -51,6 +51,7 @@ from anonfolio.witness.live.run import FailingFork, live_run
 # --- random programs ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("kind", KINDS)
 def test_programs_are_the_same_for_the_same_seed_and_run_to_their_end(kind: str) -> None:
     programs = [random_scenario(seed, kind) for seed in range(8)]

@@ -73,6 +73,7 @@ def test_a_cache_holds_the_keys_used_last_in_their_order(
         assert stack == latest + [-1] * (ways - len(latest))
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize(("sets", "ways"), [(1, 3), (1, 48), (16, 4), (256, 5), (7, 16), (1 << 17, 2)])
 @pytest.mark.parametrize("distinct", [6, 900, 65_536])
 def test_long_traces_are_exact_in_any_geometry(sets: int, ways: int, distinct: int) -> None:

@@ -96,6 +96,7 @@ def every_interleaving(state: ms.State, events: tuple[ms.Event, ...], accesses: 
         yield from every_interleaving(twin, (*events, event), accesses - (event[1] in ("read", "write")))
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("name", ["set before flush", "drop before flush", "no recheck", "fork without flush"])
 def test_the_search_leaves_out_only_states_that_it_has_met(name: str) -> None:
     race = WRONG[name][0]

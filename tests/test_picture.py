@@ -143,6 +143,7 @@ def everything() -> list[Timeline]:
     return [program.scenario.run("rfc-v2") for program in programs]
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("timeline", everything(), ids=lambda timeline: timeline.scenario.name)
 def test_every_moment_is_well_formed_and_complete(timeline: Timeline) -> None:
     for picture in pictures(timeline)[-6:]:
@@ -487,6 +488,7 @@ def test_the_core_imports_no_view() -> None:
     }
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("policy", ["linux-6.15", "rfc-v2"])
 def test_a_terminal_is_shown_each_step_as_it_is_shown_alone(policy: str) -> None:
     for name in ("fork-both-write", "pin-blocks-reuse"):

@@ -791,6 +791,7 @@ WRONG = {
 }
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize(("name", "steps"), WRONG)
 def test_a_wrong_program_is_told_what_it_lacks(name: str, steps: str) -> None:
     note = check(name, steps)

@@ -66,6 +66,8 @@ ASKED: dict[str, Asked] = {
     for name, value in vars(bank).items()
     if isinstance(value, Asked)
 }
+SEARCHED = ("laboratory.shortest", "laboratory.saves")
+"""What is right is the end of a search, or the bill of six programs: seconds."""
 QUESTIONS = {name: asked for name, asked in ASKED.items() if isinstance(asked, Question)}
 
 
@@ -160,7 +162,7 @@ def test_an_unanswered_one_asks_in_a_friendly_line_and_keeps_nothing(name: str, 
     assert not getattr(asked, "kept", None)
 
 
-@pytest.mark.parametrize("name", ASKED)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] * (name in SEARCHED)) for name in ASKED])
 def test_what_it_says_is_sound_html_and_text_that_fits(name: str) -> None:
     asked = ASKED[name]
     for said in (asked._asked(), asked.hint(), asked.solution()):
@@ -337,6 +339,7 @@ STRANGE: dict[str, Callable[[], Any]] = {
 """Answers of no kind that is asked for, and such as would take all memory or never end."""
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("name", ASKED)
 def test_whatever_is_given_the_answer_is_a_short_note(name: str) -> None:
     asked: Any = ASKED[name]
@@ -636,6 +639,7 @@ def test_arrays_and_numbers_of_numpy_are_answers_of_a_function() -> None:
     assert "says [" in twice.check(lambda x: np.array([x, x + 1])).lines[1]
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("kind", STRANGE)
 def test_a_function_may_return_anything(kind: str) -> None:
     answer = STRANGE[kind]()

@@ -49,6 +49,7 @@ def test_every_kind_is_stored() -> None:
     assert all(f"KIND({kind})" in source for kind in stored)
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("kind", MODELLED)
 def test_a_kind_that_is_modelled_is_predicted_and_trusted(kind: str) -> None:
     trace = read_trace(HERE / "traces" / f"{kind}.npz")

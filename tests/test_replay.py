@@ -41,6 +41,8 @@ THERE = sorted(
     for folder in (".", "arm64", "5.10")
     for path in (RECORDINGS / folder).glob("*.json.gz")
 )
+LARGE = 100_000
+"""Files of so many bytes take seconds: `make test` replays some of the others."""
 
 
 def test_the_ten_shared_recordings_are_there() -> None:
@@ -48,7 +50,10 @@ def test_the_ten_shared_recordings_are_there() -> None:
 
 
 @pytest.mark.sweep(12)
-@pytest.mark.parametrize("recording", THERE)
+@pytest.mark.parametrize(
+    "recording",
+    [pytest.param(name, marks=[pytest.mark.long] * ((RECORDINGS / name).stat().st_size > LARGE)) for name in THERE],
+)
 def test_the_model_equals_the_kernel_at_every_step(recording: str, capsys: pytest.CaptureFixture[str]) -> None:
     code = main(["replay", str(RECORDINGS / recording)])
     out, err = capsys.readouterr()

@@ -226,7 +226,7 @@ STARTS: tuple[tuple[Any, ...], ...] = (
 """What leads there is the same for all of them: searches of three steps stand for one of six and more."""
 
 
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(8)
 @pytest.mark.parametrize("name", ONE_PAGE)
 def test_rules_of_strangers_are_refuted_where_they_are_wrong(name: str) -> None:
     says, good = ONE_PAGE[name]

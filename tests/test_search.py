@@ -6,8 +6,6 @@ import io
 import multiprocessing
 import os
 import re
-import subprocess
-import sys
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -85,6 +83,7 @@ def test_other_policies_read_what_the_device_wrote(found: Counterexample, policy
     assert timeline[-1].value == found.written
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("policy", CORRECT)
 def test_other_policies_are_exhausted_without_a_find(policy: str) -> None:
     """Two steps short of the find, to be fast; `make search` goes one step beyond it, which takes minutes."""
@@ -182,6 +181,7 @@ def test_ctrl_c_ends_a_search_with_what_is_known(monkeypatch: pytest.MonkeyPatch
     assert (result.steps, result.transitions) == (0, 11)
 
 
+@pytest.mark.long
 def test_a_search_ends_when_it_keeps_more_than_it_may() -> None:
     """What is not counted: what is there whatever the bound."""
     tracemalloc.start()
@@ -197,6 +197,7 @@ def test_a_search_ends_when_it_keeps_more_than_it_may() -> None:
     assert 10 < whole.states <= result.states
 
 
+@pytest.mark.long
 def test_what_a_search_keeps_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Names of states, how each was found, and those that wait; what is kept of steps by about what they take."""
     space = Space(af.LINUX_6_15, af.Scenario(4, (), (2,)), ("write", "fork", "exit"), 2, ())
@@ -418,21 +419,18 @@ def test_a_bound_that_makes_no_sense_is_refused(arguments: dict, message: str) -
         counterexample("rfc-v2", **arguments)
 
 
-def test_command_line_prints_the_program_and_exits_1() -> None:
-    command = [sys.executable, "-m", "anonfolio", "search", "--policy", "rfc-v2", "--steps", "4"]
-    injected = [*command, "--operations", "write", "pin", "forkfail_after"]
-    done = subprocess.run(injected, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "4 steps break pinned_page_stays" in done.stdout
-    assert "dma_write" in done.stdout
-    nothing = subprocess.run([*command, "--operations", "write", "fork"], capture_output=True, text=True, check=False)
-    assert nothing.returncode == 0
-    assert "nothing found; exhausted" in nothing.stdout
-    assert "not searched: exit" in nothing.stdout
-    bad = subprocess.run([*command, "--operations", "swap"], capture_output=True, text=True, check=False)
-    assert bad.returncode == 2
-    assert bad.stderr.startswith("anonfolio: cannot search over 'swap'")
-    assert "Traceback" not in bad.stderr
+def test_command_line_prints_the_program_and_exits_1(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["search", "--policy", "rfc-v2", "--steps", "4", "--jobs", "1", "--operations"]
+    assert main([*command, "write", "pin", "forkfail_after"]) == 1
+    found = capsys.readouterr().out
+    assert "4 steps break pinned_page_stays" in found
+    assert "dma_write" in found
+    assert main([*command, "write", "fork"]) == 0
+    nothing = capsys.readouterr().out
+    assert "nothing found; exhausted" in nothing
+    assert "not searched: exit" in nothing
+    assert main([*command, "swap"]) == 2
+    assert capsys.readouterr().err.startswith("anonfolio: cannot search over 'swap'")
 
 
 @pytest.mark.parametrize(("steps", "longest"), [("2", [2, 1, 1]), ("6", [6, 5, 3]), ("any", [None, None, None])])
@@ -460,6 +458,7 @@ def test_the_command_searches_who_holds_pages_and_who_moves_them_too(
     assert "mix operations of several searches" in beyond
 
 
+@pytest.mark.long
 def test_the_vmsplice_rule_is_refuted_by_what_the_command_searches() -> None:
     """Nobody has to know that references must be searched for it."""
     found = counterexample(af.LINUX_6_15.but(name="mine", large_reuse=mapcount_one), operations=HOLDERS, steps=5)
@@ -467,13 +466,11 @@ def test_the_vmsplice_rule_is_refuted_by_what_the_command_searches() -> None:
     assert re.fullmatch(r"process (\d) wrote 0xdd, and process (?!\1)\d reads 0xdd through reference 0", found.said)
 
 
-def test_a_field_can_be_changed_on_the_command_line() -> None:
-    command = [sys.executable, "-m", "anonfolio", "search", "--policy", "rfc-v2", "--steps", "4"]
+def test_a_field_can_be_changed_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["search", "--policy", "rfc-v2", "--steps", "4", "--jobs", "1"]
     injected = [*command, "--operations", "write", "pin", "forkfail_after", "--set"]
-    done = subprocess.run([*injected, "copy_requires_ro=true"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0
-    assert done.stdout.startswith("rfc-v2 copy_requires_ro=true: nothing found; exhausted")
+    assert main([*injected, "copy_requires_ro=true"]) == 0
+    assert capsys.readouterr().out.startswith("rfc-v2 copy_requires_ro=true: nothing found; exhausted")
     for wrong, message in (("copy_requires_ro", "is not FIELD=VALUE"), ("speed=9", "a policy has no field 'speed'")):
-        bad = subprocess.run([*injected, wrong], capture_output=True, text=True, check=False)
-        assert bad.returncode == 2
-        assert message in bad.stderr
+        assert main([*injected, wrong]) == 2
+        assert message in capsys.readouterr().err

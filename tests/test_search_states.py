@@ -270,6 +270,7 @@ def test_readme_says_what_the_stored_proofs_say(tool: ModuleType) -> None:
     assert f"({stored['6.15: write, fork, exit']['states']:,} states)" in readme
 
 
+@pytest.mark.long
 def test_a_stopped_proof_is_kept_with_what_does_not_hang_on_when(
     tool: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:

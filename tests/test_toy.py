@@ -94,6 +94,7 @@ def _stored(places: list[int | None], mirrored: int) -> list[int]:
     return [number for number in (places[::-1] if mirrored else places) if number is not None]
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("policy", STORED["policies"], ids=lambda policy: policy["name"])
 def test_the_toy_does_what_the_model_does_on_random_walks(policy: dict[str, Any]) -> None:
     """Some 340 walks under each policy, of up to 24 steps, each process's place followed as the page follows it."""

@@ -271,9 +271,14 @@ def _star(count: int, own: bool) -> str:
 
 def agreement() -> Agreement:
     """Every named scenario that a kernel ran, under every policy."""
-    counts = {kernel: sum(recorded(name, kernel) is not None for name in scenario_names()) for kernel in KERNELS}
+    counts = {kernel: recorded_scenarios(kernel) for kernel in KERNELS}
     equal = {policy.name: {kernel: equal_scenarios(policy, kernel) for kernel in KERNELS} for policy in SIX}
     return Agreement(counts, equal)
+
+
+def recorded_scenarios(kernel: str) -> int:
+    """How many named scenarios a kernel ran."""
+    return sum(recorded(name, kernel) is not None for name in scenario_names())
 
 
 def equal_scenarios(policy: Policy, kernel: str) -> int:
@@ -694,7 +699,7 @@ def child_read_on() -> dict[str, int]:
 
 def _share(policy: Policy) -> str:
     """Which of the shares is nearest to how many of 7.3's scenarios a policy does alike."""
-    alike = equal_scenarios(policy, "7.3") / agreement().recorded["7.3"]
+    alike = equal_scenarios(policy, "7.3") / recorded_scenarios("7.3")
     return min(_SHARES, key=lambda letter: abs(_SHARES[letter][1] - alike))
 
 
