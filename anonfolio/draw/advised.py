@@ -290,11 +290,8 @@ class AdviceSheet(Sheet):
 
     def _memory(self, option: Option) -> list[Curve]:
         """Held by all, and mapped by the processes that have most."""
-        moments, setting, names = (
-            option.replay.curve,
-            self.advice.counted(option),
-            [part.name for part in option.replay.processes],
-        )
+        moments, setting = option.replay.curve, self.advice.counted(option)
+        names = [part.name for part in option.replay.processes]
         counted = setting.without_file_copies(self.advice.trace).curves_of(names) if setting else []
         most: Counter[int] = Counter()
         for moment in moments:
