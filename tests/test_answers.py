@@ -154,9 +154,32 @@ def test_a_function_is_kept_as_text_with_what_it_uses(file: Path, tmp_path: Path
     assert fresh["m"].floor(3.5) == 3
 
 
+class Secret:
+    """Whoever asks it anything ends the program."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise SystemExit(name)
+
+
+MANY = list(range(10**6))
+
+
+def test_a_long_value_that_a_function_uses_is_not_read_as_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That would take gigabytes, and it is not kept."""
+    read: list[str] = []
+    monkeypatch.setattr(answers, "literal_eval", lambda text: read.append(text))
+
+    def counts() -> int:
+        return len(MANY)
+
+    answers.source(counts)
+    assert max(map(len, read), default=0) <= answers.LONGEST
+
+
 def test_a_function_without_a_text_is_kept_by_name(file: Path) -> None:
     first_touch.order.check(eval("lambda **of: 0"))
     assert answers.read(file)["first_touch.order"]["given"] == [{"name": "<lambda>", "source": ""}]
+    assert answers.source(Secret()) == {"name": "Secret", "source": ""}
     assert answers.source(SimpleNamespace(__name__=5)) == {"name": "SimpleNamespace", "source": ""}
 
 

@@ -316,6 +316,39 @@ class Unspeakable:
     __hash__ = None  # type: ignore[assignment]
 
 
+def raising(error: type[BaseException], *names: str) -> Any:
+    """An object of which each of these raises that."""
+
+    def raises(*_: object) -> Any:
+        raise error("no")
+
+    return type("Raising", (), dict.fromkeys(names, raises))()
+
+
+def exits() -> Any:
+    """An object that ends the program whenever it is looked at."""
+    return raising(SystemExit, *LOOKS)
+
+
+LOOKS = ("__repr__", "__str__", "__eq__", "__hash__", "__iter__", "__len__", "__int__", "__ge__", "__getattribute__")
+
+
+class Hidden(type):
+    """Of its classes nothing can be asked."""
+
+    def __getattribute__(cls, name: str) -> Any:
+        raise SystemExit(name)
+
+
+def secret() -> Any:
+    """A class that does not even say what it is called; pytest asks those of a module."""
+    return Hidden("Secret", (), {})
+
+
+class Nobody(BaseException):
+    """What no Exception catches."""
+
+
 @dataclass(frozen=True)
 class Place:
     """A value that may be a key; what comes of it in another process may not."""
@@ -334,7 +367,15 @@ STRANGE: dict[str, Callable[[], Any]] = {
     "steps": lambda: [("write", 0, math.inf), ("write", Unspeakable(), 1)], "event": lambda: [("cpu1", Unspeakable())],
     "list in list": lambda: functools.reduce(lambda inner, _: [inner], range(5000), []),
     "set of sets": lambda: {frozenset({1})}, "by place": lambda: {Place(): 1},
-    "numpy's yes": lambda: np.True_,
+    "numpy's yes": lambda: np.True_, "objects": lambda: np.array([object(), None], dtype=object),
+    "exits": lambda: exits(), "list of exits": lambda: [exits()] * 2,
+    "ends": lambda: raising(Nobody, *LOOKS), "stops": lambda: raising(StopIteration, *LOOKS),
+    "too deep": lambda: raising(RecursionError, *LOOKS),
+    "step that exits": lambda: [("write", 0, exits())],
+    "event that exits": lambda: [("cpu1", exits())], "pair of exits": lambda: ("4K", exits()),
+    "secret": lambda: secret()(), "secret class": secret, "long list": lambda: [10] * 10**6,
+    "long within": lambda: [[10] * 10**6],
+    "makes exits": lambda: lambda **_: exits(), "makes secrets": lambda: lambda **_: secret()(),
 }  # fmt: skip
 """Answers of no kind that is asked for, and such as would take all memory or never end."""
 
@@ -349,6 +390,38 @@ def test_whatever_is_given_the_answer_is_a_short_note(name: str) -> None:
         said = asked.check(**{next(iter(letters)): strange()}) if by_letter else asked.check(strange())
         assert said.kind in ("wrong", "ask"), kind
         assert len(said.head) + sum(map(len, said.lines)) < 4000, kind
+
+
+@pytest.mark.parametrize(
+    "number",
+    [lambda: "x", lambda: 1.5, lambda: math.nan, lambda: True, lambda: [1], lambda: np.arange(2), secret, exits],
+)
+def test_a_hint_of_no_number_is_told_how_to_ask(number: Callable[[], Any]) -> None:
+    asked = Number(name="q.n", prompt="How many?", truth=lambda: 8, hints=("one", "two"))
+    assert asked.hint(number()).head.startswith("Cannot read that number: ")
+    assert [asked.hint(each).lines[0] for each in (None, None, 1, np.int8(2), -5, 99)] == [
+        "one", "two", "one", "two", "one", "two",
+    ]  # fmt: skip
+
+
+def test_who_ends_a_look_with_ctrl_c_is_let_go(number: Number) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        number.check(raising(KeyboardInterrupt, "__repr__"))
+
+
+def test_the_words_of_a_long_answer_are_not_made() -> None:
+    made: list[int] = []
+
+    class Item:
+        def __repr__(self) -> str:
+            made.append(1)
+            return "item"
+
+    choice = Choice(name="q.c", prompt="Which?", options={"a": "one", "b": "two"}, truth=lambda: "a")
+    assert choice.check([Item()] * 20_000).head == "Cannot read that answer: a long list is none of 'a', 'b'."
+    assert choice.check({1: [[Item()] * 20_000]}).head.startswith("Cannot read that answer: a long dict")
+    assert not made
+    assert choice.check([Item()]).head == "Cannot read that answer: [item] is none of 'a', 'b'."
 
 
 @pytest.mark.parametrize("answer", [16.0, np.float32(16), np.int8(16), Fraction(32, 2)])

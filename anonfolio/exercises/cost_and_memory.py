@@ -21,6 +21,7 @@ from ..hardware.trace import DATA_DIR as TRACES
 from ..hardware.trace import Replay, Setting, Trace, read_measured, read_trace, replay, size_names
 from ..kernel.policy import LINUX_6_15, policy_for_kernel
 from ..kernel.record import COW_COPY, REUSE
+from ..lesson.looking import Unreadable, looking, shown
 from ..lesson.quiz import (
     GOES_ON,
     Asked,
@@ -29,13 +30,11 @@ from ..lesson.quiz import (
     Note,
     Number,
     Program,
-    Unreadable,
     Verdict,
     but,
     is_open,
     modelled,
     refused,
-    shown,
 )
 from ..lesson.topics import asking
 from ..lesson.words import Words
@@ -690,11 +689,10 @@ class Choosing(Asked):
     def check(self, **given: Any) -> Note:
         """Judge what is answered: ``a=("64K", "faults")``."""
         try:
-            said = {letter: self._read(letter, answer) for letter, answer in given.items() if not is_open(answer)}
+            with looking():
+                said = {letter: self._read(letter, answer) for letter, answer in given.items() if not is_open(answer)}
         except Unreadable as error:
             return self._unread(str(error))
-        except Exception as error:  # Looking at a reader's own object may raise anything.
-            return self._unread(f"looking at it raised {type(error).__name__}.")
         if not said:
             note = self._asked(f"Not answered yet: put a size and a reason, such as `a={_SUCH}`. {GOES_ON}")
             return self._by_hand(note, "check")
@@ -759,7 +757,7 @@ class Choosing(Asked):
 
     def _read(self, letter: str, answer: Any) -> tuple[str, str]:
         if letter not in self.jobs:
-            raise Unreadable(f"there is no program {letter!r}; there are {', '.join(self.jobs)}.")
+            raise Unreadable(f"there is no program {shown(letter)}; there are {', '.join(self.jobs)}.")
         if isinstance(answer, str) or not isinstance(answer, Sequence) or len(answer) != 2:
             raise Unreadable(f"{letter}={shown(answer)} is not a size and a reason.")
         size = shown(answer[0], str).upper().replace(" ", "").removesuffix("IB").removesuffix("B")

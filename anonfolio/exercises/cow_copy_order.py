@@ -30,7 +30,8 @@ from ..hardware.orders import BEFORE, COPY_STEPS, KERNEL_COPY, NEEDED, OrderErro
 from ..hardware.stores import LEAK, LOST_WRITE, STALE_READ
 from ..kernel.policy import LINUX_6_3, LINUX_6_15, RFC_V2, Policy
 from ..lesson import races
-from ..lesson.quiz import GOES_ON, Asked, Choice, Note, Number, is_open, shown
+from ..lesson.looking import Unreadable, looking, shown
+from ..lesson.quiz import GOES_ON, Asked, Choice, Note, Number, is_open
 from ..program.scenario import Scenario
 
 if TYPE_CHECKING:
@@ -277,9 +278,10 @@ AS_FOUND = tuple(sorted(step for step in COPY_STEPS if step != "store"))
 def _listed(order: Any) -> tuple[Any, ...] | None:
     """The names that a reader gives, no more than can be of use; None where it is no list."""
     try:
-        one_by_one = isinstance(order, (str, Iterator))  # What gives its items one by one may never give one.
-        return None if one_by_one else tuple(islice(order, 2 * len(COPY_STEPS)))
-    except Exception:  # A reader's own object may raise anything.
+        with looking():
+            one_by_one = isinstance(order, (str, Iterator))  # What gives its items one by one may never give one.
+            return None if one_by_one else tuple(islice(order, 2 * len(COPY_STEPS)))
+    except Unreadable:
         return None
 
 
@@ -345,7 +347,7 @@ class Interleavings(Asked):
         """Run what is given; the first that does not show what is asked is drawn, else the last that does."""
         unknown = [name for name in given if name not in self.hunts]
         if unknown:
-            return Note("wrong", f"There is no {unknown[0]!r}; there are {', '.join(self.hunts)}.")
+            return Note("wrong", f"There is no {shown(unknown[0])}; there are {', '.join(self.hunts)}.")
         said = {name: events for name, events in given.items() if not is_open(events)}
         if not said:
             note = self._asked(f"Not answered yet: put a list in place of each `...`. {GOES_ON}")
@@ -358,12 +360,12 @@ class Interleavings(Asked):
         for name, events in said.items():
             hunt = self.hunts[name]
             try:
-                run = hunt.race.run(_readable(events))
+                with looking(Impossible):
+                    run = hunt.race.run(_readable(events))
             except Impossible as error:
                 return Note("wrong", f"{name}: this cannot happen.", (f"{error}.", *_so_far(shown)))
-            except Exception as error:  # Looking at a reader's own object may raise anything.
-                told = f"Looking at it raised {type(error).__name__}."
-                return Note("wrong", f"{name}: this cannot be read.", (told, *_so_far(shown)))
+            except Unreadable as error:
+                return Note("wrong", f"{name}: this cannot be read.", (str(error).capitalize(), *_so_far(shown)))
             if hunt.kind not in run.kinds:
                 return self._missed(name, run, shown)
             found = next(one for one in run.damage if one.kind == hunt.kind)
@@ -426,9 +428,10 @@ def _listed_events(events: Iterable[Event | str]) -> str:
 def _kept(events: Any) -> list[Any]:
     """The events as JSON has them; what nobody can read is kept as nothing."""
     try:
-        return [event if isinstance(event, str) else [shown(part, str) if not isinstance(part, int) else part
-                for part in event] for event in _readable(events)]  # fmt: skip
-    except Exception:  # A reader's own object may raise anything.
+        with looking():
+            return [event if isinstance(event, str) else [shown(part, str) if not isinstance(part, int) else part
+                    for part in event] for event in _readable(events)]  # fmt: skip
+    except Unreadable:
         return []
 
 

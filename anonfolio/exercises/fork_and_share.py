@@ -11,7 +11,8 @@ from typing import Any
 
 from ..draw.picture import Picture
 from ..kernel.policy import LINUX_6_15
-from ..lesson.quiz import GOES_ON, Case, Cases, Function, Note, Number, Pages, Unreadable, but, is_open, modelled, whole
+from ..lesson.looking import Unreadable, shown
+from ..lesson.quiz import GOES_ON, Case, Cases, Function, Note, Number, Pages, but, is_open, modelled, whole
 from ..lesson.topics import asking
 from ..lesson.words import Words
 from ..machine.machine import Machine
@@ -144,7 +145,7 @@ class Counts(Cases):
 
     def _read(self, letter: str, answer: Any) -> str:
         if letter not in self.cases:
-            raise Unreadable(f"there is no count {letter!r}; there are {', '.join(self.cases)}.")
+            raise Unreadable(f"there is no count {shown(letter)}; there are {', '.join(self.cases)}.")
         try:
             return str(whole(int(answer) if _digits(answer) else answer))
         except Unreadable as error:

@@ -269,7 +269,9 @@ class State:
             return [event]
         left = [step for _, step in self.race.steps()[self.done :]]
         if event not in left:
-            raise Impossible(f"CPU 0 has no step {event!r} left; it still has to do: {', '.join(left) or 'nothing'}")
+            raise Impossible(
+                f"CPU 0 has no step {event!r:.60} left; it still has to do: {', '.join(left) or 'nothing'}"
+            )
         return [("cpu0", step) for step in left[: left.index(event) + 1]]
 
     def do(self, event: Event) -> tuple[str, list[Damage]]:
@@ -283,7 +285,7 @@ class State:
             raise Impossible("CPU 0 has done all its steps")
         work, at = self._stands()
         if op != work.order[at]:
-            raise Impossible(f"CPU 0's next step is {work.order[at]!r}, not {op!r}")
+            raise Impossible(f"CPU 0's next step is {work.order[at]!r}, not {op!r:.40}")
         said = self._fork_step(op) if isinstance(work, Fork) else self._copy_step(work, op)
         self.done += 1
         if at + 1 == len(work.order):
@@ -297,20 +299,20 @@ class State:
         if not isinstance(event, (tuple, list)):
             raise Impossible(f"{event!r:.40} is neither a step's name nor an event such as ('cpu1', 'read', 0)")
         if len(event) < 2 or event[0] not in names or not isinstance(event[1], str):
-            raise Impossible(f"{event!r} does not begin with {', '.join(map(repr, names))} and what it does")
+            raise Impossible(f"{event!r:.60} does not begin with {', '.join(map(repr, names))} and what it does")
         cpu, op = names.index(event[0]), event[1]
         if len(event) != 2 + {"read": 1, "write": 2}.get(op, 0):
-            raise Impossible(f"{event!r}: read takes a page, write a page and a byte, a step nothing")
+            raise Impossible(f"{event!r:.60}: read takes a page, write a page and a byte, a step nothing")
         if op in ("read", "write"):
             if not cpu:
-                raise Impossible(f"{event!r}: CPU 0 is in the kernel; its own store is its last step")
+                raise Impossible(f"{event!r:.60}: CPU 0 is in the kernel; its own store is its last step")
             if not all(type(number) is int for number in event[2:]) or not 0 <= event[-1] <= 255:
-                raise Impossible(f"{event!r}: a page is a number, and a byte one in 0..255")
+                raise Impossible(f"{event!r:.60}: a page is a number, and a byte one in 0..255")
             if not 0 <= event[2] < self.race.start.pages:
-                raise Impossible(f"{event!r}: the mapping has pages 0..{self.race.start.pages - 1}")
+                raise Impossible(f"{event!r:.60}: the mapping has pages 0..{self.race.start.pages - 1}")
             return (cpu, op, self.base + event[2], *event[3:])
         if cpu:
-            raise Impossible(f"{event!r}: only CPU 0 goes through the kernel's steps; the others read and write")
+            raise Impossible(f"{event!r:.60}: only CPU 0 goes through the kernel's steps; the others read and write")
         return cpu, op
 
     # --- loads and stores ---------------------------------------------------------------------------------------

@@ -50,6 +50,8 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
+from .looking import Unreadable, kind_of, looking
+
 FORMAT = "anonfolio-answers/1"
 FILE = "anonfolio-answers.json"
 KINDS = ("number", "choice", "pages", "sizes", "cases", "pairs", "order", "events", "function", "program")
@@ -165,9 +167,17 @@ def score(answers: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
 
 def source(function: Any) -> dict[str, str]:
     """A function's name and the text that defines it, with what it uses of the notebook's own names."""
+    try:
+        with looking():
+            return _source(function)
+    except Unreadable:
+        return {"name": kind_of(function), "source": ""}
+
+
+def _source(function: Any) -> dict[str, str]:
     name = getattr(function, "__name__", None)
     if not isinstance(name, str):  # A reader's own object may call itself anything.
-        name = type(function).__name__
+        name = kind_of(function)
     parts: dict[str, str] = {}
     _gather(name, function, parts)
     text = "\n\n".join(part for part in parts.values() if part)
@@ -204,8 +214,11 @@ def _definition(name: str, value: Any) -> str:
             return ""
         return text if text.startswith(("def ", "class ", "@")) else ""
     try:
-        return f"{name} = {value!r}" if literal_eval(repr(value)) == value else ""
-    except Exception:  # A reader's own object may raise anything.
+        with looking():
+            text = repr(value)
+            # A long one would not be kept, and to read it takes memory by the gigabyte.
+            return f"{name} = {text}" if len(text) <= LONGEST and literal_eval(text) == value else ""
+    except Unreadable:
         return ""
 
 

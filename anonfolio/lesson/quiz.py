@@ -36,6 +36,7 @@ import numpy as np
 from ..draw.drawing import printable, xml
 from ..program.scenario import Scenario, ScenarioError, Step, Timeline
 from . import answers, patience, plain, sheet
+from .looking import Unreadable, is_long, kind_of, looking, shown
 
 if TYPE_CHECKING:
     from ..kernel.policy import Policy
@@ -44,14 +45,10 @@ if TYPE_CHECKING:
 TEXT_WIDTH = 100
 GOES_ON = "The notebook runs on without it."
 FIXED = "Compared, and so it stays as it was"
-MOST, MOST_NUMBERS, SHOWN = 10**18, 1 << 16, 300
-"""What an answer may be: a number below that, so many of them; and how much of it is repeated in a line."""
+MOST, MOST_NUMBERS = 10**18, 1 << 16
+"""What an answer may be: a number below that, so many of them."""
 COLOURS = {"ask": "#7a828c", "kept": "#3f7fc4", "right": "#2f8f5b", "wrong": "#cc6a2c", "tell": "#3f7fc4"}
 """Bar on the left of a note. It repeats what the first words say, and each reads on light and dark."""
-
-
-class Unreadable(ValueError):
-    """An answer of the wrong kind: what it is, and what would be right."""
 
 
 # --- what a question says back --------------------------------------------------------------------------------------
@@ -184,11 +181,17 @@ class Asked:
         """Its name in files and browsers; empty for a question of no bank."""
         return f"{self.bank}.{self.name.rpartition('.')[2]}" if self.bank else ""
 
-    def hint(self, number: int | None = None) -> Note:
+    def hint(self, number: Any = None) -> Note:
         """The next hint, or the one of that number from 1."""
         if not self.hints:
             return Note("tell", f"There is no hint for `{self.name}`.")
-        self.hinted = max(1, min(number or self.hinted + 1, len(self.hints)))
+        try:
+            with looking():
+                wanted = self.hinted + 1 if is_open(number) else whole(number)
+        except Unreadable as error:
+            told = f"`{self.name}.hint()` gives the next of {len(self.hints)}, `{self.name}.hint(1)` the first."
+            return Note("wrong", f"Cannot read that number: {error}", (told,))
+        self.hinted = max(1, min(wanted, len(self.hints)))
         rest = len(self.hints) - self.hinted
         more = (
             f"Call it again for another ({rest} left)."
@@ -355,12 +358,11 @@ class Question(Asked, ABC):
             note = self._asked(f"Not answered yet: put your answer in place of the dots, such as {such}. {GOES_ON}")
             return self._by_hand(note, verb)
         try:
-            return self._read(answer)
+            with looking():
+                return self._read(answer)
         except Unreadable as error:
-            told = str(error)
-        except Exception as error:  # Looking at a reader's own object may raise anything.
-            told = f"looking at it raised {type(error).__name__}."
-        return Note("wrong", f"Cannot read that answer: {told}", (f"Such as `{self.name}.{verb}({self._example()})`.",))
+            such = f"Such as `{self.name}.{verb}({self._example()})`."
+            return Note("wrong", f"Cannot read that answer: {error}", (such,))
 
     def _why(self) -> tuple[str, ...]:
         return (self.because.format(truth=self._say(self.answer)),) if self.because else ()
@@ -445,9 +447,9 @@ class Choice(Question):
         return {"options": dict(self.options)}
 
     def _read(self, answer: Any) -> str:
-        said = str(answer).strip().lower()
+        said = shown(answer, str).lower()
         for letter, words in self.options.items():
-            if said in (letter.lower(), words.lower()):
+            if said in (letter.lower(), shown(words, str).lower()):
                 return letter
         raise Unreadable(f"{shown(answer)} is none of {', '.join(map(repr, self.options))}.")
 
@@ -582,7 +584,8 @@ class Cases(Asked):
     def check(self, **given: Any) -> Note:
         """Judge the cases that are answered; the first wrong one is shown."""
         try:
-            said = {letter: self._read(letter, answer) for letter, answer in given.items() if not is_open(answer)}
+            with looking():
+                said = {letter: self._read(letter, answer) for letter, answer in given.items() if not is_open(answer)}
         except Unreadable as error:
             return Note("wrong", f"Cannot read that answer: {error}")
         if not said:
@@ -642,7 +645,7 @@ class Cases(Asked):
 
     def _read(self, letter: str, answer: Any) -> str:
         if letter not in self.cases:
-            raise Unreadable(f"there is no case {letter!r}; there are {', '.join(self.cases)}.")
+            raise Unreadable(f"there is no case {shown(letter)}; there are {', '.join(self.cases)}.")
         said = shown(answer, str).lower()
         for known, other in self.answers.items():
             if said in (known, *other):
@@ -731,7 +734,7 @@ def _ask(function: Callable[..., Any], cases: Sequence[Mapping[str, Any]], tell:
         tell(b'["library"]\n')
     except (Exception, SystemExit) as error:  # Whatever a reader's function does is part of her answer.
         left = MOST_TOLD
-        say("raised", type(error).__name__, shown(error, str))
+        say("raised", kind_of(error), shown(error, str))
 
 
 def _record(answer: Any) -> tuple[Any, ...]:
@@ -743,7 +746,7 @@ def _record(answer: Any) -> tuple[Any, ...]:
         plain.unpacked(told)  # A set of sets is plain, and its copy holds what no set may hold.
         return ("says", told)
     except (ValueError, TypeError, RecursionError):
-        return ("other", type(answer).__name__, shown(answer))
+        return ("other", kind_of(answer), shown(answer))
 
 
 def _answer(kind: str, *told: Any) -> Any:
@@ -807,7 +810,7 @@ class Function(Asked):
         if is_open(function):
             return self._asked(f"No function yet: pass yours to `{self.name}.check`. {GOES_ON}")
         if not callable(function):
-            return Note("wrong", f"That is {type(function).__name__}, not a function.")
+            return Note("wrong", f"That is {kind_of(function)}, not a function.")
         said = self._judged(function, self.cases)
         return said if said.kind == "ask" else self._noted(lambda: answers.source(function), self._anew(function, said))
 
@@ -959,10 +962,10 @@ class Program(Asked):
         if is_open(program):
             return self._asked(f"No program yet: {self._pass_one()}. {GOES_ON}")
         try:
-            scenario = self._read(program)
-        except Exception as error:  # Looking at a reader's own object may raise anything.
-            known = isinstance(error, (Unreadable, ScenarioError))
-            told = shown(error, str).rstrip(".") if known else f"looking at it raised {type(error).__name__}"
+            with looking(ScenarioError):
+                scenario = self._read(program)
+        except (Unreadable, ScenarioError) as error:
+            told = shown(error, str).rstrip(".")
             such = ("Such as `[('read', 0, 7), ('write', 0, 7, 8)]`.",) if self.start else ()
             return Note("wrong", "Cannot run that program.", (f"{told}.", *such))
         verdict = self.judge(scenario)
@@ -1000,9 +1003,11 @@ class Program(Asked):
         if isinstance(program, Scenario):
             return program if self.start is None else self._over_same_mapping(program)
         if self.start is None:
+            if is_long(program) and not isinstance(program, str):
+                raise Unreadable(f"{shown(program)} is no text of a program")
             return Scenario.parse(str(program), "your program")
         if not isinstance(program, Sequence) or isinstance(program, str):
-            raise Unreadable(f"{type(program).__name__} is not a list of steps")
+            raise Unreadable(f"{kind_of(program)} is not a list of steps")
         for at, step in enumerate(program, 1):
             if not isinstance(step, (tuple, list)):
                 raise Unreadable(f"step {at} is {step!r:.40}; a step is a tuple such as ('read', 0, 7)")
@@ -1110,18 +1115,9 @@ def _numbers(answer: Iterable[Any]) -> tuple[int, ...]:
     return found
 
 
-def shown(answer: Any, how: Callable[[Any], str] = repr) -> str:
-    """Something that a reader gives, for one line; her own object's ``__repr__`` may do anything."""
-    try:
-        words = " ".join(how(answer).split())
-    except Exception:
-        words = f"a {type(answer).__name__}"
-    return words if len(words) <= SHOWN else f"{words[: SHOWN - 1]}…"
-
-
 def _plain(value: Any) -> Any:
-    """numpy's numbers and arrays as Python's own."""
-    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
+    """numpy's numbers, an array without dimensions too, as Python's own."""
+    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) and value.ndim == 0 else value
 
 
 def _same(given: Any, right: Any) -> bool:
