@@ -58,7 +58,7 @@ def is_long(answer: Any) -> bool:
         if isinstance(each, (str, bytes, bytearray, list, tuple, set, frozenset, dict)):
             left -= len(each) + 1
         if isinstance(each, (list, tuple, set, frozenset)):
-            there += islice(each, left + 1)
+            there += islice(each, max(left, 0))
         elif isinstance(each, dict):
-            there += islice(chain.from_iterable(each.items()), left + 1)
+            there += islice(chain.from_iterable(each.items()), max(left, 0))
     return left < 0
