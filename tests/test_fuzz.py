@@ -521,6 +521,7 @@ TOLD: dict[str, tuple[str, ...]] = {
     "a name of 5,000 letters": ("replay", "x" * 5000),
     "a name with line ends": ("run", "a\nb\nc"),
     "a name with a null": ("replay", "a\0b.json"),
+    "a path with line ends": ("replay", "a\nb.json"),
     "a folder": ("replay", "/"),
     "no name of a trace": ("trace", "replay", ""),
     "no name of a table": ("cost", "show", ""),
