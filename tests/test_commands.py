@@ -260,7 +260,7 @@ def test_what_no_search_goes_on_from_is_refused_in_a_line(
 ) -> None:
     path = tmp_path / "no.scenario"
     path.write_text(text)
-    assert main(["search", "--from", str(path)]) == WRONG_INPUT
+    assert main(["search", "--from", str(path), "--steps", "1", "--jobs", "1"]) == WRONG_INPUT
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert said in err
