@@ -20,6 +20,8 @@ HANDS   ?= 2
 PYTEST  := $(BIN)/pytest -q -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 FILES   := --dist loadfile --max-worker-restart=0
 SPREAD  := $(PYTEST) -n $(WORKERS) $(FILES)
+# The last notebook takes longest: begun last, it would leave the other worker idle.
+CELLS   := -p nbval --nbval --nbval-current-env --nbval-sanitize-with tests/nbval-sanitize.cfg
 BROWSER := $(shell grep -l 'mark\.browser' tests/test_*.py)
 SAMPLE   = --sample
 LIVE_SECONDS ?= 120
@@ -46,7 +48,7 @@ test: lint ## lint, types, tests (of long sweeps a few cases, no long test), and
 	$(SPREAD) $(SAMPLE) -m "not browser"
 	$(PYTEST) -n $(HANDS) $(FILES) $(SAMPLE) -m browser $(BROWSER)
 ifneq ($(BOOKS),)
-	$(SPREAD) -p nbval --nbval --nbval-current-env --nbval-sanitize-with tests/nbval-sanitize.cfg notebooks
+	$(SPREAD) --no-loadscope-reorder $(CELLS) $(shell ls -r notebooks/*.ipynb)
 else
 	@echo "notebooks/ holds no notebook yet: nothing to compare"
 endif
