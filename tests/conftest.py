@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import settings
 
 if TYPE_CHECKING:
     from browser_support import Lab
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
 
 # jsonschema builds a parser of IRIs where it can be imported, which takes three seconds of each process that imports
 # nbformat; no notebook has an IRI to check.
@@ -109,6 +110,24 @@ def browser() -> Iterator[Browser]:
         )
         yield chromium
         chromium.close()
+
+
+@pytest.fixture(scope="module")
+def kept(browser: Browser) -> Iterator[Page]:
+    """One page for the tests of a file, one after the other: of its own it would cost each half of its time."""
+    context = browser.new_context()
+    yield context.new_page()
+    context.close()
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All pages of the site."""
+    from site_support import NOTEBOOKS, tool
+
+    folder = tmp_path_factory.mktemp("site")
+    tool.build(NOTEBOOKS, folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

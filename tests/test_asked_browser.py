@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import nbformat
 import pytest
-from browser_support import Lab, close_notebook, lab_page, open_notebook, quiet_page, run_all, show_widget
-from nbformat.sign import NotebookNotary
+from browser_support import as_new, quiet, quiet_page, show_widget, then, verdict
+from site_support import NOTEBOOKS
 from test_quiz import ASKED
-from test_site import tool
 
 from anonfolio.exercises import cow_copy_order, start_here
 from anonfolio.lesson import answers
@@ -26,7 +23,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.browser
 
-NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
 BY_HAND = {name: asked for name, asked in ASKED.items() if asked._asks() is not None}
 
 MODEL = """
@@ -50,16 +46,25 @@ def stored(value: Any) -> Any:
     return json.loads(json.dumps(value, sort_keys=True))
 
 
+@cache
+def sheet_of(asked: Asked, mode: str) -> Any:
+    """Some take a second to make."""
+    return asked.sheet(mode)
+
+
+def state_of(asked: Asked, mode: str, keep: Any = None) -> dict[str, Any]:
+    sheet = keep(sheet_of(asked, mode)) if keep else sheet_of(asked, mode)
+    return {"sheet": sheet, "mode": mode, "given": None, "hinted": 0, "shown": False, "unkept": ""}
+
+
 def show(tab: Page, asked: Asked, mode: str, keep: Any = None) -> Locator:
-    sheet = keep(asked.sheet(mode)) if keep else asked.sheet(mode)
-    state = {"sheet": sheet, "mode": mode, "given": None, "hinted": 0, "shown": False, "unkept": ""}
-    assert show_widget(tab, "asked", state, MODEL) == []
+    assert show_widget(tab, "asked", state_of(asked, mode, keep), MODEL) == []
     return tab.locator(".afq")
 
 
 @pytest.fixture
-def bare(browser: Browser) -> Iterator[Page]:
-    with quiet_page(browser, 800) as tab:
+def bare(kept: Page) -> Iterator[Page]:
+    with quiet(kept, 800) as tab:
         yield tab
 
 
@@ -134,21 +139,35 @@ def as_python_says(asked: Any, mode: str, given: Any) -> dict[str, Any]:
     return {key: value for key, value in told.items() if value}
 
 
+# The card is drawn as well: each is seen once. As one text: playwright takes a value apart piece by piece, for seconds.
+JUDGE = """async (text) => {
+  const [state, modes, given] = JSON.parse(text);
+  const { default: widget, says, unseal } = await import("./asked.js");
+  const model = { get: (name) => state[name], set() {}, on() {}, save_changes() {} };
+  const el = document.getElementById("el");
+  el.replaceChildren();
+  await widget.render({ model, el });
+  const right = await unseal(state.sheet);
+  return JSON.stringify(given.map((one) => modes.map((mode) => says[mode](state.sheet, right, one))));
+}"""
+
+
+@pytest.fixture(scope="module")
+def judge(browser: Browser) -> Iterator[Page]:
+    """A page with a card, whose place others take."""
+    with quiet_page(browser, 800) as tab:
+        show(tab, ASKED["start_here.backed"], "check")
+        yield tab
+
+
 @pytest.mark.sweep(8)
 @pytest.mark.parametrize("name", BY_HAND)
-def test_the_browser_judges_every_answer_as_python_does(bare: Page, name: str) -> None:
+def test_the_browser_judges_every_answer_as_python_does(judge: Page, name: str) -> None:
     asked = BY_HAND[name]
     modes = ("predict", "compare", "check") if isinstance(asked, Question) else ("check",)
-    show(bare, asked, "check")
     given = tried(asked)
-    judged = bare.evaluate(
-        """async ([sheet, modes, given]) => {
-          const { says, unseal } = await import("./asked.js");
-          const right = await unseal(sheet);
-          return given.map((one) => modes.map((mode) => says[mode](sheet, right, one)));
-        }""",
-        [stored(asked.sheet()), modes, given],
-    )
+    judged = json.loads(judge.evaluate(JUDGE, json.dumps([state_of(asked, "check", stored), modes, given])))
+    assert judge.locator(f".afq[data-question='{name}'] button").first.is_visible()
     for one, told in zip(given, judged, strict=True):
         for mode, said in zip(modes, told, strict=True):
             assert {key: value for key, value in said.items() if value} == as_python_says(asked, mode, one), (mode, one)
@@ -192,10 +211,6 @@ def test_every_kind_is_judged() -> None:
 
 def saved(tab: Page) -> Any:
     return tab.evaluate("window.saved")
-
-
-def verdict(card: Locator) -> str:
-    return card.locator(".afq-verdict").inner_text()
 
 
 def test_a_number_by_mouse_and_by_keyboard_wrong_and_right(bare: Page) -> None:
@@ -297,16 +312,6 @@ def test_cases_one_by_one(bare: Page) -> None:
     assert saved(bare)["given"] == {"a": "no fault", "b": "first touch"}
 
 
-def then(card: Locator, *names: str, by: str = "click") -> None:
-    for name in names:
-        button = card.get_by_role("button", name=name, exact=True)
-        if by == "click":
-            button.click(force=button.get_attribute("aria-disabled") == "true")
-        else:
-            button.focus()
-            button.page.keyboard.press(by)
-
-
 def test_steps_in_order_by_mouse_and_by_keyboard(bare: Page) -> None:
     asked: Any = ASKED["cow_copy_order.order"]
     card = show(bare, asked, "check")
@@ -386,6 +391,9 @@ def test_hints_come_one_by_one_and_the_solution_when_asked(bare: Page) -> None:
     assert (saved(bare)["hinted"], saved(bare)["shown"]) == (2, True)
 
 
+NAMES = """controls => controls.map((node) => (
+  node.getAttribute("aria-label") || node.getAttribute("aria-labelledby") ||
+  node.closest("label")?.textContent || node.textContent).trim())"""
 IN_04 = ("cow_copy_order.order", "cow_copy_order.damage")
 
 
@@ -398,11 +406,9 @@ def test_a_card_fits_and_every_control_has_a_name(bare: Page, scheme: Any, width
     for name in ("start_here.eight", "start_here.writable", "first_touch.blocks", "fork_and_share.counts", *IN_04):
         card = show(bare, ASKED[name], "check")
         assert bare.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        for control in card.locator("button, input, select").all():
-            assert control.evaluate(
-                "node => (node.getAttribute('aria-label') || node.getAttribute('aria-labelledby') ||"
-                " node.closest('label')?.textContent || node.textContent).trim()"
-            )
+        names = card.locator("button, input, select").evaluate_all(NAMES)
+        assert names
+        assert all(names), name
 
 
 # --- nothing is given away ------------------------------------------------------------------------------------------
@@ -442,25 +448,26 @@ def test_a_comparison_waits_for_an_answer_or_for_show_me(bare: Page) -> None:
 # --- on the pages ---------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def tab(browser: Browser) -> Iterator[Page]:
-    """A page with no network, on which nothing may go wrong and which loads nothing but what one opens."""
-    context = browser.new_context(viewport={"width": 900, "height": 1000}, offline=True)
+@pytest.fixture(scope="module")
+def offline(browser: Browser) -> Iterator[tuple[Page, list[str]]]:
+    context = browser.new_context(offline=True)
     tab = context.new_page()
     wrong: list[str] = []
     tab.on("pageerror", lambda error: wrong.append(str(error)))
-    own = ("file:", "data:", "blob:")
+    own = ("file:", "data:", "blob:", "about:")
     tab.on("request", lambda request: None if request.url.startswith(own) else wrong.append(request.url[:200]))
-    yield tab
+    yield tab, wrong
     context.close()
+
+
+@pytest.fixture
+def tab(offline: tuple[Page, list[str]]) -> Iterator[Page]:
+    """A page with no network, on which nothing may go wrong and which loads nothing but what one opens."""
+    tab, wrong = offline
+    wrong.clear()
+    with as_new(tab, 1000):
+        yield tab
     assert wrong == []
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("site")
-    tool.build(NOTEBOOKS, folder)
-    return folder
 
 
 def goto(tab: Page, site: Path, stem: str) -> None:
@@ -480,51 +487,64 @@ def test_on_a_page_every_answer_is_closed_until_asked_for(site: Path, tab: Page,
     assert tab.locator(".needs-kernel").filter(has=tab.locator(".afq")).count() == 0
     for name in predicted:
         asked: Any = ASKED[name]
-        seen = tab.locator("main").inner_text()
-        assert f"It is {asked._say(asked.answer)}." not in seen
+        assert not tab.evaluate(SEEN, f"It is {asked._say(asked.answer)}.")
         ask, compare = tab.locator(f"[data-question='{name}']").all()
         assert "You have not answered" in compare.inner_text()
         wrong = next(given for given in tried(asked) if given != asked._plain(asked.answer))
-        answer_by_hand(ask, asked, wrong)
+        answer(ask, asked, wrong, press=by_script)
         assert ask.locator(".afq-verdict").inner_text().startswith("Kept: you say")
         assert asked._say(asked.answer) in compare.inner_text()
         assert compare.locator(".afq-wrong").count() == 1
         # What was compared stays; who wants to answer anew says so.
         assert ask.get_by_role("button", name="Answer").is_disabled()
-        ask.get_by_role("button", name="Forget this one").click()
-        answer_by_hand(ask, asked, asked._plain(asked.answer))
+        by_script(ask.get_by_role("button", name="Forget this one"))
+        answer(ask, asked, asked._plain(asked.answer), press=by_script)
         assert compare.inner_text().startswith("As you said: ")
     assert tab.locator(".answer:not([open])").count() == 0
     goto(tab, site, path.stem)
     assert tab.locator(".afq-verdict .afq-right").count() == len(predicted)
 
 
-def answer_by_hand(card: Locator, asked: Any, given: Any) -> None:
+SEEN = "words => document.querySelector('main').innerText.includes(words)"
+
+
+def by_hand(control: Locator) -> None:
+    control.click()
+
+
+def by_script(control: Locator) -> None:
+    """A click by mouse waits until all of a long page is drawn."""
+    control.dispatch_event("click")
+
+
+def answer(card: Locator, asked: Any, given: Any, press: Callable[[Locator], None] = by_hand) -> None:
     if asked.kind == "number":
         card.get_by_role("textbox").fill(str(given))
     elif asked.kind == "choice":
-        card.locator(f"input[value='{given}']").check()
+        press(card.locator(f"input[value='{given}']"))
     elif asked.kind == "pages":
-        for page, cell in enumerate(card.locator(".afq-strip button").all()):
-            if (cell.get_attribute("aria-pressed") == "true") != (page in given):
-                cell.click()
+        cells = card.locator(".afq-strip button")
+        pressed = cells.evaluate_all("cells => cells.map((cell) => cell.ariaPressed === 'true')")
+        for page, before in enumerate(pressed):
+            if before != (page in given):
+                press(cells.nth(page))
         if not given:
-            card.get_by_role("checkbox").check()
+            press(card.get_by_role("checkbox"))
     else:
-        while card.locator(".afq-list li").count():
-            card.get_by_role("button", name="Take back").click()
+        for _ in range(card.locator(".afq-list li").count()):
+            press(card.get_by_role("button", name="Take back"))
         for size in given:
-            card.get_by_role("button", name=f"then {size}", exact=True).click()
-    card.get_by_role("button", name="Answer").click()
+            press(card.get_by_role("button", name=f"then {size}", exact=True))
+    press(card.get_by_role("button", name="Answer"))
 
 
 def test_answers_are_saved_as_the_file_that_python_reads(site: Path, tab: Page, tmp_path: Path) -> None:
     goto(tab, site, "00_start_here")
     card = tab.locator("[data-question='start_here.backed']").first
-    answer_by_hand(card, start_here.backed, 64)
+    answer(card, start_here.backed, 64)
     writable = tab.locator("[data-question='start_here.writable']")
-    answer_by_hand(writable, start_here.writable, [9])
-    answer_by_hand(writable, start_here.writable, [8])
+    answer(writable, start_here.writable, [9])
+    answer(writable, start_here.writable, [8])
     with tab.expect_download() as saved:
         writable.get_by_role("button", name="Save as JSON").click()
     path = tmp_path / saved.value.suggested_filename
@@ -537,185 +557,3 @@ def test_answers_are_saved_as_the_file_that_python_reads(site: Path, tab: Page, 
     assert answers.score(found) == {"answered": 2, "right": 1, "at_once": 0}
     writable.get_by_role("button", name="Forget this one").click()
     assert writable.locator(".afq-note").count() == 0
-
-
-# --- in JupyterLab --------------------------------------------------------------------------------------------------
-
-
-def cell(tab: Page, source: str) -> Locator:
-    found = "source => [...hands.panel.model.cells].findIndex((it) => it.sharedModel.getSource().includes(source))"
-    at = tab.evaluate(found, source)
-    tab.evaluate("at => hands.show(at)", at)
-    return tab.locator(f".jp-Notebook .jp-Cell[data-windowed-list-index='{at}']")
-
-
-def run(tab: Page, source: str) -> Locator:
-    tab.evaluate("([old, new_]) => hands.within(30, 'a cell', hands.answer(old, new_))", [source, source])
-    return cell(tab, source)
-
-
-def test_in_jupyterlab_nothing_shows_before_one_asks_and_answers_reach_python(lab: Lab, browser: Browser) -> None:
-    shutil.copy(NOTEBOOKS[0], lab.root)
-    with lab_page(lab, browser) as tab:
-        open_notebook(tab, NOTEBOOKS[0].name)
-        # As it is opened, before anything runs: no picture, no answer.
-        assert not shows(cell(tab, "fault = parent.write(5, value=105)"))
-        assert not shows(cell(tab, "q.backed.compare()"))
-        cell(tab, "print(fault)").locator(".jp-OutputArea-output").first.wait_for()
-        assert all(not failed(outputs) for outputs in run_all(tab))
-        asks = cell(tab, "q.backed.predict(...)")
-        asks.get_by_role("textbox", name="Your answer, in pages").fill("64")
-        tab.keyboard.press("Enter")
-        asks.get_by_text("Kept: you say 64 pages.").wait_for()
-        compare = cell(tab, "q.backed.compare()")
-        compare.get_by_text("You said 64 pages; it is 16 pages.").wait_for()
-        # Python has heard it: compared anew it says the same, without a card.
-        again = run(tab, "q.backed.compare()")
-        again.get_by_text("You said 64 pages; it is 16 pages.").wait_for()
-        assert again.locator(".afq").count() == 0
-        writable = cell(tab, "q.writable.check(...)")
-        writable.get_by_role("button", name="page 8", exact=True).click()
-        writable.get_by_role("button", name="Answer").click()
-        writable.get_by_text("Right: page 8.").wait_for()
-        # Keys that are shortcuts of JupyterLab are the card's.
-        cells = tab.evaluate("hands.panel.model.cells.length")
-        writable.get_by_role("button", name="page 8", exact=True).focus()
-        for key in ("a", "b", "x", "d", "d"):
-            tab.keyboard.press(key)
-        assert tab.evaluate("hands.panel.model.cells.length") == cells
-        assert kept(lab, "start_here.backed", [False])["given"] == [64]
-        assert kept(lab, "start_here.writable", [True])["given"] == [[8]]
-        close_notebook(tab)
-        (lab.root / answers.FILE).unlink()
-
-
-IN_LAB = """from anonfolio.exercises import cow_copy_order, start_here
-cow_copy_order.order.check(...)
-cow_copy_order.damage.check(stale=..., leak=..., lost=...)
-start_here.writable.check(...)
-start_here.eight.check()"""
-
-
-def kept(lab: Lab, name: str, right: list[bool]) -> dict[str, Any]:
-    """What Python's file says of a question, once all its answers have arrived: an order takes Python seconds."""
-    path, entry = lab.root / answers.FILE, {}
-    for _ in range(300):
-        entry = answers.read(path).get(name, {}) if path.exists() else {}
-        if entry.get("right") == right:
-            return entry
-        time.sleep(0.1)
-    raise AssertionError(entry)
-
-
-@pytest.mark.long
-def test_in_jupyterlab_all_that_is_clicked_is_by_mouse_and_by_keyboard(lab: Lab, browser: Browser) -> None:
-    """Wrong by mouse, right by keyboard, then "Show me"; the file beside the notebook says the same."""
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
-    cells = [nbformat.v4.new_code_cell(line, id=f"c{at}") for at, line in enumerate(IN_LAB.splitlines())]
-    path = lab.root / "by_hand.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
-    with lab_page(lab, browser) as tab:
-        open_notebook(tab, path.name)
-        assert not any(map(failed, run_all(tab)))
-        count = "hands.panel.model.cells.length"
-
-        def card(source: str) -> Locator:
-            return cell(tab, source).locator(".afq")
-
-        def tell(card: Locator, by: str = "") -> None:
-            answer = card.get_by_role("button", name="Answer", exact=True)
-            answer.press(by) if by else answer.click()
-
-        order = card("order.check")
-        then(order, "then allocate", "then copy", "then recheck", "then clear")
-        tell(order)
-        order.get_by_text("the fault is never finished").wait_for()
-        then(order, "then flush", "then set", by="Enter")
-        then(order, "then drop", by="Space")
-        tell(order, "Enter")
-        order.get_by_text("Right: the kernel's own order.").wait_for()
-        assert kept(lab, "cow_copy_order.order", [False, True])["given"][-1] == list(cow_copy_order.KERNEL_COPY)
-
-        damage = card("damage.check")
-        then(damage, "lost: then CPU 0 to copy")
-        tell(damage)
-        damage.get_by_text("lost: no lost write yet.").wait_for()
-        then(damage, "lost: then CPU 1 writes 66 to page 0", by="Enter")
-        tell(damage, "Space")
-        damage.get_by_text("1 of 3 shown.").wait_for()
-        given = kept(lab, "cow_copy_order.damage", [False, True])["given"]
-        assert given == [{"lost": ["copy"]}, {"lost": ["copy", ["cpu1", "write", 0, 66]]}]
-
-        pages = card("writable.check")
-        pages.get_by_role("button", name="page 7", exact=True).click()
-        tell(pages)
-        pages.get_by_text("Not page 7.").wait_for()
-        pages.get_by_role("button", name="page 7", exact=True).press("Space")
-        tab.keyboard.press("ArrowRight")
-        tab.keyboard.press("Space")
-        tell(pages, "Enter")
-        pages.get_by_text("Right: page 8.").wait_for()
-        assert kept(lab, "start_here.writable", [False, True])["given"] == [[7], [8]]
-
-        cases = card("eight.check")
-        groups = cases.get_by_role("radiogroup")
-        groups.nth(1).get_by_text("first touch").click()
-        tell(cases)
-        cases.get_by_text("0 of 8 right.").wait_for()
-        groups.nth(1).get_by_role("radio").first.focus()
-        tab.keyboard.press("ArrowDown")
-        tab.keyboard.press("Enter")
-        cases.get_by_text("1 of 8 right.").wait_for()
-        assert kept(lab, "start_here.eight", [False, True])["given"] == [{"b": "first touch"}, {"b": "zero page read"}]
-
-        for one, words in ((order, "The kernel's own order:"), (damage, "stale: "), (pages, "page 8"), (cases, "a: ")):
-            one.get_by_role("button", name="Show me").press("Enter")
-            one.get_by_text("Solution of").wait_for()
-            assert words in verdict(one)
-        kept(lab, "start_here.eight", [False, True])
-        assert tab.evaluate(count) == len(cells), "a key reached JupyterLab"
-        close_notebook(tab)
-    path.unlink()
-    (lab.root / answers.FILE).unlink()
-
-
-@pytest.mark.sweep(2)
-@pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
-def test_a_notebook_that_is_not_yet_run_shows_no_source_and_no_broken_link(
-    lab: Lab, browser: Browser, signed: bool
-) -> None:
-    path = lab.root / f"signed-{signed}.ipynb"
-    notebook = nbformat.read(NOTEBOOKS[0], 4)
-    if signed:
-        notary = NotebookNotary(data_dir=str(lab.root.parent / "JUPYTER_DATA"))
-        notary.sign(notebook)
-        notary.store.close()
-    else:
-        # Who signs a text signs its copies: this one is nobody's copy.
-        notebook.metadata["about"] = "nobody's copy"
-    nbformat.write(notebook, path)
-    with lab_page(lab, browser) as tab:
-        open_notebook(tab, path.name)
-        for source in ("q.backed.predict(...)", "other=four.run(RFC_V2)"):
-            at = cell(tab, source)
-            at.locator(".afq, .afs" if signed else ".jp-OutputArea-output").first.wait_for()
-            told = at.inner_text()
-            assert not [tag for tag in ("<svg", "<div", "<p>", "<strong") if tag in told]
-        assert signed or not tab.locator(".afq, .afs").count()
-        # JupyterLab's place for a widget has its mark until the widget's program has come.
-        tab.wait_for_function(f"() => !{BROKEN_LINK}")
-        close_notebook(tab)
-    path.unlink()
-
-
-BROKEN_LINK = """[...document.querySelectorAll(".jupyter-widgets-disconnected")]
-    .some((node) => getComputedStyle(node, "::before").display !== "none")"""
-
-
-def shows(cell: Locator) -> bool:
-    """Whether a cell's output can be seen."""
-    return any(output.is_visible() for output in cell.locator(".jp-OutputArea-output").all())
-
-
-def failed(outputs: list[Any]) -> bool:
-    return any(out["output_type"] == "error" for out in outputs)

@@ -7,13 +7,10 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 from browser_support import (
-    Lab,
     check_dark_mode,
     check_nothing_is_cut_off,
-    close_notebook,
-    lab_page,
+    quiet,
     quiet_page,
-    run_one_cell,
     show_widget,
 )
 
@@ -51,8 +48,18 @@ def stepper(**options: object) -> Stepper:
 
 
 @pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
+def page(kept: Page) -> Iterator[Page]:
+    with quiet(kept, height=900) as page:
+        yield page
+
+
+@pytest.fixture
+def still(browser: Browser) -> Iterator[Page]:
+    """A page of its own, for there time passes only when the test says so."""
     with quiet_page(browser, height=900) as page:
+        page.clock.install(time=0)
+        # It goes on until it is paused, which a busy machine may be late with: only a time to come is one to pause at.
+        page.clock.pause_at(3600)
         yield page
 
 
@@ -325,84 +332,74 @@ def test_the_controls_stay_in_view(page: Page) -> None:
 # --- playing, faults ------------------------------------------------------------------------------------------------
 
 
-def hold_the_clock(page: Page) -> None:
-    """Time passes in the page only when the test says so."""
-    page.clock.install(time=0)
-    # It goes on until it is paused, which a busy machine may be late with: only a time to come is one to pause at.
-    page.clock.pause_at(3600)
-
-
 def focus(page: Page) -> None:
     page.locator(".afs").focus()
 
 
-def test_it_plays_to_the_end_and_stops(page: Page) -> None:
-    hold_the_clock(page)
+def test_it_plays_to_the_end_and_stops(still: Page) -> None:
     widget = stepper(key=0)
     last = len(widget.columns[0].pictures) - 1
-    show(page, widget)
-    page.locator(".afs-more > summary").click()
-    page.get_by_label("speed").select_option("fast")
-    page.get_by_role("button", name="Play").click()
-    assert shown(page) == 2
-    page.clock.run_for(400)
-    assert shown(page) == 3
-    page.get_by_role("button", name="Pause").click()
-    page.clock.run_for(3000)
-    assert shown(page) == 3
+    show(still, widget)
+    still.locator(".afs-more > summary").click()
+    still.get_by_label("speed").select_option("fast")
+    still.get_by_role("button", name="Play").click()
+    assert shown(still) == 2
+    still.clock.run_for(400)
+    assert shown(still) == 3
+    still.get_by_role("button", name="Pause").click()
+    still.clock.run_for(3000)
+    assert shown(still) == 3
 
-    page.locator(".afs-more > summary").click()
-    page.get_by_label("speed").select_option("medium")
-    page.get_by_role("button", name="Play").click()
-    page.clock.run_for(999)
-    assert shown(page) == 4
-    page.clock.run_for(1)
-    assert shown(page) == 5
-    page.clock.run_for(1000 * last)
-    assert shown(page) == last
-    assert page.get_by_role("button", name="Pause").count() == 0
+    still.locator(".afs-more > summary").click()
+    still.get_by_label("speed").select_option("medium")
+    still.get_by_role("button", name="Play").click()
+    still.clock.run_for(999)
+    assert shown(still) == 4
+    still.clock.run_for(1)
+    assert shown(still) == 5
+    still.clock.run_for(1000 * last)
+    assert shown(still) == last
+    assert still.get_by_role("button", name="Pause").count() == 0
     # From the end it plays anew.
-    page.get_by_role("button", name="Play").click()
-    assert shown(page) == 0
-    page.clock.run_for(1000)
-    assert shown(page) == 1
+    still.get_by_role("button", name="Play").click()
+    assert shown(still) == 0
+    still.clock.run_for(1000)
+    assert shown(still) == 1
 
 
-def test_space_plays_and_a_step_stops_it(page: Page) -> None:
-    hold_the_clock(page)
-    show(page, stepper(key=0))
-    focus(page)
-    page.keyboard.press("Space")
-    page.clock.run_for(1000)
-    assert shown(page) == 3
-    page.keyboard.press("Space")
-    page.clock.run_for(5000)
-    assert shown(page) == 3
-    page.keyboard.press("Space")
-    assert shown(page) == 4
-    page.keyboard.press("ArrowLeft")
-    page.clock.run_for(5000)
-    assert shown(page) == 3
+def test_space_plays_and_a_step_stops_it(still: Page) -> None:
+    show(still, stepper(key=0))
+    focus(still)
+    still.keyboard.press("Space")
+    still.clock.run_for(1000)
+    assert shown(still) == 3
+    still.keyboard.press("Space")
+    still.clock.run_for(5000)
+    assert shown(still) == 3
+    still.keyboard.press("Space")
+    assert shown(still) == 4
+    still.keyboard.press("ArrowLeft")
+    still.clock.run_for(5000)
+    assert shown(still) == 3
     # On a button space presses the button.
-    page.get_by_role("button", name="Next", exact=True).focus()
-    page.keyboard.press("Space")
-    page.clock.run_for(5000)
-    assert shown(page) == 4
+    still.get_by_role("button", name="Next", exact=True).focus()
+    still.keyboard.press("Space")
+    still.clock.run_for(5000)
+    assert shown(still) == 4
     # The list of speeds has arrows of its own.
-    page.locator(".afs-more > summary").click()
-    page.get_by_label("speed").focus()
-    page.keyboard.press("ArrowDown")
-    assert (shown(page), page.get_by_label("speed").input_value()) == (4, "fast")
-    assert page.evaluate("window.escaped") == []
+    still.locator(".afs-more > summary").click()
+    still.get_by_label("speed").focus()
+    still.keyboard.press("ArrowDown")
+    assert (shown(still), still.get_by_label("speed").input_value()) == (4, "fast")
+    assert still.evaluate("window.escaped") == []
 
 
-def test_it_stops_when_it_is_taken_away(page: Page) -> None:
-    hold_the_clock(page)
-    show(page, stepper(key=0))
-    page.get_by_role("button", name="Play").click()
-    page.evaluate("window.cleanup()")
-    page.clock.run_for(5000)
-    assert page.evaluate("window.model.get('step')") == 2
+def test_it_stops_when_it_is_taken_away(still: Page) -> None:
+    show(still, stepper(key=0))
+    still.get_by_role("button", name="Play").click()
+    still.evaluate("window.cleanup()")
+    still.clock.run_for(5000)
+    assert still.evaluate("window.model.get('step')") == 2
 
 
 def test_who_asked_for_less_motion_gets_more_time(page: Page) -> None:
@@ -568,27 +565,26 @@ def test_predicting_needs_no_mouse(page: Page) -> None:
     assert set(page.evaluate("window.escaped")) == {"Tab"}
 
 
-def test_the_predict_button_turns_the_questions_on_and_off(page: Page) -> None:
-    hold_the_clock(page)
+def test_the_predict_button_turns_the_questions_on_and_off(still: Page) -> None:
     widget = stepper(key=COPY_STEP - 1)
-    show(page, widget)
-    toggle = page.get_by_role("button", name="Predict")
+    show(still, widget)
+    toggle = still.get_by_role("button", name="Predict")
     assert toggle.get_attribute("aria-pressed") == "false"
     toggle.click()
     assert toggle.get_attribute("aria-pressed") == "true"
-    assert not asked(page), "what was on the screen is no question"
-    page.get_by_role("button", name="Next", exact=True).click()
-    assert asked(page)
+    assert not asked(still), "what was on the screen is no question"
+    still.get_by_role("button", name="Next", exact=True).click()
+    assert asked(still)
     toggle.click()
-    assert not asked(page)
-    assert not page.locator(".afs-ask").is_visible()
-    assert sentences(page) == [widget.columns[0].pictures[19].sentence]
+    assert not asked(still)
+    assert not still.locator(".afs-ask").is_visible()
+    assert sentences(still) == [widget.columns[0].pictures[19].sentence]
     # Playing waits for the answer.
-    page.evaluate("window.model.set('step', 15)")
+    still.evaluate("window.model.set('step', 15)")
     toggle.click()
-    page.get_by_role("button", name="Play").click()
-    page.clock.run_for(10_000)
-    assert (shown(page), asked(page)) == (16, True)
+    still.get_by_role("button", name="Play").click()
+    still.clock.run_for(10_000)
+    assert (shown(still), asked(still)) == (16, True)
 
 
 def test_it_leaves_nothing_behind(page: Page) -> None:
@@ -627,37 +623,3 @@ def test_the_word_page_keeps_clear_of_the_number_beside_it_and_of_the_edge(page:
 def test_dark_mode_changes_picture_and_controls(page: Page, how: str) -> None:
     show(page, stepper())
     check_dark_mode(page, how, ".afs")
-
-
-# --- JupyterLab -----------------------------------------------------------------------------------------------------
-
-NOTEBOOK_CODE = """\
-from anonfolio.program.scenario import Scenario
-from anonfolio.view import Stepper
-
-copy = Scenario(8, (("write", 0, 0, 7), ("fork", 0), ("write", 1, 2, 9)), orders=(3,), name="copy")
-Stepper(copy.run("linux-6.15"))"""
-
-
-def test_jupyterlab_renders_the_widget_and_steps_it(lab: Lab, browser: Browser) -> None:
-    with lab_page(lab, browser) as page:
-        output = run_one_cell(page, lab, "copy.ipynb", NOTEBOOK_CODE)
-        assert "Stepper copy: step 3 of 3" in "".join(output["data"]["text/plain"])
-        assert "image/svg+xml" in output["data"]
-
-        widget = page.locator(".jp-OutputArea .afs")
-        widget.wait_for()
-        # The widget, not the static picture beside it.
-        assert page.locator(".jp-RenderedSVG").count() == 0
-        assert widget.get_attribute("data-step") == "3"
-        page.get_by_role("button", name="Back", exact=True).click()
-        assert widget.get_attribute("data-step") == "2"
-        # Home would select the first cell, and letters are commands, if JupyterLab heard them.
-        active = "document.querySelector('.jp-Notebook').classList.contains('jp-mod-commandMode') && " \
-                 "document.activeElement.closest('.afs') !== null"  # fmt: skip
-        for key, step in (("Home", "0"), ("ArrowRight", "1"), ("b", "1"), ("End", "3")):
-            page.keyboard.press(key)
-            assert widget.get_attribute("data-step") == step
-            assert page.evaluate(active)
-        assert page.evaluate("hands.panel.content.widgets.length") == 1
-        close_notebook(page)

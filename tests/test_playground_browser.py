@@ -9,13 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from browser_support import (
-    Lab,
     check_dark_mode,
     check_nothing_is_cut_off,
-    close_notebook,
-    lab_page,
+    quiet,
     quiet_page,
-    run_one_cell,
     show_widget,
 )
 
@@ -46,21 +43,32 @@ const model = window.model = {
 window.heard = heard;"""
 
 
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    with quiet_page(browser, height=1400) as page:
-        yield page
+PLAYED: list[Playground] = []
+"""Who hears what is clicked: the last one."""
 
 
-def show(page: Page, play: Playground, *, kernel: bool = True) -> list[str]:
-    """Open a page with the widget, its clicks answered by Python; returns the list of requests to outside."""
+@pytest.fixture(scope="module")
+def with_kernel(kept: Page) -> Page:
+    """The page, where clicks are answered by Python."""
 
     def python(message: str) -> str:
+        play = PLAYED[-1]
         play._heard(play, json.loads(message), [])
         return json.dumps(play.view)
 
-    if kernel:
-        page.expose_function("python", python)
+    kept.expose_function("python", python)
+    return kept
+
+
+@pytest.fixture
+def page(with_kernel: Page) -> Iterator[Page]:
+    with quiet(with_kernel, height=1400) as page:
+        yield page
+
+
+def show(page: Page, play: Playground) -> list[str]:
+    """Open a page with the widget; returns the list of requests to outside."""
+    PLAYED[:] = [play]
     return show_widget(page, "playground", {"fixed": play.fixed, "view": play.view}, MODEL)
 
 
@@ -429,20 +437,21 @@ def test_pages_of_a_long_mapping_are_found_in_their_bar(page: Page) -> None:
     assert play.scenario.steps[-1] == ("write", 0, 301, 2)
 
 
-def test_without_a_kernel_it_shows_its_picture_and_says_what_is_missing(page: Page) -> None:
+def test_without_a_kernel_it_shows_its_picture_and_says_what_is_missing(browser: Browser) -> None:
     play = Playground(scenario="pin-blocks-reuse")
-    # The page's time stands still until the test lets it pass: on a busy machine five seconds are over soon.
-    page.clock.install(time=0)
-    page.clock.pause_at(3600)
-    outside = show(page, play, kernel=False)
-    assert page.locator(".afg-view desc").text_content() == play.picture.text()
-    assert page.locator(".afg-offline").is_hidden()
-    page.clock.run_for(5_000)
-    assert page.locator(".afg-offline").is_visible()
-    assert "needs a running notebook" in page.locator(".afg-offline").inner_text()
-    cell(page, 0, 5).click()
-    assert page.locator(".afg").get_attribute("data-kernel") == "none"
-    assert outside == []
+    with quiet_page(browser, height=1400) as page:
+        # The page's time stands still until the test lets it pass: on a busy machine five seconds are over soon.
+        page.clock.install(time=0)
+        page.clock.pause_at(3600)
+        outside = show(page, play)
+        assert page.locator(".afg-view desc").text_content() == play.picture.text()
+        assert page.locator(".afg-offline").is_hidden()
+        page.clock.run_for(5_000)
+        assert page.locator(".afg-offline").is_visible()
+        assert "needs a running notebook" in page.locator(".afg-offline").inner_text()
+        cell(page, 0, 5).click()
+        assert page.locator(".afg").get_attribute("data-kernel") == "none"
+        assert outside == []
 
 
 def test_it_leaves_nothing_behind(page: Page) -> None:
@@ -487,78 +496,3 @@ def test_nothing_is_cut_off(page: Page, width: int) -> None:
 def test_dark_mode_changes_picture_and_controls(page: Page, how: str) -> None:
     show(page, Playground())
     check_dark_mode(page, how, ".afg")
-
-
-# --- JupyterLab -----------------------------------------------------------------------------------------------------
-
-NOTEBOOK_CODE = """\
-from anonfolio.view import Playground
-
-play = Playground()
-play"""
-
-ASK = """(source) => new Promise((said) => {
-  const future = hands.panel.sessionContext.session.kernel.requestExecute({ code: source });
-  let text = "";
-  future.onIOPub = (message) => { if (message.header.msg_type === "stream") text += message.content.text; };
-  future.done.then(() => said(text.trim()));
-})"""
-
-
-@pytest.mark.long
-def test_in_jupyterlab_the_kernel_answers_every_click(lab: Lab, browser: Browser) -> None:
-    with lab_page(lab, browser, height=1800) as page:
-        output = run_one_cell(page, lab, "play.ipynb", NOTEBOOK_CODE)
-        assert "image/svg+xml" in output["data"]
-        root = page.locator(".jp-OutputArea .afg")
-        root.wait_for()
-        # The widget, not the static picture beside it.
-        assert page.locator(".jp-RenderedSVG").count() == 0
-
-        def steps(count: int, turn: int) -> None:
-            page.wait_for_function(
-                "([count, turn]) => { const { steps, turn: now } = document.querySelector('.afg').dataset;"
-                " return Number(steps) === count && Number(now) === turn; }",
-                arg=[count, turn],
-            )
-
-        page.wait_for_function("document.querySelector('.afg').dataset.kernel === 'there'")
-        cell(page, 0, 5).click()
-        steps(1, 1)
-        assert cell(page, 0, 5).locator("title").text_content() == "page 5: A5, writable"
-        button(page, "Fork process 0").click()
-        steps(2, 2)
-        # No shortcut of JupyterLab's: b would make a cell, x cut this one, Enter edit it, Shift+Enter run it.
-        page.locator(".afg-view").focus()
-        for key in ("b", "x", "Home", "ArrowRight"):
-            page.keyboard.press(key)
-        page.keyboard.press("Enter")
-        steps(3, 3)
-        page.keyboard.press("Control+z")
-        steps(2, 4)
-        page.keyboard.press("Control+y")
-        steps(3, 5)
-        page.get_by_role("combobox", name="kernel").select_option("linux-6.3")
-        steps(3, 6)
-        assert "linux-6.3 first touch (1 page)" in note(page).inner_text()
-        page.locator(".afg-program > summary").click()
-        button(page, "Save").click()
-        steps(3, 7)
-        saved = lab.root / "my-program.scenario"
-        assert Scenario.load(saved).steps == (("write", 0, 5, 1), ("fork", 0), ("write", 0, 1, 3))
-        page.get_by_label("for at most").fill("1")
-        button(page, "Search").click()
-        # Turn 8 says that it searches; a short search may have ended before a frame is drawn.
-        steps(3, 9)
-        assert "no proof" in note(page, "search").inner_text()
-        page.get_by_label("for at most").fill("6")
-        button(page, "Search").click()
-        button(page, "Cancel").click()
-        steps(3, 11)
-        assert "stopped early (cancelled)" in note(page, "search").inner_text()
-        # What is clicked is what Python has, and the other way round.
-        assert page.evaluate(ASK, "print(len(play.scenario.steps), play.policy.name)") == "3 linux-6.3"
-        page.evaluate(ASK, "play.exit(1)")
-        steps(4, 12)
-        assert page.evaluate("hands.panel.content.widgets.length") == 1
-        close_notebook(page)

@@ -8,7 +8,6 @@ import importlib.util
 import json
 import random
 import re
-import subprocess
 import sys
 import zlib
 from pathlib import Path
@@ -163,13 +162,17 @@ def test_the_toy_is_light_enough_to_travel_with_a_page() -> None:
 # --- in a browser ---------------------------------------------------------------------------------------------------
 
 
+LABELS = """panes => panes.map((pane) =>
+  [...pane.querySelectorAll(".cell")].map((cell) => cell.getAttribute("aria-label")))"""
+
+
 @pytest.mark.browser
-def test_a_click_and_a_key_do_what_the_model_does(browser: Browser, tmp_path: Path) -> None:
+def test_a_click_and_a_key_do_what_the_model_does(browser: Browser, site: Path) -> None:
     """A random walk by mouse and keyboard; each pane's cells, as a screen reader says them, are the model's."""
-    page_of = site_page(tmp_path)
     draw = random.Random(16)
     with quiet_page(browser, 1200) as page:
-        page.goto(page_of.as_uri())
+        page.emulate_media(reduced_motion="reduce")  # a click waits until what it hits stands still
+        page.goto((site / "index.html").as_uri())
         page.wait_for_selector("#toy .cell")
         names = [policy["name"] for policy in STORED["policies"]]
         machines = {name: toy.start(af.policy_named(name)) for name in names}
@@ -196,24 +199,11 @@ def test_a_click_and_a_key_do_what_the_model_does(browser: Browser, tmp_path: Pa
                 else:
                     cell.focus()
                     page.keyboard.press("Enter")
-            for pane, name in enumerate(names):
-                labels = (
-                    page.locator("#toy section")
-                    .nth(pane)
-                    .locator(".cell")
-                    .evaluate_all("cells => cells.map((cell) => cell.getAttribute('aria-label'))")
-                )
+            said = page.locator("#toy section").evaluate_all(LABELS)
+            for labels, name in zip(said, names, strict=True):
                 assert [without_letters(label) for label in labels] == model_words(machines[name])
         page.click("[data-does=again]")
         assert page.locator("#toy .cell").count() == 12
-
-
-def site_page(folder: Path) -> Path:
-    subprocess.run(
-        [sys.executable, ROOT / "tools" / "site.py", "--output", folder, ROOT / "notebooks" / "12_playground.ipynb"],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return folder / "index.html"
 
 
 def without_letters(label: str) -> str:
