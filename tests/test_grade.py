@@ -7,6 +7,8 @@ import inspect
 import json
 import os
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,7 @@ def memorised() -> str:
     return f"KNOWN = {known!r}\n{HEAD}    return KNOWN.get(repr(locals()), 0)\n"
 
 
+@cache
 def homework(student: str, right: bool, **changed: Any) -> str:
     made = papers.paper("touch", 3, 4, student, SECRET)
     letters = [question.letter if right else "abcd"[question.right - 1] for question in made.drawn]
@@ -59,8 +62,8 @@ def homework(student: str, right: bool, **changed: Any) -> str:
 
 ORDER = "first_touch.order"
 ALL_RIGHT = {"start_here.size": entry("number", 512, 16), "start_here.last": entry("choice", "c")}
-SUBMISSIONS: dict[str, tuple[str, str, float, str]] = {
-    # student: (what is handed in, question, points, a word of the note)
+SUBMISSIONS: dict[str, tuple[str | Callable[[], str], str, float, str]] = {
+    # student: (what is handed in, or draws it, question, points, a word of the note)
     "01 right": (of(ORDER, function(RIGHT)), ORDER, 1, ""),
     "02 wrong": (
         of(ORDER, function(f"{HEAD}    return max(enabled, default=0)\n")),
@@ -120,10 +123,12 @@ SUBMISSIONS: dict[str, tuple[str, str, float, str]] = {
     "16 nested": ("[" * 100_000, ORDER, 0, "not JSON"),
     "17 answers": (submitted(**ALL_RIGHT), "start_here.last", 1, ""),
     "18 says it is right": (of("start_here.size", entry("number", 512)), "start_here.size", 0, ""),
-    "19 homework": (homework("19 homework", right=True), "homework touch 3", 1, ""),
-    "20 another's paper": (homework("19 homework", right=True), "homework touch 3", 0, "no paper"),
-    "21 homework wrong": (homework("21 homework wrong", right=False), "homework touch 3", 0, ""),
-    "22 easier homework": (homework("22 easier homework", right=True, count=1), "homework touch 3", 0, "no paper"),
+    "19 homework": (lambda: homework("19 homework", right=True), "homework touch 3", 1, ""),
+    "20 another's paper": (lambda: homework("19 homework", right=True), "homework touch 3", 0, "no paper"),
+    "21 homework wrong": (lambda: homework("21 homework wrong", right=False), "homework touch 3", 0, ""),
+    "22 easier homework": (
+        lambda: homework("22 easier homework", right=True, count=1), "homework touch 3", 0, "no paper",
+    ),
     "23 program that hangs": (
         of(
             "zero_page_copy.cheap",
@@ -144,7 +149,7 @@ def test_a_folder_of_submissions_is_graded_as_it_should_be(tmp_path: Path, capsy
     folder = tmp_path / "handed in"
     folder.mkdir()
     for student, (text, *_) in SUBMISSIONS.items():
-        (folder / f"{student}.json").write_text(text, encoding="utf-8")
+        (folder / f"{student}.json").write_text(text() if callable(text) else text, encoding="utf-8")
     (folder / "scores.csv").write_text("student,score\n03 memorised,99\n")
     (folder / "link.json").symlink_to(folder / "01 right.json")
     (folder / "=1+1.json").write_text(of("start_here.size", entry("number", 16)))

@@ -22,8 +22,8 @@ from anonfolio.draw.table import FOLD_ROWS, letter, spans
 from anonfolio.draw.words import sentence, state_sentence
 from anonfolio.kernel.policy import LINUX_6_9, POLICIES
 from anonfolio.machine.machine import Machine
-from anonfolio.program.scenario import Scenario, Timeline
-from anonfolio.witness.recording import DATA_DIR, read_recording
+from anonfolio.program.scenario import Scenario
+from anonfolio.witness.recording import DATA_DIR, read_recording, read_scenarios
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -138,15 +138,13 @@ def test_a_machine_shows_itself() -> None:
 # --- the SVG --------------------------------------------------------------------------------------------------------
 
 
-def everything() -> list[Timeline]:
-    programs = read_recording(DATA_DIR / "named-6.18.json.gz").programs
-    return [program.scenario.run("rfc-v2") for program in programs]
+NAMED = read_scenarios(DATA_DIR / "named-6.18.json.gz")
 
 
 @pytest.mark.sweep(5)
-@pytest.mark.parametrize("timeline", everything(), ids=lambda timeline: timeline.scenario.name)
-def test_every_moment_is_well_formed_and_complete(timeline: Timeline) -> None:
-    for picture in pictures(timeline)[-6:]:
+@pytest.mark.parametrize("scenario", NAMED, ids=lambda scenario: scenario.name)
+def test_every_moment_is_well_formed_and_complete(scenario: Scenario) -> None:
+    for picture in pictures(scenario.run("rfc-v2"))[-6:]:
         root = ET.fromstring(picture.svg())
         assert root.findtext(f"{SVG}title") == picture.sentence
         assert root.findtext(f"{SVG}desc") == picture.text()

@@ -81,6 +81,7 @@ CLICKS: dict[str, tuple[tuple[str, ...], dict[str, Any], list[tuple[Any, ...]]]]
 }
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("skew", [0, 3])
 @pytest.mark.parametrize("tool", TOOL_NAMES)
 def test_a_click_becomes_the_steps_it_stands_for(tool: str, skew: int) -> None:
@@ -253,6 +254,7 @@ def test_undo_takes_back_what_was_done_at_once_and_redo_does_it_again() -> None:
     assert not play.redo()
 
 
+@pytest.mark.long
 def test_wherever_one_goes_the_state_is_that_of_the_program_run_from_the_start() -> None:
     source = random.Random(5)
     play = Playground(pages=16, orders=(4, 2))

@@ -114,6 +114,7 @@ def test_a_report_tells_what_was_run_and_how_to_run_it_again(
     assert all(len(line) <= 78 or line.strip() in rule for line in report.markdown().splitlines())
 
 
+@pytest.mark.long
 def test_what_several_searches_find_is_shown_once_and_of_many_broken_kinds_some() -> None:
     found = af.search.counterexample("rfc-v2", operations=("write", "fork", "wipeonfork", "pin"))
     assert isinstance(found, af.search.Counterexample)

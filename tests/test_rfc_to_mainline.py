@@ -294,6 +294,7 @@ def test_known_mistakes_are_wrong_and_differ(question: Number | Choice) -> None:
     assert question.hint().lines[0] == question.hints[0]
 
 
+@pytest.mark.long
 def test_the_words_around_the_shares_name_the_numbers() -> None:
     of = q.agreement().recorded["7.3"]
     assert f"ran {of} named scenarios" in q.agrees.prompt

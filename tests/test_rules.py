@@ -384,6 +384,7 @@ def test_a_copy_may_respect_the_knobs(knob: str, code: str) -> None:
 # --- streams --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize(
     "changes",
     [

@@ -72,6 +72,7 @@ def test_the_program_can_be_run_by_anyone(found: Counterexample) -> None:
     assert scenario.run("rfc-v2")[-1].value == found.read
 
 
+@pytest.mark.long
 def test_the_counterexample_is_a_shortest_one(found: Counterexample) -> None:
     assert isinstance(counterexample("rfc-v2", steps=found.steps - 1), Exhausted)
 

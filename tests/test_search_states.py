@@ -58,7 +58,10 @@ def counted(policy: str, *operations: str) -> tuple[int, int, int]:
 
 
 @pytest.mark.sweep(3)
-@pytest.mark.parametrize(("policy", "pins"), [("rfc-v2-fixed", False), ("linux-6.3", False), ("rfc-v2-fixed", True)])
+@pytest.mark.parametrize(
+    ("policy", "pins"),
+    [("rfc-v2-fixed", False), ("linux-6.3", False), pytest.param("rfc-v2-fixed", True, marks=pytest.mark.long)],
+)
 def test_a_second_search_that_was_written_apart_counts_the_same(policy: str, pins: bool) -> None:
     more = ("pin", "unpin") if pins else ()
     assert plain_search.explore(policy, pins=pins) == counted(policy, "write", "fork", "exit", *more)

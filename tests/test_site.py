@@ -110,7 +110,7 @@ class Folds(HTMLParser):
         self.outside += "" if self.inside or self.script else data
 
 
-@pytest.mark.sweep(5)
+@pytest.mark.sweep(14)
 @each
 def test_what_answers_a_question_is_folded_and_stands_nowhere_else(site: Path, path: Path) -> None:
     cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
@@ -295,7 +295,7 @@ def addresses(path: Path) -> Addresses:
     return parser
 
 
-@pytest.mark.sweep(5)
+@pytest.mark.sweep(15)
 @pytest.mark.parametrize("name", ["index", *(path.stem for path in NOTEBOOKS)])
 def test_a_page_holds_all_it_needs_and_its_links_lead_somewhere(site: Path, name: str) -> None:
     page = addresses(site / f"{name}.html")

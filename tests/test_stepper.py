@@ -286,7 +286,7 @@ def test_each_reason_names_the_check_that_decided() -> None:
     assert asked[4]["because"] == "the page is mapped"
 
 
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("name", scenario_names())
 def test_what_is_asked_is_what_happened(name: str) -> None:
     scenario = Scenario.load(name)

@@ -90,6 +90,7 @@ def elsewhere(system: str, code: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_what_asks_no_kernel_works(system: str) -> None:
     done = elsewhere(system, WORKS)

@@ -373,6 +373,7 @@ def test_pages_that_come_twice_fault_when_they_come_first(policy: str) -> None:
     check_equal(machine, 0, np.array([9, 4, 7, 4, 9, 2, 9]), np.array([1, 0, 1, 1, 0, 1, 1], bool), 5)
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_folio_that_its_last_copy_frees_is_handed_out_again(policy: str) -> None:
     machine, _ = sole_owner(policy)
@@ -392,6 +393,7 @@ def test_a_stepped_access_after_a_folio_was_freed_finds_it_free(policy: str) -> 
     check_equal(machine, 0, vpns, write, 5)
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("kept", [0, 7])
 def test_the_only_page_left_of_a_folio(policy: str, kept: int) -> None:
@@ -403,6 +405,7 @@ def test_the_only_page_left_of_a_folio(policy: str, kept: int) -> None:
     check_equal(machine, 0, range(64), True, 5)
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("hole", [None, 5])
 def test_a_folio_that_a_reference_keeps_is_partially_mapped_for_good(policy: str, hole: int | None) -> None:
@@ -458,6 +461,7 @@ def test_stretches_cut_no_folio_that_one_page_table_maps() -> None:
     assert not difference(*states)
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_third_process_that_survives_alone(policy: str) -> None:
     machine, first = sole_owner(policy)
@@ -469,6 +473,7 @@ def test_a_third_process_that_survives_alone(policy: str) -> None:
     check_equal(machine, third.number, range(3, 20), True, 5)
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_fresh_range_is_like_any_other_stream(policy: str) -> None:
     for orders in ((), (4,), (4, 2)):
@@ -500,6 +505,7 @@ def test_a_block_that_a_pmd_maps_is_dirty_and_young_again(policy: str) -> None:
     check_equal(machine, 0, np.array([700, 9]), np.array([False, True]), 5)
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("orders", [(4,), (9,)], ids=["64K", "2M"])
 def test_a_read_is_accessed_before_a_block_unfolds_or_splits_or_only_itself_after(
@@ -520,6 +526,7 @@ def test_a_read_is_accessed_before_a_block_unfolds_or_splits_or_only_itself_afte
     check_equal(machine, 1, np.array([1, 1535, 900, 900]), False, 5)
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("marked", [[0], [3], [15], range(1, 16), range(16)], ids=str)
 def test_a_folio_that_is_exclusive_in_parts(policy: str, marked: Any) -> None:
@@ -529,6 +536,7 @@ def test_a_folio_that_is_exclusive_in_parts(policy: str, marked: Any) -> None:
         check_equal(machine, 0, stream, True, 5)
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("policy", POLICIES)
 def test_blocks_that_are_zero_page_in_parts(policy: str) -> None:
     machine, process = fresh(96, policy=POLICIES[policy], orders=(4, 2))
@@ -692,6 +700,7 @@ def test_blocks_taken_and_freed_together_equal_one_by_one(data: st.DataObject) -
 ALL = range(1 << 12)
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("policy", [*af.POLICIES, "mm_id, range", "scan one", "contiguous"])
 @pytest.mark.parametrize("stream", [ALL, ALL[::-1], np.random.default_rng(0).permutation(len(ALL))], ids=len)
 def test_the_four_paths_are_never_stepped(policy: str, stream: Any) -> None:

@@ -605,7 +605,9 @@ WRONG_TRACES: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG_TRACES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long] * (name == "calls without end")) for name in WRONG_TRACES]
+)
 def test_a_trace_that_could_not_be_read_again_is_not_written(tmp_path: Path, name: str) -> None:
     change, says = WRONG_TRACES[name]
     right = small([SPAWN, Call(0, "map", 0, 0, 16, READ_WRITE)], writes(0, 1))

@@ -16,6 +16,7 @@ from anonfolio.hardware.walks import OneByOne, _pieces, walks
 DATABASE = read_trace(DATA_DIR / "database-6.18.44-1.npz")
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize(("policy", "orders"), [(af.LINUX_6_15, (2, 4)), (af.RFC_V2_FIXED, (9,))])
 def test_the_replay_is_the_same_whoever_looks_at_the_tlb(policy: af.Policy, orders: tuple[int, ...]) -> None:
     plain, (seen, _) = replay(DATABASE, orders, policy), walks(DATABASE, orders, policy)
@@ -27,6 +28,7 @@ def test_the_replay_is_the_same_whoever_looks_at_the_tlb(policy: af.Policy, orde
     )
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("policy", [af.LINUX_6_15, af.RFC_V2_FIXED], ids=lambda policy: policy.name)
 def test_walks_are_those_of_one_access_after_the_other(policy: af.Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     _, fast = walks(DATABASE, (2, 4), policy)
@@ -96,6 +98,7 @@ def test_pieces_stand_alone_where_an_entry_may_change() -> None:
     assert list(_pieces(parent, pages[3:], np.array([0, 1, 0, 1], bool))) == [(0, 1), (1, 2), (2, 3), (3, 4)]
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize(
     "core", [*CORES, Core("small", ((Entries(4, 2),), (Entries(16, 4),)))], ids=lambda core: core.name
 )

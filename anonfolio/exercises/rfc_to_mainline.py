@@ -787,6 +787,7 @@ def vendor(letter: str, program: str) -> str:
     return f"plain 6.12   {transcript(plain)}\nvendor {letter:5} {transcript(theirs)}\n{where}"
 
 
+@cache
 def _what_was_put_in(letter: str) -> str:
     """The one change with which a plain 6.12 does what a vendor's kernel does, in every program that shows one."""
     kernel = _VENDORS[letter]
