@@ -19,7 +19,8 @@ HANDS   ?= 2
 # A test that hangs says where, and fails: it once took the whole time of a run with it.
 PYTEST  := $(BIN)/pytest -q -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 FILES   := --dist loadfile --max-worker-restart=0
-SPREAD  := $(PYTEST) -n $(WORKERS) $(FILES)
+# In the order they are named: with those of most tests first, slow files of few would be left to one worker.
+SPREAD  := $(PYTEST) -n $(WORKERS) $(FILES) --no-loadscope-reorder
 # The last notebook takes longest: begun last, it would leave the other worker idle.
 CELLS   := -p nbval --nbval --nbval-current-env --nbval-sanitize-with tests/nbval-sanitize.cfg
 BROWSER := $(shell grep -l 'mark\.browser' tests/test_*.py)
@@ -48,7 +49,7 @@ test: lint ## lint, types, tests (of long sweeps a few cases, no long test), and
 	$(SPREAD) $(SAMPLE) -m "not browser"
 	$(PYTEST) -n $(HANDS) $(FILES) $(SAMPLE) -m browser $(BROWSER)
 ifneq ($(BOOKS),)
-	$(SPREAD) --no-loadscope-reorder $(CELLS) $(shell ls -r notebooks/*.ipynb)
+	$(SPREAD) $(CELLS) $(shell ls -r notebooks/*.ipynb)
 else
 	@echo "notebooks/ holds no notebook yet: nothing to compare"
 endif

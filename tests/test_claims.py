@@ -134,6 +134,7 @@ def exercises() -> Iterator[tuple[str, Scenario]]:
         yield from ((f"{path.stem}.{name}", held) for name, held in vars(module).items() if isinstance(held, Scenario))
 
 
+@pytest.mark.long
 def test_6_15_and_later_is_so_in_every_program_of_the_exercises() -> None:
     """Each is run under what stands for 6.15 to 6.18, and under each release since that differs in something."""
     later = [Policy.at(release) for release in ("6.15", "6.16", "6.17", "6.19", "7.0", NEWEST)]

@@ -756,7 +756,7 @@ def spy(monkeypatch: pytest.MonkeyPatch) -> Spy:
     return spying
 
 
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize(
     "policy", [ARM64, ARM64_OLD, ARM64_DIRTIES, ARM64_RFC, ARM64_RFC_FIRST], ids=lambda policy: policy.name
 )

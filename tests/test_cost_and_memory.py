@@ -493,6 +493,7 @@ def test_figures_are_the_same_each_time_and_say_their_numbers() -> None:
     assert [row.split()[:2] for row in first[3].words.splitlines()[3:]] == [["1", "MiB"], ["4", "MiB"]]
 
 
+@pytest.mark.long
 def test_panels_stand_one_below_the_other_and_each_names_every_size() -> None:
     made = drawn()[1]
     assert made.svg.count(">16K</text>") == 2

@@ -98,6 +98,7 @@ def test_what_people_believe_of_thp_is_told_when_it_was_true() -> None:
     assert "never merged" in q.faults.check(1).lines[0]
 
 
+@pytest.mark.long
 def test_the_orders_side_by_side_show_what_the_prose_says() -> None:
     found = {name: set(ms.searched(race, 3).found) for name, race in q.ORDERS.items()}
     assert not any(kinds for name, kinds in found.items() if name.startswith("kernel's"))

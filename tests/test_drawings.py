@@ -97,6 +97,7 @@ def sizes(root: ET.Element) -> set[float]:
     return told
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("name", DRAWINGS)
 def test_no_text_of_a_drawing_is_smaller_than_12_px(name: str) -> None:
     root = ET.fromstring(DRAWINGS[name]())
@@ -108,6 +109,7 @@ def test_no_text_of_a_drawing_is_smaller_than_12_px(name: str) -> None:
     assert min(sizes(root)) * as_drawn / width >= 12
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("name", sorted(DRAWINGS.keys() - {"history"}))
 def test_a_drawing_is_light_or_dark_as_the_page_is(name: str) -> None:
     svg = DRAWINGS[name]()

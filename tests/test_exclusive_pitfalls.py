@@ -153,6 +153,7 @@ def test_the_cases_make_the_state_that_they_describe() -> None:
     assert sizes == {1, 4, 8, 16}
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("says", q.copied.wrong)
 def test_a_range_with_a_known_mistake_is_told_which(says: str) -> None:
     said = q.copied.check(q.copied.wrong[says])

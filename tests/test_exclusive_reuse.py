@@ -36,6 +36,7 @@ def fault_of(name: str, policy: Policy = LINUX_6_15, step: int = -1) -> Fault:
 # --- the tree -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=lambda policy: policy.name)
 def test_every_fault_of_every_scenario_is_a_walk_to_the_leaf_of_its_path(policy: Policy) -> None:
     walked = 0
@@ -336,6 +337,7 @@ def test_the_states_are_those_of_their_programs_and_settle_the_answer() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("says", q.decided.wrong)
 def test_a_decision_with_a_known_mistake_is_told_which(says: str) -> None:
     said = q.decided.check(q.decided.wrong[says])

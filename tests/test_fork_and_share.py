@@ -242,6 +242,7 @@ def test_the_cases_make_the_state_that_they_describe() -> None:
             assert bool(memory.anon_exclusive[pfn]) == case["exclusive"]
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("says", q.child.wrong)
 def test_a_function_with_a_known_mistake_is_told_which(says: str) -> None:
     wrong = q.child.wrong[says]

@@ -480,7 +480,7 @@ SHAPES = (
 """What a small file can hold much of."""
 
 
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(8)
 @pytest.mark.parametrize("shape", [*SHAPES, None], ids=lambda shape: shape.decode() if shape else "keys")
 def test_what_json_takes_when_parsed_is_not_underestimated(shape: bytes | None) -> None:
     size = 1 << 20

@@ -170,6 +170,7 @@ BREAKS: tuple[tuple[str, Any, str, Callable[..., None], str], ...] = (
 )
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("row", BREAKS, ids=[row[0] for row in BREAKS])
 def test_a_break_of_the_model_is_seen_by_what_it_breaks(row: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     around(monkeypatch, *row[1:4])

@@ -285,6 +285,7 @@ def test_a_text_is_a_text_in_every_picture(text: str) -> None:
         assert {element.tag for element in root.iter()} == {element.tag for element in plain[name].iter()}, name
 
 
+@pytest.mark.long
 def test_a_text_is_a_text_in_every_plot() -> None:
     for name, svg in plots().items():
         root = check_svg(svg, name)

@@ -444,6 +444,7 @@ def test_a_refusal_says_why() -> None:
     assert sentence(timeline[2], 5).startswith("Process 0 pins pages 5–6 for a device (pin 0): refused, page 6 ")
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("policy", POLICIES)
 def test_no_sentence_falls_back_to_a_bare_check(policy: str) -> None:
     """Every reason for a copy or a reuse that the named scenarios meet has words of its own."""

@@ -170,6 +170,7 @@ MISUSE: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("what", MISUSE)
 def test_what_makes_no_sense_is_said_and_changes_nothing(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -227,6 +227,7 @@ def test_no_rule_ever_reuses_what_somebody_else_has_and_they_miss_more_or_less()
     assert all(line.endswith(" 0") for line in repr(found).splitlines()[2:])
 
 
+@pytest.mark.long
 def test_what_6_15_misses_is_a_last_page_or_a_process_without_a_slot() -> None:
     missed = Counter[str]()
     for machine, (_, number, _, _), page in random_moments(300):
@@ -318,6 +319,7 @@ def test_the_cases_make_the_state_that_they_describe() -> None:
     assert len(sizes) > 4
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("says", q.scanned.wrong)
 def test_a_scan_with_a_known_mistake_is_told_which(says: str) -> None:
     said = q.scanned.check(q.scanned.wrong[says])

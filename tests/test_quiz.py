@@ -595,6 +595,7 @@ def test_a_wrong_function_is_shown_its_first_failing_case() -> None:
     assert f"writes page {case['page']}" in said.picture.text()
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("says", first_touch.order.wrong)
 def test_a_function_with_a_known_mistake_is_told_which(says: str) -> None:
     said = first_touch.order.check(first_touch.order.wrong[says])
@@ -606,6 +607,7 @@ def test_the_worked_fault_count_is_the_librarys() -> None:
     assert zero_page_copy.count.check(zero_page_copy.count_faults).kind == "right"
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("says", zero_page_copy.count.wrong)
 def test_a_wrong_fault_count_is_told_which(says: str) -> None:
     said = zero_page_copy.count.check(zero_page_copy.count.wrong[says])
@@ -659,6 +661,7 @@ def test_a_case_has_its_arguments_in_the_order_of_the_worked_function(name: str)
     assert list(asked.cases[0][0]) == list(inspect.signature(asked.worked).parameters)
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("name", [name for name, asked in ASKED.items() if isinstance(asked, Function)])
 def test_asking_the_library_is_no_answer(name: str) -> None:
     asked = ASKED[name]
@@ -888,6 +891,7 @@ class Endless:
     __eq__ = __hash__ = __reduce__ = lambda *_: sum(iter(int, 1))  # type: ignore[assignment]
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("answer", [
     lambda: 10**5000, lambda: object(), lambda: iter(int, 1), lambda: [[...]], lambda: {0: {1: object()}},
     lambda: "\ud800", lambda: math.nan, lambda: np.float64("inf"), lambda: np.arange(9), lambda: 1 << 63,
@@ -909,6 +913,7 @@ HUNGRY: dict[str, Callable[[], object]] = {
 }
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.skipif(sys.platform != "linux", reason="no limit of memory here")
 @pytest.mark.parametrize("how", HUNGRY)
 def test_a_function_that_takes_all_memory_is_told_so(how: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ def test_every_kind_is_stored() -> None:
 
 
 @pytest.mark.sweep(3)
-@pytest.mark.parametrize("kind", MODELLED)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.long] * (kind == "many")) for kind in MODELLED])
 def test_a_kind_that_is_modelled_is_predicted_and_trusted(kind: str) -> None:
     trace = read_trace(HERE / "traces" / f"{kind}.npz")
     for setting in read_measured(HERE / "traces" / f"{kind}.json"):

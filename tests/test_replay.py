@@ -81,6 +81,7 @@ def test_a_replay_counts_what_the_file_holds() -> None:
     assert found.steps == sum(len(program.scenario.steps) for program in recording.programs) == 34
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize(
     ("name", "policy"),
     [

@@ -336,6 +336,7 @@ def test_every_start_is_searched_from() -> None:
     assert {*breaks.BEGUN} <= {*breaks.bounds(af.LINUX_6_15, quick=True)}
 
 
+@pytest.mark.long
 @pytest.mark.sweep(5)
 @pytest.mark.parametrize("name", NEEDS)
 def test_each_start_is_one_that_a_wrong_rule_needs(name: str) -> None:

@@ -151,6 +151,7 @@ def test_the_command_writes_the_report_and_says_with_its_code_whether_it_refutes
     assert Path("report.md").read_text().startswith("# mine against linux-6.15\n")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("small")
 def test_a_report_says_where_a_search_began_and_how_to_do_it_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

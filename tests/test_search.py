@@ -123,6 +123,7 @@ def test_a_lost_read_pin_is_shown_by_what_the_device_reads() -> None:
     assert result.read != result.written
 
 
+@pytest.mark.long
 def test_a_child_without_any_mapping_is_searched_too() -> None:
     result = counterexample("linux-6.15", steps=4, operations=("write", "read", "fork", "dontfork", "pin"))
     assert isinstance(result, Exhausted)

@@ -134,6 +134,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("promise", BROKEN)
 def test_promises_asked_of_many_states_at_once_are_those_of_each(promise: str) -> None:
     """States that rules which break something lead to, and a few whose marks are wrong: once a machine is made of each,

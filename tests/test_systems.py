@@ -98,6 +98,7 @@ def test_what_asks_no_kernel_works(system: str) -> None:
     assert "linux-6.15 against 6.18: 0 of" in done.stdout
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_what_asks_the_kernel_says_in_one_line_that_there_is_none(system: str) -> None:
     done = elsewhere(system, LIVE)

@@ -68,6 +68,7 @@ def measured(recording: str) -> dict[tuple[int, ...], Setting]:
     return {setting.orders: setting for setting in read_measured(DATA_DIR / f"{name}-6.18.44.json")}
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("recording", RECORDINGS)
 def test_a_stored_workload_is_to_be_trusted(recording: str) -> None:
     found = trust(trace(recording), replayed(recording))
@@ -79,7 +80,7 @@ def test_a_stored_workload_is_to_be_trusted(recording: str) -> None:
         assert not any(setting.fallbacks)
 
 
-@pytest.mark.sweep(5)
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize(("recording", "orders"), cases(RECORDINGS), ids=case_name)
 def test_faults_of_a_workload_are_within_one_per_cent(recording: str, orders: tuple[int, ...]) -> None:
     setting = measured(recording)[orders]
@@ -90,6 +91,7 @@ def test_faults_of_a_workload_are_within_one_per_cent(recording: str, orders: tu
     assert abs(total - setting.median_faults) <= max(0.01 * setting.median_faults, spread), (total, setting.faults)
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize(("name", "orders"), cases(SAME), ids=case_name)
 def test_each_process_that_does_the_same_every_time_is_predicted(name: str, orders: tuple[int, ...]) -> None:
     recording = f"{name}-6.18.44"
