@@ -43,6 +43,9 @@ def main(arguments: list[str] | None = None) -> int:
     interrupted.begun()
     if sys.stdout is None:
         return _told("standard output is closed; nobody would see the answer", WRONG_INPUT)
+    if sys.stderr is None:
+        # What is told besides goes nowhere then: not into the answer, and not into the next file that is opened.
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     make_readable(sys.stdout, sys.stderr)
     words, program = _apart(sys.argv[1:] if arguments is None else arguments)
     chosen = _chosen(words, Namespace(program=program))

@@ -353,6 +353,16 @@ def test_a_closed_output_is_said_in_one_line() -> None:
     assert (done.returncode, done.stderr.count("\n")) == (WRONG_INPUT, 1)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="closes a file descriptor in a shell")
+@pytest.mark.parametrize("words", ["cost show", "trace replay --sizes 4k", "run nothing-such"])
+def test_where_nobody_hears_what_is_told_besides_the_answer_is_what_it_is(words: str) -> None:
+    """It was a traceback to nowhere, and the code that says that something differs."""
+    command = f'"{sys.executable}" -m anonfolio {words}'
+    heard = subprocess.run(command, shell=True, capture_output=True, check=False)
+    unheard = subprocess.run(f"{command} 2>&-", shell=True, capture_output=True, check=False)
+    assert (unheard.returncode, unheard.stdout, unheard.stderr) == (heard.returncode, heard.stdout, b"")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_full_disk_is_said_in_one_line() -> None:
     with open("/dev/full", "w") as full:
