@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from support import freeze, machine_with_folio
 
 import anonfolio as af
 from anonfolio.hardware import lru, tlb
+from anonfolio.hardware import microsteps as ms
 from anonfolio.kernel.sizes import MAX_VPN
 
 
@@ -554,3 +556,59 @@ def test_a_shootdown_of_everything_drops_everything_at_once() -> None:
     cache.access(np.arange(64), a_table(pages=64))
     cache.shootdown(0, MAX_VPN)
     assert [cache.held(level) for level in (1, 2)] == [[], []]
+
+
+def wordless() -> Any:
+    """An object whose words raise."""
+
+    def raises(_: object) -> str:
+        raise RuntimeError("no words")
+
+    return type("Wordless", (), {"__repr__": raises, "__str__": raises})()
+
+
+ODD: dict[str, Callable[[], Any]] = {
+    "two rows": lambda: np.zeros((2, 2)), "no words": wordless, "many": lambda: range(10**12),
+    "ten thousand": lambda: [wordless] * 10_000, "long text": lambda: "x\n" * 10**5, "set": lambda: {1.5},
+}  # fmt: skip
+TAKES: dict[str, Callable[[Any], object]] = {
+    **{
+        f"Machine({name})": lambda odd, name=name: af.Machine(**{name: odd})
+        for name in ("policy", "orders", "thp", "knobs", "frames")
+    },
+    **{
+        f"Scenario({name})": lambda odd, name=name: af.Scenario(**{"pages": 4, "steps": (), name: odd})
+        for name in ("pages", "steps", "orders", "skew", "knobs", "thp", "advice", "name")
+    },
+    "a step": lambda odd: af.Scenario(4, (odd,)),
+    "an operation": lambda odd: af.Scenario(4, ((odd, 0, 1),)),
+    "an argument": lambda odd: af.Scenario(4, (("read", 0, odd),)),
+    **{
+        f"Policy({field.name})": lambda odd, name=field.name: af.LINUX_6_15.but(**{name: odd})
+        for field in fields(af.Policy)
+    },
+    "a policy's name": af.policy_named,
+    "a release": af.Policy.at,
+    "an architecture": lambda odd: af.Policy.at("6.12", odd),
+    "pages of mmap": lambda odd: prepared()[1].mmap(odd),
+    "advice": lambda odd: prepared()[1].madvise(0, 1, odd),
+    "prot": lambda odd: prepared()[1].mprotect(0, 1, odd),
+    "a race": lambda odd: ms.THREADS.run([odd]),
+}
+
+
+@pytest.mark.parametrize("which", TAKES)
+def test_whatever_is_given_is_refused_in_one_short_line(which: str) -> None:
+    """An array has several lines, an object of one's own may have no words, and a range more than memory holds."""
+    for kind, odd in ODD.items():
+        if (which, kind) in TEXTS:
+            continue
+        with pytest.raises((ValueError, TypeError)) as refused:
+            TAKES[which](odd())
+        told = str(refused.value)
+        assert "\n" not in told, kind
+        assert len(told) < 1000, kind
+
+
+TEXTS = {(which, "long text") for which in ("Scenario(name)", "Policy(name)", "Policy(about)")}
+"""Where a text is what is asked for, however long."""

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..kernel import given
+
 
 def whole(name: str, value: Any, low: int = 0, high: int | None = None) -> int:
     """The value, if it is a whole number in low..high (no bool, no 2.0); ValueError says what would be one."""
@@ -15,7 +17,7 @@ def whole(name: str, value: Any, low: int = 0, high: int | None = None) -> int:
     if number and value >= low and (high is None or value <= high):
         return int(value)
     right = f"of at least {low}" if high is None else f"in {low}..{high}"
-    raise ValueError(f"{name}={value!r:.60} is not a whole number {right}")
+    raise ValueError(f"{name}={given.said(value)} is not a whole number {right}")
 
 
 def whole_row(name: str, values: npt.ArrayLike) -> npt.NDArray[np.int64]:
@@ -29,5 +31,5 @@ def whole_row(name: str, values: npt.ArrayLike) -> npt.NDArray[np.int64]:
 def as_tuple(name: str, values: Any, what: str) -> tuple[Any, ...]:
     """The values of a list or of anything like it, but of no text; ValueError says what they should be."""
     if isinstance(values, str) or not isinstance(values, Iterable):
-        raise ValueError(f"{name}={values!r:.60} is not a tuple of {what}")
+        raise ValueError(f"{name}={given.said(values)} is not a tuple of {what}")
     return tuple(values)

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
+from ..kernel import given
 from ..kernel.contpte import CONT_PTE_ORDER
 from ..kernel.pagetable import PMD_HUGE, PTE_CONT, PTE_PRESENT, PTE_SPECIAL
 from ..kernel.record import (
@@ -99,11 +100,11 @@ class Table:
         for order, row in self.measured.items():
             unknown = [name for name in row if name not in (*MEASURED, COLD)]
             if unknown:
-                raise CostError(f"order {order}: {unknown[0]!r:.60} is no cost; there are {', '.join(MEASURED)}")
+                raise CostError(f"order {order}: {given.said(unknown[0])} is no cost; there are {', '.join(MEASURED)}")
             for name, rounds in row.items():
                 if not rounds or not all(map(_is_time, rounds)):
                     raise CostError(
-                        f"order {order}, {name}: {rounds!r:.60} are no nanoseconds; each is a number above 0"
+                        f"order {order}, {name}: {given.said(rounds)} are no nanoseconds; each is a number above 0"
                     )
 
     def ns_per_page(self, name: str, order: int = 0) -> float:

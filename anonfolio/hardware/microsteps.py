@@ -20,6 +20,7 @@ from copy import copy as shallow
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+from ..kernel import given
 from ..kernel.faults import (
     READ,
     WRITE,
@@ -270,7 +271,7 @@ class State:
         left = [step for _, step in self.race.steps()[self.done :]]
         if event not in left:
             raise Impossible(
-                f"CPU 0 has no step {event!r:.60} left; it still has to do: {', '.join(left) or 'nothing'}"
+                f"CPU 0 has no step {given.said(event)} left; it still has to do: {', '.join(left) or 'nothing'}"
             )
         return [("cpu0", step) for step in left[: left.index(event) + 1]]
 
@@ -285,7 +286,7 @@ class State:
             raise Impossible("CPU 0 has done all its steps")
         work, at = self._stands()
         if op != work.order[at]:
-            raise Impossible(f"CPU 0's next step is {work.order[at]!r}, not {op!r:.40}")
+            raise Impossible(f"CPU 0's next step is {work.order[at]!r}, not {given.said(op)}")
         said = self._fork_step(op) if isinstance(work, Fork) else self._copy_step(work, op)
         self.done += 1
         if at + 1 == len(work.order):
@@ -297,22 +298,24 @@ class State:
     def _checked(self, event: Event) -> tuple[Any, ...]:
         names = [f"cpu{number}" for number in range(len(self.race.cpus))]
         if not isinstance(event, (tuple, list)):
-            raise Impossible(f"{event!r:.40} is neither a step's name nor an event such as ('cpu1', 'read', 0)")
+            raise Impossible(f"{given.said(event)} is neither a step's name nor an event such as ('cpu1', 'read', 0)")
         if len(event) < 2 or event[0] not in names or not isinstance(event[1], str):
-            raise Impossible(f"{event!r:.60} does not begin with {', '.join(map(repr, names))} and what it does")
+            raise Impossible(f"{given.said(event)} does not begin with {', '.join(map(repr, names))} and what it does")
         cpu, op = names.index(event[0]), event[1]
         if len(event) != 2 + {"read": 1, "write": 2}.get(op, 0):
-            raise Impossible(f"{event!r:.60}: read takes a page, write a page and a byte, a step nothing")
+            raise Impossible(f"{given.said(event)}: read takes a page, write a page and a byte, a step nothing")
         if op in ("read", "write"):
             if not cpu:
-                raise Impossible(f"{event!r:.60}: CPU 0 is in the kernel; its own store is its last step")
+                raise Impossible(f"{given.said(event)}: CPU 0 is in the kernel; its own store is its last step")
             if not all(type(number) is int for number in event[2:]) or not 0 <= event[-1] <= 255:
-                raise Impossible(f"{event!r:.60}: a page is a number, and a byte one in 0..255")
+                raise Impossible(f"{given.said(event)}: a page is a number, and a byte one in 0..255")
             if not 0 <= event[2] < self.race.start.pages:
-                raise Impossible(f"{event!r:.60}: the mapping has pages 0..{self.race.start.pages - 1}")
+                raise Impossible(f"{given.said(event)}: the mapping has pages 0..{self.race.start.pages - 1}")
             return (cpu, op, self.base + event[2], *event[3:])
         if cpu:
-            raise Impossible(f"{event!r:.60}: only CPU 0 goes through the kernel's steps; the others read and write")
+            raise Impossible(
+                f"{given.said(event)}: only CPU 0 goes through the kernel's steps; the others read and write"
+            )
         return cpu, op
 
     # --- loads and stores ---------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ..kernel import given
 from ..kernel.contpte import CONT_PTE_ORDER, gathered
 from ..kernel.given import check_kind, said
 from ..kernel.pagetable import PTE_CONT, PTE_PRESENT, PTE_SPECIAL
@@ -174,7 +175,7 @@ class Entries:
     def __post_init__(self) -> None:
         Lru(self.entries, self.ways)
         if not isinstance(self.orders, tuple) or not self.orders:
-            raise ValueError(f"orders={self.orders!r:.60} must be a tuple of some of 0 to {PMD_ORDER}")
+            raise ValueError(f"orders={given.said(self.orders)} must be a tuple of some of 0 to {PMD_ORDER}")
         for order in self.orders:
             whole("orders", order, 0, PMD_ORDER)
 

@@ -52,6 +52,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
+from ..kernel import given
 from ..kernel.asked import RuleError
 from ..kernel.faults import READ, WRITE, needed_bits
 from ..kernel.mlock import apply_vma_lock_flags
@@ -754,7 +755,7 @@ def write_trace(path: str | Path, trace: Trace) -> None:
     path = Path(path)
     unknown = next((call.name for call in trace.calls if call.name not in CALLS), None)
     if unknown is not None:
-        raise TraceError(f"{path}: there is no call {unknown!r:.40}; there are {', '.join(CALLS)}")
+        raise TraceError(f"{path}: there is no call {given.said(unknown)}; there are {', '.join(CALLS)}")
     _check(path, trace)
     header = {
         "format": FORMAT, "kernel": trace.kernel, "about": trace.about, "processes": trace.processes,
@@ -852,18 +853,18 @@ def _header(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
         if key not in header:
             raise TraceError(f"{path}: the header has no {key!r}")
         if type(header[key]) is not kind:
-            raise TraceError(f"{path}: {key} in the header is {header[key]!r:.60}, no {kind.__name__}")
+            raise TraceError(f"{path}: {key} in the header is {given.said(header[key])}, no {kind.__name__}")
     if len(header["processes"]) > MOST_PROCESSES or not all(isinstance(each, dict) for each in header["processes"]):
         raise TraceError(f"{path}: processes in the header are not at most {MOST_PROCESSES} objects")
     if not all(type(times) is int for times in header["left_out"].values()):
-        raise TraceError(f"{path}: left_out in the header is {header['left_out']!r:.60}, not numbers by name")
+        raise TraceError(f"{path}: left_out in the header is {given.said(header['left_out'])}, not numbers by name")
     if type(header.get("status", 0)) is not int:
-        raise TraceError(f"{path}: status in the header is {header['status']!r:.60}, no int")
+        raise TraceError(f"{path}: status in the header is {given.said(header['status'])}, no int")
     for number, process in enumerate(header["processes"]):
         _check_process(path, number, process)
     marks = header.get("clock", [])
     if not isinstance(marks, list) or not all(_two_numbers(mark) and min(mark) >= 0 for mark in marks):
-        raise TraceError(f"{path}: clock in the header is {marks!r:.60}, not accesses and milliseconds")
+        raise TraceError(f"{path}: clock in the header is {given.said(marks)}, not accesses and milliseconds")
     if any(mark[at] > later[at] for mark, later in pairwise(marks) for at in (0, 1)):
         raise TraceError(f"{path}: the clock in the header goes back")
     return header
@@ -878,11 +879,13 @@ def _check_process(path: Path, number: int, process: dict[str, Any]) -> None:
     for key, kind in _PROCESS.items():
         if type(process.get(key, kind())) is not kind:
             raise TraceError(
-                f"{path}: {key} of process {number} in the header is {process[key]!r:.60}, no {kind.__name__}"
+                f"{path}: {key} of process {number} in the header is {given.said(process[key])}, no {kind.__name__}"
             )
     for mapping in process.get("mappings", []):
         if not _two_numbers(mapping):
-            raise TraceError(f"{path}: a mapping of process {number} in the header is {mapping!r:.60}, not two numbers")
+            raise TraceError(
+                f"{path}: a mapping of process {number} in the header is {given.said(mapping)}, not two numbers"
+            )
 
 
 def _trace(path: Path, header: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Trace:
@@ -1100,14 +1103,14 @@ def _setting(row: dict[str, Any]) -> Setting:
     for name in ROUNDS:
         counts = row[name]
         if type(counts) is not list or not counts or not all(type(each) is int and each >= 0 for each in counts):
-            raise ValueError(f"{name} is {counts!r:.60}, not one count a round")
+            raise ValueError(f"{name} is {given.said(counts)}, not one count a round")
     if not min(row["faults"]):
         raise ValueError("a round without a fault")
     rounds = tuple(tuple(_counted(each) for each in counts) for counts in row.get("processes", ()))
     curves = tuple(tuple(_point(each) for each in curve) for curve in row.get("curves", ()))
     names = tuple(tuple(each) for each in row.get("names", ()))
     if any(type(name) is not str for each in names for name in each):
-        raise ValueError(f"names has {row['names']!r:.60}, not names")
+        raise ValueError(f"names has {given.said(row['names'])}, not names")
     if names and [*map(len, names)] != [*map(len, rounds)]:
         raise ValueError("names are not as many as processes")
     return Setting(orders, *(row[name] for name in ROUNDS))._replace(processes=rounds, curves=curves, names=names)
@@ -1115,13 +1118,13 @@ def _setting(row: dict[str, Any]) -> Setting:
 
 def _counted(row: object) -> Counted:
     if not isinstance(row, list) or len(row) not in (3, 4) or any(type(each) is not int for each in row):
-        raise ValueError(f"processes has {row!r:.60}, not three numbers or four")
+        raise ValueError(f"processes has {given.said(row)}, not three numbers or four")
     return Counted(*row)
 
 
 def _point(row: object) -> Point:
     if not isinstance(row, list) or len(row) != 3 or any(type(each) not in (int, float) for each in row):
-        raise ValueError(f"curves has {row!r:.60}, not three numbers")
+        raise ValueError(f"curves has {given.said(row)}, not three numbers")
     return Point(*row)
 
 
@@ -1180,7 +1183,7 @@ def _sizes_of(word: str) -> tuple[int, ...]:
     order = next((order for order in (0, *ALL_SIZES, PMD_ORDER) if 4 << order == kib), None)
     if order is None:
         names = ", ".join(map(_size_name, (*ALL_SIZES, PMD_ORDER)))
-        raise ValueError(f"{word!r:.60} is no size; there are 4K alone, {names}, joined by +, and all")
+        raise ValueError(f"{given.said(word)} is no size; there are 4K alone, {names}, joined by +, and all")
     return (order,) if order else ()
 
 

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import reprlib
+from itertools import islice
 from typing import Any
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxset = _SHORT.maxfrozenset = _SHORT.maxdict = 20
 
 
 def said(value: Any) -> str:
     """A value as an error names it: in one line, and a short one, whatever it is."""
     try:
-        return f"{reprlib.repr(value):.60}".replace("\n", " ")
+        return f"{' '.join(_SHORT.repr(value).split()):.60}"
     except Exception:
         # A repr of anybody's own may raise whatever it likes.
         return f"<{type(value).__name__}>"
+
+
+def items(name: str, value: Any, most: int) -> tuple[Any, ...]:
+    """What a value holds; ValueError for what holds nothing, or more than `most`: a range may, and memory does not."""
+    try:
+        found = tuple(islice(value, most + 1))
+    except TypeError:
+        raise ValueError(f"{name}={said(value)} is no tuple") from None
+    if len(found) > most:
+        raise ValueError(f"{name}={said(value)} has more than {most:,}")
+    return found
 
 
 def flag(name: str, value: Any) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from . import given
 from .sizes import ANON_ORDERS, PMD_ORDER
 
 ARCHITECTURES = {"x86-64": "x86-64", "x86_64": "x86-64", "arm64": "arm64", "aarch64": "arm64", "arm64-16k": "arm64-16k"}
@@ -216,14 +217,16 @@ def kernel_number(version: str, unsaid: int = 0) -> tuple[int, int, int]:
     # Text, for as a number 6.10 is 6.1; nine digits, for longer ones are no version and Python reads no such number.
     match = isinstance(version, str) and re.match(_VERSION, version, re.ASCII)
     if not match:
-        raise ValueError(f"cannot read {version!r:.60} as a kernel version; name a policy, or a release such as '6.12'")
+        raise ValueError(
+            f"cannot read {given.said(version)} as a kernel version; name a policy, or a release such as '6.12'"
+        )
     return int(match[1]), int(match[2]), int(match[3] or unsaid)
 
 
 def changes_up_to(version: str, arch: str) -> Iterator[Change]:
     """The changes that a release has; ValueError for one that is not covered, or of another architecture."""
     if not isinstance(arch, str) or arch not in ARCHITECTURES:
-        raise ValueError(f"arch={arch!r:.60}: nothing is known of it; there are {', '.join(ARCHITECTURES)}")
+        raise ValueError(f"arch={given.said(arch)}: nothing is known of it; there are {', '.join(ARCHITECTURES)}")
     number = kernel_number(version, NEWEST)
     first = HISTORY[0].release
     if number < kernel_number(first):

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from . import given
 from .asked import Endless, Open, RuleError, answer
 from .pagetable import PTE_PRESENT, PTE_WRITE
 from .rules import ANY_ORDER, KNOBS, PRCTL, AllowedOrders, Around, ChosenOrder, Extent, Folio, Reuse, Where, silently
@@ -94,7 +95,7 @@ def check_reuse(rule: Reuse) -> None:
 def reuse_of(found: Any, folio: Folio) -> bool:
     """What a reuse rule said; ValueError unless it is yes or no."""
     if not isinstance(found, bool | np.bool_):
-        raise ValueError(f"returns {found!r} for {folio!r}; a rule returns True (reuse) or False (copy)")
+        raise ValueError(f"returns {given.said(found)} for {folio!r}; a rule returns True (reuse) or False (copy)")
     return bool(found)
 
 
@@ -118,7 +119,9 @@ def _answered(rule: Reuse, folio: Folio) -> tuple[Any, list[tuple[str, bool]]]:
 
 def _same_again(first: Any, again: Any, case: object) -> None:
     if first != again:
-        raise ValueError(f"returns {first!r} for {case}, and {again!r} when it is asked again; {_BY_FACTS}")
+        raise ValueError(
+            f"returns {given.said(first)} for {case}, and {given.said(again)} when it is asked again; {_BY_FACTS}"
+        )
 
 
 def _dishonest(folio: Folio, did: str, node: Node | bool) -> str:
@@ -165,9 +168,9 @@ def orders_of(found: Any, where: Where) -> frozenset[int]:
     try:
         orders = frozenset(map(operator.index, found))
     except TypeError:
-        raise ValueError(f"returns {found!r} for {where}; it returns orders, such as {{4}}") from None
+        raise ValueError(f"returns {given.said(found)} for {where}; it returns orders, such as {{4}}") from None
     if not orders <= frozenset(ANON_ORDERS):
-        raise ValueError(f"returns {found!r} for {where}; orders of anonymous folios are 2 to 9")
+        raise ValueError(f"returns {given.said(found)} for {where}; orders of anonymous folios are 2 to 9")
     return orders
 
 
@@ -183,7 +186,7 @@ def check_chosen_order(rule: ChosenOrder) -> None:
 def chosen_of(found: Any, fits: tuple[int, ...]) -> int:
     """What a rule chose; ValueError unless it is one of those that fit."""
     if type(found) is not int or found not in fits:
-        raise ValueError(f"returns {found!r} for fits={fits}; it returns one of them, a plain int")
+        raise ValueError(f"returns {given.said(found)} for fits={fits}; it returns one of them, a plain int")
     return found
 
 
@@ -200,7 +203,9 @@ def check_range(around: Around, found: Any, *, block: bool) -> None:
     """Raise ValueError unless a fault can act on `found`: around the page, in reach, one folio; a block for a copy."""
     page = around.first + around.at
     if not isinstance(found, range) or found.step != 1 or around.at not in found:
-        raise ValueError(f"returns {found!r} for place {around.at}; it returns a range of places that contains it")
+        raise ValueError(
+            f"returns {given.said(found)} for place {around.at}; it returns a range of places that contains it"
+        )
     what = f"gives {around.pages(found)} for page {page}"
     for whose, limit in (("mapping", around.vma), ("page table", range(PTRS_PER_PMD)), ("folio", around.folio)):
         if found.start < limit.start or found.stop > limit.stop:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cache, cached_property
 from typing import Any, NamedTuple
 
-from . import honest, rules
+from . import given, honest, rules
 from .history import ARCHITECTURES, HISTORY, LAST_RECORDED, NEWEST, changes_up_to, kernel_number
 from .rules import AllowedOrders, ChosenOrder, Extent, Reuse
 from .sizes import ANON_ORDERS
@@ -246,7 +246,7 @@ class Policy:
             try:
                 self._check(field.name, getattr(self, field.name), str(field.type), names.get(field.name, {}))
             except ValueError as error:
-                raise ValueError(f"policy {self.name!r}: {field.name}{error}") from error.__cause__
+                raise ValueError(f"policy {given.said(self.name)}: {field.name}{error}") from error.__cause__
 
     def _check(self, field: str, value: Any, kind: str, named: Mapping[str, Callable[..., Any]]) -> None:
         if named:
@@ -257,20 +257,20 @@ class Policy:
                         return
                 _check_rule(field, value)
             elif type(value) is not str or value not in named:
-                raise ValueError(f"={value!r:.100} is no function and none of {', '.join(named)}")
+                raise ValueError(f"={given.said(value)} is no function and none of {', '.join(named)}")
         elif field in _CHOICES and value not in _CHOICES[field]:
-            raise ValueError(f"={value!r:.100} is none of {', '.join(_CHOICES[field])}")
+            raise ValueError(f"={given.said(value)} is none of {', '.join(_CHOICES[field])}")
         elif field == "cont_pte_order" and (type(value) is not int or value not in (0, 4, 7)):
-            raise ValueError(f"={value!r:.100} is none of 0, 4, 7")
+            raise ValueError(f"={given.said(value)} is none of 0, 4, 7")
         elif kind == "bool" and type(value) is not bool:
-            raise ValueError(f"={value!r:.100} is neither True nor False")
+            raise ValueError(f"={given.said(value)} is neither True nor False")
         elif kind == "str" and type(value) is not str:
-            raise ValueError(f"={value!r:.100} is no text")
+            raise ValueError(f"={given.said(value)} is no text")
         elif kind == "int" and (type(value) is not int or value not in (0, *ANON_ORDERS)):
-            raise ValueError(f"={value!r:.100} is no order: 0, or 2 to 9")
+            raise ValueError(f"={given.said(value)} is no order: 0, or 2 to 9")
         elif kind.startswith("tuple"):
             if type(value) is not tuple:
-                raise ValueError(f"={value!r:.100} is no tuple of orders, such as (2, 4)")
+                raise ValueError(f"={given.said(value)} is no tuple of orders, such as (2, 4)")
             check_orders(value, "")
 
     @property
@@ -300,7 +300,7 @@ class Policy:
         # Whoever wraps one of these rules (`functools.wraps`) takes its module's name along.
         if getattr(held, "__module__", "") == rules.__name__ and not hasattr(held, "__wrapped__"):
             return held
-        return honest.Asked(held, f"policy {self.name!r}: {field}={_name_of(held)}", honest.CHECKS[field])
+        return honest.Asked(held, f"policy {given.said(self.name)}: {field}={_name_of(held)}", honest.CHECKS[field])
 
     @cached_property
     def told(self) -> dict[tuple[int, ...], int]:
@@ -336,7 +336,7 @@ class Policy:
         known = {field.name for field in fields(self)}
         for field in changes:
             if field not in known:
-                raise ValueError(f"a policy has no field {field!r:.60}; it has {', '.join(sorted(known))}")
+                raise ValueError(f"a policy has no field {given.said(field)}; it has {', '.join(sorted(known))}")
         return replace(self, **changes)
 
 
@@ -345,7 +345,7 @@ def _check_rule(field: str, rule: Callable[..., Any]) -> None:
     try:
         hash(rule)
     except TypeError:
-        raise ValueError(f"={rule!r} cannot be hashed, so nor could the policy; give a function") from None
+        raise ValueError(f"={given.said(rule)} cannot be hashed, so nor could the policy; give a function") from None
     try:
         if field == "large_reuse":
             honest.check_reuse(rule)
@@ -368,7 +368,7 @@ def check_orders(orders: tuple[int, ...], whose: str) -> None:
     for order in orders:
         if type(order) is not int or order not in ANON_ORDERS:
             sizes = "orders are 2 to 9 (16 KiB to 2 MiB)"
-            raise ValueError(f"{whose}: there is no anonymous folio of order {order!r}; {sizes}")
+            raise ValueError(f"{whose}: there is no anonymous folio of order {given.said(order)}; {sizes}")
 
 
 def _sum(version: str, arch: str = "x86-64") -> Policy:
@@ -426,11 +426,15 @@ POLICIES: dict[str, Policy] = {
 def policy_named(name: str) -> Policy:
     """The policy of that name, or that of a release such as ``"6.14"`` (`Policy.at`); ValueError lists the names."""
     if not isinstance(name, str):
-        raise ValueError(f"{name!r:.60} is neither a Policy nor a name; a name is text, such as 'linux-6.15' or '6.14'")
+        raise ValueError(
+            f"{given.said(name)} is neither a Policy nor a name; a name is text, such as 'linux-6.15' or '6.14'"
+        )
     if name[:1].isdigit():
         return Policy.at(name)
     if not isinstance(name, str) or name not in POLICIES:
-        raise ValueError(f"there is no policy {name!r:.60}; there are {', '.join(POLICIES)}, or a release such as 6.14")
+        raise ValueError(
+            f"there is no policy {given.said(name)}; there are {', '.join(POLICIES)}, or a release such as 6.14"
+        )
     return POLICIES[name]
 
 

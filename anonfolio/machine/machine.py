@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..kernel import fork as _fork
-from ..kernel import gup, mlock, mmap
+from ..kernel import given, gup, mlock, mmap
 from ..kernel.buddy import OutOfMemory
 from ..kernel.faults import MOST_FAULTS, READ, WRITE, handle_mm_fault, needed_bits
 from ..kernel.frames import Memory
@@ -115,7 +115,7 @@ class Machine(System):
     ) -> None:
         self.policy = policy_named(policy) if isinstance(policy, str) else policy
         if not isinstance(self.policy, Policy):
-            raise ValueError(f"policy={policy!r:.60} is neither a Policy nor the name of one")
+            raise ValueError(f"policy={given.said(policy)} is neither a Policy nor the name of one")
         enabled = _knobs(orders, thp) if knobs is None else check_knobs(knobs, thp)
         self.orders = tuple(sorted(order for order, said in enabled.items() if said != "never"))
         self.knobs = {order: said for order, said in enabled.items() if order in self.policy.knob_orders}
@@ -132,7 +132,9 @@ class Machine(System):
     def spawn(self, arena: range = ARENA) -> Process:
         """A new process with an empty address space. `arena`: the pages for mappings that ask for no place."""
         if type(arena) is not range or arena.step != 1 or not 0 <= arena.start < arena.stop <= MAX_VPN:
-            raise ValueError(f"arena={arena!r:.60} is no range of pages within 0..{MAX_VPN - 1}, such as range(512)")
+            raise ValueError(
+                f"arena={given.said(arena)} is no range of pages within 0..{MAX_VPN - 1}, such as range(512)"
+            )
         process = Process(self, Mm(len(self.processes) + 1, self.memory, self.policy))
         process.mm.arena = arena
         process.mm.start_brk = process.mm.brk = arena.start
@@ -218,7 +220,7 @@ class Process:
         if self.mm.vmas_in(at, at + pages):
             raise ValueError(f"pages {at}..{at + pages - 1} overlap a mapping; mmap takes free addresses, map does not")
         if advice is not None and (not isinstance(advice, str) or advice not in ("hugepage", "nohugepage")):
-            raise ValueError(f"advice={advice!r:.60}: a new mapping takes 'hugepage', 'nohugepage' or None")
+            raise ValueError(f"advice={given.said(advice)}: a new mapping takes 'hugepage', 'nohugepage' or None")
         mmap.do_mmap(self.mm, at, pages, VM_READ | VM_WRITE, replace=False)
         if advice:
             mmap.do_madvise(self.mm, at, at + pages, advice)
@@ -281,7 +283,7 @@ class Process:
         """
         self._begin()
         if type(how) is not bool and (not isinstance(how, str) or how != "except_advised"):
-            raise ValueError(f"how={how!r:.60} is neither True, False nor 'except_advised'")
+            raise ValueError(f"how={given.said(how)} is neither True, False nor 'except_advised'")
         if isinstance(how, str) and not self.machine.policy.thp_disable_except_advised:
             return Outcome(False, "EINVAL", "EINVAL: this kernel has no PR_THP_DISABLE_EXCEPT_ADVISED")
         self.mm.thp_disabled = how if isinstance(how, str) else "disabled" if how else ""
@@ -351,7 +353,7 @@ class Process:
         self._begin()
         vpn, pages = self._checked_range(vpn, pages)
         if not isinstance(advice, str) or advice not in ADVICE:
-            raise ValueError(f"there is no advice {advice!r:.60}; there are {', '.join(ADVICE)}")
+            raise ValueError(f"there is no advice {given.said(advice)}; there are {', '.join(ADVICE)}")
         if advice in mmap.POPULATE:
             machine = self.machine
             return _outcome(mmap.madvise_populate, machine, self.mm, vpn, vpn + pages, advice, machine.faults)
@@ -379,7 +381,7 @@ class Process:
         self._begin()
         vpn, pages = self._checked_range(vpn, pages)
         if type(order) is not int or order not in (0, *ANON_ORDERS):
-            raise ValueError(f"order={order!r:.60}: folios are split to order 0 or to one of 2 to 9")
+            raise ValueError(f"order={given.said(order)}: folios are split to order 0 or to one of 2 to 9")
         split_huge_pages_pid(self.mm, vpn, vpn + pages, order)
         return Outcome()
 
@@ -766,28 +768,32 @@ class Process:
         return held
 
 
+MOST_ORDERS = 64
+"""So many may be named; there are eight."""
+
+
 def _knobs(orders: Iterable[int], thp: str) -> dict[int, str]:
     try:
-        enabled = tuple(orders)
-    except TypeError:
-        raise ValueError(f"orders={orders!r:.60} is not a tuple of orders, such as (2, 4)") from None
+        enabled = given.items("orders", orders, MOST_ORDERS)
+    except ValueError as error:
+        raise ValueError(f"{error}; such as (2, 4)") from None
     check_orders(enabled, "orders")
     if not isinstance(thp, str) or thp not in ("always", "madvise"):
         instead = "orders=() has no large folios, knobs={4: 'always'} says it per size"
-        raise ValueError(f"thp={thp!r:.60} is neither 'always' nor 'madvise'; {instead}")
+        raise ValueError(f"thp={given.said(thp)} is neither 'always' nor 'madvise'; {instead}")
     return dict.fromkeys(enabled, "inherit")
 
 
 def check_knobs(knobs: Mapping[int, str], thp: str) -> dict[int, str]:
     """The knobs as a dict; ValueError unless each is one that a size or the global one can be set to."""
     if not isinstance(knobs, Mapping):
-        raise ValueError(f"knobs={knobs!r:.60} is no dict of orders, such as {{4: 'always'}}")
+        raise ValueError(f"knobs={given.said(knobs)} is no dict of orders, such as {{4: 'always'}}")
     check_orders(tuple(knobs), "knobs")
     for order, said in knobs.items():
         if not isinstance(said, str) or said not in KNOBS:
-            raise ValueError(f"knobs: order {order} is {said!r:.60}; a knob says {', '.join(KNOBS)}")
+            raise ValueError(f"knobs: order {order} is {given.said(said)}; a knob says {', '.join(KNOBS)}")
     if not isinstance(thp, str) or thp not in ("always", "madvise", "never"):
-        raise ValueError(f"thp={thp!r:.60} is none of 'always', 'madvise', 'never'")
+        raise ValueError(f"thp={given.said(thp)} is none of 'always', 'madvise', 'never'")
     return dict(knobs)
 
 
@@ -798,7 +804,7 @@ def _whole(name: str, value: int) -> int:
     try:
         number = operator.index(value)
     except TypeError:
-        raise ValueError(f"{name}={value!r:.60} is not a whole number") from None
+        raise ValueError(f"{name}={given.said(value)} is not a whole number") from None
     except Exception as error:
         raise ValueError(f"{name} is a {type(value).__name__} that is not a whole number") from error
     if number.bit_length() > 63:
@@ -808,7 +814,7 @@ def _whole(name: str, value: int) -> int:
 
 def _check_prot(prot: int) -> None:
     if type(prot) is not int or prot not in PROTECTIONS:
-        raise ValueError(f"prot={prot!r:.60} is none of 0 (nothing), 1 (read) and 3 (read and write)")
+        raise ValueError(f"prot={given.said(prot)} is none of 0 (nothing), 1 (read) and 3 (read and write)")
 
 
 def _byte(value: int) -> int:

@@ -17,6 +17,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from ..kernel import given
+
 _PACKAGE = Path(__file__).resolve().parent.parent
 DATA = next(filter(Path.is_dir, (_PACKAGE / "data", _PACKAGE.parent / "data")), _PACKAGE / "data")
 """Where recordings, traces and costs are stored: in an installed package inside it, in a checkout beside it."""
@@ -40,7 +42,7 @@ def plain_file(path: str | Path, error: type[ValueError]) -> BinaryIO:
     """A file, open; an `error` for a pipe, which one would wait for, and a device, which may never end."""
     # A number would be a file that is open already, such as 1: it would be read, and closed.
     if not isinstance(path, str | os.PathLike):
-        raise error(f"{path!r:.60} is no name of a file")
+        raise error(f"{given.said(path)} is no name of a file")
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise error(f"{path}: no plain file, but a {_kind(mode)}; name a file")
@@ -188,5 +190,5 @@ def of_format(content: object, path: str | Path, form: str, error: type[ValueErr
     """What a file holds, when that is an object of a format; else an `error` that names the file."""
     if not isinstance(content, dict) or content.get("format") != form:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise error(f"{path}: format is {found!r:.60}, not {form!r}")
+        raise error(f"{path}: format is {given.said(found)}, not {form!r}")
     return content

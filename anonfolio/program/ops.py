@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
+from ..kernel import given
 from ..kernel.mmap import ADVICE as FLAGS_OF_ADVICE
 from ..kernel.pagetable import PTE_WRITE
 from ..kernel.sizes import ANON_ORDERS
@@ -365,13 +366,17 @@ def pages_in_words(pages: range) -> str:
 def check_step(step: Step, pages: int, alive: list[bool]) -> None:
     """Raise ScenarioError unless the step makes sense for a mapping of `pages`; keeps `alive` up to date."""
     if not step or not isinstance(step[0], str) or step[0] not in TABLE:
-        raise ScenarioError(f"there is no operation {step[0] if step else ''!r:.60}; there are {', '.join(TABLE)}")
+        raise ScenarioError(
+            f"there is no operation {given.said(step[0] if step else '')}; there are {', '.join(TABLE)}"
+        )
     name, names = step[0], TABLE[step[0]].arguments
     if len(step) != 2 + len(names):
         raise ScenarioError(f"{name} takes {', '.join(('process', *names))}")
     process = step[1]
     if not _is_count(process) or process >= len(alive):
-        raise ScenarioError(f"there is no process {process!r:.60}; so far there are {len(alive)}, numbered from 0")
+        raise ScenarioError(
+            f"there is no process {given.said(process)}; so far there are {len(alive)}, numbered from 0"
+        )
     if not alive[process]:
         raise ScenarioError(f"process {process} has exited")
     arguments = dict(zip(names, step[2:], strict=True))
@@ -399,14 +404,14 @@ def check_count(steps: int) -> None:
 def _check_argument(kind: str, value: Any) -> None:
     if kind in WORDS:
         if not isinstance(value, str) or value not in WORDS[kind]:
-            raise ScenarioError(f"there is no {kind} {value!r:.60}; there are {', '.join(WORDS[kind])}")
+            raise ScenarioError(f"there is no {kind} {given.said(value)}; there are {', '.join(WORDS[kind])}")
     elif kind == "prot":
         if not _is_count(value) or value not in PROTECTIONS:
-            raise ScenarioError(f"prot {value!r:.60} is none of 0 (nothing), 1 (read) and 3 (read and write)")
+            raise ScenarioError(f"prot {given.said(value)} is none of 0 (nothing), 1 (read) and 3 (read and write)")
     elif kind == "place" and value is None:
         return
     elif not _is_count(value):
-        raise ScenarioError(f"{kind} is {value!r:.60}, not a number from 0 to {MOST}")
+        raise ScenarioError(f"{kind} is {given.said(value)}, not a number from 0 to {MOST}")
     elif kind == "order" and value not in (0, *ANON_ORDERS):
         raise ScenarioError(f"order is {value}; folios are split to order 0 or to one of 2 to 9")
     elif kind == "which" and value != 1:
@@ -462,5 +467,5 @@ def in_text(argument: int | str | None) -> str:
 def parse_number(word: str, what: str) -> int:
     """A word of a scenario file as the number that it should be."""
     if not re.fullmatch(r"[0-9]{1,18}", word):
-        raise ScenarioError(f"{what} is {word!r:.60}, not a number")
+        raise ScenarioError(f"{what} is {given.said(word)}, not a number")
     return int(word)

@@ -15,11 +15,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..kernel import given
 from ..kernel.given import check_call, check_kind, said
 from ..kernel.policy import LINUX_6_15, Policy, check_orders
 from ..kernel.record import Fault
 from ..kernel.sizes import PTRS_PER_PMD
-from ..machine.machine import Machine, check_knobs
+from ..machine.machine import MOST_ORDERS, Machine, check_knobs
 from ..machine.show import Shown, show
 from ..machine.snapshot import Snapshot
 from .formats import is_file, read_text
@@ -35,6 +36,8 @@ OPS: dict[str, tuple[str, ...]] = {name: op.arguments for name, op in TABLE.item
 """Every operation and its arguments after the process (`anonfolio.program.ops` says all else of them)."""
 MOST_PAGES = 1 << 20
 """4 GiB. Each step of a run keeps what the whole mapping holds."""
+MOST_STEPS, MOST_WORDS = 1 << 20, 64
+"""More than any program has that is written down, and any step."""
 MOST_KEPT_BYTES = 1 << 28
 """So much of all its moments does a run keep, about: 15,000 of 512 pages in folios of 64 KiB."""
 
@@ -155,14 +158,15 @@ class Scenario:
         object.__setattr__(self, "knobs", self.knobs or ())
         if self.knobs:
             _say_by_size(self)
-        for field in ("steps", "orders"):
+        for field, most in (("steps", MOST_STEPS), ("orders", MOST_ORDERS)):
             try:
-                object.__setattr__(self, field, tuple(getattr(self, field)))
-            except TypeError:
-                raise ScenarioError(f"{field}={getattr(self, field)!r:.60} is no tuple") from None
+                object.__setattr__(self, field, given.items(field, getattr(self, field), most))
+            except ValueError as error:
+                raise ScenarioError(str(error)) from None
         try:
-            object.__setattr__(self, "steps", tuple(tuple(step) for step in self.steps))
-        except TypeError:
+            steps = tuple(given.items("a step", step, MOST_WORDS) for step in self.steps)
+            object.__setattr__(self, "steps", steps)
+        except ValueError:
             raise ScenarioError(
                 "steps are tuples of an operation and what it takes, such as ('write', 0, 5, 7)"
             ) from None
@@ -357,7 +361,7 @@ def _check_scenario(scenario: Scenario) -> None:
     for field, words in (("thp", THP), ("advice", ADVISED)):
         value = getattr(scenario, field)
         if not isinstance(value, str) or value not in words:
-            raise ScenarioError(f"{field}={value!r:.60} is none of {', '.join(map(repr, words))}")
+            raise ScenarioError(f"{field}={given.said(value)} is none of {', '.join(map(repr, words))}")
     _check_words(scenario.name, scenario.about)
     check_count(len(scenario.steps))
     alive = [True]
@@ -365,14 +369,14 @@ def _check_scenario(scenario: Scenario) -> None:
         try:
             check_step(step, scenario.pages, alive)
         except ScenarioError as error:
-            raise ScenarioError(f"step {number} {list(step)!r:.80}: {error}") from None
+            raise ScenarioError(f"step {number} {given.said(list(step))}: {error}") from None
 
 
 def _check_mapping(pages: int, skew: int, orders: tuple[int, ...]) -> None:
     if type(pages) is not int or not 1 <= pages <= MOST_PAGES:
-        raise ScenarioError(f"pages={pages!r:.60}: a mapping has at least one page and at most {MOST_PAGES:,}")
+        raise ScenarioError(f"pages={given.said(pages)}: a mapping has at least one page and at most {MOST_PAGES:,}")
     if type(skew) is not int or not 0 <= skew < PTRS_PER_PMD:
-        raise ScenarioError(f"skew={skew!r:.60} must lie in 0..{PTRS_PER_PMD - 1}")
+        raise ScenarioError(f"skew={given.said(skew)} must lie in 0..{PTRS_PER_PMD - 1}")
     try:
         check_orders(orders, "orders")
     except ValueError as error:
@@ -388,7 +392,7 @@ def _say_by_size(scenario: Scenario) -> None:
     try:
         knobs = check_knobs(dict(scenario.knobs), "madvise")
     except (ValueError, TypeError) as error:
-        raise ScenarioError(f"knobs={scenario.knobs!r:.60}: {error!s:.200}") from None
+        raise ScenarioError(f"knobs={given.said(scenario.knobs)}: {error!s:.200}") from None
     object.__setattr__(scenario, "knobs", tuple(sorted(knobs.items())))
     object.__setattr__(scenario, "orders", tuple(sorted(order for order, said in knobs.items() if said != "never")))
 
@@ -398,7 +402,7 @@ def _check_words(*words: str) -> None:
         try:
             word.encode()
         except (AttributeError, UnicodeEncodeError):
-            raise ScenarioError(f"{word!r:.60} is no text, which a name and a description are") from None
+            raise ScenarioError(f"{given.said(word)} is no text, which a name and a description are") from None
 
 
 UNNAMED = "unnamed"
@@ -434,7 +438,9 @@ def _field(words: Sequence[str]) -> tuple[str, Any]:
     if name == "knobs" and rest:
         pairs = [re.fullmatch(r"(\d{1,9})=([a-z]+)", word) for word in rest]
         if not all(pairs) or len({pair[1] for pair in pairs if pair}) < len(rest):
-            raise ScenarioError(f"{' '.join(rest)!r:.60} does not say a word once a size, such as 4=always 9=inherit")
+            raise ScenarioError(
+                f"{given.said(' '.join(rest))} does not say a word once a size, such as 4=always 9=inherit"
+            )
         return "knobs", tuple((int(pair[1]), pair[2]) for pair in pairs if pair)
     if name in ("thp", "advice") and len(rest) == 1:
         return name, rest[0]
@@ -442,4 +448,4 @@ def _field(words: Sequence[str]) -> tuple[str, Any]:
         value = parse_number(rest[0], name)
         _check_mapping(*((value, 0) if name == "pages" else (1, value)), ())
         return name, value
-    raise ScenarioError(f"{name!r:.60} is neither a field nor an operation ({', '.join(TABLE)})")
+    raise ScenarioError(f"{given.said(name)} is neither a field nor an operation ({', '.join(TABLE)})")

@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..kernel import given
 from ..kernel.policy import Policy, policy_named
 from ..machine.invariants import KERNEL_PROMISES, Invariant, Violation
 from ..machine.machine import ADVICE
@@ -343,8 +344,10 @@ def _overwritten_shown(
 def _check_bound(operations: tuple[str, ...], **bound: int) -> None:
     for name, value in bound.items():
         if type(value) is not int or not 1 <= value <= MOST[name]:
-            raise ValueError(f"{name}={value!r:.60}: the search needs at least one and takes {MOST[name]:,} at most")
+            raise ValueError(
+                f"{name}={given.said(value)}: the search needs at least one and takes {MOST[name]:,} at most"
+            )
     known = OPERATIONS + EXTRA_OPERATIONS
     for op in operations or ("nothing",):
         if op not in known:
-            raise ValueError(f"cannot search over {op!r:.60}; it knows {', '.join(known)}")
+            raise ValueError(f"cannot search over {given.said(op)}; it knows {', '.join(known)}")

@@ -6,6 +6,7 @@ here the last four are few.
 
 from __future__ import annotations
 
+from ..kernel import given
 from .ops import ScenarioError
 from .scenario import Scenario, is_path, scenario_names
 
@@ -47,7 +48,7 @@ def start_named(name: str) -> Scenario:
         return STARTS[name]
     if not is_path(name) and name not in scenario_names():
         raise ScenarioError(
-            f"there is no start {name!r:.60}; there are {', '.join(STARTS)}, or a scenario: its file, or its name"
+            f"there is no start {given.said(name)}; there are {', '.join(STARTS)}, or a scenario: its file, or its name"
             " (see: run list)"
         )
     return Scenario.load(name)

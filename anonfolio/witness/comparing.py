@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ..kernel import given
 from ..kernel.given import check_kind
 from ..kernel.history import kernel_number
 from ..kernel.policy import Policy, policy_for_kernel
@@ -156,7 +157,7 @@ def compare(mine: Timeline, other: Timeline | Recorded) -> list[Difference]:
     check_kind("other", other, Timeline, Recorded)
     ours, theirs = mine.scenario, other.scenario
     if (ours.pages, ours.skew, ours.steps) != (theirs.pages, theirs.skew, theirs.steps):
-        named = f"{ours.name or 'unnamed'!r:.60} and {theirs.name or 'unnamed'!r:.60}"
+        named = f"{given.said(ours.name or 'unnamed')} and {given.said(theirs.name or 'unnamed')}"
         raise ValueError(f"{named} are different programs: what is compared are runs of one")
     return list(iter_differences(mine, other))
 

@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ..kernel import given
 from ..kernel.given import check_kind
 from ..kernel.history import ARCHITECTURES
 from ..kernel.policy import Policy
@@ -130,21 +131,21 @@ def read_head(path: str | Path) -> tuple[str, str, list[Any]]:
     content = read_json(path, FORMAT, RecordingError)
     kernel, programs = content.get("kernel"), content.get("programs")
     if not isinstance(kernel, str) or len(kernel) > 100:
-        raise RecordingError(f"{path}: kernel is {kernel!r:.60}, not a version such as '6.18.44'")
+        raise RecordingError(f"{path}: kernel is {given.said(kernel)}, not a version such as '6.18.44'")
     if not isinstance(programs, list):
         raise RecordingError(f"{path}: programs is {type(programs).__name__}, not a list")
     if not programs:
         raise RecordingError(f"{path}: holds no program")
     arch = content.get("machine", "x86-64")
     if not isinstance(arch, str) or arch not in ARCHITECTURES:
-        raise RecordingError(f"{path}: machine is {arch!r:.60}, none of {', '.join(ARCHITECTURES)}")
+        raise RecordingError(f"{path}: machine is {given.said(arch)}, none of {', '.join(ARCHITECTURES)}")
     page = content.get("page", 4096)
     if page == PAGE_16K and ARCHITECTURES[arch] == "arm64":
         arch = "arm64-16k"
     elif page != 4096:
         raise RecordingError(
-            f"{path}: page is {page!r:.60}; what is modelled is kernels with base pages of 4096 bytes, and of 16384 on"
-            " arm64"
+            f"{path}: page is {given.said(page)}; what is modelled is kernels with base pages of 4096 bytes,"
+            " and of 16384 on arm64"
         )
     return kernel, arch, programs
 
@@ -167,13 +168,13 @@ def _read_scenario(arch: str, program: Any, where: str) -> Scenario:
             raise RecordingError(f"{where}: has no {key!r}")
     for key in ("orders", "program", "steps"):
         if not isinstance(program[key], list):
-            raise RecordingError(f"{where}: {key} is {program[key]!r:.40}, not a list")
+            raise RecordingError(f"{where}: {key} is {given.said(program[key])}, not a list")
     if len(program["program"]) != len(program["steps"]):
         raise RecordingError(f"{where}: {len(program['program'])} operations but {len(program['steps'])} steps")
     for at, step in enumerate(program["program"]):
         known = isinstance(step, list) and step and isinstance(step[0], str) and step[0] in TABLE
         if not known or not TABLE[step[0]].recorded:
-            raise RecordingError(f"{where}, step {at}: {step!r:.60} is no operation of {FORMAT}")
+            raise RecordingError(f"{where}, step {at}: {given.said(step)} is no operation of {FORMAT}")
     try:
         # Of 16 KiB pages 128 are 2 MiB: such recordings begin at an odd multiple of that, where no order 8 begins.
         more = BOUNDARY_16K if arch == "arm64-16k" and type(program["skew"]) is int else 0
@@ -196,7 +197,7 @@ def _knobs_of(program: dict[str, Any]) -> tuple[tuple[int, str], ...]:
     """What a program says per size: in JSON a key is text."""
     knobs = program.get("knobs", {})
     if not isinstance(knobs, dict) or not all(re.fullmatch(r"[0-9]{1,9}", order) for order in knobs):
-        raise ScenarioError(f"knobs is {knobs!r:.60}, not an object such as {{'4': 'always'}}")
+        raise ScenarioError(f"knobs is {given.said(knobs)}, not an object such as {{'4': 'always'}}")
     return tuple((int(order), said) for order, said in knobs.items())
 
 
@@ -206,17 +207,17 @@ def _check_seen(seen: Any, pages: int, where: str) -> None:
     for key, kinds in (("ok", bool), ("value", int | None), ("faults", list), ("view", dict)):
         value = seen.get(key)
         if key not in seen or not isinstance(value, kinds) or (key == "value" and isinstance(value, bool)):
-            raise RecordingError(f"{where}: {key!r} is missing or {value!r:.40}")
+            raise RecordingError(f"{where}: {key!r} is missing or {given.said(value)}")
     for fault in seen["faults"]:
         if not _are_numbers(fault, 2):
-            raise RecordingError(f"{where}: fault {fault!r:.40} is not [page, error code]")
+            raise RecordingError(f"{where}: fault {given.said(fault)} is not [page, error code]")
     for number, cells in seen["view"].items():
         if not re.fullmatch(r"[0-9]{1,9}", number) or not isinstance(cells, list) or len(cells) != pages:
-            raise RecordingError(f"{where}: the view of process {number!r:.40} is not a list of {pages} cells")
+            raise RecordingError(f"{where}: the view of process {given.said(number)} is not a list of {pages} cells")
         for page, cell in enumerate(cells):
             if cell not in ("z", "g", 0) and not _is_cell(cell):
                 cells = "0, 'z', 'g' or [folio, offset, size, once]"
-                raise RecordingError(f"{where}: process {number} page {page} is {cell!r:.40}, not {cells}")
+                raise RecordingError(f"{where}: process {number} page {page} is {given.said(cell)}, not {cells}")
     if wrong := wrong_entries(seen, pages):
         raise RecordingError(f"{where}: {wrong}")
 
@@ -324,7 +325,7 @@ def recorded_run(scenario: Scenario, kernel: str) -> Recorded:
     path = DATA_DIR / f"named-{kernel}.json.gz"
     if not is_file(path):
         there = ", ".join(sorted(found.name[6:-8] for found in DATA_DIR.glob("named-*.json.gz"))) or "none"
-        raise RecordingError(f"the named scenarios were not recorded on kernel {kernel!r:.60}, but on {there}")
+        raise RecordingError(f"the named scenarios were not recorded on kernel {given.said(kernel)}, but on {there}")
     recorded = _named(path).get(scenario.name)
     if recorded is None or recorded.scenario.steps != scenario.steps:
         raise RecordingError(f"scenario {scenario.name!r} was not recorded on kernel {kernel}")
