@@ -581,6 +581,7 @@ TAKES: dict[str, Callable[[Any], object]] = {
         for name in ("pages", "steps", "orders", "skew", "knobs", "thp", "advice", "name")
     },
     "a step": lambda odd: af.Scenario(4, (odd,)),
+    "steps as text": lambda _: af.Scenario(4, "x" * 10**6),  # type: ignore[arg-type]
     "an operation": lambda odd: af.Scenario(4, ((odd, 0, 1),)),
     "an argument": lambda odd: af.Scenario(4, (("read", 0, odd),)),
     **{

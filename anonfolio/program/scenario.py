@@ -164,7 +164,7 @@ class Scenario:
             except ValueError as error:
                 raise ScenarioError(str(error)) from None
         try:
-            steps = tuple(given.items("a step", step, MOST_WORDS) for step in self.steps)
+            steps = tuple(_as_step(step) for step in self.steps)
             object.__setattr__(self, "steps", steps)
         except ValueError:
             raise ScenarioError(
@@ -354,6 +354,13 @@ def _located(where: str) -> Iterator[None]:
         yield
     except ScenarioError as error:
         raise ScenarioError(f"{where}: {error}") from None
+
+
+def _as_step(step: Any) -> Step:
+    """A step as a tuple; ValueError for what is none, and for text, of which each letter would be one."""
+    if isinstance(step, str):
+        raise ValueError("a step is text")
+    return given.items("a step", step, MOST_WORDS)
 
 
 def _check_scenario(scenario: Scenario) -> None:
