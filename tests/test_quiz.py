@@ -433,7 +433,7 @@ def test_a_whole_number_of_any_kind_is_one(number: Number, answer: Any) -> None:
     ("answer", "told"),
     [(math.inf, "inf is not a number of up to 18 digits"), (-(10**18), "not a number of up to 18 digits"),
      (math.nan, "nan is not a whole number"), (np.array([16]), "array([16]) is not a whole number"),
-     (True, "True is not a whole number"), (np.True_, "True_ is not a whole number")],
+     (True, "True is not a whole number"), (np.True_, "is not a whole number")],
 )  # fmt: skip
 def test_a_number_that_cannot_be_is_told_why(number: Number, answer: Any, told: str) -> None:
     assert told in number.check(answer).head

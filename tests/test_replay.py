@@ -539,6 +539,10 @@ BAD = {
     "cell a word": (setting(*STEP0, "view", "0", 2, to="x"), "page 2 is 'x'"),
     "cell too short": (setting(*STEP0, "view", "0", 2, to=[8, 2, 4]), "page 2 is [8, 2, 4]"),
     "cell of strings": (setting(*STEP0, "view", "0", 2, to=[8, "2", 4, 1]), "page 2 is [8, '2', 4, 1]"),
+    "cell outside its folio": (setting(*STEP0, "view", "0", 2, to=[8, 4, 4, 1]), "page 2 is [8, 4, 4, 1]"),
+    "cell of six pages": (setting(*STEP0, "view", "0", 2, to=[8, 2, 6, 1]), "page 2 is [8, 2, 6, 1]"),
+    "cell of 1024 pages": (setting(*STEP0, "view", "0", 2, to=[8, 2, 1024, 1]), "page 2 is [8, 2, 1024, 1]"),
+    "cell mapped twice once": (setting(*STEP0, "view", "0", 2, to=[8, 2, 4, 2]), "page 2 is [8, 2, 4, 2]"),
     "cell null": (setting(*STEP0, "view", "0", 2, to=None), "page 2 is None"),
     "cell beyond 64 bits": (setting(*STEP0, "view", "0", 2, to=[1 << 70, 2, 4, 1]), str(1 << 70)),
 }  # fmt: skip

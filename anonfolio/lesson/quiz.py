@@ -858,7 +858,7 @@ class Function(Asked):
         return None
 
     def _compared(self, cases: Cased, said: list[Any]) -> Note:
-        failing = [at for at, (_, right) in enumerate(cases) if not _same(said[at], right)]
+        failing = [at for at, (_, right) in enumerate(cases) if said[at] != right]
         if not failing:
             return Note("right", f"Right: the same as the library on all {len(cases)} cases.")
         case, right = cases[failing[0]]
@@ -886,9 +886,9 @@ class Function(Asked):
         """The known wrong function that fails in the same way where this one first does: the one most like it."""
         here = cases[first][0]
         alike = {
-            says: sum(_same(answer, wrong(**deepcopy(case))) for (case, _), answer in zip(cases, said, strict=True))
+            says: sum(answer == wrong(**deepcopy(case)) for (case, _), answer in zip(cases, said, strict=True))
             for says, wrong in self.wrong.items()
-            if _same(said[first], wrong(**deepcopy(here)))
+            if said[first] == wrong(**deepcopy(here))
         }
         if not alike:
             return []
@@ -1118,11 +1118,3 @@ def _numbers(answer: Iterable[Any]) -> tuple[int, ...]:
 def _plain(value: Any) -> Any:
     """numpy's numbers, an array without dimensions too, as Python's own."""
     return value.tolist() if isinstance(value, (np.generic, np.ndarray)) and value.ndim == 0 else value
-
-
-def _same(given: Any, right: Any) -> bool:
-    """Whether an answer equals; one that cannot be compared, such as an array with a number, does not."""
-    try:
-        return bool(given == right)
-    except Exception:
-        return False
