@@ -424,7 +424,7 @@ def test_the_words_of_a_long_answer_are_not_made() -> None:
     assert choice.check([Item()]).head == "Cannot read that answer: [item] is none of 'a', 'b'."
 
 
-@pytest.mark.parametrize("answer", [16.0, np.float32(16), np.int8(16), Fraction(32, 2)])
+@pytest.mark.parametrize("answer", [16.0, np.float32(16), np.int8(16), np.array(16), Fraction(32, 2)])
 def test_a_whole_number_of_any_kind_is_one(number: Number, answer: Any) -> None:
     assert number.check(answer).kind == "right"
 

@@ -317,6 +317,14 @@ def test_a_value_that_a_device_read_is_compared_when_the_recorder_kept_it() -> N
         assert bool(af.Recorded(one.kernel, one.scenario, steps).replay()) == differs
 
 
+def test_a_value_that_a_program_reads_is_never_missing() -> None:
+    one = recorded(af.Scenario(1, (("write", 0, 0, 5), ("read", 0, 0))))
+    steps = copy.deepcopy(one.steps)
+    steps[1]["value"] = None
+    (difference,) = af.Recorded(one.kernel, one.scenario, steps).replay()
+    assert (difference.what, difference.mine, difference.theirs) == ("value", "5", "None")
+
+
 # --- bit 56 under a PMD ------------------------------------------------------------------------------------------
 
 
