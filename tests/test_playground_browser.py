@@ -496,3 +496,15 @@ def test_nothing_is_cut_off(page: Page, width: int) -> None:
 def test_dark_mode_changes_picture_and_controls(page: Page, how: str) -> None:
     show(page, Playground())
     check_dark_mode(page, how, ".afg")
+
+
+def test_paper_has_the_picture_and_nothing_to_click(page: Page) -> None:
+    show(page, Playground("linux-6.15", pages=16))
+    page.emulate_media(media="print")
+    assert page.locator(".afg-view > svg").is_visible()
+    assert page.locator(".afg-title").is_visible()
+    for name in (".afg-tools", ".afg-people", ".afg-chosen", ".afg-fold", ".afg button"):
+        assert page.locator(name).count(), name
+        assert not page.locator(f"{name}:visible").count(), name
+    page.screenshot(path="/tmp/print.png", full_page=True)
+    page.emulate_media(media="screen")
