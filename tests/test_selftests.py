@@ -280,6 +280,9 @@ def test_the_command_prints_a_table_and_its_code_says_whether_all_passed(
     assert capsys.readouterr().out.splitlines()[1].split() == ["mine.c", "1", "1", "1", "0"]
     assert main(["selftest", "nobody"]) == WRONG_INPUT
     assert "there is no selftest 'nobody'" in capsys.readouterr().err
+    # A part of every name.
+    assert main(["selftest", ""]) == WRONG_INPUT
+    assert "there is no selftest ''" in capsys.readouterr().err
 
 
 LONG_PINS = "R/O longterm GUP pin ... with shared zeropage"

@@ -74,7 +74,7 @@ def _named(name: str) -> list[Suite]:
     found = [
         Suite(suite.name, cases, {})
         for suite in suites().values()
-        if (cases := tuple(case for case in suite.cases if name in case.name))
+        if (cases := tuple(case for case in suite.cases if name.strip() and name in case.name))
     ]
     if not found:
         raise ValueError(
