@@ -506,5 +506,4 @@ def test_paper_has_the_picture_and_nothing_to_click(page: Page) -> None:
     for name in (".afg-tools", ".afg-people", ".afg-chosen", ".afg-fold", ".afg button"):
         assert page.locator(name).count(), name
         assert not page.locator(f"{name}:visible").count(), name
-    page.screenshot(path="/tmp/print.png", full_page=True)
     page.emulate_media(media="screen")
