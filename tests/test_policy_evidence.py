@@ -60,7 +60,7 @@ NOTICED = [
 ]
 
 
-@pytest.mark.sweep(10)
+@pytest.mark.sweep(20)
 @pytest.mark.parametrize(("file", "changes"), NOTICED, ids=lambda value: str(value))
 def test_a_rule_turned_round_is_noticed(file: str, changes: dict[str, Any]) -> None:
     recording = af.read_recording(DATA_DIR / f"{file}.json.gz")

@@ -243,6 +243,7 @@ def test_a_named_scenario_carries_its_recordings_and_equals_them(name: str, kern
 # --- counters per row -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("name", sorted({row.scenario for row in TABLE}))
 def test_each_fault_moves_the_counters_as_the_table_says(name: str, policy: str) -> None:

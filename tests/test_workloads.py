@@ -103,6 +103,7 @@ def test_each_process_that_does_the_same_every_time_is_predicted(name: str, orde
     assert away.max() <= HANDFUL, (trace(recording).processes[int(away.argmax())]["name"], counted[:, away.argmax()])
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize(("name", "orders"), [case for case in cases(SAME) if case[1]], ids=case_name)
 def test_the_memory_of_each_process_grows_as_the_kernels_did(name: str, orders: tuple[int, ...]) -> None:
     recording = f"{name}-6.18.44"
