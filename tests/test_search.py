@@ -6,6 +6,7 @@ import io
 import multiprocessing
 import os
 import re
+import sys
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -214,6 +215,18 @@ def test_what_a_search_keeps_is_counted(monkeypatch: pytest.MonkeyPatch) -> None
     tracemalloc.stop()
     assert exploration.states > 300
     assert 0.5 * took < exploration.kept_bytes() - before < 2 * took
+
+
+def test_names_and_what_waits_are_counted_beside_what_was_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is most of it in a short search."""
+    space = Space(af.LINUX_6_15, af.Scenario(4, (), (2,)), ("write", "fork", "exit"), 2, ())
+    exploration = Exploration(space, Limits(steps=6))
+    exploration.run()
+    exploration._helpers.clear()
+    monkeypatch.setattr("anonfolio.program.exploration.kept_bytes", lambda: 0)
+    waiting = sum(map(sys.getsizeof, exploration._waiting))
+    assert waiting > 0
+    assert exploration.kept_bytes() > waiting + sys.getsizeof(exploration._seen)
 
 
 def test_what_helpers_keep_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -203,6 +203,7 @@ RIGHT_AND_WRONG = (
     ("write 0 0..3\nread 0 0..3 -> 1..4", "write 0 0..3\nread 0 0..3 -> 1..4\nread 0 1 -> 1", "returned 2, not 1"),
     ("munmap 0 2 1\nread 0 2 -> SIGSEGV", "munmap 0 2 1\nread 0 2", "was refused (SIGSEGV), not was done"),
     ("munmap 0 2 1\nmadvise 0 0 8 dontneed -> ENOMEM", "madvise 0 0 8 dontneed -> ENOMEM", "was done, not was refused"),
+    ("munmap 0 2 1\nmadvise 0 0 8 dontneed -> ENOMEM", "munmap 0 2 1\nmadvise 0 0 8 dontneed -> EINVAL", "(EINVAL)"),
     ("munmap 0 2 1\nvma 0 0 0..1", "munmap 0 2 1\nvma 0 0 0..2", "range(0, 2), not range(0, 3)"),
     ("munmap 0 2 1\nvma 0 2 -", "vma 0 2 -", "range(0, 8), not range(0, 0)"),
     ("munmap 0 2 1\nvmas 0 2", "munmap 0 2 1\nvmas 0 1", "process 0 has 2 mappings, not 1"),
