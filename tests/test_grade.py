@@ -17,7 +17,7 @@ import pytest
 from anonfolio.__main__ import main
 from anonfolio.exercises import exclusive_reuse, first_touch, start_here, zero_page_copy
 from anonfolio.lesson.plain import packed, unpacked
-from anonfolio.teach import papers
+from anonfolio.teach import papers, sandbox
 from anonfolio.teach.grade import Grader, Row, read_submission
 from anonfolio.teach.sandbox import MODULES
 
@@ -242,6 +242,9 @@ def test_a_list_in_itself_is_refused() -> None:
 def test_what_a_function_may_import_is_the_library_alone() -> None:
     assert "os" not in MODULES
     assert all(name.split(".")[0] in sys.stdlib_module_names for name in MODULES)
+    assert sandbox._import("math").pi > 3
+    with pytest.raises(ImportError, match="os is not there when a function is judged"):
+        sandbox._import("os")
 
 
 @pytest.mark.parametrize(
