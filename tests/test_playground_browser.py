@@ -503,7 +503,7 @@ def test_paper_has_the_picture_and_nothing_to_click(page: Page) -> None:
     page.emulate_media(media="print")
     assert page.locator(".afg-view > svg").is_visible()
     assert page.locator(".afg-title").is_visible()
-    for name in (".afg-tools", ".afg-people", ".afg-chosen", ".afg-fold", ".afg button"):
+    for name in (".afg-tools", ".afg-people", ".afg-chosen", ".afg-fold", ".afg-note", ".afg button"):
         assert page.locator(name).count(), name
         assert not page.locator(f"{name}:visible").count(), name
     page.emulate_media(media="screen")
