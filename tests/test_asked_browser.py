@@ -475,7 +475,7 @@ def goto(tab: Page, site: Path, stem: str) -> None:
     tab.wait_for_function("[...document.querySelectorAll('.widget')].every((place) => 'shown' in place.dataset)")
 
 
-@pytest.mark.sweep(13)
+@pytest.mark.sweep(14)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_on_a_page_every_answer_is_closed_until_asked_for(site: Path, tab: Page, path: Path) -> None:
     goto(tab, site, path.stem)

