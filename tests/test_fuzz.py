@@ -156,8 +156,10 @@ def notebook() -> Any:
     outputs = [*said, *(new_output("display_data", data) for data in shown)]
     head = "# Why?\n\nAbout 20 minutes.\n\n**Afterwards you can** see.\n\n"
     text = head + "![a](a.png) [b](c.ipynb#d)\n\n| a |\n|---|\n| `b` |"
-    cells = [new_markdown_cell(text), new_code_cell("q.a.predict(1)\n1", outputs=outputs, execution_count=1)]
-    nb = new_notebook(cells=[*cells, new_code_cell("q.a.compare(1)")])
+    asked = new_code_cell("q.a.predict(1)\n1", outputs=outputs, execution_count=1)
+    nb = new_notebook(cells=[new_markdown_cell(text), asked, new_code_cell("q.a.compare(1)")])
+    for at, cell in enumerate(nb.cells):
+        cell.id = f"cell-{at}"  # else drawn anew each time
     nb.metadata["widgets"] = {site.STATE: {"version_major": 2, "version_minor": 0, "state": models}}
     return json.loads(json.dumps(nb))
 

@@ -936,6 +936,8 @@ def test_a_recording_keeps_to_its_bound_and_tells_what_came_later() -> None:
     assert [each.anonymous for each in _counted(converter_of(run))] == [12, 0]
     found = trust(replace(trace, kernel_faults=13))
     assert found.doubts == ("the recording was full before the end: 14 later accesses and calls are missing",)
+    # However many faults it lacks then: they are told once.
+    assert trust(replace(trace, kernel_faults=10**6)).doubts == found.doubts
     # Whoever is not seen to exit in the trace is not held against its end.
     assert (found.ended, found.processes) == (0, 2)
     assert "the recording was full" not in str(trust(trace_of(run, "6.18.44")))

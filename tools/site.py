@@ -45,6 +45,7 @@ import nbformat
 from bleach.css_sanitizer import CSSSanitizer
 from mistune.plugins.table import render_table_cell
 from mistune.renderers.html import HTMLRenderer
+from nbformat.v4 import reads_json
 from nbformat.validator import get_validator
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
@@ -224,10 +225,10 @@ class Book:
         content = read_value(path, ValueError)
         try:
             jsonschema.validate(content, FORMAT)
-            # Not `validate`, which mends what it looks at first, and relies on what it has not looked at.
+            # Neither `validate` nor `nbformat.reads`: they mend what they look at, and rely on what they have not seen.
             for error in get_validator(4, content["nbformat_minor"]).iter_errors(content):
                 raise error
-            return cls(path, nbformat.reads(json.dumps(content), as_version=4))
+            return cls(path, reads_json(json.dumps(content)))
         except jsonschema.ValidationError as error:
             raise ValueError(f"{path}: no notebook of format 4 ({error.message:.200})") from None
         except RecursionError:
