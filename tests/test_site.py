@@ -503,20 +503,21 @@ def test_no_page_takes_the_place_of_another(tmp_path: Path, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(
-    "cell",
+    ("cell", "words"),
     [
-        new_markdown_cell("![a](a%00b.png)"),
-        new_markdown_cell(f"![a]({'a' * 5000}.png)"),
-        new_markdown_cell(f"# a\n\nAbout {'9' * 6000} minutes"),
-        new_code_cell("1", outputs=[new_output("stream", text="\ud800")]),
-        shows("a", **{"image_svg+xml": '<svg xmlns="http://www.w3.org/2000/svg" width="1.2.3pt"/>'}),
+        (new_markdown_cell("![a](a%00b.png)"), '<span class="file">a</span>'),
+        (new_markdown_cell(f"![a]({'a' * 5000}.png)"), '<span class="file">a</span>'),
+        (new_markdown_cell(f"# a\n\nAbout {'9' * 6000} minutes"), f"<p>About {'9' * 6000} minutes</p>"),
+        (new_code_cell("1", outputs=[new_output("stream", text="\ud800")]), '<pre class="stream">?</pre>'),
+        (shows("a", **{"image_svg+xml": '<svg xmlns="http://www.w3.org/2000/svg" width="1.2.3pt"/>'}), "--least:620px"),
     ],
     ids=["zero byte", "long name", "minutes", "half a character", "width"],
 )
-def test_what_is_odd_in_a_notebook_is_shown(tmp_path: Path, cell: Any) -> None:
+def test_what_is_odd_in_a_notebook_is_shown(tmp_path: Path, cell: Any, words: str) -> None:
     path = tmp_path / "07_x.ipynb"
     path.write_text(json.dumps(new_notebook(cells=[cell])))
-    tool.build([path], tmp_path / "site")
+    _, page = tool.build([path], tmp_path / "site")
+    assert words in page.read_text(encoding="utf-8")
 
 
 def test_a_box_that_holds_itself_is_shown_once() -> None:
